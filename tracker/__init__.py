@@ -1,0 +1,1 @@
+"""RGB-X tracking: a two-stream ViT tracker, its data, training, evaluation and command line (``rgbx``)."""
