@@ -1,0 +1,208 @@
+"""What every RGB-X sequence is: frames of six channels, boxes, and where the target is absent."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tracker.errors import RGBXError
+
+MODALITIES = ("thermal", "depth", "event")
+"""The kinds of X that a sequence may carry beside RGB."""
+
+
+class Sequence(abc.ABC):
+    """One video of one target, with an RGB and an X image per frame.
+
+    Attributes:
+        name: unique within its data set.
+        modality: one of :data:`MODALITIES`, or ``"rgb"`` for a sequence without X.
+        boxes: (N, 4) float64, ``x, y, w, h`` in pixels; a pixel with index i covers [i, i+1), so the box that
+            covers the
+            first pixel alone is ``0, 0, 1, 1``. Rows are NaN where the target is absent (or not annotated).
+        rgb_only: the X half of every frame is zero.
+    """
+
+    name: str
+    modality: str
+    boxes: np.ndarray
+    rgb_only: bool = False
+
+    @property
+    def length(self) -> int:
+        """Number of frames N."""
+        return len(self.boxes)
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def present(self) -> np.ndarray:
+        """(N,) bool: the target has a box in this frame."""
+        return np.asarray(np.isfinite(self.boxes).all(axis=1))
+
+    @abc.abstractmethod
+    def frame(self, index: int) -> np.ndarray:
+        """Frame ``index``: (H, W, 6) uint8, R, G, B first and X rendered to three channels last.
+
+        Raises:
+            RGBXError: the frame cannot be read; the message names sequence, frame and file.
+        """
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, modality={self.modality!r}, length={self.length}, "
+            f"present={int(self.present.sum())})"
+        )
+
+
+def as_boxes(boxes: object) -> np.ndarray:
+    """(N, 4) float64 copy of ``boxes``; rows that are not finite, or have no area, become NaN.
+
+    Raises:
+        RGBXError: not of shape (N, 4).
+    """
+    array = np.array(boxes, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise RGBXError(f"boxes have shape {array.shape}; expected (N, 4) holding x, y, w, h")
+    absent = ~np.isfinite(array).all(axis=1) | (array[:, 2] <= 0) | (array[:, 3] <= 0)
+    array[absent] = np.nan
+    return array
+
+
+class ArraySequence(Sequence):
+    """A sequence whose frames are already in memory.
+
+    Args:
+        name, modality: see :class:`Sequence`.
+        frames: (N, H, W, 6) or, for RGB alone, (N, H, W, 3) uint8.
+        boxes: (N, 4), as in :class:`Sequence`.
+
+    Raises:
+        RGBXError: shapes or lengths that do not fit.
+    """
+
+    def __init__(self, name: str, modality: str, frames: np.ndarray, boxes: object) -> None:
+        if frames.ndim != 4 or frames.shape[3] not in (3, 6) or frames.dtype != np.uint8:
+            raise RGBXError(
+                f"sequence {name}: frames are {frames.shape} {frames.dtype}; expected (N, H, W, 6) or (N, "
+                "H, W, 3) uint8"
+            )
+        self.boxes = as_boxes(boxes)
+        if len(self.boxes) != len(frames):
+            raise RGBXError(
+                f"sequence {name}: {len(frames)} frames but {len(self.boxes)} boxes; expected one box per "
+                "frame"
+            )
+        self.name = name
+        self.modality = modality
+        self.rgb_only = frames.shape[3] == 3
+        self._frames = frames
+
+    def frame(self, index: int) -> np.ndarray:
+        image = self._frames[index]
+        return np.concatenate([image, np.zeros_like(image)], axis=2) if self.rgb_only else image
+
+
+def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """Decode an image file (colour as RGB), or None where it is missing or not an image. Any path name
+    works."""
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError:
+        return None
+    if data.size == 0:
+        return None
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error:
+        return None
+    if image is None:
+        return None
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image.ndim == 3 and image.shape[2] == 3 else image
+
+
+class FolderSequence(Sequence):
+    """A sequence on disk, decoded a frame at a time when it is asked for.
+
+    Args:
+        name, modality: see :class:`Sequence`.
+        rgb_files: N image files.
+        x_files: N image files of the same size, or None for RGB alone.
+        boxes: (N, 4), as in :class:`Sequence`.
+        render_x: turns the decoded X image, (H, W) or (H, W, 3) of its own dtype, into (H, W, 3) uint8.
+        source: the folder, named in messages.
+
+    Raises:
+        RGBXError: the numbers of files and boxes differ.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modality: str,
+        rgb_files: list[Path],
+        x_files: list[Path] | None,
+        boxes: object,
+        render_x: Callable[[np.ndarray], np.ndarray] | None = None,
+        source: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.modality = modality
+        self.rgb_files = rgb_files
+        self.x_files = x_files
+        self.source = source
+        self.boxes = as_boxes(boxes)
+        self.rgb_only = x_files is None
+        self._render_x = render_x
+        if x_files is not None and len(x_files) != len(rgb_files):
+            raise RGBXError(
+                f"sequence {name}: {len(rgb_files)} RGB frames in "
+                f"{rgb_files[0].parent if rgb_files else source} but "
+                f"{len(x_files)} {modality} frames in {x_files[0].parent if x_files else source}; expected "
+                "as many of each"
+            )
+        if len(self.boxes) != len(rgb_files):
+            raise RGBXError(
+                f"sequence {name}: {len(rgb_files)} frames but {len(self.boxes)} boxes in {source}; "
+                "expected one box per frame"
+            )
+
+    def _decode(self, index: int, path: Path, flags: int) -> np.ndarray:
+        image = read_image(path, flags)
+        if image is None:
+            what = "cannot be decoded as an image" if path.is_file() else "is missing"
+            raise RGBXError(
+                f"sequence {self.name}: frame {index} {what}: {path}; restore the file or leave the "
+                "sequence out"
+            )
+        return image
+
+    def frame(self, index: int) -> np.ndarray:
+        rgb = self._decode(index, self.rgb_files[index], cv2.IMREAD_COLOR)
+        if self.x_files is None:
+            return np.concatenate([rgb, np.zeros_like(rgb)], axis=2)
+        path = self.x_files[index]
+        x = self._decode(index, path, cv2.IMREAD_UNCHANGED)
+        if x.ndim == 3 and x.shape[2] == 4:
+            x = cv2.cvtColor(x, cv2.COLOR_BGRA2RGB)
+        if self._render_x is not None:
+            x = self._render_x(x)
+        elif x.dtype != np.uint8:
+            raise RGBXError(
+                f"sequence {self.name}: frame {index} has {x.dtype} pixels: {path}; expected 8-bit images "
+                f"for {self.modality}"
+            )
+        if x.ndim == 2:
+            x = cv2.cvtColor(x, cv2.COLOR_GRAY2RGB)
+        if x.shape[:2] != rgb.shape[:2]:
+            raise RGBXError(
+                f"sequence {self.name}: frame {index} is {rgb.shape[1]}x{rgb.shape[0]} in RGB but "
+                f"{x.shape[1]}x{x.shape[0]} in "
+                f"{self.modality}: {path}; the two images must be registered and of one size"
+            )
+        return np.concatenate([rgb, x], axis=2)
