@@ -1,0 +1,111 @@
+"""The CENTER head: where the target is, how large, and where within its cell (OSTrack convention)."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+PROBABILITY_FLOOR = 1e-4
+
+
+class HeadMaps(NamedTuple):
+    """What the head says about every cell of the search region; S cells a side."""
+
+    score: Tensor
+    """``(B, 1, S, S)`` in [1e-4, 1 - 1e-4]: is the centre of the target in this cell."""
+    size: Tensor
+    """``(B, 2, S, S)`` in [1e-4, 1 - 1e-4]: width and height relative to the search crop."""
+    offset: Tensor
+    """``(B, 2, S, S)`` in cells: x and y of the centre from the cell's index."""
+
+
+def decode_boxes(score: Tensor, size: Tensor, offset: Tensor) -> Tensor:
+    """The box of the best cell: ``(B, 4)`` cx, cy, w, h relative to the search crop.
+
+    cx = (ix + ox) / S, cy = (iy + oy) / S, and width and height are the size map there. ``score`` is ``(B,
+    1, S, S)`` and may be any re-weighting of the head's (a Hann window at test time). Gradients reach size
+    and offset only.
+    """
+    cells = score.shape[-1]
+    best = score.flatten(1).argmax(dim=1)
+    index = best[:, None, None].expand(-1, 2, 1)
+    width_height = size.flatten(2).gather(2, index).squeeze(2)
+    within = offset.flatten(2).gather(2, index).squeeze(2)
+    corner = torch.stack([best % cells, torch.div(best, cells, rounding_mode="floor")], dim=1)
+    return torch.cat([(corner.to(within.dtype) + within) / cells, width_height], dim=1)
+
+
+def bounded_sigmoid(logits: Tensor) -> Tensor:
+    """Sigmoid kept off 0 and 1, so that the focal loss takes no logarithm of zero."""
+    return logits.sigmoid().clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+
+
+class ConvNormAct(nn.Module):
+    """3x3 convolution, batch normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)))
+
+
+def _branch(inputs: int, channels: int, outputs: int) -> nn.Sequential:
+    widths = [inputs, channels, channels // 2, channels // 4, channels // 8]
+    layers: list[nn.Module] = [ConvNormAct(a, b) for a, b in pairwise(widths)]
+    return nn.Sequential(*layers, nn.Conv2d(widths[-1], outputs, kernel_size=1))
+
+
+class CenterHead(nn.Module):
+    """Three convolutional branches over the search tokens: score, size and offset.
+
+    ``freeze_statistics(True)`` keeps the batch normalisation in evaluation mode whatever ``train()`` says:
+    SRTrack fine-tunes so, and per-sample losses then do not depend on the rest of the batch.
+    """
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.score = _branch(inputs, channels, 1)
+        self.size = _branch(inputs, channels, 2)
+        self.offset = _branch(inputs, channels, 2)
+        self.statistics_frozen = False
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for branch in (self.score, self.size, self.offset):
+            last = branch[-1]
+            assert isinstance(last, nn.Conv2d)
+            assert last.bias is not None
+            nn.init.zeros_(last.bias)
+        last = self.score[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        # Nearly every cell is background: starting at 0.1 spares the first steps the unlearning of 0.5.
+        nn.init.constant_(last.bias, -math.log(9.0))
+
+    def freeze_statistics(self, frozen: bool = True) -> None:
+        """Hold the running means and variances of the batch normalisation, or let them move again."""
+        self.statistics_frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> CenterHead:
+        super().train(mode)
+        if self.statistics_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, features: Tensor) -> HeadMaps:
+        """``(B, D, S, S)`` features of the search region to :class:`HeadMaps`."""
+        return HeadMaps(
+            score=bounded_sigmoid(self.score(features)),
+            size=bounded_sigmoid(self.size(features)),
+            offset=self.offset(features),
+        )

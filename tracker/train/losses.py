@@ -1,0 +1,104 @@
+"""What a tracker is trained to do: 2 (1 - GIoU) + 5 L1 + focal, sample by sample (OSTrack convention).
+
+Every loss is ``(B,)``: the mean over the batch is the published batch loss, and the single values are what
+``srft.estimate_prior`` needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tracker.boxes import cxcywh_to_xyxy, giou
+from tracker.errors import RGBXError
+from tracker.models.stream import TrackerOutput
+
+
+def _larger_root(b: Tensor, four_ac: Tensor) -> Tensor:
+    return (b + (b**2 - four_ac).clamp_min(0).sqrt()) / 2
+
+
+def gaussian_radius(width: Tensor, height: Tensor, min_overlap: float = 0.7) -> Tensor:
+    """Radius in cells within which a box keeps an overlap of ``min_overlap`` (CornerNet, section 3.2).
+
+    Width and height are ``(B,)`` in cells, and so is the answer. Three quadratics, for boxes displaced,
+    shrunk and grown; each root is (b + sqrt(b^2 - 4ac)) / 2, without the division by a, as CornerNet's
+    first release and the trackers since have it: the published weights were trained so. The smallest of the
+    three counts.
+    """
+    around = width + height
+    area = width * height
+    displaced = _larger_root(around, 4 * area * (1 - min_overlap) / (1 + min_overlap))
+    shrunk = _larger_root(2 * around, 16 * area * (1 - min_overlap))
+    grown = _larger_root(-2 * min_overlap * around, 16 * area * min_overlap * (min_overlap - 1))
+    return torch.minimum(torch.minimum(displaced, shrunk), grown)
+
+
+def gaussian_target(boxes: Tensor, cells: int) -> Tensor:
+    """Heat map ``(B, 1, cells, cells)`` that the score map has to answer.
+
+    ``boxes (B, 4)``: cx, cy, w, h of the target in [0, 1]. One at the cell round(centre * cells), a
+    Gaussian of sigma (2r + 1) / 6 around it within r cells (each axis), zero beyond; r is
+    :func:`gaussian_radius` cut to a whole number. A centre that rounds off the map counts at its edge: the
+    published target has no positive cell then, and teaches that there is no target.
+    """
+    scaled = boxes.detach() * cells
+    radius = gaussian_radius(scaled[:, 2], scaled[:, 3]).clamp_min(0).floor()
+    sigma = (2 * radius + 1) / 6
+    centre = scaled[:, :2].round().clamp(0, cells - 1)
+    index = torch.arange(cells, device=boxes.device, dtype=scaled.dtype)
+    dx = index[None] - centre[:, :1]
+    dy = index[None] - centre[:, 1:]
+    along_x = torch.exp(-(dx**2) / (2 * sigma[:, None] ** 2)) * (dx.abs() <= radius[:, None])
+    along_y = torch.exp(-(dy**2) / (2 * sigma[:, None] ** 2)) * (dy.abs() <= radius[:, None])
+    return (along_y[:, :, None] * along_x[:, None, :])[:, None]
+
+
+def focal_loss(score: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+    """Penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), per sample: ``(B,)``.
+
+    ``score`` and ``target`` are ``(B, 1, S, S)``, score strictly within (0, 1). Each sample's sum is left
+    undivided: with one positive cell a sample, the batch mean is the published sum over the batch divided
+    by its positives.
+    """
+    positive = target == 1
+    hit = (1 - score) ** alpha * score.log()
+    miss = (1 - target) ** beta * score**alpha * (1 - score).log()
+    return -torch.where(positive, hit, miss).flatten(1).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class TrackingLoss:
+    """Weighted sum of GIoU, L1 and focal loss; the weights are SRTrack's."""
+
+    giou_weight: float = 2.0
+    l1_weight: float = 5.0
+    focal_weight: float = 1.0
+
+    def __call__(self, output: TrackerOutput, boxes: Tensor) -> dict[str, Tensor]:
+        """Losses per sample, unreduced: ``total``, ``giou`` (1 - GIoU), ``l1`` and ``focal``, each ``(B,)``.
+
+        ``boxes (B, 4)``: cx, cy, w, h of the target relative to the search crop. GIoU and L1 (mean over the
+        four corners' coordinates) compare left, top, right, bottom; the target's are clamped to the crop.
+        ``total`` holds the weights, the parts do not. Computed in fp32 (fp64 for fp64 outputs), also under
+        autocast.
+
+        Raises RGBXError unless there is one box a sample.
+        """
+        batch = output.boxes.shape[0]
+        if tuple(boxes.shape) != (batch, 4):
+            raise RGBXError(
+                f"the target boxes have shape {tuple(boxes.shape)}, but {batch} outputs need ({batch}, 4)"
+            )
+        precision = torch.promote_types(output.boxes.dtype, torch.float32)
+        target = boxes.to(precision)
+        predicted = cxcywh_to_xyxy(output.boxes[:, 0].to(precision))
+        corners = cxcywh_to_xyxy(target).clamp(0, 1)
+        giou_part = 1 - giou(predicted, corners)
+        l1_part = (predicted - corners).abs().mean(dim=1)
+        score = output.score_map.to(precision)
+        focal_part = focal_loss(score, gaussian_target(target, score.shape[-1]))
+        total = self.giou_weight * giou_part + self.l1_weight * l1_part + self.focal_weight * focal_part
+        return {"total": total, "giou": giou_part, "l1": l1_part, "focal": focal_part}
