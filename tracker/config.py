@@ -1,0 +1,402 @@
+"""Settings of a run: YAML plus ``section.key=value`` overrides, checked as a whole before anything starts.
+
+A mistake is answered with the file and the key it is in, and with the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tracker.errors import RGBXError
+
+CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
+COMMAND_LINE = "command line"
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys, NaN and infinity are refused; a checked section does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class NetworkSection(Section):
+    """The network: a preset, and what to change in it (unset keys keep the preset's value)."""
+
+    preset: str = "tiny"
+    embed_dim: int | None = Field(None, ge=8, le=2048)
+    depth: int | None = Field(None, ge=1, le=64)
+    num_heads: int | None = Field(None, ge=1, le=32)
+    template_size: int | None = Field(None, ge=16, le=1024)
+    search_size: int | None = Field(None, ge=32, le=2048)
+    head_channels: int | None = Field(None, ge=8, le=1024)
+    cross_layers: tuple[int, ...] | None = None
+    drop_path: float | None = Field(None, ge=0.0, lt=1.0)
+    mlp_ratio: float | None = Field(None, gt=0.0, le=16.0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> NetworkSection:
+        if self.embed_dim is not None and self.num_heads is not None and self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the preset, as keyword arguments of ``NetworkConfig``."""
+        return {name: value for name, value in self if name != "preset" and value is not None}
+
+
+class DataSection(Section):
+    """Where sequences come from: the generator (``source: synthetic``) or folders on disk (``source: folder``)."""
+
+    source: Literal["synthetic", "folder"] = "synthetic"
+    root: Path | None = Field(None, description="folder of sequences, for source: folder")
+    layout: str = "auto"
+    split: str | None = None
+    modality: Literal["rgb", "thermal", "depth", "event"] = "thermal"
+    sequences: int = Field(64, ge=1, le=1_000_000, description="how many sequences the generator makes")
+    first: int = Field(0, ge=0, description="index of the first generated sequence")
+    refresh: int = Field(0, ge=0, description="generated sequences exchanged for new ones at each epoch")
+    length: int = Field(60, ge=2, le=100_000, description="frames per generated sequence")
+    width: int = Field(192, ge=32, le=4096)
+    height: int = Field(144, ge=32, le=4096)
+    difficulty: float = Field(0.5, ge=0.0, le=1.0)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> DataSection:
+        if self.source == "folder" and self.root is None:
+            raise ValueError("source: folder needs root, the folder of sequences")
+        return self
+
+
+class PairSection(Section):
+    """How template and search crops are drawn from a sequence (OSTrack's convention)."""
+
+    template_factor: float = Field(2.0, gt=0.5, le=16.0)
+    search_factor: float = Field(4.0, gt=0.5, le=16.0)
+    center_jitter: float = Field(3.0, ge=0.0, le=8.0)
+    scale_jitter: float = Field(0.25, ge=0.0, le=2.0)
+    max_gap: int = Field(200, ge=1)
+    min_frames: int = Field(20, ge=2)
+    min_present: int = Field(5, ge=2)
+    grayscale: float = Field(0.05, ge=0.0, le=1.0)
+    flip: float = Field(0.5, ge=0.0, le=1.0)
+    flip_each: float = Field(0.5, ge=0.0, le=1.0)
+    brightness: float = Field(0.2, ge=0.0, lt=1.0)
+    broken: Literal["raise", "report"] = "raise"
+
+
+class LossSection(Section):
+    """Weights of the three tracking losses."""
+
+    giou: float = Field(2.0, ge=0.0)
+    l1: float = Field(5.0, ge=0.0)
+    focal: float = Field(1.0, ge=0.0)
+
+
+class LearningRates(Section):
+    """Learning rate of each parameter group as a multiple of ``train.lr``; 0 freezes the group."""
+
+    norms: float = Field(1.0, ge=0.0)
+    embeds: float = Field(1.0, ge=0.0)
+    blocks_rgb: float = Field(1.0, ge=0.0)
+    blocks_x: float = Field(1.0, ge=0.0)
+    cross: float = Field(1.0, ge=0.0)
+    head: float = Field(1.0, ge=0.0)
+
+
+class TrainSection(Section):
+    """The training loop."""
+
+    epochs: int = Field(10, ge=1)
+    samples_per_epoch: int = Field(2048, ge=1)
+    batch_size: int = Field(32, ge=1)
+    workers: int = Field(0, ge=0, le=256, description="loader processes; 0 decodes in the training process")
+    lr: float = Field(1e-4, gt=0.0, le=1.0)
+    weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    final_lr: float = Field(0.01, ge=0.0, le=1.0, description="last learning rate of cosine, as a share of lr")
+    step_at: float = Field(0.8, gt=0.0, lt=1.0, description="share of the run after which `step` lowers the lr")
+    step_factor: float = Field(0.1, gt=0.0, le=1.0)
+    clip_grad_norm: float = Field(0.1, ge=0.0, description="0 leaves gradients as they are")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batchnorm: Literal["train", "frozen"] = "frozen"
+    seed: int = Field(0, ge=0, lt=2**31)
+    log_every: int = Field(10, ge=1, description="steps between two log lines")
+    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0 saves at each epoch's end")
+    keep_checkpoints: int = Field(2, ge=1)
+    lr_scale: LearningRates = LearningRates()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSection:
+        if self.batch_size > self.samples_per_epoch:
+            raise ValueError(
+                f"batch_size {self.batch_size} is larger than samples_per_epoch {self.samples_per_epoch}"
+            )
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), not {self.betas}")
+        if self.warmup_steps >= self.total_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} leaves nothing of the run's {self.total_steps} steps"
+            )
+        return self
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch; a last, smaller batch is dropped."""
+        return self.samples_per_epoch // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+class OptimizerSection(Section):
+    """``adamw`` is torch's own; ``srft`` wraps it in ``srft_kernels.SRFT`` with these settings."""
+
+    name: Literal["adamw", "srft"] = "adamw"
+    prior: Path | None = Field(None, description="significance map, from `rgbx prior`")
+    strength: float = Field(10.0, ge=0.0)
+    kappa: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
+    kappa_start: float = Field(1.0, ge=0.0, le=1.0)
+    kappa_end: float = Field(0.0, ge=0.0, le=1.0)
+    mode: Literal["proximal", "decoupled", "coupled"] = "proximal"
+    normalize: Literal["tensor", "global", "none"] = "tensor"
+    damping: Literal["rank", "mean", "none"] = "rank"
+
+
+class PriorSection(Section):
+    """Estimation of the prior significance."""
+
+    estimator: Literal["fisher", "fisher_exact"] = "fisher"
+    samples: int = Field(512, ge=1)
+    batch_size: int = Field(32, ge=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+class ValidationSection(Section):
+    """Tracking on held-out generated sequences in the course of training; ``every: 0`` does none."""
+
+    every: int = Field(0, ge=0, description="epochs between two validations")
+    sequences: int = Field(8, ge=1)
+    first: int = Field(1_000_000, ge=0)
+    length: int = Field(40, ge=2)
+    difficulty: float = Field(0.5, ge=0.0, le=1.0)
+
+
+class RunConfig(Section):
+    """Everything that ``rgbx pretrain``, ``rgbx prior`` and ``rgbx train`` need to know."""
+
+    init: Path | None = Field(None, description="RGB checkpoint to start from; none starts from scratch")
+    output: Path = Path("runs/train")
+    network: NetworkSection = NetworkSection()
+    data: DataSection = DataSection()
+    pairs: PairSection = PairSection()
+    loss: LossSection = LossSection()
+    train: TrainSection = TrainSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    prior: PriorSection = PriorSection()
+    validation: ValidationSection = ValidationSection()
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML that :func:`load_config` reads back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+
+def load_config(
+    kind: type[ConfigT],
+    path: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> ConfigT:
+    """Read and check settings.
+
+    Args:
+        kind: the pydantic model to fill.
+        path: YAML file; the bare name of a file shipped in ``tracker/configs`` is found there; none starts empty.
+        overrides: ``section.key=value`` strings, values in YAML; later ones win.
+        defaults: a nested mapping that lies under the file.
+
+    Raises:
+        RGBXError: naming the file (or the command line) and the key, before anything is started.
+    """
+    tree: dict[str, Any] = {}
+    _merge(tree, defaults or {})
+    source = "defaults"
+    if path is not None:
+        file = find_config(path)
+        source = str(path)
+        _merge(tree, _read_yaml(file, source))
+    overridden: set[str] = set()
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        key = key.strip()
+        if not separator or not key:
+            raise RGBXError(f'{COMMAND_LINE}: "{text}" is not an override; write it as section.key=value')
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RGBXError(f'{COMMAND_LINE}: the value of {key} cannot be read: "{value}"') from None
+        _set(tree, key, parsed)
+        overridden.add(key)
+    return validate(kind, tree, source, overridden)
+
+
+def validate(kind: type[ConfigT], tree: Mapping[str, Any], source: str, overridden: set[str] | None = None) -> ConfigT:
+    """Check a nested mapping against ``kind``; ``source`` and ``overridden`` only serve the error message."""
+    try:
+        return kind.model_validate(dict(tree))
+    except ValidationError as error:
+        problems = error.errors()
+        # An unknown key explains more than the value errors that it may have caused: it comes first.
+        problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+        first = problems[0]
+        key = ".".join(str(part) for part in first["loc"])
+        origin = COMMAND_LINE if any(_related(key, name) for name in overridden or ()) else source
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise RGBXError(f"{origin}: {_sentence(first, key, kind)}{more}") from None
+
+
+def find_config(path: Path | str) -> Path:
+    """The file itself, or the shipped configuration of that name (``tiny_pretrain`` or ``tiny_pretrain.yaml``)."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    if file.parent == Path("."):
+        for name in (file.name, f"{file.name}.yaml"):
+            if (CONFIG_FOLDER / name).is_file():
+                return CONFIG_FOLDER / name
+    shipped = ", ".join(sorted(item.stem for item in CONFIG_FOLDER.glob("*.yaml")))
+    raise RGBXError(f"configuration file {path} does not exist; shipped ones are: {shipped}")
+
+
+def known_keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
+    """Dotted names of every setting in ``kind``, sections included."""
+    for name, field in kind.model_fields.items():
+        yield prefix + name
+        section = _section_of(field.annotation)
+        if section is not None:
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+def as_dataclass(kind: type[Any], section: Section, **extra: Any) -> Any:
+    """Build dataclass ``kind`` from a section's keys of the same name plus ``extra``."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    shared = {name: value for name, value in section if name in names}
+    return kind(**{**shared, **extra})
+
+
+def nearest_key(key: str, kind: type[Section]) -> str | None:
+    """The known key most like ``key``: first in the same section, then anywhere, by its last part as well."""
+    keys = list(known_keys(kind))
+    parent, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in keys if name.rpartition(".")[0] == parent}
+    close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
+    if close:
+        return siblings[close[0]]
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
+    if close:
+        return close[0]
+    by_last = {name.rpartition(".")[2]: name for name in keys}
+    close = difflib.get_close_matches(last, by_last, n=1, cutoff=0.75)
+    return by_last[close[0]] if close else None
+
+
+def _sentence(problem: Any, key: str, kind: type[Section]) -> str:
+    if problem["type"] == "extra_forbidden":
+        suggestion = nearest_key(key, kind)
+        if suggestion is not None:
+            return f"unknown key {key}; did you mean {suggestion}?"
+        parent = key.rpartition(".")[0]
+        names = [name for name in known_keys(kind) if name.rpartition(".")[0] == parent]
+        return f"unknown key {key}; known keys here are: {', '.join(names)}"
+    if problem["type"] == "model_type":
+        return f"{key} is a section with keys of its own, not {problem['input']!r}"
+    message = str(problem["msg"])
+    message = message.removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    if isinstance(problem["input"], (str, int, float, bool, list, tuple)) or problem["input"] is None:
+        return f"{key}: {message}, not {problem['input']!r}"
+    return f"{key}: {message}"
+
+
+def _related(key: str, override: str) -> bool:
+    return key == override or key.startswith(f"{override}.") or override.startswith(f"{key}.") or not key
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML forbids and PyYAML lets pass."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a name", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key} is given twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read_yaml(file: Path, source: str) -> dict[str, Any]:
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RGBXError(f"{source}: not valid YAML{line}: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RGBXError(f"{source}: not valid YAML: {error}") from None
+    except OSError as error:
+        raise RGBXError(f"{source}: cannot be read: {error.strerror}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RGBXError(f"{source}: expected sections with keys, found {type(tree).__name__}")
+    return tree
+
+
+def _merge(tree: dict[str, Any], update: Mapping[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        elif isinstance(value, Mapping):
+            tree[key] = {}
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    branch = tree
+    for parent in parents:
+        below = branch.get(parent)
+        if not isinstance(below, dict):
+            below = branch[parent] = {}
+        branch = below
+    branch[last] = value
