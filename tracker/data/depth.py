@@ -1,0 +1,52 @@
+"""Depth images to three channels, as RGB-D trackers feed them to an RGB backbone."""
+
+from __future__ import annotations
+
+import functools
+
+import cv2
+import numpy as np
+
+from tracker.errors import RGBXError
+
+DEPTH_STYLES = ("jet", "grey", "raw")
+
+
+@functools.lru_cache(maxsize=1)
+def _jet_table() -> np.ndarray:
+    """(256, 3) uint8, OpenCV's JET in RGB order, so that both halves of a frame have one channel order."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(256, 1)
+    return np.ascontiguousarray(cv2.applyColorMap(ramp, cv2.COLORMAP_JET)[:, 0, ::-1])
+
+
+def depth_to_image(depth: np.ndarray, style: str = "jet", clip: bool = True) -> np.ndarray:
+    """Render a depth image.
+
+    Args:
+        depth: (H, W), any real dtype, millimetres; 0 where there is no measurement.
+        style: ``"jet"`` (min-max to 0..255 per frame, JET in RGB order), ``"grey"`` (the same, grey three
+            times) or
+            ``"raw"`` (depth * 255 / 10000 saturated, so that one grey means one distance in every frame).
+        clip: first clip to min(3 * median, 10000), as DepthTrack is trained and tested by OSTrack's heirs.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        RGBXError: an unknown style or not a single-channel image.
+    """
+    if style not in DEPTH_STYLES:
+        raise RGBXError(f"depth style is {style!r}; expected one of {', '.join(DEPTH_STYLES)}")
+    if depth.ndim != 2:
+        raise RGBXError(f"a depth image has shape {depth.shape}; expected one channel (H, W) in millimetres")
+    values = depth.astype(np.float32)
+    if clip:
+        limit = min(3.0 * float(np.median(values)), 10000.0)
+        values = np.clip(values, 0.0, limit)
+    if style == "raw":
+        grey = np.clip(np.rint(values * (255.0 / 10000.0)), 0, 255).astype(np.uint8)
+    else:
+        low, high = float(values.min()), float(values.max())
+        scale = 255.0 / (high - low) if high > low else 0.0
+        grey = ((values - low) * scale).astype(np.uint8)
+    return _jet_table()[grey] if style == "jet" else np.repeat(grey[:, :, None], 3, axis=2)

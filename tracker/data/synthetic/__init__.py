@@ -1,0 +1,7 @@
+"""Generated RGB-X sequences with exact boxes, composited from real photographs; nothing is downloaded."""
+
+from __future__ import annotations
+
+from tracker.data.synthetic.generator import SyntheticConfig, SyntheticSequence, synthetic_dataset
+
+__all__ = ["SyntheticConfig", "SyntheticSequence", "synthetic_dataset"]

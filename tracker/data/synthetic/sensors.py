@@ -1,0 +1,136 @@
+"""Simple models of the cameras: visible light, thermal, depth and events. Each is a function of the scene and
+a generator."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import cv2
+import numpy as np
+
+_BANK_SIGMA = 32.0
+_BANK_MARGIN = 64
+DEPTH_RANGE = 9500.0
+"""Millimetres beyond which the depth sensor measures nothing."""
+
+
+@functools.lru_cache(maxsize=16)
+def _noise_bank(width: int, height: int, channels: int) -> np.ndarray:
+    """Grain around 128, larger than the image: a random window of it is as good as fresh noise, and costs
+    nothing."""
+    rng = np.random.default_rng(20240607)
+    shape = (height + _BANK_MARGIN, width + _BANK_MARGIN, channels)
+    bank = np.clip(np.rint(128 + _BANK_SIGMA * rng.standard_normal(shape, dtype=np.float32)), 0, 255)
+    return np.asarray(bank.astype(np.uint8).squeeze())
+
+
+def _grain(rng: np.random.Generator, width: int, height: int, channels: int) -> np.ndarray:
+    x, y = rng.integers(0, _BANK_MARGIN, 2)
+    return _noise_bank(width, height, channels)[y : y + height, x : x + width]
+
+
+def add_grain(image: np.ndarray, gain: float, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """(H, W[, 3]) uint8 -> gain * image + noise of standard deviation ``sigma`` grey levels, saturated."""
+    height, width = image.shape[:2]
+    grain = _grain(rng, width, height, 1 if image.ndim == 2 else 3)
+    weight = sigma / _BANK_SIGMA
+    return cv2.addWeighted(image, gain, np.ascontiguousarray(grain), weight, -128.0 * weight)
+
+
+def visible_camera(
+    radiance: np.ndarray, light: float, tint: np.ndarray, sigma: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(H, W, 3) uint8 scene to what a colour camera gives.
+
+    Args:
+        light: exposure, 1 by day; at night the gain falls and ``sigma``, the read noise in grey levels,
+            stays.
+        tint: (3,) colour of the light.
+    """
+    if light < 1.0 or (tint != 1.0).any():
+        table = np.clip(np.arange(256)[:, None] * tint[None, :], 0, 255).astype(np.uint8).reshape(256, 1, 3)
+        radiance = cv2.LUT(radiance, table)
+    return add_grain(radiance, light, sigma, rng)
+
+
+def thermal_camera(
+    temperature: np.ndarray, offset: float, gain: float, blur: float, sigma: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(H, W) float32 temperature, 0..1 over the camera's span, to (H, W) uint8.
+
+    The lens blurs, the level and the gain drift slowly (``offset``, ``gain`` change over a sequence), the
+    detector has noise and weak column stripes.
+    """
+    soft = cv2.GaussianBlur(temperature, (5, 5), blur)
+    image = cv2.convertScaleAbs(np.maximum(soft, 0.0), alpha=235.0 * gain, beta=10.0 + offset)
+    width = image.shape[1]
+    columns = 2.0 * np.sin(np.arange(width) * 12.9898) * np.cos(np.arange(width) * 4.1414)
+    stripes = np.rint(columns + 2.0).astype(np.uint8)[None, :]
+    return add_grain(cv2.add(image, np.broadcast_to(stripes, image.shape).copy()), 1.0, sigma, rng)
+
+
+def depth_camera(distance: np.ndarray, noise: float, holes: float, rng: np.random.Generator) -> np.ndarray:
+    """(H, W) float32 millimetres to (H, W) uint16 millimetres, 0 where nothing was measured.
+
+    Noise grows with the square of the distance (stereo and structured light both do); holes open at depth
+    edges, beyond the range, and in patches.
+
+    Args:
+        noise: standard deviation in millimetres at 1 m.
+        holes: share of speckle holes.
+    """
+    height, width = distance.shape
+    grain = _grain(rng, width, height, 1).astype(np.float32)
+    metres = distance * 1e-3
+    measured = distance + (grain - 128.0) * (noise / _BANK_SIGMA) * metres * metres
+    kernel = np.ones((3, 3), dtype=np.uint8)
+    edge = cv2.dilate(distance, kernel) - cv2.erode(distance, kernel) > 400.0
+    second = _grain(rng, width, height, 1)
+    # An edge shadow is ragged: half of its pixels still answer.
+    lost = (edge & (second > 122)) | (distance > DEPTH_RANGE)
+    limit = 128.0 + _BANK_SIGMA * _quantile(1.0 - holes)
+    speckle = cv2.dilate((cv2.blur(second, (3, 3)) > 128 + (limit - 128) / 3).astype(np.uint8), kernel) > 0
+    lost |= speckle
+    measured[lost] = 0.0
+    return np.clip(np.rint(measured), 0, 65535).astype(np.uint16)
+
+
+@functools.lru_cache(maxsize=8)
+def _quantile(p: float) -> float:
+    """Standard normal quantile, by bisection on erf."""
+    low, high = -8.0, 8.0
+    for _ in range(60):
+        mid = (low + high) / 2
+        if 0.5 * (1 + math.erf(mid / math.sqrt(2))) < p:
+            low = mid
+        else:
+            high = mid
+    return (low + high) / 2
+
+
+_LOG = np.log(np.arange(256, dtype=np.float32) + 12.0).astype(np.float32)
+
+
+def event_camera(
+    before: np.ndarray, after: np.ndarray, threshold: float, spurious: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Polarity (H, W) int8 of the events between two instants.
+
+    A pixel fires where the logarithm of its intensity has moved by ``threshold`` (the contrast sensitivity),
+    ON = 1 or OFF = -1; a share ``spurious`` of the pixels fires by itself.
+
+    Args:
+        before, after: (H, W, 3) uint8 scenes, without the colour camera's exposure: an event camera adapts to
+            the light.
+    """
+    a = cv2.GaussianBlur(cv2.cvtColor(before, cv2.COLOR_RGB2GRAY), (3, 3), 0.7)
+    b = cv2.GaussianBlur(cv2.cvtColor(after, cv2.COLOR_RGB2GRAY), (3, 3), 0.7)
+    change = _LOG[b] - _LOG[a]
+    polarity: np.ndarray = (change > threshold).astype(np.int8) - (change < -threshold).astype(np.int8)
+    height, width = change.shape
+    count = int(spurious * height * width)
+    if count:
+        where = rng.integers(0, height * width, count)
+        polarity.reshape(-1)[where] = np.where(np.arange(count) % 2, 1, -1)
+    return polarity
