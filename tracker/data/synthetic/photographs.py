@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tracker.errors import RGBXError
 
@@ -68,8 +69,11 @@ def photograph(name: str) -> np.ndarray:
         RGBXError: the installed scikit-image does not carry it.
     """
     path = photograph_folder() / name
-    image = read_image(path)
-    if image is None:
+    try:
+        # Pillow, not OpenCV, whose libpng prints a warning about one file's colour profile.
+        with Image.open(path) as file:
+            image = np.asarray(file.convert("RGB"))
+    except OSError as error:
         raise RGBXError(
             f"the installed scikit-image does not carry {name} ({path}); install scikit-image >= 0.24"
         ) from error

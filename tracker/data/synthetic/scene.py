@@ -121,9 +121,6 @@ class Scene:
             self.__dict__.update(best[1])
         self._previous: tuple[int, np.ndarray] | None = None
 
-    # The random numbers of a scene
-    # --------------------------------------------------------------------------------
-
     def _build(self, rng: np.random.Generator) -> None:
         config, n, w, h = self.config, self.config.length, self.width, self.height
         hard = config.difficulty
@@ -369,9 +366,6 @@ class Scene:
         self._roll = 0.05 * reach * _wander(rng, n, 200, 80)
         self._zoom = np.exp(0.1 * reach * _wander(rng, n, 200, 80))
 
-    # Geometry
-    # -----------------------------------------------------------------------------------------------------
-
     def silhouette(self, actor: Actor, index: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
         """Hard mask (h, w) bool of an actor in its own window, and the window x0, y0, x1, y1 in image
         pixels."""
@@ -420,8 +414,20 @@ class Scene:
                 boxes[i] = left + columns[0], top + rows[0], w, h
         return boxes, shown
 
-    # Rendering
-    # ----------------------------------------------------------------------------------------------------
+    def _stands_out(self, present: np.ndarray) -> bool:
+        """RGB tells the target from what lies behind it, unless night or fog is why it does not.
+
+        Compared are the target's pixels with and without it, at three frames; X differs by construction.
+        """
+        if self.condition != "day":
+            return True
+        others = [actor for actor in self.actors if actor.distance[0] > self.target.distance[0]]
+        for i in np.flatnonzero(present)[[0, present.sum() // 2, -1]]:
+            with_target = self.compose(int(i), [*others, self.target])[0]
+            change = cv2.absdiff(with_target, self.compose(int(i), others)[0])
+            if change[self.target_mask(int(i))].mean() < _LEAST_CONTRAST:
+                return False
+        return True
 
     def compose(self, index: int, actors: list[Actor] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """The scene before any sensor: radiance (H, W, 3) uint8, and temperature 0..1 or distance in
