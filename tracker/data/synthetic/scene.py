@@ -98,6 +98,7 @@ class Scene:
         condition: ``"day"``, ``"night"`` or ``"fog"``.
         x_fails: X shows the target badly in this sequence.
         lookalikes: number of distractors that wear the target's skin.
+        leaves, occluded: the target leaves and returns; something stands in its way.
     """
 
     def __init__(self, config: SyntheticConfig, index: int) -> None:
@@ -105,6 +106,15 @@ class Scene:
         self.index = index
         self.width, self.height = config.size
         self._key = [config.seed, index, _MODALITY_CODE[config.modality], _SPLIT_CODE[config.split]]
+        # What kind of sequence it is does not depend on the attempts below, so that the shares asked for come
+        # out.
+        chance = np.random.default_rng([*self._key, 999983]).random(6)
+        night, fog = config.share("night"), config.share("fog")
+        self.condition = "night" if chance[0] < night else "fog" if chance[0] < night + fog else "day"
+        self.x_fails = bool(chance[1] < config.share("x_failure")) and self.condition == "day"
+        self.lookalikes = 1 + int(chance[3] * 3) if chance[2] < config.share("lookalike") else 0
+        self.leaves = bool(chance[4] < config.share("leave")) and config.length >= 30
+        self.occluded = bool(chance[5] < config.share("occlusion"))
         best: tuple[int, dict[str, object]] | None = None
         for attempt in range(_ATTEMPTS):
             self._build(np.random.default_rng([*self._key, attempt]))
@@ -124,10 +134,6 @@ class Scene:
     def _build(self, rng: np.random.Generator) -> None:
         config, n, w, h = self.config, self.config.length, self.width, self.height
         hard = config.difficulty
-        light = rng.random()
-        night, fog = config.share("night"), config.share("fog")
-        self.condition = "night" if light < night else "fog" if light < night + fog else "day"
-        self.x_fails = bool(rng.random() < config.share("x_failure")) and self.condition == "day"
         self._draw_light(rng, n, hard)
         unit = min(w, h)
 
@@ -146,7 +152,6 @@ class Scene:
             ],
             axis=1,
         )
-        self.leaves = bool(rng.random() < config.share("leave")) and n >= 30
         side, start = rng.integers(4), rng.uniform(0.3, 0.6) * n
         away = rng.uniform(0.08, 0.18) * n
         if self.leaves:
@@ -173,7 +178,6 @@ class Scene:
         self.actors = [self.target]
 
         # Distractors in the same skin; X tells them apart.
-        self.lookalikes = int(rng.integers(1, 4)) if rng.random() < config.share("lookalike") else 0
         for _ in range(self.lookalikes):
             self.actors.append(self._lookalike(rng, n, center, size, distance))
 
@@ -182,7 +186,7 @@ class Scene:
             self.actors.append(self._stranger(rng, n, unit, near))
 
         # What the target passes behind.
-        if rng.random() < config.share("occlusion"):
+        if self.occluded:
             for _ in range(int(rng.integers(1, 3))):
                 self.actors.append(self._screen(rng, n, unit, float(distance.min()), center))
 
