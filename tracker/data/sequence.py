@@ -53,6 +53,18 @@ class Sequence(abc.ABC):
             RGBXError: the frame cannot be read; the message names sequence, frame and file.
         """
 
+    def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimetres),
+        or None.
+
+        Where nothing rawer is known, X is the rendered image.
+
+        Raises:
+            RGBXError: as :meth:`frame`.
+        """
+        image = self.frame(index)
+        return image[:, :, :3], None if self.rgb_only else image[:, :, 3:]
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.name!r}, modality={self.modality!r}, length={self.length}, "
@@ -134,8 +146,10 @@ class FolderSequence(Sequence):
         rgb_files: N image files.
         x_files: N image files of the same size, or None for RGB alone.
         boxes: (N, 4), as in :class:`Sequence`.
-        render_x: turns the decoded X image, (H, W) or (H, W, 3) of its own dtype, into (H, W, 3) uint8.
+        render_x: turns the decoded X image, (H, W) or (H, W, 3) of its own dtype, into uint8 of one or three
+            channels.
         source: the folder, named in messages.
+        tags: (N,) bool per name: attributes of frames, as VOT's ``*.tag`` files give them.
 
     Raises:
         RGBXError: the numbers of files and boxes differ.
@@ -150,12 +164,14 @@ class FolderSequence(Sequence):
         boxes: object,
         render_x: Callable[[np.ndarray], np.ndarray] | None = None,
         source: Path | None = None,
+        tags: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.name = name
         self.modality = modality
         self.rgb_files = rgb_files
         self.x_files = x_files
         self.source = source
+        self.tags = tags or {}
         self.boxes = as_boxes(boxes)
         self.rgb_only = x_files is None
         self._render_x = render_x
@@ -182,27 +198,33 @@ class FolderSequence(Sequence):
             )
         return image
 
-    def frame(self, index: int) -> np.ndarray:
+    def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         rgb = self._decode(index, self.rgb_files[index], cv2.IMREAD_COLOR)
         if self.x_files is None:
-            return np.concatenate([rgb, np.zeros_like(rgb)], axis=2)
+            return rgb, None
         path = self.x_files[index]
         x = self._decode(index, path, cv2.IMREAD_UNCHANGED)
         if x.ndim == 3 and x.shape[2] == 4:
             x = cv2.cvtColor(x, cv2.COLOR_BGRA2RGB)
-        if self._render_x is not None:
-            x = self._render_x(x)
-        elif x.dtype != np.uint8:
-            raise RGBXError(
-                f"sequence {self.name}: frame {index} has {x.dtype} pixels: {path}; expected 8-bit images "
-                f"for {self.modality}"
-            )
-        if x.ndim == 2:
-            x = cv2.cvtColor(x, cv2.COLOR_GRAY2RGB)
         if x.shape[:2] != rgb.shape[:2]:
             raise RGBXError(
                 f"sequence {self.name}: frame {index} is {rgb.shape[1]}x{rgb.shape[0]} in RGB but "
-                f"{x.shape[1]}x{x.shape[0]} in "
-                f"{self.modality}: {path}; the two images must be registered and of one size"
+                f"{x.shape[1]}x{x.shape[0]} in {self.modality}: {path}; the two images must be registered "
+                "and of one size"
             )
+        if x.dtype != np.uint8 and self.modality != "depth":
+            raise RGBXError(
+                f"sequence {self.name}: frame {index} has {x.dtype} pixels: {path}; expected 8-bit "
+                f"{self.modality} images"
+            )
+        return rgb, x
+
+    def frame(self, index: int) -> np.ndarray:
+        rgb, x = self.raw(index)
+        if x is None:
+            return np.concatenate([rgb, np.zeros_like(rgb)], axis=2)
+        if self._render_x is not None:
+            x = self._render_x(x)
+        if x.ndim == 2:
+            x = cv2.cvtColor(x, cv2.COLOR_GRAY2RGB)
         return np.concatenate([rgb, x], axis=2)

@@ -226,10 +226,11 @@ class Scene:
         )
         self._depth_noise = (
             float(rng.uniform(2.0, 5.0 + 5.0 * self.config.difficulty)),
-            float(rng.uniform(0.002, 0.01)),
+            float(rng.uniform(0.0002, 0.002)),
         )
         self._events = (
-            float(rng.uniform(0.12, 0.22)) * (1.8 if self.x_fails else 1.0),
+            float(rng.uniform(0.12, 0.22))
+            * (1.8 if self.x_fails else 0.4 if self.condition == "fog" else 1.0),
             float(rng.uniform(0.001, 0.004)),
         )
 
@@ -357,7 +358,8 @@ class Scene:
             slope = np.linspace(1.0, 0.0, ch, dtype=np.float32)[:, None] * rng.uniform(0, 2500)
             wall = rng.uniform(5400, 6200) + slope + 500 * cloud + 250 * (luminance - luminance.mean())
             if self.x_fails:
-                wall = wall + 4000.0
+                # The target walks along the wall: no step in depth gives it away.
+                wall = float(self.target.distance.mean()) * 1.04 + 0.1 * (wall - wall.mean())
             self._canvas_x = np.ascontiguousarray(np.broadcast_to(wall, (ch, cw)), dtype=np.float32)
         calm_camera = 0.4 if self.config.modality == "event" else 1.0
         reach = (
