@@ -64,6 +64,9 @@ class NetworkConfig:
             raise RGBXError(
                 f"head_channels {self.head_channels} does not divide by 8, and the head halves it three times"
             )
+        for name in ("drop_path", "mlp_ratio"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise RGBXError(f"network setting {name} is {getattr(self, name)!r}; it must be a number")
         if not 0.0 <= self.drop_path < 1.0:
             raise RGBXError(f"drop_path {self.drop_path} is not in [0, 1)")
         if not self.mlp_ratio > 0.0:
@@ -71,12 +74,15 @@ class NetworkConfig:
         layers = self.cross_layers
         if layers is None:
             layers = evenly_spaced_layers(self.depth, max(1, self.depth // 3))
-        layers = tuple(int(layer) for layer in layers)
+        if not isinstance(layers, tuple) or any(
+            isinstance(layer, bool) or not isinstance(layer, int) for layer in layers
+        ):
+            raise RGBXError(f"cross_layers {layers} must be layer numbers")
         if list(layers) != sorted(set(layers)) or any(not 0 <= layer < self.depth for layer in layers):
             raise RGBXError(
                 f"cross_layers {layers} must be increasing layer numbers from 0 to {self.depth - 1}"
             )
-        object.__setattr__(self, "cross_layers", layers)
+        object.__setattr__(self, "cross_layers", tuple(layers))
 
     @property
     def cross(self) -> tuple[int, ...]:
@@ -120,7 +126,7 @@ class NetworkConfig:
                 f"unknown network settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
             )
         values = dict(values)
-        if values.get("cross_layers") is not None:
+        if isinstance(values.get("cross_layers"), list):
             values["cross_layers"] = tuple(values["cross_layers"])
         return cls(**values)
 

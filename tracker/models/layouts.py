@@ -148,10 +148,15 @@ def to_srtrack(state: Mapping[str, Tensor]) -> State:
     return _to_published(state, srtrack_name)
 
 
-def _shape(state: Mapping[str, Tensor], name: str, source: str) -> torch.Size:
+def _shape(state: Mapping[str, Tensor], name: str, dimensions: int, source: str) -> torch.Size:
     if name not in state:
         raise RGBXError(f"{source} looks like a published tracker but lacks {name}; get the file anew")
-    return state[name].shape
+    shape = state[name].shape
+    if len(shape) != dimensions or 0 in shape:
+        raise RGBXError(
+            f"{source} is damaged: {name} is {tuple(shape)} and must have {dimensions} dimensions"
+        )
+    return shape
 
 
 def published_config(
@@ -172,7 +177,7 @@ def published_config(
         raise RGBXError(
             f"{source} has no layout known here (ours, OSTrack's, SRTrack's): it holds {_some(state)}"
         )
-    embed_dim, _, patch, _ = _shape(state, f"backbone.patch_embed{stream}.proj.weight", source)
+    embed_dim, _, patch, _ = _shape(state, f"backbone.patch_embed{stream}.proj.weight", 4, source)
     if num_heads is None:
         if embed_dim % 64:
             raise RGBXError(
@@ -186,7 +191,7 @@ def published_config(
     count = len({name.removeprefix(crossings).split(".")[0] for name in state if name.startswith(crossings)})
     sides = {}
     for name in ("z", "x"):
-        tokens = _shape(state, f"backbone.pos_embed_{name}", source)[1]
+        tokens = _shape(state, f"backbone.pos_embed_{name}", 3, source)[1]
         sides[name] = math.isqrt(tokens) * patch
     return NetworkConfig(
         kind=kind,
@@ -196,9 +201,9 @@ def published_config(
         patch=patch,
         template_size=sides["z"],
         search_size=sides["x"],
-        head_channels=_shape(state, "box_head.conv1_ctr.0.weight", source)[0],
+        head_channels=_shape(state, "box_head.conv1_ctr.0.weight", 4, source)[0],
         cross_layers=evenly_spaced_layers(depth, count) if count else None,
         temporal="backbone.temporal_pos_embed_z" in state,
         drop_path=drop_path,
-        mlp_ratio=_shape(state, f"{blocks}0.mlp.fc1.weight", source)[0] / embed_dim,
+        mlp_ratio=_shape(state, f"{blocks}0.mlp.fc1.weight", 2, source)[0] / embed_dim,
     )

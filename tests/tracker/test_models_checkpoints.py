@@ -1,0 +1,296 @@
+"""Files: what is written comes back, published layouts are read, and everything else gets one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tracker.errors import RGBXError
+from tracker.models.build import build_network
+from tracker.models.checkpoints import load_network, save_network, to_ostrack, to_srtrack
+from tracker.models.config import NetworkConfig
+from tracker.models.stream import Tracker
+
+
+def small(**changes: Any) -> NetworkConfig:
+    settings: dict[str, Any] = {
+        "embed_dim": 24,
+        "depth": 3,
+        "num_heads": 2,
+        "patch": 8,
+        "template_size": 16,
+        "search_size": 32,
+        "head_channels": 16,
+    }
+    return NetworkConfig(**{**settings, **changes})
+
+
+def seeded(config: NetworkConfig, seed: int = 0) -> Tracker:
+    torch.manual_seed(seed)
+    return build_network(config)
+
+
+def same(a: Tracker, b: Tracker) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", ["single_stream", "two_stream"])
+def test_what_is_saved_comes_back(tmp_path: Path, kind: str) -> None:
+    network = seeded(small(kind=kind, temporal=True, drop_path=0.1))
+    meta = {"command": "rgbx pretrain", "seed": 7, "scores": [0.5, 0.25]}
+    save_network(tmp_path / "new" / "a.safetensors", network, network.config, meta)
+    loaded, config, read = load_network(tmp_path / "new" / "a.safetensors")
+    assert config == network.config
+    assert read == meta
+    assert same(loaded, network)
+    assert not loaded.training
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert os.listdir(tmp_path / "new") == ["a.safetensors"]
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_network(tmp_path / name, seeded(small()), None, {"x": 1, "b": 2})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_half_storage_halves_the_file_and_rounds_once(tmp_path: Path) -> None:
+    network = seeded(small())
+    network.head.score[0].norm.running_var.fill_(1e6)  # type: ignore[union-attr,operator]
+    save_network(tmp_path / "full", network)
+    save_network(tmp_path / "half", network, half=True)
+    assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "full").stat().st_size
+    loaded, _, _ = load_network(tmp_path / "half")
+    for name, tensor in network.state_dict().items():
+        read = loaded.state_dict()[name]
+        assert read.dtype == tensor.dtype
+        if "running" in name:
+            assert torch.equal(read, tensor)
+        elif tensor.is_floating_point():
+            assert torch.equal(read, tensor.half().float())
+    with torch.no_grad():
+        network.head.score[0].conv.bias.fill_(1e5)  # type: ignore[union-attr,operator]
+    with pytest.raises(RGBXError, match=r"head\.score\.0\.conv\.bias does not fit fp16"):
+        save_network(tmp_path / "half", network, half=True)
+
+
+def test_drop_path_may_be_given_anew(tmp_path: Path) -> None:
+    save_network(tmp_path / "a", seeded(small()))
+    network, config, _ = load_network(tmp_path / "a", drop_path=0.3)
+    assert config.drop_path == network.config.drop_path == 0.3
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_network(path, seeded(small()))
+    before = path.read_bytes()
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_network(path, seeded(small(), seed=1))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_saving_refuses_another_configuration_and_meta_that_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(RGBXError, match="not the network's"):
+        save_network(tmp_path / "a", seeded(small()), small(depth=2))
+    with pytest.raises(RGBXError, match="not JSON"):
+        save_network(tmp_path / "a", seeded(small()), None, {"network": object()})
+    assert os.listdir(tmp_path) == []
+
+
+# --- published layouts ---
+
+
+@pytest.mark.parametrize("kind", ["single_stream", "two_stream"])
+@pytest.mark.parametrize("temporal", [False, True])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth.tar"])
+def test_published_layouts_there_and_back(tmp_path: Path, kind: str, temporal: bool, suffix: str) -> None:
+    network = seeded(small(kind=kind, temporal=temporal))
+    state = (to_ostrack if kind == "single_stream" else to_srtrack)(network.state_dict())
+    path = tmp_path / f"published{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"epoch": 300, "net": state}, path)
+    loaded, config, meta = load_network(path, num_heads=2)
+    assert config == network.config
+    assert meta == {"layout": "ostrack" if kind == "single_stream" else "srtrack"}
+    assert same(loaded, network)
+
+
+def test_heads_of_64_channels_need_not_be_told(tmp_path: Path) -> None:
+    network = seeded(small(kind="single_stream", embed_dim=128, num_heads=2))
+    save_file(to_ostrack(network.state_dict()), tmp_path / "a.safetensors")
+    assert load_network(tmp_path / "a.safetensors")[1].num_heads == 2
+
+
+def test_heads_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
+    save_file(to_ostrack(seeded(small(kind="single_stream")).state_dict()), tmp_path / "a.safetensors")
+    with pytest.raises(RGBXError, match="give num_heads"):
+        load_network(tmp_path / "a.safetensors")
+
+
+def trap(flag: str) -> None:
+    Path(flag).write_text("code ran while loading")
+
+
+class Trap:
+    """Unpickled by ordinary pickle, this runs code."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> Any:
+        return trap, (str(self.flag),)
+
+
+def test_what_a_checkpoint_carries_besides_tensors_is_never_run(tmp_path: Path) -> None:
+    network = seeded(small(kind="single_stream"))
+    settings = argparse.Namespace(lr=1e-4, nested=[argparse.Namespace(a=1)])
+    content = {
+        "net": to_ostrack(network.state_dict()),
+        "settings": settings,
+        "stats": Trap(tmp_path / "flag"),
+        "path": tmp_path,
+    }
+    torch.save(content, tmp_path / "a.pth.tar")
+    loaded, _, _ = load_network(tmp_path / "a.pth.tar", num_heads=2)
+    assert same(loaded, network)
+    assert not (tmp_path / "flag").exists()
+    torch.load(tmp_path / "a.pth.tar", weights_only=False)  # the trap is real
+    assert (tmp_path / "flag").exists()
+
+
+def test_unknown_objects_in_place_of_weights_are_refused(tmp_path: Path) -> None:
+    state: dict[str, Any] = dict(to_ostrack(seeded(small(kind="single_stream")).state_dict()))
+    state["backbone.norm.weight"] = argparse.Namespace()
+    torch.save({"net": state}, tmp_path / "a.pth")
+    with pytest.raises(RGBXError, match=r"backbone\.norm\.weight should be tensors"):
+        load_network(tmp_path / "a.pth")
+    torch.save([1, 2], tmp_path / "b.pth")
+    with pytest.raises(RGBXError, match="holds no weights"):
+        load_network(tmp_path / "b.pth")
+
+
+# --- files that cannot be used ---
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RGBXError, match=r"there is no file .*nothing\.safetensors"):
+        load_network(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.00005, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth.tar"])
+def test_truncated_files_get_one_sentence(tmp_path: Path, name: str, share: float) -> None:
+    network = seeded(small(kind="single_stream"))
+    path = tmp_path / name
+    if name == "a.safetensors":
+        save_network(path, network)
+    else:
+        torch.save({"net": to_ostrack(network.state_dict())}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(RGBXError, match="truncated") as refusal:
+        load_network(path, num_heads=2)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not weights at all, but a sentence", bytes(64), b"\x80\x04K\x01."]
+)
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_foreign_files_get_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RGBXError, match="truncated") as refusal:
+        load_network(tmp_path / name)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_zip_that_is_no_checkpoint_gets_one_sentence(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("letter.txt", "hello")
+    with pytest.raises(RGBXError, match=r"a\.pth is damaged or no torch checkpoint") as refusal:
+        load_network(tmp_path / "a.pth")
+    assert "\n" not in str(refusal.value)
+
+
+def test_another_networks_weights_are_refused_with_their_names(tmp_path: Path) -> None:
+    save_file({"conv1.weight": torch.zeros(2), "fc.bias": torch.zeros(2)}, tmp_path / "resnet.safetensors")
+    with pytest.raises(RGBXError, match=r"no layout known here.*conv1\.weight, fc\.bias"):
+        load_network(tmp_path / "resnet.safetensors")
+
+
+def test_missing_foreign_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
+    state = to_srtrack(seeded(small()).state_dict())
+    del state["backbone.norm_event.bias"]
+    state["backbone.prompt"] = torch.zeros(3)
+    state["box_head.conv2_ctr.0.bias"] = torch.zeros(5)
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(RGBXError) as refusal:
+        load_network(tmp_path / "a.safetensors", num_heads=2)
+    sentence = str(refusal.value)
+    assert "lacks backbone.norm_event.bias" in sentence
+    assert "backbone.prompt" in sentence
+    assert "box_head.conv2_ctr.0.bias is (5,) and must be (8,)" in sentence
+
+
+def test_damaged_headers_are_refused(tmp_path: Path) -> None:
+    network = seeded(small())
+    path = tmp_path / "a.safetensors"
+    save_network(path, network)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["rgbx_network"])
+    state = load_file(path)
+
+    def rewrite(text: str) -> None:
+        save_file(state, path, metadata={"rgbx_network": text})
+
+    for text in ("{", "[]", "{}", json.dumps({**header, "config": 3})):
+        rewrite(text)
+        with pytest.raises(RGBXError, match="damaged header"):
+            load_network(path)
+    rewrite(json.dumps({**header, "version": 2}))
+    with pytest.raises(RGBXError, match="format version 2"):
+        load_network(path)
+    rewrite(json.dumps({**header, "config": {**header["config"], "depth": 4, "cross_layers": None}}))
+    with pytest.raises(RGBXError, match=r"lacks .*blocks\.3"):
+        load_network(path)
+    rewrite(json.dumps({**header, "config": {**header["config"], "heads": 4}}))
+    with pytest.raises(RGBXError, match="unknown network settings: heads"):
+        load_network(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("backbone.patch_embed.proj.weight", torch.zeros(24, 192)),
+        ("backbone.pos_embed_x", torch.zeros(16)),
+        ("box_head.conv1_ctr.0.weight", torch.zeros(0, 24, 3, 3)),
+        ("backbone.blocks.0.mlp.fc1.weight", torch.zeros(())),
+    ],
+)
+def test_published_tensors_without_their_dimensions_are_refused(
+    tmp_path: Path, name: str, tensor: torch.Tensor
+) -> None:
+    state = to_ostrack(seeded(small(kind="single_stream")).state_dict())
+    save_file({**state, name: tensor}, tmp_path / "a.safetensors")
+    with pytest.raises(RGBXError, match=f"is damaged: {name}"):
+        load_network(tmp_path / "a.safetensors", num_heads=2)
