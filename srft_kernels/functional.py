@@ -1,0 +1,106 @@
+"""The significance penalty as a function, for people who want it in the loss instead of in the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from srft_kernels.ops import penalty as _operators
+from srft_kernels.significance.estimate import fisher_diagonal
+
+__all__ = ["Tensors", "fisher_diagonal", "significance_penalty"]
+
+Tensors: TypeAlias = Sequence[Tensor] | Mapping[str, Tensor]
+
+
+def significance_penalty(
+    params: Tensors,
+    anchors: Tensors,
+    significance: Tensors,
+    strength: float | Tensor,
+    *,
+    normalize: Literal["none", "tensor", "global"] = "none",
+) -> Tensor:
+    """``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²``: elastic weight consolidation (arXiv 1612.00796,
+    equation 3).
+
+    This is the raw weighted quadratic: with ``normalize="none"`` the size of ``strength`` has the unit of one
+    over the significance, as in the literature. ``"tensor"`` divides every P_k by its own mean, ``"global"``
+    all of them by their common mean over elements, in this call and differentiably; for a significance that
+    stays the same, dividing once beforehand (:meth:`SignificanceMap.normalized`) is cheaper. A mean of zero
+    leaves that P at zero.
+
+    Parameters
+    ----------
+    params, anchors, significance:
+        Three lists of tensors in the same order, or three mappings by parameter name. Shapes must be equal
+        place by place; any real floating dtype, any strides, empty and 0-d tensors included; all on one
+        device. Given mappings, a parameter without a significance contributes nothing (its P is 0), while a
+        significance without a parameter or an anchor is refused.
+    strength:
+        A float, or a 0-d floating tensor on any device (a tensor on the parameters' device stays adjustable
+        under a captured CUDA graph; a float is frozen there).
+
+    Returns ------- A 0-d tensor on the parameters' device: float64 if any parameter is, else float32. Element
+    work is done in the parameter's dtype, at least in float32; the sum in float64 and in a fixed order.
+    Differentiable any number of times in reverse mode with respect to everything that requires a gradient;
+    under ``torch.func`` in forward mode too.
+
+    Raises
+    ------
+    ValueError
+        If the lists or mappings do not belong together; the message names the first place that differs.
+    """
+    theta, anchor, weight = _align(params, anchors, significance)
+    if not isinstance(strength, Tensor):
+        strength = torch.full((), strength, dtype=torch.float64)
+    if normalize != "none":
+        _operators.check_lists(theta, anchor, weight, strength)
+        weight = _normalized(weight, normalize)
+    result: Tensor = torch.ops.srft.significance_penalty(theta, anchor, weight, strength)
+    return result
+
+
+def _align(
+    params: Tensors, anchors: Tensors, significance: Tensors
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    mappings = [isinstance(given, Mapping) for given in (params, anchors, significance)]
+    if not any(mappings):
+        return list(params), list(anchors), list(significance)  # type: ignore[arg-type]
+    if not (
+        isinstance(params, Mapping) and isinstance(anchors, Mapping) and isinstance(significance, Mapping)
+    ):
+        raise ValueError(
+            "significance_penalty needs three lists of tensors or three mappings by name, not some of each"
+        )
+    for what, given in (("parameter", params), ("anchor", anchors)):
+        lacking = [name for name in significance if name not in given]
+        if lacking:
+            raise ValueError(
+                f"significance_penalty: {len(lacking)} significances have no {what} of their name, "
+                f"such as {lacking[0]!r}; rename the map or drop them from it"
+            )
+    names = list(significance)
+    return [params[n] for n in names], [anchors[n] for n in names], [significance[n] for n in names]
+
+
+def _normalized(weights: list[Tensor], how: str) -> list[Tensor]:
+    if how == "tensor":
+        return [_divided(w, w.sum(dtype=torch.float64) / max(w.numel(), 1)) for w in weights]
+    if how != "global":
+        raise ValueError(f'normalize must be "none", "tensor" or "global", got {how!r}')
+    if not weights:
+        return weights
+    elements = max(sum(w.numel() for w in weights), 1)
+    total = torch.stack([w.sum(dtype=torch.float64) for w in weights]).sum()
+    return [_divided(w, total / elements) for w in weights]
+
+
+def _divided(weight: Tensor, mean: Tensor) -> Tensor:
+    # The inner where keeps 1/0 out of the backward pass, where it would turn the zero gradient into NaN.
+    safe = torch.where(mean > 0, mean, torch.ones_like(mean))
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return torch.where(mean > 0, weight.to(wide) / safe.to(wide), torch.zeros_like(weight, dtype=wide))

@@ -1,0 +1,13 @@
+"""Estimators of significance by name; one file each."""
+
+from __future__ import annotations
+
+from srft_kernels.significance.estimators import fisher, fisher_exact, magnitude, uniform
+from srft_kernels.significance.estimators.base import Contribution, Estimator, NonFiniteBatch, Request
+
+ESTIMATORS: dict[str, type[Estimator]] = {
+    estimator.name: estimator
+    for estimator in (fisher.Fisher, fisher_exact.FisherExact, magnitude.Magnitude, uniform.Uniform)
+}
+
+__all__ = ["ESTIMATORS", "Contribution", "Estimator", "NonFiniteBatch", "Request"]

@@ -1,0 +1,88 @@
+"""A significance map as a safetensors file: the tensors, and in the header, as JSON, how they were made."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "srft.significance/1"
+_KEYS = {"estimator", "samples", "dtype", "model", "parameters", "version", "info"}
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], made: Mapping[str, Any]) -> None:
+    """Write a file beside ``path`` and rename it there, so that a reader sees the old file or the new one."""
+    path = os.fspath(path)
+    metadata = {"format": FORMAT, "significance": json.dumps(dict(made), allow_nan=False)}
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        save_file(_storable(tensors), temporary, metadata=metadata)
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        # safetensors wraps the system's error in its text; callers want the OSError (a full disk above all).
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code.group(1)) if code else errno.EIO
+        raise OSError(number, f"cannot write the significance map: {os.strerror(number)}", path) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, no two of which share memory (a renamed map holds one tensor twice)."""
+    result = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        stored = tensor.detach().cpu().contiguous()
+        place = stored.untyped_storage().data_ptr()
+        if place in seen or stored.untyped_storage().nbytes() != stored.numel() * stored.element_size():
+            stored = stored.clone()
+        seen.add(stored.untyped_storage().data_ptr())
+        result[name] = stored
+    return result
+
+
+def read(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors in the file's recorded order and how they were made; see :meth:`SignificanceMap.load`."""
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, "there is no significance map", path)
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file; expected a significance map written by SignificanceMap.save")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or no safetensors file ({error}); "
+            "expected a significance map written by SignificanceMap.save"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is a safetensors file but no significance map of this version: its header says format "
+            f"{metadata.get('format')!r}, expected {FORMAT!r}. Wrap plain tensors in "
+            "SignificanceMap(...) instead"
+        )
+    try:
+        made = json.loads(metadata["significance"])
+        recorded = {name: tuple(shape) for name, shape in made["parameters"].items()}
+        complete = made.keys() >= _KEYS
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: the header of this significance map is damaged ({error!r})") from error
+    if not complete or recorded != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
+        raise ValueError(f"{path}: the header of this significance map does not describe the tensors in it")
+    return {name: tensors[name] for name in recorded}, made
