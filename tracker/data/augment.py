@@ -62,7 +62,9 @@ def augment_crop(crop: np.ndarray, grayscale: bool, flip: bool, gain: float) -> 
     if gain != 1.0:
         # A table of 256 is exact (round to nearest, saturate) and cheaper than floating-point images.
         table = np.clip(np.rint(np.arange(256) * gain), 0, 255).astype(np.uint8)
-        out = table[out]
+        height, width, channels = out.shape
+        flat = np.ascontiguousarray(out).reshape(height, width * channels)
+        out = cv2.LUT(flat, table).reshape(height, width, channels)
     return np.ascontiguousarray(out)
 
 

@@ -77,6 +77,13 @@ class PairSettings:
             raise RGBXError(f"broken is {self.broken!r}; expected 'raise' or 'report'")
 
 
+def _six_planes(crop: np.ndarray) -> torch.Tensor:
+    """(S, S, 6) or (S, S, 3) uint8 to (6, S, S); a missing X is zero."""
+    out = np.zeros((6, *crop.shape[:2]), dtype=np.uint8)
+    out[: crop.shape[2]] = crop.transpose(2, 0, 1)
+    return torch.from_numpy(out)
+
+
 class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Random causal pairs from a list of sequences.
 
@@ -164,10 +171,10 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
         sequence = self.sequences[pair.sequence]
         template_box, search_box = sequence.boxes[pair.template], sequence.boxes[pair.search]
         template, _ = crop_region(
-            sequence.frame(pair.template), template_box, s.template_factor, s.template_size
+            sequence.planes(pair.template), template_box, s.template_factor, s.template_size
         )
         search, transform = crop_region(
-            sequence.frame(pair.search),
+            sequence.planes(pair.search),
             search_box,
             s.search_factor,
             s.search_size,
@@ -183,8 +190,8 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
             if drawn.search_flip:
                 box = flip_box(box)
         return {
-            "template": torch.from_numpy(np.ascontiguousarray(template.transpose(2, 0, 1))),
-            "search": torch.from_numpy(np.ascontiguousarray(search.transpose(2, 0, 1))),
+            "template": _six_planes(template),
+            "search": _six_planes(search),
             "box": torch.from_numpy(box.astype(np.float32)),
             "sequence": torch.tensor(pair.sequence, dtype=torch.int64),
         }

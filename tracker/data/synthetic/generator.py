@@ -114,7 +114,6 @@ class SyntheticSequence(Sequence):
         self._cache: list[np.ndarray | None] | None = [None] * config.length if cache else None
         self._scene: Scene | None = None
         self._boxes: np.ndarray | None = None
-        self._latest: tuple[int, np.ndarray] | None = None
 
     @property
     def length(self) -> int:
@@ -140,7 +139,7 @@ class SyntheticSequence(Sequence):
             raise IndexError(index)
         return self.scene.capture(index)
 
-    def frame(self, index: int) -> np.ndarray:
+    def planes(self, index: int) -> np.ndarray:
         if not 0 <= index < self.length:
             raise IndexError(index)
         image = self._cache[index] if self._cache is not None else None
@@ -152,6 +151,10 @@ class SyntheticSequence(Sequence):
                 if all(frame is not None for frame in self._cache):
                     boxes = self.boxes
                     self._scene, self._boxes = None, boxes  # sprites are larger than what is still needed
+        return image
+
+    def frame(self, index: int) -> np.ndarray:
+        image = self.planes(index)
         return np.concatenate([image, np.zeros_like(image)], axis=2) if self.rgb_only else image
 
     def _render(self, index: int) -> np.ndarray:
