@@ -228,6 +228,16 @@ def test_decoding_reads_the_best_cell() -> None:
     assert torch.equal(decode_boxes(score, size, offset), expected)
 
 
+def test_probabilities_stay_off_zero_and_one() -> None:
+    head = build_network(small()).head.eval()
+    for logit, expected in ((-100.0, 1e-4), (100.0, 1 - 1e-4)):
+        for last in (head.score[-1], head.size[-1]):
+            nn.init.constant_(last.bias, logit)  # type: ignore[arg-type]
+        maps = head(torch.zeros(1, 24, 4, 4))
+        assert torch.equal(maps.score, torch.full((1, 1, 4, 4), expected))
+        assert torch.equal(maps.size, torch.full((1, 2, 4, 4), expected))
+
+
 def test_a_single_stream_reads_the_first_three_channels_only() -> None:
     config = small(kind="single_stream")
     network = lively_network(config)

@@ -107,6 +107,16 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
+def test_a_reader_of_the_old_file_is_not_disturbed_by_a_save(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_network(path, seeded(small()))
+    before = path.read_bytes()
+    with open(path, "rb") as reader:
+        save_network(path, seeded(small(), seed=1))
+        assert reader.read() == before
+    assert path.read_bytes() != before
+
+
 def test_saving_refuses_another_configuration_and_meta_that_is_no_json(tmp_path: Path) -> None:
     with pytest.raises(RGBXError, match="not the network's"):
         save_network(tmp_path / "a", seeded(small()), small(depth=2))
