@@ -89,8 +89,10 @@ def photograph(name: str) -> np.ndarray:
     return image
 
 
-def is_grey(image: np.ndarray) -> bool:
-    """The three channels are equal."""
+@functools.lru_cache(maxsize=64)
+def is_grey(name: str) -> bool:
+    """The photograph's three channels are equal."""
+    image = photograph(name)
     return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
 
 
@@ -113,7 +115,8 @@ def random_patch(
         (H, W, 3) uint8 RGB.
     """
     names = [name for name in SPLITS[split] if not (skin and name in _NOT_SKIN)]
-    image = photograph(names[int(rng.integers(len(names)))])
+    name = names[int(rng.integers(len(names)))]
+    image = photograph(name)
     height, width = image.shape[:2]
     share = rng.uniform(*zoom)
     fit = min(width / size[0], height / size[1]) * share
@@ -125,7 +128,7 @@ def random_patch(
         patch = patch[:, ::-1]
     order, dark, bright = rng.permutation(3), rng.uniform(0, 70, 3), rng.uniform(150, 255, 3)
     recolour = rng.random() < tint
-    if is_grey(image):
+    if is_grey(name):
         ramp = dark + (bright - dark) * np.linspace(0, 1, 256)[:, None]
         patch = ramp.astype(np.uint8)[patch[..., 0]]
     elif recolour:

@@ -20,6 +20,9 @@ PRESENT_SHARE = 0.25
 """Least share of the silhouette that is in the image and not hidden for the target to count as present."""
 _CANVAS = 1.5
 _LEAST_CONTRAST = 28.0
+_OPEN_SHARE = 0.85
+_SHORT = 12
+"""Sequences with fewer frames have no room for something to pass before the target."""
 _ATTEMPTS = 24
 _MODALITY_CODE = {"rgb": 0, "thermal": 1, "depth": 2, "event": 3}
 _SPLIT_CODE = {"train": 0, "test": 1, "all": 2}
@@ -115,20 +118,23 @@ class Scene:
         self.lookalikes = 1 + int(chance[3] * 3) if chance[2] < config.share("lookalike") else 0
         self.leaves = bool(chance[4] < config.share("leave")) and config.length >= 30
         self.occluded = bool(chance[5] < config.share("occlusion"))
-        best: tuple[int, dict[str, object]] | None = None
+        best: tuple[float, dict[str, object]] | None = None
         for attempt in range(_ATTEMPTS):
             self._build(np.random.default_rng([*self._key, attempt]))
-            self.boxes, shown = self._annotate()
-            present = np.isfinite(self.boxes[:, 0])
             # The first frame initialises a tracker: the target must be whole and open there.
-            score = int(present.sum()) + (config.length if shown[0] > 0.85 else 0)
-            if shown[0] > 0.85 and present.mean() >= 0.6 and self._stands_out(present):
-                break
-            if best is None or score > best[0]:
-                best = (score, dict(self.__dict__))
+            start = self._look(0)[1]
+            if start > _OPEN_SHARE:
+                self.boxes = np.stack([self._look(i)[0] for i in range(config.length)])
+                share = float(np.isfinite(self.boxes[:, 0]).mean())
+                start += share
+                if share >= 0.6 and self._stands_out():
+                    break
+            if best is None or start > best[0]:
+                best = (start, dict(self.__dict__))
         else:
             assert best is not None
             self.__dict__.update(best[1])
+            self.boxes = np.stack([self._look(i)[0] for i in range(config.length)])
         self._previous: tuple[int, np.ndarray] | None = None
 
     def _build(self, rng: np.random.Generator) -> None:
@@ -186,7 +192,7 @@ class Scene:
             self.actors.append(self._stranger(rng, n, unit, near))
 
         # What the target passes behind.
-        if self.occluded:
+        if self.occluded and n >= _SHORT:
             for _ in range(int(rng.integers(1, 3))):
                 self.actors.append(self._screen(rng, n, unit, float(distance.min()), center))
 
@@ -312,7 +318,7 @@ class Scene:
         width, height = (int(thin), int(long)) if tall else (int(long * 0.7), int(thin))
         sprite = make_screen(rng, self.config.split, max(width, 4), max(height, 4))
         # It stands where the target will be after the first sixth of the sequence.
-        when = int(rng.uniform(0.17, 0.95) * n)
+        when = int(rng.uniform(0.2, 0.95) * n)
         place = center[min(when, n - 1)] + rng.uniform(-0.1, 0.1, 2) * unit
         drift = np.stack([_wander(rng, n, 300, 120), _wander(rng, n, 300, 120)], axis=1)
         drift = (drift - drift[min(when, n - 1)]) * unit * 0.15
@@ -389,38 +395,36 @@ class Scene:
         out[ys[keep] + y0, xs[keep] + x0] = True
         return out
 
-    def _annotate(self) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (N, 4), and the share of the silhouette that can be seen (N,)."""
-        n = self.config.length
-        boxes, shown = np.full((n, 4), np.nan), np.zeros(n)
-        for i in range(n):
-            mask, (x0, y0, x1, y1) = self.silhouette(self.target, i)
-            whole = int(mask.sum())
-            left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, self.width), min(y1, self.height)
-            if whole == 0 or right <= left or bottom <= top:
+    def _look(self, i: int) -> tuple[np.ndarray, float]:
+        """The box of frame ``i`` (4,), and the share of the silhouette that can be seen."""
+        box = np.full(4, np.nan)
+        mask, (x0, y0, x1, y1) = self.silhouette(self.target, i)
+        whole = int(mask.sum())
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, self.width), min(y1, self.height)
+        if whole == 0 or right <= left or bottom <= top:
+            return box, 0.0
+        inside = mask[top - y0 : bottom - y0, left - x0 : right - x0]
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        if len(rows) == 0:
+            return box, 0.0
+        free = inside.copy()
+        for actor in self.actors:
+            if actor is self.target or actor.distance[i] >= self.target.distance[i]:
                 continue
-            inside = mask[top - y0 : bottom - y0, left - x0 : right - x0]
-            rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-            if len(rows) == 0:
+            _, (ax0, ay0, ax1, ay1) = actor.placement(i, self.width, self.height)
+            u0, v0, u1, v1 = max(left, ax0), max(top, ay0), min(right, ax1), min(bottom, ay1)
+            if u1 <= u0 or v1 <= v0:
                 continue
-            free = inside.copy()
-            for actor in self.actors:
-                if actor is self.target or actor.distance[i] >= self.target.distance[i]:
-                    continue
-                _, (ax0, ay0, ax1, ay1) = actor.placement(i, self.width, self.height)
-                u0, v0, u1, v1 = max(left, ax0), max(top, ay0), min(right, ax1), min(bottom, ay1)
-                if u1 <= u0 or v1 <= v0:
-                    continue
-                hidden, _ = self.silhouette(actor, i)
-                cover = hidden[v0 - ay0 : v1 - ay0, u0 - ax0 : u1 - ax0]
-                free[v0 - top : v1 - top, u0 - left : u1 - left] &= ~cover
-            shown[i] = free.sum() / whole
-            w, h = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
-            if shown[i] >= PRESENT_SHARE and min(w, h) >= 3:
-                boxes[i] = left + columns[0], top + rows[0], w, h
-        return boxes, shown
+            hidden, _ = self.silhouette(actor, i)
+            cover = hidden[v0 - ay0 : v1 - ay0, u0 - ax0 : u1 - ax0]
+            free[v0 - top : v1 - top, u0 - left : u1 - left] &= ~cover
+        shown = float(free.sum()) / whole
+        w, h = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+        if shown >= PRESENT_SHARE and min(w, h) >= 3:
+            box[:] = left + columns[0], top + rows[0], w, h
+        return box, shown
 
-    def _stands_out(self, present: np.ndarray) -> bool:
+    def _stands_out(self) -> bool:
         """RGB tells the target from what lies behind it, unless night or fog is why it does not.
 
         Compared are the target's pixels with and without it, at three frames; X differs by construction.
@@ -428,7 +432,8 @@ class Scene:
         if self.condition != "day":
             return True
         others = [actor for actor in self.actors if actor.distance[0] > self.target.distance[0]]
-        for i in np.flatnonzero(present)[[0, present.sum() // 2, -1]]:
+        present = np.flatnonzero(np.isfinite(self.boxes[:, 0]))
+        for i in present[[0, len(present) // 2, -1]]:
             with_target = self.compose(int(i), [*others, self.target])[0]
             change = cv2.absdiff(with_target, self.compose(int(i), others)[0])
             if change[self.target_mask(int(i))].mean() < _LEAST_CONTRAST:
