@@ -232,7 +232,7 @@ def test_probabilities_stay_off_zero_and_one() -> None:
     head = build_network(small()).head.eval()
     for logit, expected in ((-100.0, 1e-4), (100.0, 1 - 1e-4)):
         for last in (head.score[-1], head.size[-1]):
-            nn.init.constant_(last.bias, logit)  # type: ignore[arg-type]
+            nn.init.constant_(last.bias, logit)
         maps = head(torch.zeros(1, 24, 4, 4))
         assert torch.equal(maps.score, torch.full((1, 1, 4, 4), expected))
         assert torch.equal(maps.size, torch.full((1, 2, 4, 4), expected))
@@ -290,9 +290,9 @@ def test_drop_path_rises_linearly_and_cross_blocks_take_their_layers_rate() -> N
     def rate(module: Any) -> float:
         return float(getattr(module.drop_path1, "drop_prob", 0.0))
 
-    assert [rate(b) for b in network.rgb.blocks] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])  # type: ignore[union-attr]
-    assert [rate(b) for b in network.x.blocks] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])  # type: ignore[union-attr]
-    assert [rate(b) for b in network.cross] == pytest.approx([0.05, 0.2])  # type: ignore[union-attr]
+    assert [rate(b) for b in network.rgb.blocks] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
+    assert [rate(b) for b in network.x.blocks] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
+    assert [rate(b) for b in network.cross] == pytest.approx([0.05, 0.2])
 
 
 def test_two_stream_vit_b_has_the_published_number_of_parameters() -> None:
@@ -302,8 +302,8 @@ def test_two_stream_vit_b_has_the_published_number_of_parameters() -> None:
     trained = sum(p.numel() for group in groups for _, p in group["params"])
     total = sum(p.numel() for p in network.parameters())
     unused_class_token = 768
-    assert sum(p.numel() for p in network.rgb.blocks[0].parameters()) == 7_087_872  # type: ignore[union-attr,index]
-    assert sum(p.numel() for p in network.rgb.patch_embed.parameters()) == 590_592  # type: ignore[union-attr]
+    assert sum(p.numel() for p in network.rgb.blocks[0].parameters()) == 7_087_872
+    assert sum(p.numel() for p in network.rgb.patch_embed.parameters()) == 590_592
     assert sum(p.numel() for p in network.head.parameters()) == 6_474_117
     assert round(trained / 1e6, 2) == 199.64
     assert round((total + unused_class_token) / 1e6, 2) == 206.37
@@ -473,7 +473,7 @@ def test_a_frozen_head_makes_the_loss_of_a_sample_its_own() -> None:
     network.train()
     torch.testing.assert_close(losses(4)[:2], losses(2), rtol=1e-10, atol=1e-12)
     assert not any(m.training for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    assert network.rgb.training  # type: ignore[union-attr]
+    assert network.rgb.training
 
 
 def test_rates_scale_and_senseless_ones_are_refused() -> None:
