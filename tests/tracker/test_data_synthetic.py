@@ -94,6 +94,7 @@ def test_same_seed_same_bits_in_any_order(kind) -> None:
     for i in (11, 3, 4, 0, 7):
         np.testing.assert_array_equal(backward.frame(i), frames[i])
     np.testing.assert_array_equal(forward.boxes, backward.boxes)
+    assert forward.render_all() is forward
     again = pickle.loads(pickle.dumps(forward))
     np.testing.assert_array_equal(again.frame(5), frames[5])
     other = SyntheticSequence(config, 3)

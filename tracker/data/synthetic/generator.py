@@ -157,6 +157,13 @@ class SyntheticSequence(Sequence):
         image = self.planes(index)
         return np.concatenate([image, np.zeros_like(image)], axis=2) if self.rgb_only else image
 
+    def render_all(self) -> SyntheticSequence:
+        """Render every frame now (nothing to do without a cache), and return the sequence."""
+        if self._cache is not None:
+            for index in range(self.length):
+                self.planes(index)
+        return self
+
     def _render(self, index: int) -> np.ndarray:
         rgb, x = self.raw(index)
         if x is None:
