@@ -43,7 +43,9 @@ def find_sequences(root: str | Path) -> dict[str, Path]:
         return {root.name: root}
     folders: list[Path] = []
     for pattern in ("*/", "*/*/"):
-        folders = sorted(p for p in root.glob(pattern) if p.is_dir() and is_sequence(p))
+        folders = sorted(
+            p for p in root.glob(pattern) if p.is_dir() and not p.name.startswith(".") and is_sequence(p)
+        )
         if folders:
             break
     found: dict[str, Path] = {}
@@ -93,6 +95,25 @@ def read_annotation(name: str, path: Path) -> Annotation:
     return Annotation(name, truth, infrared_truth, present)
 
 
+def find_list(root: Path, split: str) -> Path:
+    """The list file of a split, or the folder of its sequences.
+
+    Raises:
+        RGBXError: neither is there.
+    """
+    names = (f"{split}ingsetList.txt", f"{split}ingset.txt", f"{split}list.txt", f"{split}.txt", split)
+    candidates = [*(root / name for name in names), Path(split)]
+    found = next((p for p in candidates if p.is_file()), None)
+    if found is None and (root / split).is_dir():
+        found = root / split
+    if found is None:
+        raise RGBXError(
+            f"split {split!r} is not in {root}; expected {names[0]}, {names[3]}, a folder {split}, or the "
+            "path of a list file"
+        )
+    return found
+
+
 def guess_protocol(paths: dict[str, Path]) -> str:
     """``gtot`` by its file names, ``visevent`` by an absence file, else ``lasher``."""
     first = next(iter(paths.values()))
@@ -109,6 +130,7 @@ def evaluate_folder(
     protocol: str = "auto",
     *,
     tracker: str | None = None,
+    split: str | None = None,
     sequences: ListLike[str] | None = None,
     options: LasHeROptions | None = None,
     round_results: bool | None = None,
@@ -125,6 +147,8 @@ def evaluate_folder(
         protocol: ``lasher``, ``visevent``, ``gtot``, ``rgbt234``, or ``auto`` to tell by the annotation
             files.
         tracker: name in reports; the results folder's by default.
+        split: ``train``, ``test`` (the data set's list file, or a folder of that name), or a list file of
+            names.
         sequences: only these.
         options: named options of the LasHeR family.
         round_results: round the numbers of the result files to integers first; by default only for GTOT,
@@ -141,6 +165,15 @@ def evaluate_folder(
         check_protocol(protocol)
     if not results.is_dir():
         raise RGBXError(f"{results} is not a folder; expected one with a result file for every sequence")
+    dataset = Path(dataset)
+    if split is not None:
+        listing = find_list(dataset, split)
+        if listing.is_dir():
+            dataset = listing
+        else:
+            lines = listing.read_text(encoding="utf-8-sig").splitlines()
+            listed = [line.strip() for line in lines if line.strip()]
+            sequences = [name for name in listed if sequences is None or name in sequences]
     paths = find_sequences(dataset)
     if sequences is not None:
         unknown = [name for name in sequences if name not in paths]
@@ -149,6 +182,8 @@ def evaluate_folder(
                 f"{dataset} has no sequence {unknown[0]}; expected one of {', '.join(list(paths)[:8])}"
             )
         paths = {name: paths[name] for name in sequences}
+        if not paths:
+            raise RGBXError(f"no sequence of {dataset} was chosen; name at least one")
     protocol = guess_protocol(paths) if protocol == "auto" else protocol
     rounding = protocol == "gtot" if round_results is None else round_results
     files = {name: find_result(results, name) for name in paths}
@@ -156,8 +191,7 @@ def evaluate_folder(
     if len(missing) == len(paths):
         raise RGBXError(
             f"{results} has no result for any of the {len(paths)} sequences of {dataset}; expected "
-            f"files like "
-            f"{missing[0]}.txt"
+            f"files like {missing[0]}.txt"
         )
     if missing and not allow_missing:
         raise RGBXError(

@@ -1,0 +1,98 @@
+"""Track a folder of paired frames: results, scores, figures where boxes are known, and a picture of the
+run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from tracker.data.layouts import open_sequence
+from tracker.data.sequence import Sequence
+from tracker.errors import RGBXError
+from tracker.evaluation.lasher import LasHeROptions
+from tracker.evaluation.metrics import Metrics
+from tracker.evaluation.protocols import evaluate
+from tracker.evaluation.report import write_report
+from tracker.inference.online import InferenceSettings
+from tracker.inference.overlay import write_overlay
+from tracker.inference.run import Track, track_sequence, write_track
+
+
+@dataclass(frozen=True)
+class FolderRun:
+    """What :func:`track_folder` did.
+
+    Attributes:
+        sequence: the frames.
+        tracks: label to track.
+        metrics: one a tracker, PR, NPR and SR over the frames that have a box; empty where no frame but
+            the first has one.
+        files: what was written.
+    """
+
+    sequence: Sequence
+    tracks: dict[str, Track]
+    metrics: list[Metrics]
+    files: list[Path]
+
+
+def track_folder(
+    folder: str | Path,
+    networks: nn.Module | Mapping[str, nn.Module],
+    output: str | Path,
+    *,
+    layout: str = "auto",
+    init_box: object | None = None,
+    settings: InferenceSettings | None = None,
+    overlay: str | None = "gif",
+    progress: bool = True,
+) -> FolderRun:
+    """Run one or several trackers on one folder of paired frames.
+
+    Writes into ``output``: ``NAME.txt`` and ``scores/NAME.txt`` (in a folder for each label where there are
+    several trackers), ``overlay.gif`` or ``overlay.mp4``, and the report of
+    :func:`tracker.evaluation.report.write_report` where there are boxes to compare with. Frames without a box
+    are left out of the figures (``absent="excluded"``), since a folder may be annotated here and there only.
+
+    Args:
+        folder: see :func:`tracker.data.layouts.open_sequence`.
+        networks: a network, or label to network.
+        init_box: ``x, y, w, h`` in frame 0, first pixel 0; needed where the folder has no boxes, and used in
+            place of its own first box.
+        overlay: ``gif``, ``mp4`` or None.
+
+    Raises:
+        RGBXError: frames, boxes or settings that cannot be used.
+    """
+    if overlay not in (None, "gif", "mp4"):
+        raise RGBXError(f"overlay {overlay!r} is unknown; expected gif, mp4 or none")
+    sequence = open_sequence(Path(folder), layout=layout)
+    if init_box is None and not sequence.present.any():
+        raise RGBXError(f"{folder} has no boxes; give the target in the first frame as x,y,w,h")
+    output = Path(output)
+    several = isinstance(networks, Mapping)
+    named: Mapping[str, nn.Module] = networks if isinstance(networks, Mapping) else {"tracker": networks}
+    bad = next((n for n in named if not n or n in (".", "..") or Path(n).name != n), None)
+    if bad is not None:
+        raise RGBXError(f"the label {bad!r} cannot name a folder; use letters, digits and dashes")
+    tracks: dict[str, Track] = {}
+    files: list[Path] = []
+    for label, network in named.items():
+        tracks[label] = track_sequence(network, sequence, settings, init_box=init_box, progress=progress)
+        place = output / label if several else output
+        write_track(place, sequence, tracks[label])
+        files += [place / f"{sequence.name}.txt", place / "scores" / f"{sequence.name}.txt"]
+    metrics = []
+    if int(sequence.present.sum()) > 1:
+        options = LasHeROptions(absent="excluded")
+        metrics = [
+            evaluate([sequence], {sequence.name: track}, tracker=label, options=options, speed=track.fps)
+            for label, track in tracks.items()
+        ]
+        files += write_report(metrics, output).values()
+    if overlay is not None:
+        files.append(write_overlay(output / f"overlay.{overlay}", sequence, tracks))
+    return FolderRun(sequence, tracks, metrics, files)
