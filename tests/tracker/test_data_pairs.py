@@ -74,6 +74,15 @@ def test_every_allowed_pair_is_drawn_and_templates_are_uniform() -> None:
     np.testing.assert_allclose(share, 1 / 3, atol=4 * np.sqrt(2 / 9 / 3000))
 
 
+def test_the_gap_grows_in_whole_steps() -> None:
+    present = [i in (0, 4, 5, 6) for i in range(7)]
+    sampler = CausalPairSampler([Presence(present)], 2, 3, min_frames=1, min_present=1)
+    rng = np.random.default_rng(0)
+    # From 0 the gap 2 finds nothing; 2 + 3 reaches frames 4 and 5, and not 6.
+    drawn = (sampler.draw(rng) for _ in range(300))
+    assert {p.search for p in drawn if p.template == 0} == {4, 5}
+
+
 def test_sequences_are_drawn_by_weight_and_short_ones_never() -> None:
     full = [True] * 25
     sequences = [
@@ -200,20 +209,15 @@ def test_broken_samples_are_raised_or_reported_never_silent(caplog) -> None:
     strict = PairDataset([breaking()], samples_per_epoch=50)
     with pytest.raises(RGBXError, match=r"sequence hurt: frame \d+ is missing"):
         [strict[i] for i in range(50)]
-    lenient = PairDataset(
-        [breaking()], PairSettings(broken="report", max_broken=500, max_gap=5), samples_per_epoch=3
-    )
-    with caplog.at_level(logging.WARNING, logger="tracker.data.dataset"):
+    lenient = PairDataset([breaking()], PairSettings(broken="report", max_broken=500, max_gap=5),
+    samples_per_epoch=3) with caplog.at_level(logging.WARNING, logger="tracker.data.dataset"):
         first = lenient[1]
     assert len(lenient.broken) == len(caplog.records) > 0
     assert all("sequence hurt: frame" in r.getMessage() for r in caplog.records)
     assert torch.equal(first["box"], lenient[1]["box"])
-    hopeless = PairDataset(
-        [breaking()], PairSettings(broken="report", max_broken=2, max_gap=1), samples_per_epoch=50
-    )
-    with pytest.raises(
-        RGBXError, match="2 pairs in a row could not be read, the last because: sequence hurt"
-    ):
+    hopeless = PairDataset([breaking()], PairSettings(broken="report", max_broken=2, max_gap=1),
+    samples_per_epoch=50) with pytest.raises(RGBXError, match="2 pairs in a row could not be read, the last
+    because: sequence hurt"):
         [hopeless[i] for i in range(50)]
 
 
