@@ -58,9 +58,7 @@ def test_output_pixels_lie_where_the_transform_says(box, out_size) -> None:
     grid = (np.arange(out_size) + 0.5) * t.side / out_size
     # OpenCV may place its taps on a grid of 1/32 pixel.
     np.testing.assert_allclose(crop[:, :, 0], np.broadcast_to(t.x + grid, (out_size, out_size)), atol=1 / 32)
-    np.testing.assert_allclose(
-        crop[:, :, 5], np.broadcast_to((t.y + grid)[:, None], (out_size, out_size)), atol=1 / 32
-    )
+    np.testing.assert_allclose(crop[:, :, 5], np.broadcast_to((t.y + grid)[:, None], (out_size, out_size)), atol=1 / 32)
 
 
 def test_six_channels_are_cut_as_three_and_three() -> None:
@@ -108,9 +106,7 @@ def test_augmentation_treats_both_halves_alike() -> None:
             out = augment_crop(np.concatenate([image, image], axis=2), False, flip, gain)
             np.testing.assert_array_equal(out[:, :, :3], out[:, :, 3:])
             mirrored = image[:, ::-1] if flip else image
-            np.testing.assert_array_equal(
-                out[:, :, :3], np.clip(np.rint(mirrored * gain), 0, 255).astype(np.uint8)
-            )
+            np.testing.assert_array_equal(out[:, :, :3], np.clip(np.rint(mirrored * gain), 0, 255).astype(np.uint8))
 
 
 def test_grey_touches_rgb_alone() -> None:
@@ -169,14 +165,10 @@ def test_depth_is_clipped_scaled_and_coloured_in_rgb_order() -> None:
     assert grey[0, 2, 0] == int(255 * 1500 / 3000)
     assert (grey == grey[:, :, :1]).all()
     jet = depth_to_image(depth, "jet")
-    np.testing.assert_array_equal(
-        jet, cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
-    )
+    np.testing.assert_array_equal(jet, cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB))
     assert jet[0, 0, 2] > jet[0, 0, 0]  # near is blue
     assert jet[0, 1, 0] > jet[0, 1, 2]  # far is red
-    np.testing.assert_array_equal(
-        depth_to_image(depth, "raw", clip=False)[0, :3, 0], [0, 255, round(1500 * 0.0255)]
-    )
+    np.testing.assert_array_equal(depth_to_image(depth, "raw", clip=False)[0, :3, 0], [0, 255, round(1500 * 0.0255)])
     assert depth_to_image(depth, "grey", clip=False)[5, 5, 0] == int(255 * 1000 / 60000)
     assert not depth_to_image(np.full((4, 4), 7, np.uint16), "grey").any()
     with pytest.raises(RGBXError, match="expected one of jet, grey, raw"):
@@ -192,9 +184,7 @@ def test_the_last_event_of_a_pixel_shows() -> None:
     assert tuple(image[2, 0]) == OFF_COLOUR
     assert (image.reshape(-1, 3) == 255).all(axis=1).sum() == 12 - 3
     assert (events_to_image(np.zeros(0, int), np.zeros(0, int), np.zeros(0, int), (4, 3)) == 255).all()
-    np.testing.assert_array_equal(
-        polarity_to_image(np.array([[3, -2, 0]]))[0], [ON_COLOUR, OFF_COLOUR, (255,) * 3]
-    )
+    np.testing.assert_array_equal(polarity_to_image(np.array([[3, -2, 0]]))[0], [ON_COLOUR, OFF_COLOUR, (255,) * 3])
     with pytest.raises(RGBXError, match="outside the 4x3 image"):
         events_to_image(np.array([4]), np.array([0]), np.array([1]), (4, 3))
     with pytest.raises(RGBXError, match="as many of each"):

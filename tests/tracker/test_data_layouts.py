@@ -44,9 +44,7 @@ PAIRS = [
 
 
 def generated(kind: str, length: int = 30, seed: int = 1, index: int = 0) -> SyntheticSequence:
-    return SyntheticSequence(
-        SyntheticConfig(modality=kind, length=length, seed=seed, size=(96, 72), leave=1.0), index
-    )
+    return SyntheticSequence(SyntheticConfig(modality=kind, length=length, seed=seed, size=(96, 72), leave=1.0), index)
 
 
 @pytest.fixture
@@ -110,9 +108,7 @@ def test_files_are_what_the_published_sets_have(tmp_path) -> None:
     assert lines[int(np.flatnonzero(~depth.present)[0])] == "nan,nan,nan,nan"
     assert [float(v) for v in lines[0].split(",")] == depth.boxes[0].tolist()
     c = write_sequence(event, tmp_path, "visevent", first=37)
-    assert sorted(p.name for p in (c / "vis_imgs").iterdir()) == sorted(
-        p.name for p in (c / "event_imgs").iterdir()
-    )
+    assert sorted(p.name for p in (c / "vis_imgs").iterdir()) == sorted(p.name for p in (c / "event_imgs").iterdir())
     assert (c / "vis_imgs/frame0037.bmp").is_file()
     flags = (c / "absent_label.txt").read_text().split()
     assert flags == [str(int(p)) for p in event.present]  # 1 = present
@@ -142,9 +138,7 @@ def test_natural_order_is_numeric(numbers, seed) -> None:
 def test_numbers_are_separated_by_anything_usual(lasher, separator) -> None:
     expected = open_sequence(lasher).boxes
     text = (lasher / "visible.txt").read_text()
-    (lasher / "visible.txt").write_text(
-        "\ufeff" + text.replace(",", separator).replace("\n", "\r\n") + "\n\n"
-    )
+    (lasher / "visible.txt").write_text("\ufeff" + text.replace(",", separator).replace("\n", "\r\n") + "\n\n")
     np.testing.assert_array_equal(open_sequence(lasher).boxes, expected)
 
 
@@ -316,14 +310,10 @@ def test_frames_that_cannot_be_read_are_named_when_asked_for(lasher) -> None:
     with pytest.raises(RGBXError, match=r"sequence walk: frame 3 is missing: .*i003.png"):
         sequence.frame(3)
     cv2.imwrite(str(path), np.zeros((30, 60, 3), np.uint8))
-    with pytest.raises(
-        RGBXError, match=r"sequence walk: frame 3 is 60x40 in RGB but 60x30 in thermal: .*i003.png"
-    ):
+    with pytest.raises(RGBXError, match=r"sequence walk: frame 3 is 60x40 in RGB but 60x30 in thermal: .*i003.png"):
         sequence.frame(3)
     cv2.imwrite(str(path), np.zeros((40, 60), np.uint16))
-    with pytest.raises(
-        RGBXError, match=r"frame 3 has uint16 pixels: .*i003.png; expected 8-bit thermal images"
-    ):
+    with pytest.raises(RGBXError, match=r"frame 3 has uint16 pixels: .*i003.png; expected 8-bit thermal images"):
         sequence.frame(3)
     path.write_bytes(good)
     assert sequence.frame(3).shape == (40, 60, 6)
@@ -336,9 +326,7 @@ def test_visevents_frames_go_by_name(tmp_path) -> None:
     folder = write_sequence(generated("event", 4), tmp_path, "visevent")
     files = frame_files(folder / "event_imgs")
     files[2].rename(files[2].with_name("frame0099.bmp"))
-    with pytest.raises(
-        RGBXError, match=r"frame0002.bmp has no event frame of the same name \(found frame0003.bmp"
-    ):
+    with pytest.raises(RGBXError, match=r"frame0002.bmp has no event frame of the same name \(found frame0003.bmp"):
         open_sequence(folder)
     (folder / "absent_label.txt").write_text("1\n2\n1\n1\n")
     files[2].with_name("frame0099.bmp").rename(files[2])

@@ -209,15 +209,14 @@ def test_broken_samples_are_raised_or_reported_never_silent(caplog) -> None:
     strict = PairDataset([breaking()], samples_per_epoch=50)
     with pytest.raises(RGBXError, match=r"sequence hurt: frame \d+ is missing"):
         [strict[i] for i in range(50)]
-    lenient = PairDataset([breaking()], PairSettings(broken="report", max_broken=500, max_gap=5),
-    samples_per_epoch=3) with caplog.at_level(logging.WARNING, logger="tracker.data.dataset"):
+    lenient = PairDataset([breaking()], PairSettings(broken="report", max_broken=500, max_gap=5), samples_per_epoch=3)
+    with caplog.at_level(logging.WARNING, logger="tracker.data.dataset"):
         first = lenient[1]
     assert len(lenient.broken) == len(caplog.records) > 0
     assert all("sequence hurt: frame" in r.getMessage() for r in caplog.records)
     assert torch.equal(first["box"], lenient[1]["box"])
-    hopeless = PairDataset([breaking()], PairSettings(broken="report", max_broken=2, max_gap=1),
-    samples_per_epoch=50) with pytest.raises(RGBXError, match="2 pairs in a row could not be read, the last
-    because: sequence hurt"):
+    hopeless = PairDataset([breaking()], PairSettings(broken="report", max_broken=2, max_gap=1), samples_per_epoch=50)
+    with pytest.raises(RGBXError, match="2 pairs in a row could not be read, the last because: sequence hurt"):
         [hopeless[i] for i in range(50)]
 
 

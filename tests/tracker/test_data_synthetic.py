@@ -158,9 +158,7 @@ def contrast(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
 
 def test_thermal_shows_at_night_what_rgb_does_not() -> None:
     in_rgb, in_x = [], []
-    config = SyntheticConfig(
-        modality="thermal", length=12, seed=6, night=1.0, leave=0.0, occlusion=0.0, difficulty=0.3
-    )
+    config = SyntheticConfig(modality="thermal", length=12, seed=6, night=1.0, leave=0.0, occlusion=0.0, difficulty=0.3)
     for sequence in synthetic_dataset(config, 12):
         scene = sequence.scene
         assert scene.condition == "night"

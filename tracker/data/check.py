@@ -54,13 +54,9 @@ class Report:
     def __str__(self) -> str:
         lines = list(self.problems)
         for s in self.sequences:
-            state = (
-                "ok" if not s.problems else f"{len(s.problems)} problem{'s' if len(s.problems) > 1 else ''}"
-            )
+            state = "ok" if not s.problems else f"{len(s.problems)} problem{'s' if len(s.problems) > 1 else ''}"
             kind = f"{s.layout or 'unknown layout'}, {s.modality or 'unknown modality'}"
-            lines.append(
-                f"{s.name}: {state}; {kind}; {s.usable}/{s.frames} frames usable, target in {s.present}"
-            )
+            lines.append(f"{s.name}: {state}; {kind}; {s.usable}/{s.frames} frames usable, target in {s.present}")
             lines += [f"  - {text}" for text in s.problems]
             lines += [f"  ({text})" for text in s.notes]
         good = sum(not s.problems for s in self.sequences)
@@ -104,9 +100,7 @@ def check_dataset(
     return report
 
 
-def check_sequence(
-    folder: str | os.PathLike[str], layout: str = "auto", decode: bool = True
-) -> SequenceReport:
+def check_sequence(folder: str | os.PathLike[str], layout: str = "auto", decode: bool = True) -> SequenceReport:
     """Look at one sequence's folder; see :func:`check_dataset`."""
     path = Path(folder)
     found = SequenceReport(path.name, path)
@@ -131,9 +125,7 @@ def check_sequence(
             if size is None:
                 size = shape
             elif shape != size:
-                found.notes.append(
-                    f"frame {index} is {shape[1]}x{shape[0]}, the first one {size[1]}x{size[0]}"
-                )
+                found.notes.append(f"frame {index} is {shape[1]}x{shape[0]}, the first one {size[1]}x{size[0]}")
     if not np.isfinite(sequence.boxes).any():
         found.notes.append("no boxes: good for `rgbx track`, not for training or evaluation")
     else:

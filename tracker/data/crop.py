@@ -54,14 +54,10 @@ class CropTransform:
         pixels."""
         b = np.asarray(box, dtype=np.float64)
         w, h = b[..., 2] * self.side, b[..., 3] * self.side
-        return np.stack(
-            [b[..., 0] * self.side + self.x - w / 2, b[..., 1] * self.side + self.y - h / 2, w, h], axis=-1
-        )
+        return np.stack([b[..., 0] * self.side + self.x - w / 2, b[..., 1] * self.side + self.y - h / 2, w, h], axis=-1)
 
 
-def jitter_box(
-    box: np.ndarray, center_jitter: float, scale_jitter: float, rng: np.random.Generator
-) -> np.ndarray:
+def jitter_box(box: np.ndarray, center_jitter: float, scale_jitter: float, rng: np.random.Generator) -> np.ndarray:
     """Move and rescale a box at random, as OSTrack does before it cuts the search region.
 
     Width and height are multiplied by exp(N(0, 1) * scale_jitter) each, the centre moves by up to half of
@@ -81,11 +77,7 @@ def crop_transform(box: np.ndarray, factor: float, out_size: int) -> CropTransfo
         RGBXError: the box is not finite or has no area, or factor or size is not positive.
     """
     x, y, w, h = (float(v) for v in box)
-    if (
-        not (math.isfinite(x) and math.isfinite(y) and math.isfinite(w) and math.isfinite(h))
-        or w <= 0
-        or h <= 0
-    ):
+    if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(w) and math.isfinite(h)) or w <= 0 or h <= 0:
         raise RGBXError(
             f"cannot crop around the box x={x:g} y={y:g} w={w:g} h={h:g}; it must be finite and have an area"
         )

@@ -170,9 +170,7 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
         pair = self.sampler.draw(rng)
         sequence = self.sequences[pair.sequence]
         template_box, search_box = sequence.boxes[pair.template], sequence.boxes[pair.search]
-        template, _ = crop_region(
-            sequence.planes(pair.template), template_box, s.template_factor, s.template_size
-        )
+        template, _ = crop_region(sequence.planes(pair.template), template_box, s.template_factor, s.template_size)
         search, transform = crop_region(
             sequence.planes(pair.search),
             search_box,

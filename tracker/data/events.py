@@ -34,9 +34,7 @@ def events_to_image(x: np.ndarray, y: np.ndarray, polarity: np.ndarray, size: tu
         RGBXError: lengths that differ, or events outside the image.
     """
     if not len(x) == len(y) == len(polarity):
-        raise RGBXError(
-            f"events have {len(x)} x, {len(y)} y and {len(polarity)} polarities; expected as many of each"
-        )
+        raise RGBXError(f"events have {len(x)} x, {len(y)} y and {len(polarity)} polarities; expected as many of each")
     width, height = size
     canvas = np.zeros((height, width), dtype=np.int8)
     if len(x):

@@ -81,9 +81,7 @@ def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
 def frame_files(folder: Path) -> list[Path]:
     """Images of a folder in natural order; hidden files and other kinds are passed over."""
     try:
-        found = [
-            p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-        ]
+        found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     except OSError:
         return []
     return sorted(found, key=lambda p: (natural_key(p), p.name))
@@ -99,9 +97,7 @@ def detect_layout(folder: Path) -> str | None:
         return "visevent"
     if has("color", "depth"):
         return "depthtrack"
-    if has("visible", "infrared") and any(
-        (folder / f"{n}.txt").is_file() for n in ("visible", "infrared", "init")
-    ):
+    if has("visible", "infrared") and any((folder / f"{n}.txt").is_file() for n in ("visible", "infrared", "init")):
         return "lasher"
     if any(has(name) for name in RGB_FOLDERS):
         return "folders"
@@ -111,9 +107,7 @@ def detect_layout(folder: Path) -> str | None:
 def _parts(folder: Path, layout: str, problems: list[str]) -> _Parts | None:
     name = folder.name
     if layout == "lasher":
-        parts = _Parts(
-            "visible", "infrared", "thermal", ("visible.txt", "init.txt", "infrared.txt"), one_based=True
-        )
+        parts = _Parts("visible", "infrared", "thermal", ("visible.txt", "init.txt", "infrared.txt"), one_based=True)
     elif layout == "depthtrack":
         parts = _Parts("color", "depth", "depth", ("groundtruth.txt",))
     elif layout == "visevent":
@@ -133,9 +127,7 @@ def _parts(folder: Path, layout: str, problems: list[str]) -> _Parts | None:
         parts = _Parts(rgb[0], chosen, modality, ("groundtruth.txt",), boxes_optional=True)
     for sub in (parts.rgb, parts.x):
         if sub is not None and not (folder / sub).is_dir():
-            problems.append(
-                f"sequence {name}: the folder {folder / sub} is missing; the {layout} layout needs it"
-            )
+            problems.append(f"sequence {name}: the folder {folder / sub} is missing; the {layout} layout needs it")
             return None
     return parts
 
@@ -170,8 +162,7 @@ def _read_boxes(path: Path, name: str, one_based: bool, problems: list[str]) -> 
         values = _numbers(line)
         if values is None or len(values) != 4:
             problems.append(
-                f"sequence {name}: line {number} of {path} is {line.strip()[:60]!r}; expected four numbers "
-                "x, y, w, h"
+                f"sequence {name}: line {number} of {path} is {line.strip()[:60]!r}; expected four numbers x, y, w, h"
             )
             continue
         box = np.array(values)
@@ -195,15 +186,11 @@ def _read_flags(path: Path, name: str, count: int, problems: list[str]) -> np.nd
     flags = np.zeros(len(lines), dtype=bool)
     for number, line in enumerate(lines, 1):
         if line.strip() not in ("0", "1"):
-            problems.append(
-                f"sequence {name}: line {number} of {path} is {line.strip()[:60]!r}; expected 0 or 1"
-            )
+            problems.append(f"sequence {name}: line {number} of {path} is {line.strip()[:60]!r}; expected 0 or 1")
             return None
         flags[number - 1] = line.strip() == "1"
     if len(flags) != count:
-        problems.append(
-            f"sequence {name}: {path} has {len(flags)} lines for {count} frames; expected one per frame"
-        )
+        problems.append(f"sequence {name}: {path} has {len(flags)} lines for {count} frames; expected one per frame")
         return None
     return flags
 
@@ -223,9 +210,7 @@ def _render_depth(x: np.ndarray, style: str) -> np.ndarray:
     return depth_to_image(x, style) if x.ndim == 2 else x
 
 
-def load_sequence(
-    folder: Path, layout: str, problems: list[str], depth_style: str = "jet"
-) -> FolderSequence | None:
+def load_sequence(folder: Path, layout: str, problems: list[str], depth_style: str = "jet") -> FolderSequence | None:
     """Read a sequence's folder; every fault goes to ``problems`` as one sentence. None where nothing can be
     opened."""
     name = folder.name
@@ -251,8 +236,7 @@ def load_sequence(
     x_files = None if parts.x is None else frame_files(folder / parts.x)
     if not rgb_files:
         problems.append(
-            f"sequence {name}: {folder / parts.rgb} holds no image; expected {', '.join(IMAGE_SUFFIXES)} "
-            "files"
+            f"sequence {name}: {folder / parts.rgb} holds no image; expected {', '.join(IMAGE_SUFFIXES)} files"
         )
         return None
     if x_files is not None and len(x_files) != len(rgb_files):
@@ -275,9 +259,7 @@ def load_sequence(
     if source is None:
         boxes = np.full((count, 4), np.nan)
         if not parts.boxes_optional:
-            problems.append(
-                f"sequence {name}: {folder} has no {' or '.join(parts.boxes)}; the boxes are missing"
-            )
+            problems.append(f"sequence {name}: {folder} has no {' or '.join(parts.boxes)}; the boxes are missing")
             return None
     else:
         boxes = _read_boxes(source, name, parts.one_based, problems)
@@ -299,9 +281,7 @@ def load_sequence(
                     tags[tag.stem] = flags
         size = _image_size(rgb_files[0])
         if size is None:
-            problems.append(
-                f"sequence {name}: frame 0 cannot be decoded as an image: {rgb_files[0]}; restore the file"
-            )
+            problems.append(f"sequence {name}: frame 0 cannot be decoded as an image: {rgb_files[0]}; restore the file")
         else:
             with np.errstate(invalid="ignore"):
                 outside = (boxes[:, 0] >= size[0]) | (boxes[:, 1] >= size[1])
@@ -325,9 +305,7 @@ def _raise_first(problems: list[str]) -> None:
         raise RGBXError(problems[0] + more)
 
 
-def open_sequence(
-    folder: str | os.PathLike[str], layout: str = "auto", depth_style: str = "jet"
-) -> FolderSequence:
+def open_sequence(folder: str | os.PathLike[str], layout: str = "auto", depth_style: str = "jet") -> FolderSequence:
     """Open one sequence's folder.
 
     Args:
@@ -352,9 +330,7 @@ def _listed_names(path: Path) -> list[str]:
     return [line.strip().rstrip("/") for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def sequence_folders(
-    root: str | os.PathLike[str], layout: str = "auto", split: str | None = None
-) -> list[Path]:
+def sequence_folders(root: str | os.PathLike[str], layout: str = "auto", split: str | None = None) -> list[Path]:
     """Folders of a data set's sequences, in the order of the list file or in natural order.
 
     ``split`` is ``"train"`` or ``"test"`` (the layout's list file, or a folder of that name, in ``root``), or
@@ -377,8 +353,7 @@ def sequence_folders(
         elif listing is None:
             sought = ", ".join(str(path) for path in candidates)
             raise RGBXError(
-                f"split {split!r} is not in {base}: none of {sought}, nor a folder of that name; give a "
-                "list file"
+                f"split {split!r} is not in {base}: none of {sought}, nor a folder of that name; give a list file"
             )
     elif (base / "list.txt").is_file():
         listing = base / "list.txt"
@@ -395,9 +370,7 @@ def sequence_folders(
                 if q.is_dir() and not q.name.startswith(".") and detect_layout(q) is not None
             ]
         if not folders:
-            raise RGBXError(
-                f"{base} holds no sequence in a known layout ({', '.join(LAYOUTS)}); check the path"
-            )
+            raise RGBXError(f"{base} holds no sequence in a known layout ({', '.join(LAYOUTS)}); check the path")
         return folders
     folders = []
     for name in _listed_names(listing):

@@ -23,8 +23,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
         raise RGBXError(f"images are {images.dtype}; expected uint8 pixels, not yet normalised")
     if images.ndim < 3 or images.shape[-3] % 3 or images.shape[-3] == 0:
         raise RGBXError(
-            f"images have shape {tuple(images.shape)}; expected (B, 6, H, W) or another multiple of 3 "
-            "channels"
+            f"images have shape {tuple(images.shape)}; expected (B, 6, H, W) or another multiple of 3 channels"
         )
     halves = images.shape[-3] // 3
     mean = torch.tensor(IMAGENET_MEAN * halves, dtype=torch.float32, device=images.device).view(-1, 1, 1)

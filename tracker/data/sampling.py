@@ -54,9 +54,7 @@ class CausalPairSampler:
         weights: collections.abc.Sequence[float] | None = None,
     ) -> None:
         if max_gap < 1 or gap_growth < 1:
-            raise RGBXError(
-                f"max_gap is {max_gap} and gap_growth {gap_growth}; both must be at least 1 frame"
-            )
+            raise RGBXError(f"max_gap is {max_gap} and gap_growth {gap_growth}; both must be at least 1 frame")
         if weights is not None and (len(weights) != len(sequences) or any(not w >= 0 for w in weights)):
             raise RGBXError(
                 f"{len(weights)} weights for {len(sequences)} sequences; expected one, not negative, for each"
@@ -70,15 +68,12 @@ class CausalPairSampler:
         for index, sequence in enumerate(sequences):
             present = np.flatnonzero(sequence.present)
             if sequence.length < min_frames:
-                self.unusable.append(
-                    (index, f"{sequence.name} has {sequence.length} frames, fewer than {min_frames}")
-                )
+                self.unusable.append((index, f"{sequence.name} has {sequence.length} frames, fewer than {min_frames}"))
             elif len(present) < max(2, min_present):
                 self.unusable.append(
                     (
                         index,
-                        f"{sequence.name} shows its target in {len(present)} frames, fewer than "
-                        f"{max(2, min_present)}",
+                        f"{sequence.name} shows its target in {len(present)} frames, fewer than {max(2, min_present)}",
                     )
                 )
             elif weights is not None and weights[index] == 0:

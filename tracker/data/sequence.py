@@ -116,8 +116,7 @@ class ArraySequence(Sequence):
         self.boxes = as_boxes(boxes)
         if len(self.boxes) != len(frames):
             raise RGBXError(
-                f"sequence {name}: {len(frames)} frames but {len(self.boxes)} boxes; expected one box per "
-                "frame"
+                f"sequence {name}: {len(frames)} frames but {len(self.boxes)} boxes; expected one box per frame"
             )
         self.name = name
         self.modality = modality
@@ -205,8 +204,7 @@ class FolderSequence(Sequence):
         if image is None:
             what = "cannot be decoded as an image" if path.is_file() else "is missing"
             raise RGBXError(
-                f"sequence {self.name}: frame {index} {what}: {path}; restore the file or leave the "
-                "sequence out"
+                f"sequence {self.name}: frame {index} {what}: {path}; restore the file or leave the sequence out"
             )
         return image
 

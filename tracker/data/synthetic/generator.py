@@ -55,9 +55,7 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         if self.modality not in (*MODALITIES, "rgb"):
-            raise RGBXError(
-                f"modality is {self.modality!r}; expected one of {', '.join((*MODALITIES, 'rgb'))}"
-            )
+            raise RGBXError(f"modality is {self.modality!r}; expected one of {', '.join((*MODALITIES, 'rgb'))}")
         if self.split not in SPLITS:
             raise RGBXError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")
         if self.depth_style not in DEPTH_STYLES:

@@ -235,8 +235,7 @@ class Scene:
             float(rng.uniform(0.0002, 0.002)),
         )
         self._events = (
-            float(rng.uniform(0.12, 0.22))
-            * (1.8 if self.x_fails else 0.4 if self.condition == "fog" else 1.0),
+            float(rng.uniform(0.12, 0.22)) * (1.8 if self.x_fails else 0.4 if self.condition == "fog" else 1.0),
             float(rng.uniform(0.001, 0.004)),
         )
 
@@ -302,17 +301,13 @@ class Scene:
             size=np.full(n, largest),
             turn=self._turn(rng, n, sprite.upright),
             phase=self._phases(rng, n, sprite),
-            distance=np.full(
-                n, near * (rng.uniform(1.25, 1.7) if rng.random() < 0.7 else rng.uniform(0.65, 0.9))
-            ),
+            distance=np.full(n, near * (rng.uniform(1.25, 1.7) if rng.random() < 0.7 else rng.uniform(0.65, 0.9))),
             temperature=np.full(n, float(np.clip(temperature, 0, 1))),
             ambient=self._ambient,
             veil=self._veil_near,
         )
 
-    def _screen(
-        self, rng: np.random.Generator, n: int, unit: int, nearest: float, center: np.ndarray
-    ) -> Actor:
+    def _screen(self, rng: np.random.Generator, n: int, unit: int, nearest: float, center: np.ndarray) -> Actor:
         tall = rng.random() < 0.7
         thin, long = unit * rng.uniform(0.07, 0.2), unit * rng.uniform(0.6, 1.1)
         width, height = (int(thin), int(long)) if tall else (int(long * 0.7), int(thin))
@@ -368,9 +363,7 @@ class Scene:
                 wall = float(self.target.distance.mean()) * 1.04 + 0.1 * (wall - wall.mean())
             self._canvas_x = np.ascontiguousarray(np.broadcast_to(wall, (ch, cw)), dtype=np.float32)
         calm_camera = 0.4 if self.config.modality == "event" else 1.0
-        reach = (
-            calm_camera * rng.uniform(0.1, 0.3 + 0.5 * self.config.difficulty) if rng.random() < 0.8 else 0.0
-        )
+        reach = calm_camera * rng.uniform(0.1, 0.3 + 0.5 * self.config.difficulty) if rng.random() < 0.8 else 0.0
         margin = np.array([cw - w, ch - h]) / 2
         pan = np.stack([_wander(rng, n, 240, 80), _wander(rng, n, 240, 80)], axis=1) * reach
         shake = rng.standard_normal((n, 2)) * (0.6 * self.config.difficulty * (reach > 0) * calm_camera)
@@ -454,9 +447,7 @@ class Scene:
         matrix = np.array([[c, -s, mx], [s, c, my]])
         rgb = _warp(self._canvas, matrix, w, h, cv2.BORDER_REFLECT_101)
         x = None if self._canvas_x is None else _warp(self._canvas_x, matrix, w, h, cv2.BORDER_REFLECT_101)
-        for actor in sorted(
-            self.actors if actors is None else actors, key=lambda a: -float(a.distance[index])
-        ):
+        for actor in sorted(self.actors if actors is None else actors, key=lambda a: -float(a.distance[index])):
             self._draw(actor, index, rgb, x)
         return rgb, x
 

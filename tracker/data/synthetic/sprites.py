@@ -43,24 +43,18 @@ def _polygon(mask: np.ndarray, points: np.ndarray, part: int) -> None:
     cv2.fillPoly(mask, [fixed], part, shift=4)
 
 
-def _ellipse(
-    mask: np.ndarray, cx: float, cy: float, rx: float, ry: float, part: int, turn: float = 0.0
-) -> None:
+def _ellipse(mask: np.ndarray, cx: float, cy: float, rx: float, ry: float, part: int, turn: float = 0.0) -> None:
     t = np.linspace(0, 2 * math.pi, 28, endpoint=False)
     c, s = math.cos(turn), math.sin(turn)
     px, py = rx * np.cos(t), ry * np.sin(t)
     _polygon(mask, np.stack([cx + c * px - s * py, cy + s * px + c * py], axis=1), part)
 
 
-def _limb(
-    mask: np.ndarray, x0: float, y0: float, angle: float, length: float, width: float, part: int
-) -> None:
+def _limb(mask: np.ndarray, x0: float, y0: float, angle: float, length: float, width: float, part: int) -> None:
     dx, dy = math.sin(angle), math.cos(angle)
     nx, ny = dy * width / 2, -dx * width / 2
     x1, y1 = x0 + dx * length, y0 + dy * length
-    _polygon(
-        mask, np.array([[x0 + nx, y0 + ny], [x1 + nx, y1 + ny], [x1 - nx, y1 - ny], [x0 - nx, y0 - ny]]), part
-    )
+    _polygon(mask, np.array([[x0 + nx, y0 + ny], [x1 + nx, y1 + ny], [x1 - nx, y1 - ny], [x0 - nx, y0 - ny]]), part)
     _ellipse(mask, x1, y1, width / 2, width / 2, part)
 
 
@@ -217,6 +211,4 @@ def make_screen(rng: np.random.Generator, split: str, width: int, height: int) -
     patch = np.clip(patch * across[None, :, None], 0, 255).astype(np.uint8)
     rgba = np.concatenate([patch, alpha[:, :, None]], axis=2)[None]
     flat = np.full((1, side, side), 0.5, dtype=np.float32)
-    return Sprite(
-        rgba, flat, np.zeros((side, side), dtype=np.float32), max(width, height) / side, upright=True
-    )
+    return Sprite(rgba, flat, np.zeros((side, side), dtype=np.float32), max(width, height) / side, upright=True)
