@@ -64,15 +64,11 @@ def significance_penalty(
     return result
 
 
-def _align(
-    params: Tensors, anchors: Tensors, significance: Tensors
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _align(params: Tensors, anchors: Tensors, significance: Tensors) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     mappings = [isinstance(given, Mapping) for given in (params, anchors, significance)]
     if not any(mappings):
         return list(params), list(anchors), list(significance)  # type: ignore[arg-type]
-    if not (
-        isinstance(params, Mapping) and isinstance(anchors, Mapping) and isinstance(significance, Mapping)
-    ):
+    if not (isinstance(params, Mapping) and isinstance(anchors, Mapping) and isinstance(significance, Mapping)):
         raise ValueError(
             "significance_penalty needs three lists of tensors or three mappings by name, not some of each"
         )

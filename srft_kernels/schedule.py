@@ -20,8 +20,7 @@ CUSTOM = "custom"
 def _check_steps(total_steps: object) -> None:
     if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
         raise ValueError(
-            f"total_steps must be a positive int, the step from which kappa stays at its end, "
-            f"got {total_steps!r}"
+            f"total_steps must be a positive int, the step from which kappa stays at its end, got {total_steps!r}"
         )
 
 
@@ -129,8 +128,7 @@ def as_schedule(kappa: Kappa | float) -> Kappa:
         return ConstantKappa(kappa)
     if not callable(kappa):
         raise ValueError(
-            "kappa must be a number in [0, 1], a schedule or a callable float(step), "
-            f"got {type(kappa).__name__}"
+            f"kappa must be a number in [0, 1], a schedule or a callable float(step), got {type(kappa).__name__}"
         )
     return kappa
 
@@ -139,9 +137,7 @@ def evaluate(schedule: Kappa, step: int) -> float:
     """κ at ``step``, with the answer of a custom callable held to what κ may be: a finite float in [0, 1]."""
     value = float(schedule(step))
     if not 0.0 <= value <= 1.0:
-        raise ValueError(
-            f"the kappa schedule {schedule!r} answered {value} at step {step}; it must be in [0, 1]"
-        )
+        raise ValueError(f"the kappa schedule {schedule!r} answered {value} at step {step}; it must be in [0, 1]")
     return value
 
 
@@ -169,13 +165,9 @@ def schedule_from_state(state: Mapping[str, str | int | float], live: Kappa | No
             )
         return live
     if kind not in SCHEDULES:
-        raise ValueError(
-            f"unknown kappa schedule {kind!r} in the saved state; known are {', '.join(SCHEDULES)}"
-        )
+        raise ValueError(f"unknown kappa schedule {kind!r} in the saved state; known are {', '.join(SCHEDULES)}")
     known = SCHEDULES[str(kind)]
     expected = {f.name for f in fields(known)}
     if set(arguments) != expected:
-        raise ValueError(
-            f"the saved state of {kind} has the fields {sorted(arguments)}, expected {sorted(expected)}"
-        )
+        raise ValueError(f"the saved state of {kind} has the fields {sorted(arguments)}, expected {sorted(expected)}")
     return known(**arguments)

@@ -25,9 +25,7 @@ from torch import Tensor
 FORWARD = "srft::significance_penalty"
 BACKWARD = "srft::significance_penalty_backward"
 FORWARD_SCHEMA = "(Tensor[] params, Tensor[] anchors, Tensor[] significance, Tensor strength) -> Tensor"
-BACKWARD_SCHEMA = (
-    "(Tensor grad, Tensor[] params, Tensor[] anchors, Tensor[] significance, Tensor strength) -> Tensor[]"
-)
+BACKWARD_SCHEMA = "(Tensor grad, Tensor[] params, Tensor[] anchors, Tensor[] significance, Tensor strength) -> Tensor[]"
 
 
 def element_dtype(parameter: Tensor) -> torch.dtype:
@@ -221,7 +219,7 @@ def _differentiate_penalty_backward(ctx: Any, cotangents: Sequence[Tensor | None
 
 
 def _register() -> Any:
-    library: Any = torch.library.Library("srft", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library: Any = torch.library.Library("srft", "FRAGMENT")
     for name, schema in ((FORWARD, FORWARD_SCHEMA), (BACKWARD, BACKWARD_SCHEMA)):
         if not hasattr(torch.ops.srft, name.removeprefix("srft::")):
             library.define(name.removeprefix("srft::") + schema)
@@ -229,9 +227,7 @@ def _register() -> Any:
     library.impl("significance_penalty_backward", penalty_backward_reference, "CompositeExplicitAutograd")
     torch.library.register_fake(FORWARD, _fake_penalty, lib=library)
     torch.library.register_fake(BACKWARD, _fake_penalty_backward, lib=library)
-    torch.library.register_autograd(
-        FORWARD, _differentiate_penalty, setup_context=_setup_penalty, lib=library
-    )
+    torch.library.register_autograd(FORWARD, _differentiate_penalty, setup_context=_setup_penalty, lib=library)
     torch.library.register_autograd(
         BACKWARD, _differentiate_penalty_backward, setup_context=_setup_penalty_backward, lib=library
     )
@@ -239,9 +235,7 @@ def _register() -> Any:
     # each of whose operations the transforms know; an operator's own autograd formula is refused there by
     # torch.
     library.impl("significance_penalty", penalty_reference, "FuncTorchDynamicLayerFrontMode")
-    library.impl(
-        "significance_penalty_backward", penalty_backward_reference, "FuncTorchDynamicLayerFrontMode"
-    )
+    library.impl("significance_penalty_backward", penalty_backward_reference, "FuncTorchDynamicLayerFrontMode")
     return library
 
 

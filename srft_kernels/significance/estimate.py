@@ -159,14 +159,11 @@ def _accumulate(
         except NonFiniteBatch as error:
             reasons.append(f"batch {number}: {error}")
             continue
-        reached = [
-            (name, total) for name, total in zip(chosen, contribution.sums, strict=True) if total is not None
-        ]
+        reached = [(name, total) for name, total in zip(chosen, contribution.sums, strict=True) if total is not None]
         broken = _not_finite(reached)
         if broken:
             reasons.append(
-                f"batch {number}: squared gradients of {len(broken)} parameters such as "
-                f"{broken[0]} are not finite"
+                f"batch {number}: squared gradients of {len(broken)} parameters such as {broken[0]} are not finite"
             )
             continue
         for name, total in reached:
@@ -183,13 +180,11 @@ def _accumulate(
         )
     if len(unreached) == len(chosen):
         raise ValueError(
-            "no gradient reached any of the selected parameters: "
-            "parameters= must select ones that loss_fn uses"
+            "no gradient reached any of the selected parameters: parameters= must select ones that loss_fn uses"
         )
     if reasons:
         warnings.warn(
-            f"{len(reasons)} of {len(reasons) + used} batches were left out of the significance: "
-            f"{_some(reasons)}",
+            f"{len(reasons)} of {len(reasons) + used} batches were left out of the significance: {_some(reasons)}",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -222,9 +217,7 @@ def _estimator(name: str, options: Mapping[str, Any]) -> Estimator:
     known = [f.name for f in fields(ESTIMATORS[name])]  # type: ignore[arg-type]
     for option in options:
         if option not in known:
-            raise ValueError(
-                f"the estimator {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}"
-            )
+            raise ValueError(f"the estimator {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}")
     return ESTIMATORS[name](**options)
 
 
@@ -241,8 +234,7 @@ def _selected(model: nn.Module, parameters: Selection | None) -> dict[str, Tenso
         unknown = [name for name in wanted if name not in named]
         if unknown:
             raise ValueError(
-                f"the model has no parameter {unknown[0]!r}"
-                + (f" and {len(unknown) - 1} more" * (len(unknown) > 1))
+                f"the model has no parameter {unknown[0]!r}" + (f" and {len(unknown) - 1} more" * (len(unknown) > 1))
             )
         chosen = {name: named[name] for name in wanted}
     if not chosen:
@@ -253,7 +245,5 @@ def _selected(model: nn.Module, parameters: Selection | None) -> dict[str, Tenso
         )
     odd = [name for name, p in chosen.items() if not p.is_floating_point()]
     if odd:
-        raise ValueError(
-            f"significance is for real floating parameters; {odd[0]!r} is {chosen[odd[0]].dtype}"
-        )
+        raise ValueError(f"significance is for real floating parameters; {odd[0]!r} is {chosen[odd[0]].dtype}")
     return chosen

@@ -210,9 +210,7 @@ class SignificanceMap(Mapping[str, Tensor]):
 
     # ---- values ----
 
-    def to(
-        self, dtype: torch.dtype | None = None, device: str | torch.device | None = None
-    ) -> SignificanceMap:
+    def to(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> SignificanceMap:
         """The map in another dtype or on another device; raises ``ValueError`` where a value overflows the
         dtype."""
         return self._like({name: tensor.to(device=device, dtype=dtype) for name, tensor in self.items()})

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot_statistics(
-    rows: Sequence[LayerStatistics], target: str | os.PathLike[str] | Axes | None, title: str
-) -> Axes:
+def plot_statistics(rows: Sequence[LayerStatistics], target: str | os.PathLike[str] | Axes | None, title: str) -> Axes:
     """Draw into ``target`` (axes), or into a new figure that is written to ``target`` (a path) where one is
     given.
 
@@ -31,11 +29,7 @@ def plot_statistics(
         ) from error
 
     # A Figure of its own, not pyplot's: no global state, no window, no backend to choose.
-    axes = (
-        target
-        if isinstance(target, Axes)
-        else Figure(figsize=(8, 1.5 + 0.2 * len(rows)), layout="tight").subplots()
-    )
+    axes = target if isinstance(target, Axes) else Figure(figsize=(8, 1.5 + 0.2 * len(rows)), layout="tight").subplots()
     shading = colormaps["viridis_r"]
     largest = max((row.share for row in rows), default=0.0) or 1.0
     positions = range(len(rows))

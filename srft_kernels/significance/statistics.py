@@ -70,8 +70,6 @@ def table(rows: Sequence[LayerStatistics], title: str) -> str:
 
     def line(values: Sequence[str]) -> str:
         name, *numbers = values
-        return "  ".join(
-            [name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))]
-        )
+        return "  ".join([name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))])
 
     return "\n".join([title, line(head), "-" * len(line(head)), *(line(values) for values in cells)])

@@ -53,9 +53,7 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def read(
-    path: str | os.PathLike[str], device: str | torch.device = "cpu"
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors in the file's recorded order and how they were made; see :meth:`SignificanceMap.load`."""
     path = os.fspath(path)
     if not os.path.exists(path):

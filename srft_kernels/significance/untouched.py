@@ -21,7 +21,7 @@ def generators_restored(seed: int) -> Iterator[None]:
     python, numpy, torch_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     # Asking an uninitialised CUDA for its state would initialise it, and the block then has nothing to
     # restore.
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
@@ -63,7 +63,7 @@ def model_restored(model: nn.Module, training: bool) -> Iterator[None]:
             module._buffers.update(found)
             with torch.no_grad():
                 for name, saved in value.items():
-                    module._buffers[name].copy_(saved)  # type: ignore[union-attr]
+                    module._buffers[name].copy_(saved)
         for p, required, gradient in zip(parameters, requires, gradients, strict=True):
             p.requires_grad_(required)
             p.grad = gradient

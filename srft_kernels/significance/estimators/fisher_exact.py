@@ -36,7 +36,5 @@ class FisherExact(Estimator):
         parameters = list(request.parameters.values())
         sums: list[Tensor | None] = [None] * len(parameters)
         for sample in range(losses.numel()):
-            add_squares(
-                sums, losses[sample], parameters, self.loss_scale, keep_graph=sample + 1 < losses.numel()
-            )
+            add_squares(sums, losses[sample], parameters, self.loss_scale, keep_graph=sample + 1 < losses.numel())
         return Contribution(sums, samples=losses.numel())

@@ -1,0 +1,57 @@
+// The numbers that C++ and Python must agree on. srft_kernels/ops/contract.py holds the same names; a test compares them.
+#pragma once
+
+namespace srft {
+
+// Positions in the `settings` vector (float64), which is data and not arguments so that it can live on a device and move under
+// a captured graph.
+enum Setting {
+  kLearningRate,
+  kBeta1,  // SGD: momentum
+  kBeta2,  // SGD: dampening
+  kEpsilon,
+  kWeightDecay,
+  kGradientFactor,  // multiplies every gradient: 1 / loss scale, negative to maximise
+  kStrength,        // lambda
+  kKappa,
+  kMuMin,
+  kMuMax,
+  kTau,
+  kTransferBeta,
+  kSettings
+};
+
+// Fields of `flags`.
+enum Inner { kNone = 0, kAdam = 1, kSgd = 2 };
+enum Mode { kProximal = 0, kDecoupled = 1, kCoupled = 2 };
+enum Damping { kUndamped = 0, kRank = 1, kMean = 2 };
+enum Normalize { kTensor = 0, kGlobal = 1, kAbsolute = 2 };
+
+constexpr int kInnerShift = 0;
+constexpr int kModeShift = 2;
+constexpr int kDampingShift = 4;
+constexpr int kNormalizeShift = 6;
+constexpr int kDecoupledDecay = 1 << 8;  // AdamW, not Adam with an L2 term
+constexpr int kAmsgrad = 1 << 9;
+constexpr int kNesterov = 1 << 10;
+constexpr int kTransferToAnchor = 1 << 11;  // transfer_anchor="initial"
+constexpr int kPropagateNonfinite = 1 << 12;
+
+// Positions in a tensor's `statistics` of its transfer significance, gathered in one step and read in the next.
+constexpr int kLow = 0;        // key of the lower end of the histogram's regular bins
+constexpr int kDensity = 1;    // regular bins per unit of key
+constexpr int kSmallest = 2;   // smallest and largest key seen, zeros left out
+constexpr int kLargest = 3;
+constexpr int kSum = 4;        // sum of T over finite elements, and how many they are
+constexpr int kCount = 5;
+constexpr int kBins = 256;     // bin 0: zeros; 1: below; 2..254: regular; 255: above
+constexpr int kHistogram = 8;  // first bin's position
+constexpr int kStatistics = kHistogram + kBins;
+
+// Positions in `report`.
+constexpr int kPriorPenalty = 0;
+constexpr int kTransferPenalty = 1;
+constexpr int kNonfinite = 2;
+constexpr int kReport = 3;
+
+}  // namespace srft

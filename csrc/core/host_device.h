@@ -1,0 +1,55 @@
+// What lets one header serve g++ and nvcc.
+//
+// Everything in core/ is `static inline`, forced inline, and free of the standard library: the CPU loops compile these
+// headers once per instruction set, and a function that the linker may merge across those copies could run AVX-512 code on
+// a machine that has none.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define SRFT_CORE static __forceinline__ __host__ __device__
+#else
+#define SRFT_CORE static inline __attribute__((always_inline))
+#endif
+
+namespace srft {
+
+// The builtins, because they are expressions: g++ vectorises them, nvcc maps them to one instruction each.
+SRFT_CORE float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+SRFT_CORE double fused_multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
+SRFT_CORE float square_root(float x) { return __builtin_sqrtf(x); }
+SRFT_CORE double square_root(double x) { return __builtin_sqrt(x); }
+SRFT_CORE float absolute(float x) { return __builtin_fabsf(x); }
+SRFT_CORE double absolute(double x) { return __builtin_fabs(x); }
+
+SRFT_CORE uint32_t float_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+SRFT_CORE float bits_float(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+template <class Real>
+struct Limits;
+template <>
+struct Limits<float> {
+  static constexpr float largest = 3.402823466e+38f;
+};
+template <>
+struct Limits<double> {
+  static constexpr double largest = 1.7976931348623157e+308;
+};
+
+// False for NaN and for both infinities; one comparison, so that a vector loop can use it as a mask.
+template <class Real>
+SRFT_CORE bool is_finite(Real x) {
+  return absolute(x) <= Limits<Real>::largest;
+}
+
+}  // namespace srft

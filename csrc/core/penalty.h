@@ -1,0 +1,34 @@
+// The weighted quadratic pull of DESIGN section 2: toward the anchor by w_p, toward where the element just was by w_t.
+#pragma once
+
+#include "host_device.h"
+
+namespace srft {
+
+// A weight so large that the blend below is its target to the last bit; beyond it, infinity over infinity would be near.
+template <class Real>
+SRFT_CORE Real bounded_weight(Real weight) {
+  return weight < Real(1e18) ? weight : Real(1e18);
+}
+
+// The exact minimiser of (x - proposed)^2/2 + w_p (x - anchor)^2/2 + w_t (x - current)^2/2, written as a step from `proposed`
+// so that no weight means no change, to the bit.
+template <class Real>
+SRFT_CORE Real proximal(Real proposed, Real current, Real anchor, Real anchor_weight, Real current_weight) {
+  const Real pull = anchor_weight * (anchor - proposed) + current_weight * (current - proposed);
+  return proposed + pull / (Real(1) + anchor_weight + current_weight);
+}
+
+// Its first order, as AdamW decouples weight decay.
+template <class Real>
+SRFT_CORE Real decoupled(Real proposed, Real current, Real anchor, Real anchor_weight, Real current_weight) {
+  return proposed + (anchor_weight * (anchor - proposed) + current_weight * (current - proposed));
+}
+
+// The classical penalty's gradient (EWC, L2-SP), for optimizers that do not rescale.
+template <class Real>
+SRFT_CORE Real coupled(Real gradient, Real current, Real anchor, Real anchor_weight) {
+  return gradient + anchor_weight * (current - anchor);
+}
+
+}  // namespace srft

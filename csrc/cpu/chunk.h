@@ -1,0 +1,101 @@
+// The boundary between the operators, compiled once, and the loops, compiled once per instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/contract.h"
+
+namespace srft::cpu {
+
+enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// Elements of one task. Partial sums are taken per chunk and added in the order of chunks, so that neither the number of
+// threads nor their speed changes a bit of them.
+constexpr int64_t kChunk = 32768;
+
+// One tensor of a step. Null pointers mean "not used". State is in the arithmetic's type: double for float64, else float.
+struct Tensor {
+  int64_t size;
+  DType dtype;         // of param, grad and previous
+  DType anchor_dtype;  // dtype, or the arithmetic's
+  void* param;
+  const void* grad;  // null in the half of an unfused step after the inner one; `prepare` may write it
+  const void* previous;  // weights before an unfused inner step (`prepare` writes it); null: param itself
+  void* first_moment;
+  void* second_moment;
+  void* max_second_moment;
+  const void* anchor;
+  const void* prior;
+  void* transfer;  // null: the second moment
+  double* statistics;
+
+  // Per tensor constants of this step.
+  double negative_step_size;
+  double correction2_root;
+  double one_minus_dampening;
+  double transfer_correction;   // 1 / (1 - beta^t)
+  double prior_weight;          // times P: the anchor's weight (coupled: the gradient's)
+  double prior_weight_per_unit;  // the same for a P that is normalised already and kappa = 1
+  double transfer_to_anchor;    // times T: the same, for transfer_anchor="initial"
+  double prior_penalty;         // times P (theta - a)^2 / 2: the penalty
+  double transfer_penalty;      // times transfer_to_anchor T (theta - a)^2 / 2: likewise
+  double mean_damping;          // times T: the weight toward the current value, for damping="mean"
+  float low, density;           // this step's histogram
+  float table[kBins];           // this step's weight per bin
+};
+
+struct Options {
+  int flags;
+  bool damping_active;  // kappa < 1 and a damping chosen
+  bool pull_active;     // strength > 0
+  bool statistics_active;
+  bool scale_gradient;
+  double settings[kSettings];
+
+  int inner() const { return (flags >> kInnerShift) & 3; }
+  int mode() const { return (flags >> kModeShift) & 3; }
+  int damping() const { return (flags >> kDampingShift) & 3; }
+  int normalize() const { return (flags >> kNormalizeShift) & 3; }
+  bool has(int flag) const { return (flags & flag) != 0; }
+};
+
+struct ChunkSums {
+  double prior;     // sum of P (theta - a)^2, before the step
+  double to_anchor; // sum of T (theta - a)^2, likewise
+  double transfer;  // sum of w_t (new theta - theta)^2
+  double sum;       // of T
+  int64_t finite;
+  int64_t nonfinite;
+};
+
+struct SampledKeys {
+  int32_t histogram[kBins];
+  float smallest, largest;
+};
+
+using ChunkFunction = void (*)(const Options&, const Tensor&, int64_t begin, int64_t end, ChunkSums&, SampledKeys&);
+
+// The loops of one instruction set. `sums` and `keys` are added to.
+struct Loops {
+  const char* name;
+  ChunkFunction process;  // a fused step, or the half of an unfused one after the inner optimizer's
+  ChunkFunction prepare;  // the half before it
+  ChunkFunction preview;  // statistics of T as it will be after this step, for a tensor that has none yet
+};
+
+namespace baseline {
+extern const Loops loops;
+}
+#if defined(SRFT_X86)
+namespace avx2 {
+extern const Loops loops;
+}
+namespace avx512 {
+extern const Loops loops;
+}
+#endif
+
+// The widest that this machine has, or the one that SRFT_CPU_CAPABILITY (baseline, avx2, avx512) names.
+__attribute__((visibility("default"))) const Loops& loops();
+
+}  // namespace srft::cpu

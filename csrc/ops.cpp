@@ -1,0 +1,116 @@
+// The CPU kernels behind the operators that srft_kernels/ops declares, in torch's stable ABI: this file turns lists of tensors
+// into plain pointers, and nothing else.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/contract.h"
+#include "cpu/step.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using TensorList = std::vector<Tensor>;
+
+srft::cpu::DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return srft::cpu::DType::kFloat32;
+    case ScalarType::Double: return srft::cpu::DType::kFloat64;
+    case ScalarType::BFloat16: return srft::cpu::DType::kBFloat16;
+    case ScalarType::Half: return srft::cpu::DType::kFloat16;
+    default: STD_TORCH_CHECK(false, "srft: parameters must be float32, float64, bfloat16 or float16");
+  }
+  return {};
+}
+
+// The i-th tensor's data, or null where the list is empty or that entry has no elements.
+void* pointer(const TensorList& list, size_t i, int64_t size, const char* what, ScalarType expected) {
+  if (list.empty() || list[i].numel() == 0) return nullptr;
+  STD_TORCH_CHECK(list[i].numel() == size, "srft: ", what, " ", i, " has ", list[i].numel(), " elements, its parameter ", size);
+  STD_TORCH_CHECK(list[i].scalar_type() == expected, "srft: ", what, " ", i, " has the wrong dtype");
+  return list[i].mutable_data_ptr();
+}
+
+void check_length(const TensorList& list, size_t count, const char* what) {
+  STD_TORCH_CHECK(list.empty() || list.size() == count, "srft: ", list.size(), " ", what, " for ", count, " parameters");
+}
+
+void step(TensorList params, TensorList grads, TensorList first_moments, TensorList second_moments,
+          TensorList max_second_moments, TensorList steps, TensorList previous, TensorList anchors, TensorList priors,
+          Tensor prior_scales, TensorList transfers, TensorList statistics, Tensor settings, Tensor report, int64_t flags,
+          int64_t phase) {
+  using namespace srft;
+  const size_t count = params.size();
+  check_length(grads, count, "gradients");
+  check_length(first_moments, count, "first moments");
+  check_length(second_moments, count, "second moments");
+  check_length(max_second_moments, count, "maxima of second moments");
+  check_length(previous, count, "previous weights");
+  check_length(anchors, count, "anchors");
+  check_length(priors, count, "priors");
+  check_length(transfers, count, "transfer significances");
+  STD_TORCH_CHECK(steps.size() == count && statistics.size() == count, "srft: steps and statistics must match the parameters");
+  STD_TORCH_CHECK(prior_scales.numel() == int64_t(2 * count), "srft: prior_scales must have two values a parameter");
+  STD_TORCH_CHECK(settings.numel() == kSettings && report.numel() == kReport, "srft: settings or report has the wrong size");
+
+  cpu::Options options{};
+  options.flags = int(flags);
+  const double* s = static_cast<const double*>(settings.const_data_ptr());
+  for (int i = 0; i < kSettings; ++i) options.settings[i] = s[i];
+  const double* scales = static_cast<const double*>(prior_scales.const_data_ptr());
+  const auto stage = static_cast<cpu::Phase>(phase);
+  const bool adam = options.inner() == kAdam;
+  const bool coupled = options.mode() == kCoupled;
+
+  std::vector<cpu::Tensor> tensors(count);
+  for (size_t i = 0; i < count; ++i) {
+    cpu::Tensor& t = tensors[i];
+    const ScalarType dtype = params[i].scalar_type();
+    const ScalarType state = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+    t.size = params[i].numel();
+    t.dtype = dtype_of(params[i]);
+    t.param = params[i].mutable_data_ptr();
+    t.grad = pointer(grads, i, t.size, "gradient", dtype);
+    t.previous = pointer(previous, i, t.size, "previous weight", dtype);
+    t.first_moment = pointer(first_moments, i, t.size, "first moment", state);
+    t.second_moment = pointer(second_moments, i, t.size, "second moment", state);
+    t.max_second_moment = pointer(max_second_moments, i, t.size, "maximum of second moments", state);
+    t.prior = pointer(priors, i, t.size, "prior", state);
+    t.transfer = pointer(transfers, i, t.size, "transfer significance", state);
+    t.anchor = nullptr;
+    t.anchor_dtype = t.dtype;
+    if (!anchors.empty() && anchors[i].numel() > 0) {
+      t.anchor = pointer(anchors, i, t.size, "anchor", anchors[i].scalar_type() == state ? state : dtype);
+      t.anchor_dtype = dtype_of(anchors[i]);
+    }
+    t.statistics = static_cast<double*>(statistics[i].mutable_data_ptr());
+
+    float* taken = static_cast<float*>(steps[i].mutable_data_ptr());
+    if (stage != cpu::Phase::kAfter) *taken += 1.0f;
+    const double time = double(*taken);
+    if (adam) {
+      t.negative_step_size = -s[kLearningRate] / (1 - std::pow(s[kBeta1], time));
+      t.correction2_root = std::sqrt(1 - std::pow(s[kBeta2], time));
+    }
+    t.one_minus_dampening = time <= 1 ? 1.0 : 1 - s[kBeta2];
+    t.transfer_correction = 1 / (1 - std::pow(s[t.transfer ? kTransferBeta : kBeta2], time));
+
+    // DESIGN section 2: w_p = lr lambda kappa P^ / rho, with scales = (1 / mean(P), 1 / rho); coupled: lambda kappa P^.
+    const double unit = coupled ? s[kStrength] : s[kLearningRate] * s[kStrength] * scales[2 * i + 1];
+    t.prior_weight_per_unit = unit;
+    t.prior_weight = unit * s[kKappa] * scales[2 * i];
+    t.prior_penalty = s[kStrength] * s[kKappa] * scales[2 * i] * (coupled ? 1.0 : scales[2 * i + 1]);
+    t.transfer_penalty = coupled ? 1.0 : (s[kLearningRate] > 0 ? 1 / s[kLearningRate] : 0.0);
+  }
+  cpu::step(options, tensors, stage, static_cast<double*>(report.mutable_data_ptr()));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(srft, CPU, m) { m.impl("step_", TORCH_BOX(&step)); }

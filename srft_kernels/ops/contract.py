@@ -1,0 +1,141 @@
+"""The contract between Python and the kernels: operator schemas, their fakes, and the numbers that both sides share.
+
+``csrc/core/contract.h`` holds the same numbers; ``tests/kernels/test_contract.py`` compares them. The kernels fulfil
+the schemas for their devices; :mod:`srft_kernels.ops.reference` fulfils them for every other.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+
+LIBRARY = torch.library.Library("srft", "FRAGMENT")
+
+
+class Setting(IntEnum):
+    """Positions in the float64 vector ``settings``: data and not arguments, so that it can live on a device."""
+
+    LEARNING_RATE = 0
+    BETA1 = 1  # SGD: momentum
+    BETA2 = 2  # SGD: dampening
+    EPSILON = 3
+    WEIGHT_DECAY = 4
+    GRADIENT_FACTOR = 5  # multiplies every gradient: 1 / loss scale, negative to maximise
+    STRENGTH = 6  # lambda
+    KAPPA = 7
+    MU_MIN = 8
+    MU_MAX = 9
+    TAU = 10
+    TRANSFER_BETA = 11
+
+
+SETTINGS = len(Setting)
+
+
+class Inner(IntEnum):
+    NONE = 0
+    ADAM = 1
+    SGD = 2
+
+
+class Mode(IntEnum):
+    PROXIMAL = 0
+    DECOUPLED = 1
+    COUPLED = 2
+
+
+class Damping(IntEnum):
+    UNDAMPED = 0
+    RANK = 1
+    MEAN = 2
+
+
+class Normalize(IntEnum):
+    PER_TENSOR = 0
+    GLOBAL = 1
+    ABSOLUTE = 2
+
+
+class Phase(IntEnum):
+    FUSED = 0
+    BEFORE = 1  # the halves of an unfused step around the inner optimizer's
+    AFTER = 2
+
+
+INNER_SHIFT = 0
+MODE_SHIFT = 2
+DAMPING_SHIFT = 4
+NORMALIZE_SHIFT = 6
+DECOUPLED_DECAY = 1 << 8  # AdamW, not Adam with an L2 term
+AMSGRAD = 1 << 9
+NESTEROV = 1 << 10
+TRANSFER_TO_ANCHOR = 1 << 11  # transfer_anchor="initial"
+PROPAGATE_NONFINITE = 1 << 12
+
+# Positions in a tensor's `statistics` of its transfer significance, gathered in one step and read in the next.
+LOW = 0  # key of the lower end of the histogram's regular bins
+DENSITY = 1  # regular bins per unit of key
+SMALLEST = 2  # smallest and largest key seen, zeros left out
+LARGEST = 3
+SUM = 4  # sum of T over finite elements, and how many they are
+COUNT = 5
+BINS = 256  # bin 0: zeros; 1: below; 2..254: regular; 255: above
+HISTOGRAM = 8
+STATISTICS = HISTOGRAM + BINS
+
+# Positions in `report`.
+PRIOR_PENALTY = 0
+TRANSFER_PENALTY = 1
+NONFINITE = 2
+REPORT = 3
+
+# Which elements of a tensor the histogram counts.
+SAMPLE_ALL = 131072
+SAMPLE_BLOCK = 64
+SAMPLE_GROUP = 1024
+
+# One step of SRFT over the tensors of a parameter group, in place.
+#
+# Every list has one entry a parameter, or is empty where it is not used; an entry without elements means "this
+# parameter has none" (an anchor, a prior). `previous` is written before an unfused inner step and read after it.
+# `prior_scales` is (n, 2) float64: 1 / mean(P) and 1 / rho. `transfers` is empty where T is `second_moments`. State is
+# float64 for float64 parameters and float32 for all others; an anchor may also have its parameter's dtype. `grads`
+# change only in Phase.BEFORE.
+LIBRARY.define(
+    "step_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] first_moments, Tensor(d!)[] second_moments, "
+    "Tensor(e!)[] max_second_moments, Tensor(f!)[] steps, Tensor(g!)[] previous, Tensor[] anchors, Tensor[] priors, "
+    "Tensor prior_scales, Tensor(h!)[] transfers, Tensor(i!)[] statistics, Tensor settings, Tensor(j!) report, "
+    "int flags, int phase) -> ()"
+)
+
+
+@torch.library.register_fake("srft::step_", lib=LIBRARY)
+def _step_fake(*_arguments: object) -> None:
+    return None
+
+
+def flags_of(
+    *,
+    inner: Inner,
+    mode: Mode,
+    damping: Damping,
+    normalize: Normalize,
+    decoupled_decay: bool = False,
+    amsgrad: bool = False,
+    nesterov: bool = False,
+    transfer_to_anchor: bool = False,
+    propagate_nonfinite: bool = False,
+) -> int:
+    """Pack what is fixed for a parameter group into the operator's ``flags``."""
+    return (
+        inner << INNER_SHIFT
+        | mode << MODE_SHIFT
+        | damping << DAMPING_SHIFT
+        | normalize << NORMALIZE_SHIFT
+        | DECOUPLED_DECAY * decoupled_decay
+        | AMSGRAD * amsgrad
+        | NESTEROV * nesterov
+        | TRANSFER_TO_ANCHOR * transfer_to_anchor
+        | PROPAGATE_NONFINITE * propagate_nonfinite
+    )

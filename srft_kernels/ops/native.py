@@ -1,0 +1,46 @@
+"""The compiled library: found, loaded, described. Absent is a state like any other; asked for by name and absent is an
+error.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARY_FILE = Path(__file__).resolve().parent.parent / "_ops.so"
+
+
+class NativeLibrary:
+    """What :func:`load` found. ``available`` is False where the library was not built or does not load; ``reason`` says
+    why.
+    """
+
+    def __init__(self, build: Any, reason: str) -> None:
+        self.build = build
+        self.reason = reason
+
+    @property
+    def available(self) -> bool:
+        return self.build is not None
+
+    def capability(self) -> str:
+        """The instruction set that the CPU kernels use on this machine."""
+        return str(self.build.capability())
+
+
+def load() -> NativeLibrary:
+    if not LIBRARY_FILE.exists():
+        return NativeLibrary(
+            None, f"{LIBRARY_FILE.name} was not built: install with a C++ compiler present (pip install .)"
+        )
+    try:
+        torch.ops.load_library(str(LIBRARY_FILE))
+        return NativeLibrary(importlib.import_module("srft_kernels._build"), "")
+    except (OSError, ImportError) as error:
+        return NativeLibrary(None, f"{LIBRARY_FILE.name} does not load under torch {torch.__version__}: {error}")
+
+
+library = load()
