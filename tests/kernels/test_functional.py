@@ -46,9 +46,7 @@ def lists(
     )
 
 
-def by_hand(
-    params: list[Tensor], anchors: list[Tensor], significance: list[Tensor], strength: float
-) -> float:
+def by_hand(params: list[Tensor], anchors: list[Tensor], significance: list[Tensor], strength: float) -> float:
     """The formula in NumPy's float64, exactly rounded sum included."""
     terms = [
         p.detach().double().numpy().ravel() - a.detach().double().numpy().ravel()
@@ -80,9 +78,7 @@ def test_narrow_storage_costs_no_accuracy(
     dtype: torch.dtype, significance_dtype: torch.dtype, wide_anchor: bool
 ) -> None:
     anchor_dtype = torch.float32 if wide_anchor and dtype != torch.float64 else dtype
-    tensors = lists(
-        dtype, [(100, 70), (333,)], anchor_dtype=anchor_dtype, significance_dtype=significance_dtype
-    )
+    tensors = lists(dtype, [(100, 70), (333,)], anchor_dtype=anchor_dtype, significance_dtype=significance_dtype)
     for p in tensors[0]:
         p.requires_grad_()
     value = significance_penalty(*tensors, 3.0)
@@ -112,9 +108,7 @@ def test_non_contiguous_tensors_mean_the_same() -> None:
     mixed = significance_penalty([leaf], [tilted[1]], [strided[2]], 2.0)
     torch.testing.assert_close(mixed, expected, rtol=1e-14, atol=0.0)
     (gradient,) = torch.autograd.grad(mixed, leaf)
-    torch.testing.assert_close(
-        gradient, 2.0 * significance[0] * (params[0] - anchors[0]), rtol=1e-14, atol=0.0
-    )
+    torch.testing.assert_close(gradient, 2.0 * significance[0] * (params[0] - anchors[0]), rtol=1e-14, atol=0.0)
 
 
 def _flat(tensors: Lists, strength: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
@@ -194,7 +188,9 @@ def test_compiles_into_one_graph(backend: str, normalize: Any) -> None:
 
 
 def test_fake_tensors_have_the_real_ones_metadata() -> None:
-    tensors = lists(torch.bfloat16)
+    tensors = lists(torch.bfloat16, [*SHAPES, (4, 6)])
+    for group in tensors:
+        group[-1] = group[-1].t()
     real = significance_penalty(*tensors, 1.0)
     pulls = BACKWARD(real, *tensors, torch.tensor(1.0))
     with FakeTensorMode() as mode:
@@ -234,9 +230,7 @@ def test_a_native_kernel_for_the_device_is_preferred() -> None:
     before = significance_penalty(*tensors, 1.0)
     library: Any = torch.library.Library("srft", "IMPL")
     try:
-        library.impl(
-            "significance_penalty", lambda p, a, s, k: torch.full((), 42.0, dtype=torch.float64), "CPU"
-        )
+        library.impl("significance_penalty", lambda p, a, s, k: torch.full((), 42.0, dtype=torch.float64), "CPU")
         assert significance_penalty(*tensors, 1.0).item() == 42.0
     finally:
         library._destroy()

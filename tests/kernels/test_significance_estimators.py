@@ -36,9 +36,7 @@ def net(seed: int = 0, dtype: torch.dtype = torch.float64, norm: bool = False) -
         return nn.Sequential(nn.Linear(3, 4), middle, nn.Tanh(), nn.Linear(4, 3)).to(dtype)
 
 
-def data(
-    sizes: tuple[int, ...] = (5, 3, 1), seed: int = 1, dtype: torch.dtype = torch.float64
-) -> list[Batch]:
+def data(sizes: tuple[int, ...] = (5, 3, 1), seed: int = 1, dtype: torch.dtype = torch.float64) -> list[Batch]:
     g = torch.Generator().manual_seed(seed)
     return [
         (
@@ -137,6 +135,19 @@ def test_signs_depend_on_the_seed_alone() -> None:
     assert any(not torch.equal(one[n], other[n]) for n in one)
 
 
+def test_signs_do_not_come_from_the_global_generator() -> None:
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+
+    def reseeding(model: nn.Module, x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return model(x)[:, 0]
+
+    # Two gradients of 1 give (s + s')² ∈ {0, 4}, so a batch's mean is 0 or 2: the same one in all 64 batches
+    # if the loss function's seeding reached the signs, else both, with a mean near 1 (standard error 1/8).
+    made = estimate_prior(model, reseeding, [torch.ones(2, 1, dtype=torch.float64)] * 64)
+    assert made["weight"].item() == pytest.approx(1.0, abs=0.5)
+
+
 def test_magnitude_and_uniform_need_no_data() -> None:
     model = net(dtype=torch.bfloat16)
     magnitude = estimate_prior(model, estimator="magnitude")
@@ -148,9 +159,7 @@ def test_magnitude_and_uniform_need_no_data() -> None:
     assert magnitude.samples is None
 
 
-@pytest.mark.parametrize(
-    ("dtype", "scale"), [(torch.bfloat16, 1.0), (torch.float16, 1.0), (torch.float16, 256.0)]
-)
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.bfloat16, 1.0), (torch.float16, 1.0), (torch.float16, 256.0)])
 @pytest.mark.parametrize("estimator", ["fisher", "fisher_exact"])
 def test_narrow_parameters_are_accumulated_in_fp32(dtype: torch.dtype, scale: float, estimator: str) -> None:
     model = net(dtype=dtype)
@@ -230,9 +239,7 @@ def test_parameters_are_selected_by_requirement_by_name_and_by_filter() -> None:
     model[0].requires_grad_(False)
     assert set(estimate_prior(model, per_sample, batches)) == {"1.weight", "1.bias", "3.weight", "3.bias"}
     frozen = estimate_prior(model, per_sample, batches, "fisher_exact", parameters=["0.weight"])
-    assert_close(
-        frozen, {"0.weight": gradients_by_func(net(), batches)["0.weight"].square().mean(0)}, rtol=1e-10
-    )
+    assert_close(frozen, {"0.weight": gradients_by_func(net(), batches)["0.weight"].square().mean(0)}, rtol=1e-10)
     assert not model[0].weight.requires_grad
     matrices = estimate_prior(model, per_sample, batches, parameters=lambda name, p: p.dim() == 2)
     assert set(matrices) == {"0.weight", "3.weight"}
@@ -290,9 +297,7 @@ def _scalar(model: nn.Module, batch: Batch) -> Tensor:
 @pytest.mark.parametrize("estimator", ["fisher", "fisher_exact"])
 def test_a_scalar_loss_is_refused_but_for_batches_of_one(estimator: str) -> None:
     model = net()
-    with pytest.raises(
-        ValueError, match=r"per-sample losses of shape \(B,\), got a scalar.*reduction='none'"
-    ):
+    with pytest.raises(ValueError, match=r"per-sample losses of shape \(B,\), got a scalar.*reduction='none'"):
         estimate_prior(model, _scalar, data((3,)), estimator)
     singles = data((1, 1))
     one = estimate_prior(model, _scalar, singles, estimator)
@@ -509,9 +514,7 @@ def test_signs_and_generators_on_the_gpu() -> None:
 
 
 @pytest.mark.parametrize("sized", [True, False])
-def test_progress_shows_how_far_and_how_long_on_stderr(
-    capsys: pytest.CaptureFixture[str], sized: bool
-) -> None:
+def test_progress_shows_how_far_and_how_long_on_stderr(capsys: pytest.CaptureFixture[str], sized: bool) -> None:
     batches = data((2, 2, 2))
     estimate_prior(net(), per_sample, batches if sized else iter(batches), progress=True)
     shown = capsys.readouterr()

@@ -117,9 +117,7 @@ def test_save_and_load_give_the_same_map(
 ) -> None:
     g = torch.Generator().manual_seed(seed)
     values = {n: torch.rand(shape, generator=g).to(dtype) for n, (shape, dtype) in tensors.items()}
-    made = SignificanceMap(
-        values, estimator="fisher", samples=samples, model="Net", info=info, version="0.0.1"
-    )
+    made = SignificanceMap(values, estimator="fisher", samples=samples, model="Net", info=info, version="0.0.1")
     path = tmp_path_factory.mktemp("maps") / "net.significance.safetensors"
     made.save(path)
     assert_same(SignificanceMap.load(path), made)
@@ -230,9 +228,7 @@ def test_a_missing_file_is_the_system_s_error(tmp_path: Path) -> None:
         SignificanceMap.load(tmp_path / "nowhere.safetensors")
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "map.safetensors"
     old = small_map(samples=1)
     old.save(path)
@@ -249,6 +245,16 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(
         small_map(info={"x": object()}).save(path)
     assert_same(SignificanceMap.load(path), old)
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_save_replaces_the_file_and_writes_into_no_old_one(tmp_path: Path) -> None:
+    path, reader = tmp_path / "map.safetensors", tmp_path / "held by a reader"
+    old, new = small_map(samples=1), small_map(samples=2)
+    old.save(path)
+    os.link(path, reader)
+    new.save(path)
+    assert_same(SignificanceMap.load(reader), old)
+    assert_same(SignificanceMap.load(path), new)
 
 
 def test_a_write_that_the_system_stops_is_its_error(tmp_path: Path) -> None:
@@ -309,9 +315,7 @@ def test_parameters_without_a_prior_are_allowed_where_not_strict() -> None:
 
 def test_check_names_at_most_ten_and_counts_the_rest() -> None:
     model = {f"p{k:02d}": torch.ones(1) for k in range(13)}
-    with pytest.raises(
-        ValueError, match=r"13 parameters without significance: p00, .* p09 and 3 more\."
-    ) as error:
+    with pytest.raises(ValueError, match=r"13 parameters without significance: p00, .* p09 and 3 more\.") as error:
         SignificanceMap({}).check(model)
     assert "p10" not in str(error.value)
 
