@@ -21,7 +21,7 @@ COMMAND_LINE = "command line"
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys, NaN and infinity are refused; a checked section does not change."""
+    """Base of every section: unknown keys, NaN and infinity are refused; a checked one never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -52,12 +52,14 @@ class NetworkSection(Section):
 
 
 class DataSection(Section):
-    """Where sequences come from: the generator (``source: synthetic``) or folders on disk (``source: folder``)."""
+    """Where sequences come from: the generator (``synthetic``) or folders on disk (``folder``)."""
 
     source: Literal["synthetic", "folder"] = "synthetic"
     root: Path | None = Field(None, description="folder of sequences, for source: folder")
     layout: str = "auto"
-    split: str | None = None
+    split: str | None = Field(
+        None, description="train or test: of the generator's photographs, or of a layout"
+    )
     modality: Literal["rgb", "thermal", "depth", "event"] = "thermal"
     sequences: int = Field(64, ge=1, le=1_000_000, description="how many sequences the generator makes")
     first: int = Field(0, ge=0, description="index of the first generated sequence")
@@ -72,6 +74,8 @@ class DataSection(Section):
     def _root_where_needed(self) -> DataSection:
         if self.source == "folder" and self.root is None:
             raise ValueError("source: folder needs root, the folder of sequences")
+        if self.source == "synthetic" and self.split not in (None, "train", "test", "all"):
+            raise ValueError(f"the generator has the splits train, test and all, not {self.split}")
         return self
 
 
@@ -98,17 +102,22 @@ class LossSection(Section):
     giou: float = Field(2.0, ge=0.0)
     l1: float = Field(5.0, ge=0.0)
     focal: float = Field(1.0, ge=0.0)
+    cell: Literal["best", "target"] = Field(
+        "best", description="where the box is regressed; target: from scratch"
+    )
 
 
 class LearningRates(Section):
     """Learning rate of each parameter group as a multiple of ``train.lr``; 0 freezes the group."""
 
     norms: float = Field(1.0, ge=0.0)
-    embeds: float = Field(1.0, ge=0.0)
+    embed_rgb: float = Field(1.0, ge=0.0)
+    embed_x: float = Field(1.0, ge=0.0)
     blocks_rgb: float = Field(1.0, ge=0.0)
     blocks_x: float = Field(1.0, ge=0.0)
     cross: float = Field(1.0, ge=0.0)
     head: float = Field(1.0, ge=0.0)
+    positions: float = Field(1.0, ge=0.0)
 
 
 class TrainSection(Section):
@@ -123,15 +132,21 @@ class TrainSection(Section):
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
-    final_lr: float = Field(0.01, ge=0.0, le=1.0, description="last learning rate of cosine, as a share of lr")
-    step_at: float = Field(0.8, gt=0.0, lt=1.0, description="share of the run after which `step` lowers the lr")
+    final_lr: float = Field(
+        0.01, ge=0.0, le=1.0, description="last learning rate of cosine, as a share of lr"
+    )
+    step_at: float = Field(
+        0.8, gt=0.0, lt=1.0, description="share of the run after which `step` lowers the lr"
+    )
     step_factor: float = Field(0.1, gt=0.0, le=1.0)
     clip_grad_norm: float = Field(0.1, ge=0.0, description="0 leaves gradients as they are")
     precision: Literal["fp32", "bf16"] = "fp32"
     batchnorm: Literal["train", "frozen"] = "frozen"
     seed: int = Field(0, ge=0, lt=2**31)
     log_every: int = Field(10, ge=1, description="steps between two log lines")
-    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0 saves at each epoch's end")
+    checkpoint_every: int = Field(
+        0, ge=0, description="steps between checkpoints; 0 saves at each epoch's end"
+    )
     keep_checkpoints: int = Field(2, ge=1)
     lr_scale: LearningRates = LearningRates()
 
@@ -187,9 +202,9 @@ class ValidationSection(Section):
 
     every: int = Field(0, ge=0, description="epochs between two validations")
     sequences: int = Field(8, ge=1)
-    first: int = Field(1_000_000, ge=0)
     length: int = Field(40, ge=2)
     difficulty: float = Field(0.5, ge=0.0, le=1.0)
+    seed: int = Field(0, ge=0, lt=2**31)
 
 
 class RunConfig(Section):
@@ -224,7 +239,7 @@ def load_config(
 
     Args:
         kind: the pydantic model to fill.
-        path: YAML file; the bare name of a file shipped in ``tracker/configs`` is found there; none starts empty.
+        path: YAML file, or the bare name of one shipped in ``tracker/configs``; none starts empty.
         overrides: ``section.key=value`` strings, values in YAML; later ones win.
         defaults: a nested mapping that lies under the file.
 
@@ -253,7 +268,9 @@ def load_config(
     return validate(kind, tree, source, overridden)
 
 
-def validate(kind: type[ConfigT], tree: Mapping[str, Any], source: str, overridden: set[str] | None = None) -> ConfigT:
+def validate(
+    kind: type[ConfigT], tree: Mapping[str, Any], source: str, overridden: set[str] | None = None
+) -> ConfigT:
     """Check a nested mapping against ``kind``; ``source`` and ``overridden`` only serve the error message."""
     try:
         return kind.model_validate(dict(tree))
@@ -269,7 +286,7 @@ def validate(kind: type[ConfigT], tree: Mapping[str, Any], source: str, overridd
 
 
 def find_config(path: Path | str) -> Path:
-    """The file itself, or the shipped configuration of that name (``tiny_pretrain`` or ``tiny_pretrain.yaml``)."""
+    """The file itself, or the shipped configuration of that name (``tiny_pretrain``)."""
     file = Path(path)
     if file.is_file():
         return file
@@ -353,9 +370,13 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) 
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a name", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is not a name", key_node.start_mark
+            )
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key} is given twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key} is given twice", key_node.start_mark
+            )
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
@@ -365,7 +386,7 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 
 def _read_yaml(file: Path, source: str) -> dict[str, Any]:
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RGBXError(f"{source}: not valid YAML{line}: {error.problem}") from None

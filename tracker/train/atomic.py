@@ -17,10 +17,10 @@ from tracker.errors import RGBXError
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the name ``path`` only once all of it is on the disk.
 
-    Whatever interrupts the writing (an exception, Ctrl-C, a full disk) leaves the old file as it was and no debris.
+    Whatever interrupts the writing (an exception, Ctrl-C, a full disk) leaves the old file, and no debris.
 
     Raises:
-        RGBXError: "disk full while writing ..." where the disk is full, and one sentence where it cannot be written.
+        RGBXError: "disk full while writing ..."; another sentence where it cannot be written at all.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,12 +39,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise RGBXError(
-            f"{path} is truncated or is not a training checkpoint (an rgbx run writes them to its checkpoints folder)"
+            f"{path} is truncated or is not a training checkpoint (a run has them in its checkpoints folder)"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RGBXError(f"{path} is not a training checkpoint of rgbx, so a run cannot be resumed from it")
     if state["version"] != VERSION:
-        raise RGBXError(f"{path} is a checkpoint of version {state['version']}, and this rgbx reads version {VERSION}")
+        raise RGBXError(
+            f"{path} is a checkpoint of version {state['version']}, and this rgbx reads version {VERSION}"
+        )
     return state
 
 
@@ -77,7 +79,7 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """States of torch's (CPU and CUDA), numpy's and Python's global generators, in types that weights_only reads."""
+    """States of torch's, numpy's and Python's global generators, in types that weights_only reads."""
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (libraries draw from it)
     version, numbers, gauss = random.getstate()
     return {
@@ -122,7 +124,9 @@ def restore_module(module: nn.Module, state: Mapping[str, torch.Tensor], path: P
     expected = module.state_dict()
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys())
-    shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
+    shapes = sorted(
+        name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape
+    )
     for names, what in ((missing, "lacks"), (unknown, "has the unknown"), (shapes, "has another shape of")):
         if names:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -41,7 +41,12 @@ class ScalarLog:
 
 
 def progress(
-    items: Iterable[Any] | None = None, *, total: int | None = None, title: str = "", initial: int = 0, unit: str = "it"
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    title: str = "",
+    initial: int = 0,
+    unit: str = "it",
 ) -> tqdm[Any]:
     """A progress bar on stderr with rate and time left."""
     return tqdm(

@@ -1,7 +1,8 @@
-"""The training loop: data, forward, loss, step, log. Resumed runs end with the same bits as uninterrupted ones."""
+"""The training loop: data, forward, loss, step, log; a resumed run ends with the same bits."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
@@ -113,6 +115,8 @@ class Trainer:
         self.epoch = 0  # the epoch being trained
         self.index = 0  # samples of that epoch already used
         self.history: list[StepRecord] = []
+        self._remaining = Remaining(0, 0)
+        self._loader: DataLoader[dict[str, torch.Tensor]] | None = None
         self._stop = False
 
     # ---------------------------------------------------------------- the loop
@@ -160,7 +164,10 @@ class Trainer:
                         self.train_mode()
                         if measured:
                             self.history.append(StepRecord(self.step, dict(measured)))
-                            bar.write(f"epoch {self.epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in measured.items()))
+                            bar.write(
+                                f"epoch {self.epoch}: "
+                                + ", ".join(f"{k} {v:.3f}" for k, v in measured.items())
+                            )
                             if log:
                                 log.write(self.step, measured)
         finally:
@@ -170,7 +177,7 @@ class Trainer:
         return self.history
 
     def train_step(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Forward, loss, backward, clip, step. Scalars come back as tensors: only logging waits for the device."""
+        """Forward, loss, backward, clip, step. Scalars stay tensors until they are logged."""
         # Batch norm moves its statistics in the forward pass, before anything is known of the loss.
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         losses = self.loss(self.forward(batch), batch["box"].to(self.device))
@@ -196,20 +203,28 @@ class Trainer:
     def forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
         template = normalise(batch["template"].to(self.device, non_blocking=True))
         search = normalise(batch["search"].to(self.device, non_blocking=True))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        if self.settings.precision == "fp32":
+            return self.network(template, search)
+        with torch.autocast(self.device.type, torch.bfloat16), self._attention():
             return self.network(template, search)
 
     def batches(self) -> DataLoader[dict[str, torch.Tensor]]:
-        """What is left of the epoch. The loader has a generator of its own, so that it does not move torch's."""
+        """What is left of the epoch. The loader has its own generator, so that it does not move torch's."""
         s = self.settings
-        return DataLoader(
-            self.dataset,  # type: ignore[arg-type]
-            batch_size=s.batch_size,
-            sampler=Remaining(self.index, s.steps_per_epoch * s.batch_size),
-            num_workers=s.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator().manual_seed(s.seed),
-        )
+        self._remaining.first = self.index
+        self._remaining.end = s.steps_per_epoch * s.batch_size
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.dataset,  # type: ignore[arg-type]
+                batch_size=s.batch_size,
+                sampler=self._remaining,
+                num_workers=s.workers,
+                persistent_workers=s.workers > 0,
+                worker_init_fn=_leave_signals_to_the_trainer,
+                pin_memory=self.device.type == "cuda",
+                generator=torch.Generator().manual_seed(s.seed),
+            )
+        return self._loader
 
     def train_mode(self) -> None:
         """Training mode, but for the batch norms where the settings freeze their statistics."""
@@ -244,7 +259,7 @@ class Trainer:
         }
 
     def save(self) -> Path:
-        """Write a checkpoint and drop the oldest ones; an interrupted write leaves the previous ones alone."""
+        """Write a checkpoint, then drop the oldest; an interrupted write leaves the previous ones alone."""
         if self.folder is None:
             raise RGBXError("this run has no folder to save checkpoints in")
         path = checkpoint_path(self.folder / "checkpoints", self.step)
@@ -261,7 +276,7 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
             raise RGBXError(
-                f"{path} does not fit the configured optimizer ({error}); resume with the run's own configuration"
+                f"{path} does not fit the configured optimizer ({error}); use the run's own configuration"
             ) from error
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
@@ -284,13 +299,24 @@ class Trainer:
             f"so lower train.lr or look at the data{where}"
         )
 
+    def _attention(self) -> contextlib.AbstractContextManager[None]:
+        # The fused attention of torch's CPU build is slower backward in bf16 than all the rest of the step
+        # together; written out as matrix products, attention uses the bf16 units as the linear layers do.
+        return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
+
     def _signals(self) -> _StopAfterStep:
         self._stop = False
         return _StopAfterStep(self)
 
 
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches loader processes too, and the step under way still needs their data."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class _StopAfterStep:
-    """While training, the first SIGINT or SIGTERM asks for a stop between two steps; the second one is obeyed at once.
+    """The first SIGINT or SIGTERM asks for a stop between two steps; the second one is obeyed at once.
 
     A step cut in half would leave weights and moments of different steps behind.
     """

@@ -1,0 +1,68 @@
+"""Checkpoints run over sequences and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tracker.errors import RGBXError
+from tracker.evaluation import Metrics, evaluate
+from tracker.inference import InferenceSettings, track_dataset
+from tracker.models.checkpoints import load_network
+from tracker.train.finetune import find_weights
+
+
+def assess(
+    network: nn.Module,
+    sequences: Sequence[Any],
+    name: str,
+    protocol: str = "lasher",
+    settings: InferenceSettings | None = None,
+    output: Path | None = None,
+    label: str | None = None,
+) -> tuple[Metrics, dict[str, Any]]:
+    """Track the sequences (results go to ``output`` where given) and score them; also returns the tracks."""
+    tracks = track_dataset(
+        network,
+        sequences,
+        output,
+        settings,
+        batch=min(len(sequences), 16),
+        label=f"track {name}" if label is None else label,
+    )
+    seconds = sum(track.seconds for track in tracks.values())
+    frames = sum(len(track.boxes) - track.first for track in tracks.values())
+    speed = frames / seconds if seconds > 0 else None
+    return evaluate(sequences, tracks, protocol, tracker=name, speed=speed), tracks
+
+
+def assess_checkpoints(
+    checkpoints: Iterable[Path], sequences: Sequence[Any], protocol: str = "auto", output: Path | None = None
+) -> list[Metrics]:
+    """Score several checkpoints on the same sequences; their names are their files' stems.
+
+    Raises:
+        RGBXError: a checkpoint that cannot be loaded, before any is run; two of one name.
+    """
+    files = [find_weights(path) for path in checkpoints]
+    names = [file.stem if file.stem != "network" else file.resolve().parent.name for file in files]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise RGBXError(f"two checkpoints are both named {min(twice)}; rename one, results are filed by name")
+    loaded = [load_network(file) for file in files]
+    if protocol == "auto":
+        protocol = "visevent" if sequences[0].modality == "event" else "lasher"
+    return [
+        assess(
+            network,
+            sequences,
+            name,
+            protocol,
+            InferenceSettings.from_meta(meta),
+            None if output is None else output / "results" / name,
+        )[0]
+        for name, (network, _, meta) in zip(names, loaded, strict=True)
+    ]

@@ -1,0 +1,103 @@
+"""Fine-tuning of the two-stream RGB-X tracker from an RGB checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tracker.config import RunConfig, TrainSection
+from tracker.errors import RGBXError
+from tracker.models.checkpoints import load_network, save_network
+from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
+from tracker.models.initialise import initialise_two_stream
+from tracker.models.stream import Tracker
+from tracker.train.checkpoint import seed_everything
+from tracker.train.optimizers import build_optimizer
+from tracker.train.pretrain import run_meta, tracking_loss
+from tracker.train.prior import load_prior, prior_for
+from tracker.train.schedule import lr_scheduler
+from tracker.train.sources import pairs_of
+from tracker.train.trainer import StepRecord, Trainer
+from tracker.train.validate import validation
+
+
+def group_settings(train: TrainSection) -> GroupSettings:
+    """Learning rates of the groups: ``train.lr`` times ``train.lr_scale``; a scale of 0 freezes."""
+    rates = {name: getattr(train.lr_scale, name) * train.lr or None for name in GROUPS}
+    return GroupSettings(**rates, weight_decay=train.weight_decay)
+
+
+def starting_network(config: RunConfig) -> Tracker:
+    """The network that fine-tuning starts from: a two-stream checkpoint as it is, an RGB one in both streams.
+
+    Raises:
+        RGBXError: no or an unusable checkpoint.
+    """
+    if config.init is None:
+        raise RGBXError("init is not set; give the RGB checkpoint to start from, for instance init=tiny_rgb")
+    network, shape, _ = load_network(find_weights(config.init), drop_path=config.network.drop_path)
+    return network if shape.kind == "two_stream" else initialise_two_stream(network)
+
+
+def find_weights(path: Path) -> Path:
+    """The file itself, or the shipped weights of that name (``tiny_rgb``)."""
+    if path.is_file():
+        return path
+    shipped = Path(__file__).resolve().parent.parent / "weights"
+    if path.parent == Path(".") and (shipped / f"{path.stem}.safetensors").is_file():
+        return shipped / f"{path.stem}.safetensors"
+    names = ", ".join(sorted(item.stem for item in shipped.glob("*.safetensors"))) or "none"
+    raise RGBXError(f"checkpoint {path} does not exist (shipped weights: {names})")
+
+
+def fine_tuner(
+    config: RunConfig,
+    network: Tracker,
+    prior: Mapping[str, Any] | None = None,
+    pairs: Any = None,
+    title: str = "train",
+    validate: Callable[[int], Mapping[str, float]] | None = None,
+) -> Trainer:
+    """A trainer for ``network`` as ``config`` has it; ``pairs`` replaces the configured data."""
+    seed_everything(config.train.seed)
+    optimizer = build_optimizer(
+        parameter_groups(network, group_settings(config.train)), config.train, config.optimizer, prior
+    )
+    return Trainer(
+        network,
+        tracking_loss(config),
+        optimizer,
+        lr_scheduler(optimizer, config.train),
+        pairs_of(config.data, config.pairs, config.train, network.config) if pairs is None else pairs,
+        config.train,
+        config.output,
+        config.model_dump(mode="json"),
+        validate,
+        title,
+    )
+
+
+def fine_tune(
+    config: RunConfig, resume: Path | None = None, command: str = ""
+) -> tuple[Path, list[StepRecord]]:
+    """Fine-tune; returns the file with the network (``<output>/network.safetensors``) and the log.
+
+    Raises:
+        RGBXError: configuration, data, checkpoint or significance map cannot be used.
+    """
+    network = starting_network(config)
+    prior = None
+    if config.optimizer.name == "srft" and config.optimizer.prior is not None:
+        prior = prior_for(network, load_prior(config.optimizer.prior))
+    trainer = fine_tuner(config, network, prior, validate=validation(config, network))
+    if resume is not None:
+        trainer.resume(resume)
+    history = trainer.run()
+    path = config.output / "network.safetensors"
+    save_trained(path, network, config, trainer, command)
+    return path, history
+
+
+def save_trained(path: Path, network: Tracker, config: RunConfig, trainer: Trainer, command: str) -> None:
+    save_network(path, network, network.config, run_meta(config, trainer, command))

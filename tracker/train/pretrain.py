@@ -1,0 +1,107 @@
+"""Pre-training of the single-stream RGB tracker from scratch, on generated day-light sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracker.config import RunConfig
+from tracker.models.build import build_network
+from tracker.models.center_head import decode_boxes
+from tracker.models.checkpoints import save_network
+from tracker.models.config import NetworkConfig, preset
+from tracker.models.stream import TrackerOutput
+from tracker.train.checkpoint import seed_everything
+from tracker.train.losses import TrackingLoss, gaussian_target
+from tracker.train.optimizers import build_optimizer, decay_groups
+from tracker.train.schedule import lr_scheduler
+from tracker.train.sources import pairs_of
+from tracker.train.trainer import Trainer
+from tracker.train.validate import inference_settings, validation
+
+
+def network_config(config: RunConfig, kind: str) -> NetworkConfig:
+    return preset(config.network.preset, kind=kind, **config.network.changes())
+
+
+def tracking_loss(config: RunConfig) -> Callable[[TrackerOutput, Tensor], dict[str, Tensor]]:
+    """The published loss, or with ``loss.cell: target`` its form for networks that find nothing yet."""
+    weighted = TrackingLoss(config.loss.giou, config.loss.l1, config.loss.focal)
+    return TargetCellLoss(weighted) if config.loss.cell == "target" else weighted
+
+
+class TargetCellLoss:
+    """Box losses at the cell that should have won, instead of at the one that did.
+
+    The published loss regresses the box at the argmax of the score map, which in a network that starts from
+    nothing is any cell: size and offset then learn at wrong places first. With a good score map the two are
+    the same.
+    """
+
+    def __init__(self, loss: TrackingLoss) -> None:
+        self.loss = loss
+
+    def __call__(self, output: TrackerOutput, boxes: Tensor) -> dict[str, Tensor]:
+        target = gaussian_target(boxes.to(output.score_map.dtype), output.score_map.shape[-1])
+        there = decode_boxes(target, output.size_map, output.offset_map)
+        return self.loss(output._replace(boxes=there[:, None]), boxes)
+
+
+def pretrain(
+    config: RunConfig,
+    resume: Path | None = None,
+    command: str = "",
+    weights: Path | None = None,
+) -> Path:
+    """Train an RGB tracker from scratch; returns the file with its weights, in ``config.output``.
+
+    ``weights`` receives them too, in fp16 (batch-norm statistics stay fp32).
+
+    Raises:
+        RGBXError: the configuration, the data or the checkpoint to resume from cannot be used.
+    """
+    train = config.train
+    seed_everything(train.seed)
+    shape = network_config(config, "single_stream")
+    network = build_network(shape)
+    optimizer = build_optimizer(decay_groups(network, train.lr, train.weight_decay), train, config.optimizer)
+    trainer = Trainer(
+        network,
+        tracking_loss(config),
+        optimizer,
+        lr_scheduler(optimizer, train),
+        pairs_of(config.data, config.pairs, train, shape),
+        train,
+        config.output,
+        config.model_dump(mode="json"),
+        validation(config, network),
+        title="pretrain",
+    )
+    if resume is not None:
+        trainer.resume(resume)
+    trainer.run()
+    path = config.output / "network.safetensors"
+    meta = run_meta(config, trainer, command)
+    save_network(path, network, shape, meta)
+    if weights is not None:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save_network(weights, network, shape, meta, half=True)
+    return path
+
+
+def run_meta(config: RunConfig, trainer: Trainer, command: str) -> dict[str, Any]:
+    """How a network was made, for its file."""
+    return {
+        "command": command,
+        "seed": config.train.seed,
+        "steps": trainer.step,
+        "samples": trainer.step * config.train.batch_size,
+        "threads": torch.get_num_threads(),
+        "inference": asdict(inference_settings(config)),
+        "config": config.model_dump(mode="json"),
+    }
