@@ -6,7 +6,8 @@ As OSTrack and SRTrack do it, with their mistakes corrected:
   training maps them with (the published code maps them back half a crop pixel off);
 - no minimum size of 10 pixels. Boxes are cut at the image's border and keep at least one pixel a side, so
   small targets can be tracked;
-- a prediction that is not finite, or has no area, leaves the last box where it was and scores 0.
+- a prediction that is not finite, has no area, or comes with no score above 0, leaves the last box where it
+  was and scores 0.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ def advance(
     results = []
     for i, (target, frame) in enumerate(zip(targets, frames, strict=True)):
         box = transforms[i].to_image(boxes[i])
-        usable = bool(np.isfinite(box).all()) and box[2] > 0 and box[3] > 0
+        usable = confidence[i] > 0 and bool(np.isfinite(box).all()) and box[2] > 0 and box[3] > 0
         if usable:
             target.box = clip_box(box, frame.shape[1], frame.shape[0])
         results.append(Result(target.box.copy(), confidence[i] if usable else 0.0, peaks[i]))
