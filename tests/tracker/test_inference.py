@@ -308,7 +308,7 @@ def test_first_box_can_be_given() -> None:
 
 
 def test_data_set_is_resumed_only_where_whole(tmp_path: Path) -> None:
-    sequences = [moving(f"s{k}", 9 + k, phase=k, absent=k) for k in range(4)]
+    sequences = [moving(f"s{k}", 9 + k, phase=k, absent=k) for k in range(5)]
     network = BrightestBlob(1.5)
     first = track_dataset(network, sequences, tmp_path, progress=False)
     assert network.frames == sum(s.length - k - 1 for k, s in enumerate(sequences))
@@ -316,10 +316,12 @@ def test_data_set_is_resumed_only_where_whole(tmp_path: Path) -> None:
     lines = (tmp_path / "s1.txt").read_text().splitlines(keepends=True)
     (tmp_path / "s1.txt").write_text("".join(lines[:-1]) + lines[-1][:20])
     (tmp_path / "scores" / "s2.txt").write_text("0.1,0.2\n")
+    lines = (tmp_path / "s4.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "s4.txt").write_text("".join(lines[:-1]))
     network.frames = 0
     second = track_dataset(network, sequences, tmp_path, progress=False)
-    assert network.frames == sum(s.length - k - 1 for k, s in enumerate(sequences[:3]))
-    assert list(second) == ["s0", "s1", "s2", "s3"]
+    assert network.frames == sum(s.length - k - 1 for k, s in enumerate(sequences) if k != 3)
+    assert list(second) == ["s0", "s1", "s2", "s3", "s4"]
     for name, track in second.items():
         np.testing.assert_allclose(track.boxes, first[name].boxes, rtol=0, atol=1e-12)
         np.testing.assert_allclose(track.scores, first[name].scores, rtol=0, atol=1e-12)
