@@ -43,9 +43,7 @@ def find_sequences(root: str | Path) -> dict[str, Path]:
         return {root.name: root}
     folders: list[Path] = []
     for pattern in ("*/", "*/*/"):
-        folders = sorted(
-            p for p in root.glob(pattern) if p.is_dir() and not p.name.startswith(".") and is_sequence(p)
-        )
+        folders = sorted(p for p in root.glob(pattern) if p.is_dir() and not p.name.startswith(".") and is_sequence(p))
         if folders:
             break
     found: dict[str, Path] = {}
@@ -88,8 +86,7 @@ def read_annotation(name: str, path: Path) -> Annotation:
             present = read_table(path / absence, (1,))[:, 0] > 0
             if len(present) != len(truth):
                 raise RGBXError(
-                    f"{path / absence} has {len(present)} lines, but {file.name} has {len(truth)}; "
-                    f"expected one a frame"
+                    f"{path / absence} has {len(present)} lines, but {file.name} has {len(truth)}; expected one a frame"
                 )
             break
     return Annotation(name, truth, infrared_truth, present)
@@ -178,9 +175,7 @@ def evaluate_folder(
     if sequences is not None:
         unknown = [name for name in sequences if name not in paths]
         if unknown:
-            raise RGBXError(
-                f"{dataset} has no sequence {unknown[0]}; expected one of {', '.join(list(paths)[:8])}"
-            )
+            raise RGBXError(f"{dataset} has no sequence {unknown[0]}; expected one of {', '.join(list(paths)[:8])}")
         paths = {name: paths[name] for name in sequences}
         if not paths:
             raise RGBXError(f"no sequence of {dataset} was chosen; name at least one")

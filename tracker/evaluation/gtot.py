@@ -57,8 +57,7 @@ def best_of_two(name: str, results: np.ndarray, visible: np.ndarray, infrared: n
     """
     if len(visible) != len(infrared):
         raise RGBXError(
-            f"sequence {name}: {len(visible)} visible and {len(infrared)} infrared boxes; expected "
-            f"as many of each"
+            f"sequence {name}: {len(visible)} visible and {len(infrared)} infrared boxes; expected as many of each"
         )
     results = fit_length(name, results, visible)
     return FrameErrors(
@@ -80,9 +79,7 @@ def _trapezoid(curve: Curve) -> float:
 
 
 def _gtot_scores(error: np.ndarray, iou: np.ndarray) -> tuple[dict[str, float], dict[str, Curve]]:
-    precision = Curve(
-        GTOT_PIXEL_THRESHOLDS, count_within(error, GTOT_PIXEL_THRESHOLDS, strict=True) / len(error)
-    )
+    precision = Curve(GTOT_PIXEL_THRESHOLDS, count_within(error, GTOT_PIXEL_THRESHOLDS, strict=True) / len(error))
     success = Curve(IOU_THRESHOLDS, count_above(iou, IOU_THRESHOLDS) / len(iou))
     return {"MPR": precision.at(GTOT_PIXELS), "MSR": _trapezoid(success)}, {
         "precision": precision,
@@ -90,9 +87,7 @@ def _gtot_scores(error: np.ndarray, iou: np.ndarray) -> tuple[dict[str, float], 
     }
 
 
-def pool_frames(
-    sequences: Iterable[FrameErrors], tracker: str = "tracker", round_results: bool = True
-) -> Metrics:
+def pool_frames(sequences: Iterable[FrameErrors], tracker: str = "tracker", round_results: bool = True) -> Metrics:
     """GTOT: MPR and MSR over the frames of all sequences together.
 
     Args:
@@ -107,9 +102,7 @@ def pool_frames(
     scores, curves = _gtot_scores(
         np.concatenate([s.error for s in sequences]), np.concatenate([s.iou for s in sequences])
     )
-    per_sequence = tuple(
-        SequenceScores(s.name, len(s.iou), 0, *_gtot_scores(s.error, s.iou)) for s in sequences
-    )
+    per_sequence = tuple(SequenceScores(s.name, len(s.iou), 0, *_gtot_scores(s.error, s.iou)) for s in sequences)
     return Metrics(tracker, "gtot", scores, curves, per_sequence, options={"round_results": round_results})
 
 

@@ -128,9 +128,7 @@ def score_sequence(
     total = max(frames, 1)
     curves = {
         "precision": Curve(PIXEL_THRESHOLDS, count_within(error, PIXEL_THRESHOLDS) / total),
-        "normalised_precision": Curve(
-            NORMALISED_THRESHOLDS, count_within(normalised, NORMALISED_THRESHOLDS) / total
-        ),
+        "normalised_precision": Curve(NORMALISED_THRESHOLDS, count_within(normalised, NORMALISED_THRESHOLDS) / total),
         "success": Curve(IOU_THRESHOLDS, count_above(iou, IOU_THRESHOLDS) / total),
     }
     return SequenceScores(name, len(truth), int((~valid).sum()), _scores(curves), curves)

@@ -93,7 +93,6 @@ class Metrics:
             "missing": list(self.missing),
             "curves": curves(self.curves),
             "sequences": [
-                {"name": s.name, "frames": s.frames, "absent": s.absent, "scores": s.scores}
-                for s in self.sequences
+                {"name": s.name, "frames": s.frames, "absent": s.absent, "scores": s.scores} for s in self.sequences
             ],
         }

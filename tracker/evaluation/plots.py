@@ -88,9 +88,7 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
     axes.set_xlabel(AXES[curve])
     axes.set_ylabel("share of frames")
     count = len(metrics[0].sequences)
-    axes.set_title(
-        title or f"{TITLES[curve]}, {count} sequence{'' if count == 1 else 's'}", fontsize=12, loc="left"
-    )
+    axes.set_title(title or f"{TITLES[curve]}, {count} sequence{'' if count == 1 else 's'}", fontsize=12, loc="left")
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

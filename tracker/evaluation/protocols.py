@@ -79,11 +79,7 @@ def evaluate_annotations(
             best_of_two(a.name, results[a.name], a.truth, a.truth if a.infrared is None else a.infrared)
             for a in annotations
         ]
-        return (
-            pool_frames(best, tracker, round_results)
-            if protocol == "gtot"
-            else mean_of_sequences(best, tracker)
-        )
+        return pool_frames(best, tracker, round_results) if protocol == "gtot" else mean_of_sequences(best, tracker)
     if options is None:
         options = LasHeROptions() if protocol == "lasher" else LasHeROptions(absent="failure", drop_zero=True)
     scored = [score_sequence(a.name, results[a.name], a.truth, options, a.present) for a in annotations]
@@ -112,12 +108,8 @@ def evaluate(
         RGBXError: see :func:`evaluate_annotations`.
     """
     annotations = [Annotation(s.name, to_annotation(s.boxes)) for s in sequences]
-    boxes = {
-        name: to_annotation(np.asarray(getattr(track, "boxes", track))) for name, track in results.items()
-    }
-    metrics = evaluate_annotations(
-        annotations, boxes, protocol, tracker=tracker, options=options, round_results=False
-    )
+    boxes = {name: to_annotation(np.asarray(getattr(track, "boxes", track))) for name, track in results.items()}
+    metrics = evaluate_annotations(annotations, boxes, protocol, tracker=tracker, options=options, round_results=False)
     return replace(metrics, speed=speed)
 
 

@@ -53,9 +53,7 @@ def _align(head: list[str], rows: list[list[str]]) -> str:
 
     def line(cells: list[str]) -> str:
         first, *others = cells
-        return "  ".join(
-            [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
-        )
+        return "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))])
 
     return "\n".join([line(head), "  ".join("-" * w for w in widths), *(line(r) for r in rows)])
 
@@ -102,8 +100,7 @@ def markdown_report(metrics: ListLike[Metrics], images: ListLike[str] = ()) -> s
     if metrics[0].options:
         parts.append("Options: " + ", ".join(f"`{k}={v}`" for k, v in metrics[0].options.items()) + ".")
     parts.extend(
-        f"{m.tracker} has no result for {len(m.missing)} sequences, which are left out: "
-        f"{', '.join(m.missing)}."
+        f"{m.tracker} has no result for {len(m.missing)} sequences, which are left out: {', '.join(m.missing)}."
         for m in metrics
         if m.missing
     )

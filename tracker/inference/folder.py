@@ -52,8 +52,8 @@ def track_folder(
 ) -> FolderRun:
     """Run one or several trackers on one folder of paired frames.
 
-    Writes into ``output``: ``NAME.txt`` and ``scores/NAME.txt`` (in a folder for each label where there are
-    several trackers), ``overlay.gif`` or ``overlay.mp4``, and the report of
+    Writes into ``output``: ``NAME.txt`` and ``scores/NAME.txt`` (in a folder for each label where a
+    mapping is given), ``overlay.gif`` or ``overlay.mp4``, and the report of
     :func:`tracker.evaluation.report.write_report` where there are boxes to compare with. Frames without a box
     are left out of the figures (``absent="excluded"``), since a folder may be annotated here and there only.
 

@@ -141,9 +141,7 @@ def check_box(box: object, width: int, height: int) -> np.ndarray:
     return values
 
 
-def start_target(
-    frame: np.ndarray, box: object, template_size: int, settings: InferenceSettings
-) -> TargetState:
+def start_target(frame: np.ndarray, box: object, template_size: int, settings: InferenceSettings) -> TargetState:
     """Cut the template.
 
     Raises:

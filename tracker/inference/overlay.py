@@ -208,8 +208,7 @@ def write_overlay(
         count = len(track.boxes) if isinstance(track, Track) else len(track)
         if count != sequence.length:
             raise RGBXError(
-                f"{label} has {count} boxes for the {sequence.length} frames of {sequence.name}; "
-                f"expected one a frame"
+                f"{label} has {count} boxes for the {sequence.length} frames of {sequence.name}; expected one a frame"
             )
     if sequence.length == 0:
         raise RGBXError(f"sequence {sequence.name} has no frames to draw")

@@ -98,15 +98,12 @@ def first_frame(sequence: Sequence) -> int:
     present = np.flatnonzero(sequence.present)
     if present.size == 0:
         raise RGBXError(
-            f"sequence {sequence.name} has no frame with a box; the tracker needs one to start from "
-            f"(x, y, w, h)"
+            f"sequence {sequence.name} has no frame with a box; the tracker needs one to start from (x, y, w, h)"
         )
     return int(present[0])
 
 
-def _begin(
-    sequence: Sequence, template_size: int, settings: InferenceSettings, init_box: object | None
-) -> _Run:
+def _begin(sequence: Sequence, template_size: int, settings: InferenceSettings, init_box: object | None) -> _Run:
     count = sequence.length
     if init_box is not None and count == 0:
         raise RGBXError(f"sequence {sequence.name} has no frames")
@@ -272,9 +269,7 @@ def track_dataset(
     names = [s.name for s in sequences]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise RGBXError(
-            f"two sequences are named {min(twice)}; results are filed by name, so they must differ"
-        )
+        raise RGBXError(f"two sequences are named {min(twice)}; results are filed by name, so they must differ")
     done: dict[str, Track] = {}
     folder = None if output is None else Path(output)
     fingerprint = ""
@@ -373,8 +368,7 @@ def _check_same_run(folder: Path, fingerprint: str, settings: InferenceSettings)
         raise RGBXError(f"{folder / RUN_FILE} cannot be read; give another folder, or overwrite") from None
     if (before.get("network"), before.get("settings")) != (fingerprint, asdict(settings)):
         raise RGBXError(
-            f"{folder} holds results of another network or of other settings; give another folder, or ask to "
-            "overwrite"
+            f"{folder} holds results of another network or of other settings; give another folder, or ask to overwrite"
         )
 
 
