@@ -281,8 +281,8 @@ class SRFT(Optimizer):
         as_schedule(group["kappa"])
         if group["transfer"] == "second_moment" and not self._second_moment(group):
             raise ValueError(
-                "transfer='second_moment' needs AdamW or Adam inside and mode 'proximal' or 'decoupled', where the second "
-                "moment is an average of the task gradient alone: use transfer='own'"
+                "transfer='second_moment' needs AdamW or Adam inside and mode 'proximal' or 'decoupled', where the "
+                "second moment is an average of the task gradient alone: use transfer='own'"
             )
         if self._inner_kind is not Inner.NONE and group.get("differentiable"):
             raise ValueError("differentiable=True is not supported: the fused step runs outside autograd")
@@ -420,8 +420,8 @@ class SRFT(Optimizer):
             for param in group["params"]:
                 if param.grad is not None and param.grad.layout != torch.strided:
                     raise RuntimeError(
-                        f"SRFT does not support sparse gradients (parameter {_name_of(param, self.param_groups)}): use a "
-                        "dense embedding (sparse=False), or keep it in an optimizer of its own"
+                        f"SRFT does not support sparse gradients (parameter {_name_of(param, self.param_groups)}): use "
+                        "a dense embedding (sparse=False), or keep it in an optimizer of its own"
                     )
 
     def _step_around(self, scale: float) -> None:
@@ -737,8 +737,8 @@ def _by_parameter(
             )
         if strict and unexpected and missing:
             raise ValueError(
-                f"the {what} and the optimizer differ: it names {_some(unexpected)}, which the optimizer does not have, and "
-                f"lacks {_some(missing)}; rename it, or pass strict=False if both are meant"
+                f"the {what} and the optimizer differ: it names {_some(unexpected)}, which the optimizer does not have, "
+                f"and lacks {_some(missing)}; rename it, or pass strict=False if both are meant"
             )
         found = {p: given[n] for p, n in zip(params, names, strict=True) if n in given}
     else:

@@ -24,7 +24,7 @@ SRFT_CORE Real adam(Real weight, Real gradient, Real& first, Real& second, Real&
   if (kDecoupledWeightDecay) {
     weight = weight * c.decay;
   } else {
-    gradient = gradient + weight * c.decay;
+    gradient = c.decay != Real(0) ? gradient + weight * c.decay : gradient;
   }
   // torch's lerp changes its base point at a coefficient of one half; 1 - beta1 is below it for every beta1 > 0.5.
   first = c.one_minus_beta1 < Real(0.5)

@@ -84,6 +84,12 @@ SRFT_CORE double key_quantile(const double* s, double nonzero, double share) {
 
 constexpr double kNarrowestBin = 0x1p-14;  // in key units; a float key resolves 2^-16
 
+// Volatile, because g++ 12 at -O2 and above drops the rounding of two neighbouring values (in its SLP vectoriser).
+SRFT_CORE double rounded_to_float(double x) {
+  volatile float rounded = float(x);
+  return double(rounded);
+}
+
 SRFT_CORE void set_range(double* s, double low, double high) {
   const double narrowest = kNarrowestBin * (kBins - 3);
   if (!(high - low >= narrowest)) {
@@ -92,8 +98,8 @@ SRFT_CORE void set_range(double* s, double low, double high) {
     high = middle + 0.5 * narrowest;
   }
   // Rounded to float because the element code reads floats; both sides then agree on every edge.
-  s[kLow] = double(float(low));
-  s[kDensity] = double(float((kBins - 3) / (high - low)));
+  s[kLow] = rounded_to_float(low);
+  s[kDensity] = rounded_to_float((kBins - 3) / (high - low));
 }
 
 // Where the regular bins should lie next time. Left alone while it fits, because moving it blurs one step's ranks by a bin.
@@ -127,9 +133,8 @@ SRFT_CORE void damping_table(const double* s, const double* next, double factor,
       rank = (below + 0.5 * s[kHistogram + i]) / total;
       below += s[kHistogram + i];
     } else if (total > 0) {
-      const double low = next[kLow] + (i - 2) / next[kDensity];
-      const double start = i == 1 ? s[kHistogram] / total : share_below(s, total, low);
-      const double end = i == kBins - 1 ? 1.0 : share_below(s, total, low + 1 / next[kDensity]);
+      const double start = i == 1 ? s[kHistogram] / total : share_below(s, total, next[kLow] + (i - 2) / next[kDensity]);
+      const double end = i == kBins - 1 ? 1.0 : share_below(s, total, next[kLow] + (i - 1) / next[kDensity]);
       rank = 0.5 * (start + end);
     }
     const double mu = mu_min + (mu_max - mu_min) * rank;

@@ -15,7 +15,8 @@ struct SgdConstants {
 
 template <bool kMomentum, bool kLookAhead, class Real>
 SRFT_CORE Real sgd(Real weight, Real gradient, Real& buffer, const SgdConstants<Real>& c) {
-  gradient = fused_multiply_add(weight, c.weight_decay, gradient);
+  // Not a product with zero: an infinite weight stays infinite, as in torch.
+  gradient = c.weight_decay != Real(0) ? fused_multiply_add(weight, c.weight_decay, gradient) : gradient;
   if (kMomentum) {
     buffer = fused_multiply_add(c.momentum, buffer, c.one_minus_dampening * gradient);
     gradient = kLookAhead ? fused_multiply_add(c.momentum, buffer, gradient) : buffer;

@@ -42,6 +42,7 @@ struct Tensor {
   double mean_damping;          // times T: the weight toward the current value, for damping="mean"
   float low, density;           // this step's histogram
   float table[kBins];           // this step's weight per bin
+  double table64[kBins];        // the same for float64 parameters
 };
 
 struct Options {
@@ -75,12 +76,16 @@ struct SampledKeys {
 
 using ChunkFunction = void (*)(const Options&, const Tensor&, int64_t begin, int64_t end, ChunkSums&, SampledKeys&);
 
+struct PenaltyTensor;  // penalty.h
+
 // The loops of one instruction set. `sums` and `keys` are added to.
 struct Loops {
   const char* name;
   ChunkFunction process;  // a fused step, or the half of an unfused one after the inner optimizer's
   ChunkFunction prepare;  // the half before it
   ChunkFunction preview;  // statistics of T as it will be after this step, for a tensor that has none yet
+  double (*penalty_value)(const PenaltyTensor&, int64_t begin, int64_t end);  // sum of P (theta - a)^2
+  void (*penalty_gradient)(const PenaltyTensor&, int64_t begin, int64_t end, double factor);
 };
 
 namespace baseline {

@@ -3,25 +3,15 @@
 // A chunk goes by in blocks that stay in the first-level cache: each stage below is a short loop over the block that a
 // compiler vectorises, and reads memory only where a stage before it has not. So a step reads and writes every tensor once.
 // Products and sums are never contracted except where core/ says so: every instruction set gives the same bits.
-#include "chunk.h"
-
 #include "../core/adam.h"
-#include "../core/codecs.h"
 #include "../core/penalty.h"
 #include "../core/rank.h"
 #include "../core/sgd.h"
-
-#if defined(__clang__)
-#define SRFT_VECTORISE _Pragma("clang loop vectorize(enable) interleave(enable)")
-#else
-#define SRFT_VECTORISE _Pragma("GCC ivdep")
-#endif
+#include "block.h"
+#include "chunk.h"
 
 namespace srft::cpu::SRFT_ISA {
 namespace {
-
-constexpr int kBlock = 512;  // a multiple of kSampleBlock; 8 buffers of it fit in 16 KB of float
-constexpr int kLanes = 16;   // of a sum, whatever the vector width
 
 template <class Real>
 struct Block {
@@ -37,74 +27,8 @@ struct Block {
 };
 
 template <class Real>
-struct Native;
-template <>
-struct Native<float> {
-  static constexpr DType dtype = DType::kFloat32;
-};
-template <>
-struct Native<double> {
-  static constexpr DType dtype = DType::kFloat64;
-};
-
-template <class Stored, class Real>
-void decode_all(const void* from, int64_t offset, int n, Real* to) {
-  const Stored* source = static_cast<const Stored*>(from) + offset;
-  SRFT_VECTORISE
-  for (int i = 0; i < n; ++i) to[i] = Real(decode(source[i]));
-}
-
-// The block's elements as Real: in place where they are stored so, else converted into `buffer`.
-template <class Real>
-const Real* load(const void* from, DType dtype, int64_t offset, int n, Real* buffer) {
-  if (dtype == Native<Real>::dtype) return static_cast<const Real*>(from) + offset;
-  switch (dtype) {
-    case DType::kFloat32: decode_all<float>(from, offset, n, buffer); break;
-    case DType::kFloat64: decode_all<double>(from, offset, n, buffer); break;
-    case DType::kBFloat16: decode_all<BFloat16>(from, offset, n, buffer); break;
-    case DType::kFloat16: decode_all<Half>(from, offset, n, buffer); break;
-  }
-  return buffer;
-}
-
-template <class Stored>
-void encode_all(const float* from, void* to, int64_t offset, int n) {
-  Stored* target = static_cast<Stored*>(to) + offset;
-  SRFT_VECTORISE
-  for (int i = 0; i < n; ++i) encode(from[i], target[i]);
-}
-
-void store(const double*, void*, DType, int64_t, int) {}  // float64 is written in place
-void store(const float* from, void* to, DType dtype, int64_t offset, int n) {
-  if (dtype == DType::kBFloat16) encode_all<BFloat16>(from, to, offset, n);
-  if (dtype == DType::kFloat16) encode_all<Half>(from, to, offset, n);
-}
-
-template <class Real>
 Real* at(void* pointer, int64_t offset) {
   return pointer ? static_cast<Real*>(pointer) + offset : nullptr;
-}
-
-// Sums in a fixed shape: 16 lanes whatever the vector width, folded in order.
-template <class Real>
-struct LaneSum {
-  Real lane[kLanes] = {};
-  double total() const {
-    double sum = 0;
-    for (int j = 0; j < kLanes; ++j) sum += double(lane[j]);
-    return sum;
-  }
-};
-
-template <class Real, class Term>
-SRFT_CORE double block_sum(int n, const Term& term) {
-  LaneSum<Real> sum;
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) sum.lane[j] += term(i + j);
-  }
-  for (int j = 0; i < n; ++i, ++j) sum.lane[j] += term(i);
-  return sum.total();
 }
 
 template <class Real>
@@ -222,6 +146,17 @@ void sample(const Tensor& t, int64_t element, int n, const Real* transfer, const
       }
     }
   }
+}
+
+template <class Real>
+const Real* damping_of(const Tensor& t);
+template <>
+const float* damping_of<float>(const Tensor& t) {
+  return t.table;
+}
+template <>
+const double* damping_of<double>(const Tensor& t) {
+  return t.table64;
 }
 
 template <class Real>
@@ -386,7 +321,8 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     if (fused && to_anchor && !t.transfer) sums.to_anchor += weighted_square(n, b.transfer, Real(1), weight, anchor);
     if (damped && transfer_used) {
       if (o.damping() == kRank) {
-        for (int i = 0; i < n; ++i) b.damping[i] = Real(t.table[b.bin[i]]);
+        const Real* table = damping_of<Real>(t);
+        for (int i = 0; i < n; ++i) b.damping[i] = table[b.bin[i]];
       } else {
         const Real factor = Real(t.mean_damping);
         SRFT_VECTORISE
@@ -514,6 +450,10 @@ void prepare_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, 
 
 }  // namespace
 
-const Loops loops = {SRFT_NAME(SRFT_ISA), process_any, prepare_any, preview_any};
+double penalty_value_chunk(const PenaltyTensor&, int64_t begin, int64_t end);
+void penalty_gradient_chunk(const PenaltyTensor&, int64_t begin, int64_t end, double factor);
+
+const Loops loops = {SRFT_NAME(SRFT_ISA), process_any,         prepare_any,
+                     preview_any,         penalty_value_chunk, penalty_gradient_chunk};
 
 }  // namespace srft::cpu::SRFT_ISA

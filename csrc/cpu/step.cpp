@@ -188,7 +188,8 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
       if (rank) {
         double next[2];
         next_range(t.statistics, next);
-        damping_table(t.statistics, next, release, s[kMuMin], s[kMuMax], t.table);
+        if (t.dtype == DType::kFloat64) damping_table(t.statistics, next, release, s[kMuMin], s[kMuMax], t.table64);
+        else damping_table(t.statistics, next, release, s[kMuMin], s[kMuMax], t.table);
         t.statistics[kLow] = next[kLow];
         t.statistics[kDensity] = next[kDensity];
         use_range(t);

@@ -149,7 +149,7 @@ def sampled(size: int) -> Tensor:
 
 
 def count_keys(transfer: Tensor, counted: Tensor, statistics: Tensor) -> None:
-    """Fill the histogram of ``statistics`` over its range, and the extent of the keys, from the counted elements of T."""
+    """Fill the histogram of ``statistics`` over its range, and the extent of the keys, from counted elements of T."""
     chosen = transfer.flatten()[counted]
     bins = rank_bin(chosen, float(statistics[LOW]), float(statistics[DENSITY]))
     statistics[HISTOGRAM:] = torch.bincount(bins, minlength=BINS).double()

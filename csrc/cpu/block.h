@@ -1,0 +1,88 @@
+// What the loops of every operator share: blocks of a tensor as the arithmetic's type, and sums in a fixed shape.
+//
+// Included only by files that are compiled once per instruction set (SRFT_ISA), so everything is in an unnamed namespace.
+#pragma once
+
+#include "../core/codecs.h"
+#include "chunk.h"
+
+#if defined(__clang__)
+#define SRFT_VECTORISE _Pragma("clang loop vectorize(enable) interleave(enable)")
+#else
+#define SRFT_VECTORISE _Pragma("GCC ivdep")
+#endif
+
+namespace srft::cpu::SRFT_ISA {
+namespace {
+
+constexpr int kBlock = 512;  // a multiple of kSampleBlock; 8 buffers of it fit in 16 KB of float
+constexpr int kLanes = 16;   // of a sum, whatever the vector width
+
+template <class Real>
+struct Native;
+template <>
+struct Native<float> {
+  static constexpr DType dtype = DType::kFloat32;
+};
+template <>
+struct Native<double> {
+  static constexpr DType dtype = DType::kFloat64;
+};
+
+template <class Stored, class Real>
+void decode_all(const void* from, int64_t offset, int n, Real* to) {
+  const Stored* source = static_cast<const Stored*>(from) + offset;
+  SRFT_VECTORISE
+  for (int i = 0; i < n; ++i) to[i] = Real(decode(source[i]));
+}
+
+// The block's elements as Real: in place where they are stored so, else converted into `buffer`.
+template <class Real>
+const Real* load(const void* from, DType dtype, int64_t offset, int n, Real* buffer) {
+  if (dtype == Native<Real>::dtype) return static_cast<const Real*>(from) + offset;
+  switch (dtype) {
+    case DType::kFloat32: decode_all<float>(from, offset, n, buffer); break;
+    case DType::kFloat64: decode_all<double>(from, offset, n, buffer); break;
+    case DType::kBFloat16: decode_all<BFloat16>(from, offset, n, buffer); break;
+    case DType::kFloat16: decode_all<Half>(from, offset, n, buffer); break;
+  }
+  return buffer;
+}
+
+template <class Stored>
+void encode_all(const float* from, void* to, int64_t offset, int n) {
+  Stored* target = static_cast<Stored*>(to) + offset;
+  SRFT_VECTORISE
+  for (int i = 0; i < n; ++i) encode(from[i], target[i]);
+}
+
+[[maybe_unused]] void store(const double*, void*, DType, int64_t, int) {}  // float64 is written in place
+[[maybe_unused]] void store(const float* from, void* to, DType dtype, int64_t offset, int n) {
+  if (dtype == DType::kBFloat16) encode_all<BFloat16>(from, to, offset, n);
+  if (dtype == DType::kFloat16) encode_all<Half>(from, to, offset, n);
+}
+
+// Sums in a fixed shape: 16 lanes whatever the vector width, folded in order.
+template <class Real>
+struct LaneSum {
+  Real lane[kLanes] = {};
+  double total() const {
+    double sum = 0;
+    for (int j = 0; j < kLanes; ++j) sum += double(lane[j]);
+    return sum;
+  }
+};
+
+template <class Real, class Term>
+SRFT_CORE double block_sum(int n, const Term& term) {
+  LaneSum<Real> sum;
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) sum.lane[j] += term(i + j);
+  }
+  for (int j = 0; i < n; ++i, ++j) sum.lane[j] += term(i);
+  return sum.total();
+}
+
+}  // namespace
+}  // namespace srft::cpu::SRFT_ISA

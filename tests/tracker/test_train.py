@@ -1,0 +1,323 @@
+"""The training loop: resumed runs end with the same bits, and nothing that goes wrong costs the state."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tracker.config import DataSection, PairSection, RunConfig, TrainSection, load_config
+from tracker.data.dataset import PairDataset
+from tracker.errors import RGBXError
+from tracker.models.build import build_network
+from tracker.models.config import preset
+from tracker.models.initialise import initialise_two_stream
+from tracker.models.stream import Tracker
+from tracker.train.finetune import fine_tuner
+from tracker.train.losses import TrackingLoss
+from tracker.train.pretrain import TargetCellLoss
+from tracker.train.schedule import lr_factor
+from tracker.train.sources import RollingPairs, generated_sequences, pair_settings
+from tracker.train.trainer import Interrupted, Trainer
+
+SMALL = preset(
+    "tiny",
+    kind="single_stream",
+    embed_dim=32,
+    depth=2,
+    num_heads=2,
+    template_size=32,
+    search_size=64,
+    head_channels=8,
+    drop_path=0.2,
+    cross_layers=(0, 1),
+)
+DATA = ("data.sequences=2", "data.length=20", "data.width=96", "data.height=72")
+
+
+def run_config(*overrides: str) -> RunConfig:
+    train = ("train.epochs=2", "train.samples_per_epoch=18", "train.batch_size=4", "train.log_every=1", "train.lr=1e-3")
+    return load_config(RunConfig, None, [*DATA, *train, *overrides])
+
+
+@pytest.fixture(scope="module")
+def pairs() -> PairDataset:
+    config = run_config()
+    return PairDataset(generated_sequences(config.data), pair_settings(config.pairs, SMALL), 18, seed=3)
+
+
+def trainer_of(config: RunConfig, pairs: Any, folder: Path | None = None) -> Trainer:
+    """A two-stream network from seeded weights, with drop path so that torch's generator matters."""
+    torch.manual_seed(11)
+    network = initialise_two_stream(build_network(SMALL))
+    generator = torch.Generator().manual_seed(5)
+    prior = {name: torch.rand(p.shape, generator=generator) for name, p in network.named_parameters()}
+    trainer = fine_tuner(config, network, prior, pairs)
+    trainer.folder = folder
+    return trainer
+
+
+def assert_same(first: Any, second: Any, where: str = "") -> None:
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype, where
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_same(one, other, f"{where}[{index}]")
+    else:
+        assert first == second, where
+
+
+@pytest.mark.parametrize("name", ["adamw", "srft"])
+@pytest.mark.parametrize("stop", [3, 4])
+def test_resumed_run_ends_with_the_same_bits(pairs: PairDataset, tmp_path: Path, name: str, stop: int) -> None:
+    """Six steps at once, or ``stop``, another process's worth of random numbers, and the rest; 4 ends an epoch."""
+    config = run_config(f"optimizer.name={name}", "optimizer.strength=3")
+    whole = trainer_of(config, pairs)
+    whole.run(until=6)
+
+    trainer_of(config, pairs, tmp_path).run(until=stop)
+    torch.rand(7)
+    np.random.rand(7)
+    random.random()
+    rest = trainer_of(config, pairs, tmp_path)
+    rest.resume(tmp_path)
+    assert rest.step == stop
+    rest.run(until=6)
+
+    expected, found = whole.state(), rest.state()
+    assert expected["network"].keys()
+    torch.manual_seed(11)
+    start = initialise_two_stream(build_network(SMALL)).state_dict()
+    assert not all(torch.equal(value, start[key]) for key, value in expected["network"].items())
+    assert_same(expected, found)
+    if name == "srft":
+        extra = {key for state in found["optimizer"]["state"].values() for key in state}
+        assert {"anchor", "prior", "transfer_statistics"} <= extra
+
+
+def test_a_resumed_run_is_no_fresh_one(pairs: PairDataset, tmp_path: Path) -> None:
+    """The comparison above would also pass if steps changed nothing: here one lost state must show."""
+    config = run_config("optimizer.name=srft")
+    whole = trainer_of(config, pairs)
+    whole.run(until=6)
+    trainer_of(config, pairs, tmp_path).run(until=3)
+    rest = trainer_of(config, pairs, tmp_path)
+    fresh = rest.optimizer.state_dict()
+    rest.resume(tmp_path)
+    rest.optimizer.load_state_dict(fresh)
+    rest.run(until=6)
+    same = [torch.equal(a, b) for a, b in zip(whole.network.parameters(), rest.network.parameters(), strict=True)]
+    assert not all(same)
+
+
+def test_loader_processes_do_not_change_the_bits(pairs: PairDataset) -> None:
+    alone = trainer_of(run_config(), pairs)
+    alone.run()
+    helped = trainer_of(run_config("train.workers=1"), pairs)
+    helped.run()
+    for one, other in zip(alone.network.parameters(), helped.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_signal_stops_between_steps_and_saves(pairs: PairDataset, tmp_path: Path) -> None:
+    config = run_config("optimizer.name=srft")
+    whole = trainer_of(config, pairs)
+    whole.run(until=6)
+    before = signal.getsignal(signal.SIGINT)
+    stopped = trainer_of(config, pairs, tmp_path)
+    plain, calls = stopped.loss, []
+
+    def loss(output: Any, boxes: torch.Tensor) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(output, boxes)
+
+    stopped.loss = loss
+    with pytest.raises(Interrupted, match="stopped after step 2; resume from"):
+        stopped.run()
+    assert signal.getsignal(signal.SIGINT) is before
+    rest = trainer_of(config, pairs, tmp_path)
+    rest.resume(tmp_path)
+    assert rest.step == 2
+    rest.run(until=6)
+    assert_same(whole.state(), rest.state())
+
+
+def nan_loss(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def loss(output: Any, boxes: torch.Tensor) -> Any:
+        losses = dict(plain(output, boxes))
+        losses["total"] = losses["total"] * torch.tensor(math.nan)
+        return losses
+
+    return loss
+
+
+def infinite_gradient(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def loss(output: Any, boxes: torch.Tensor) -> Any:
+        losses = dict(plain(output, boxes))
+        # A square root has an infinite slope at 0, and adds nothing to the value.
+        losses["total"] = losses["total"] + (output.size_map.sum() * 0.0).sqrt()
+        return losses
+
+    return loss
+
+
+@pytest.mark.parametrize(("spoil", "said"), [(nan_loss, "loss is not finite"), (infinite_gradient, "gradient is not")])
+def test_what_is_not_finite_is_refused_and_changes_nothing(
+    pairs: PairDataset, tmp_path: Path, spoil: Callable[..., Any], said: str
+) -> None:
+    trainer = trainer_of(run_config("optimizer.name=srft", "train.batchnorm=train"), pairs, tmp_path)
+    trainer.run(until=2)
+    before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    step = {key: value for key, value in trainer.state().items() if key in ("step", "epoch", "index")}
+    trainer.loss = spoil(trainer.loss)
+    with pytest.raises(RGBXError, match=said) as caught:
+        trainer.run()
+    assert "step 3" in str(caught.value)
+    assert "step_00000002.ckpt" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert_same(before, dict(trainer.network.state_dict()))
+    assert step == {key: value for key, value in trainer.state().items() if key in step}
+
+
+def test_refusing_another_network_changes_nothing(pairs: PairDataset, tmp_path: Path) -> None:
+    trainer_of(run_config(), pairs, tmp_path).run(until=1)
+    other = Trainer(
+        network=torch.nn.Linear(2, 2),
+        loss=lambda *_: {},
+        optimizer=(optimizer := torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)),
+        scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer),
+        dataset=pairs,
+        settings=run_config().train,
+    )
+    with pytest.raises(RGBXError, match="does not fit the configured network"):
+        other.resume(tmp_path)
+    assert other.step == 0
+
+
+def test_refusing_another_optimizer_changes_nothing(pairs: PairDataset, tmp_path: Path) -> None:
+    trainer_of(run_config("optimizer.name=adamw", "train.lr_scale.head=0"), pairs, tmp_path).run(until=1)
+    other = trainer_of(run_config("optimizer.name=adamw"), pairs, tmp_path)
+    weights = {key: value.clone() for key, value in other.network.state_dict().items()}
+    with pytest.raises(RGBXError, match="does not fit the configured optimizer"):
+        other.resume(tmp_path)
+    assert_same(weights, dict(other.network.state_dict()))
+
+
+def test_checkpoints_are_kept_as_configured(pairs: PairDataset, tmp_path: Path) -> None:
+    trainer_of(run_config("train.checkpoint_every=1", "train.keep_checkpoints=2"), pairs, tmp_path).run(until=5)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_00000004.ckpt", "step_00000005.ckpt"]
+
+
+def test_scalars_reach_tensorboard(pairs: PairDataset, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = trainer_of(run_config("optimizer.name=srft", "optimizer.kappa=linear"), pairs, tmp_path)
+    history = trainer.run()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    expected = {"loss/total", "loss/giou", "loss/l1", "loss/focal", "lr", "kappa", "penalty", "gradient_norm"}
+    assert expected | {"samples_per_second"} == set(events.Tags()["scalars"])
+    kappa = [event.value for event in events.Scalars("kappa")]
+    # Eight steps from 1 to 0: what is logged after a step is what the next one will use.
+    assert kappa == pytest.approx([1 - step / 8 for step in range(1, 9)], abs=1e-6)
+    assert [event.value for event in events.Scalars("loss/total")] == pytest.approx(
+        [record.scalars["loss/total"] for record in history]
+    )
+
+
+def test_training_lowers_the_loss_on_what_it_sees(pairs: PairDataset) -> None:
+    trainer = trainer_of(run_config("train.epochs=20", "train.lr=3e-3", "train.clip_grad_norm=1"), pairs)
+    losses = [record.scalars["loss/total"] for record in trainer.run()]
+    assert sum(losses[-8:]) / 8 < 0.8 * sum(losses[:8]) / 8
+
+
+def test_bf16_trains_the_same_weights_in_fp32(pairs: PairDataset) -> None:
+    # At the target's cell the loss is continuous in the weights; at the best cell it jumps.
+    trainer = trainer_of(run_config("train.precision=bf16", "loss.cell=target"), pairs)
+    trainer.run(until=2)
+    assert {p.dtype for p in trainer.network.parameters()} == {torch.float32}
+    plain = trainer_of(run_config("loss.cell=target"), pairs)
+    plain.run(until=2)
+    rough, fine = (t.history[0].scalars["loss/total"] for t in (trainer, plain))
+    assert rough == pytest.approx(fine, rel=0.02)
+    assert rough != fine
+
+
+def test_frozen_groups_stay(pairs: PairDataset) -> None:
+    trainer = trainer_of(run_config("train.lr_scale.head=0", "train.lr_scale.positions=0"), pairs)
+    before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    trainer.run(until=2)
+    after = trainer.network.state_dict()
+    for key, value in before.items():
+        frozen = key.startswith(("head.", "positions."))
+        assert torch.equal(value, after[key]) == frozen, key
+
+
+def network_output(network: Tracker, score_at: tuple[int, int]) -> Any:
+    torch.manual_seed(0)
+    output = network(torch.randn(1, 3, 32, 32), torch.randn(1, 3, 64, 64))
+    score = torch.full_like(output.score_map, 0.1)
+    score[0, 0, score_at[0], score_at[1]] = 0.9
+    from tracker.models.center_head import decode_boxes
+
+    boxes = decode_boxes(score, output.size_map, output.offset_map)[:, None]
+    return output._replace(score_map=score, boxes=boxes)
+
+
+def test_target_cell_loss_differs_only_where_the_score_is_wrong() -> None:
+    network = build_network(SMALL).eval()
+    boxes = torch.tensor([[0.3, 0.55, 0.2, 0.3]])
+    plain = TrackingLoss()
+    right, wrong = network_output(network, (2, 1)), network_output(network, (0, 3))
+    assert torch.equal(TargetCellLoss(plain)(right, boxes)["total"], plain(right, boxes)["total"])
+    assert torch.equal(TargetCellLoss(plain)(wrong, boxes)["giou"], plain(right, boxes)["giou"])
+    assert not torch.equal(plain(wrong, boxes)["giou"], plain(right, boxes)["giou"])
+
+
+def test_learning_rate_schedules() -> None:
+    base = {"epochs": 10, "samples_per_epoch": 100, "batch_size": 10, "warmup_steps": 9}
+    cosine = TrainSection(**base, schedule="cosine", final_lr=0.1)
+    assert [lr_factor(step, cosine) for step in range(9)] == pytest.approx([(k + 1) / 10 for k in range(9)])
+    assert lr_factor(9, cosine) == 1.0
+    middle = 9 + (100 - 9) / 2
+    assert 0.5 * (lr_factor(math.floor(middle), cosine) + lr_factor(math.ceil(middle), cosine)) == pytest.approx(0.55)
+    assert lr_factor(100, cosine) == pytest.approx(0.1)
+    step = TrainSection(**base, schedule="step", step_at=0.8, step_factor=0.2)
+    assert [lr_factor(k, step) for k in (9, 79, 80, 99)] == [1.0, 1.0, 0.2, 0.2]
+    assert lr_factor(50, TrainSection(**base, schedule="constant")) == 1.0
+
+
+def test_rolling_pairs_are_a_pure_function_of_epoch_and_index() -> None:
+    data = DataSection(modality="rgb", sequences=2, refresh=1, length=20, width=96, height=72)
+    settings = pair_settings(PairSection(), SMALL)
+    walked = RollingPairs(data, settings, 4, seed=1)
+    for epoch in range(3):
+        walked.set_epoch(epoch)
+        last = [walked[index] for index in range(4)]
+    jumped = RollingPairs(data, settings, 4, seed=1)
+    jumped.set_epoch(2)
+    assert_same(last[3], jumped[3])
+    shifted = data.model_copy(update={"first": 2, "refresh": 0})
+    direct = PairDataset(generated_sequences(shifted), settings, 4, seed=1)
+    direct.set_epoch(2)
+    assert_same(last[1], direct[1])
+    jumped.set_epoch(1)
+    assert not torch.equal(jumped[3]["search"], last[3]["search"])
