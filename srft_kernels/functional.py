@@ -57,8 +57,8 @@ def significance_penalty(
     theta, anchor, weight = _align(params, anchors, significance)
     if not isinstance(strength, Tensor):
         strength = torch.full((), strength, dtype=torch.float64)
+    _operators.check_lists(theta, anchor, weight, strength)  # here, because a kernel can only raise RuntimeError
     if normalize != "none":
-        _operators.check_lists(theta, anchor, weight, strength)
         weight = _normalized(weight, normalize)
     result: Tensor = torch.ops.srft.significance_penalty(theta, anchor, weight, strength)
     return result
