@@ -737,7 +737,7 @@ def _by_parameter(
             )
         if strict and unexpected and missing:
             raise ValueError(
-                f"the {what} and the optimizer differ: it names {_some(unexpected)}, which the optimizer does not have, "
+                f"the {what} and the optimizer differ: it names {_some(unexpected)}, which the optimizer has not, "
                 f"and lacks {_some(missing)}; rename it, or pass strict=False if both are meant"
             )
         found = {p: given[n] for p, n in zip(params, names, strict=True) if n in given}

@@ -125,6 +125,7 @@ def as_schedule(kappa: Kappa | float) -> Kappa:
     """A schedule from what a user may pass: a number becomes a :class:`ConstantKappa`, a callable stays
     itself."""
     if isinstance(kappa, (int, float)):
+        _check_kappa("kappa", kappa)
         return ConstantKappa(kappa)
     if not callable(kappa):
         raise ValueError(

@@ -68,7 +68,7 @@ def test_defaults_hand_over_from_prior_to_transfer() -> None:
         (lambda: ExponentialKappa(10, end=0.0), "end"),
         (lambda: ExponentialKappa(10, start=0.0), "start"),
         (lambda: ConstantKappa(2.0), "value"),
-        (lambda: as_schedule(-1.0), "value"),
+        (lambda: as_schedule(-1.0), "kappa"),
         (lambda: as_schedule("cosine"), "kappa"),  # type: ignore[arg-type]
         (lambda: CosineKappa(10)(-1), "step"),
         (lambda: ConstantKappa()(-1), "step"),

@@ -117,9 +117,7 @@ def make_case(
         statistics=[torch.zeros(contract.STATISTICS, dtype=torch.float64) for _ in params],
         settings=torch.tensor([values[s] for s in Setting], dtype=torch.float64),
         report=torch.zeros(contract.REPORT, dtype=torch.float64),
-        flags=contract.flags_of(
-            inner=inner, mode=mode, damping=damping, normalize=Normalize.PER_TENSOR, **options
-        ),
+        flags=contract.flags_of(inner=inner, mode=mode, damping=damping, normalize=Normalize.PER_TENSOR, **options),
     )
 
 
@@ -134,8 +132,8 @@ def reference_step(case: Case, phase: Phase = Phase.FUSED) -> None:
 def assert_agrees(native: Case, truth: Case, before: Case, *, dtype: torch.dtype) -> None:
     """Weights within rounding of the float64 reference, averages and report likewise.
 
-    An element whose T lies within rounding of a bin's edge may take the neighbouring bin; what that may move it by is the
-    step it took times the difference between neighbouring bins, so such elements are told apart and must be few.
+    An element whose T lies within rounding of a bin's edge may take the neighbouring bin; what that may move it by is
+    the step it took times the difference between neighbouring bins, so such elements are told apart and must be few.
     """
     epsilon = {torch.float64: 1e-13, torch.float32: 1.2e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}[dtype]
     for i, weight in enumerate(native.params):
@@ -151,7 +149,9 @@ def assert_agrees(native: Case, truth: Case, before: Case, *, dtype: torch.dtype
     for name in ("first", "second", "maximum", "transfers"):
         for ours, theirs in zip(getattr(native, name), getattr(truth, name), strict=True):
             if theirs.numel():  # an average of terms that may cancel: relative to the largest
-                torch.testing.assert_close(ours.double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max()))
+                torch.testing.assert_close(
+                    ours.double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
+                )
     # The transfer's penalty is a difference of nearly equal weights, squared: it has the weights' relative error twice.
     torch.testing.assert_close(native.report, truth.report, rtol=2e-3 if dtype.itemsize < 8 else 1e-9, atol=1e-12)
 
@@ -177,7 +177,9 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("options", CONFIGURATIONS, ids=lambda o: " ".join(f"{k}={getattr(v, 'name', v)}" for k, v in o.items()))
+@pytest.mark.parametrize(
+    "options", CONFIGURATIONS, ids=lambda o: " ".join(f"{k}={getattr(v, 'name', v)}" for k, v in o.items())
+)
 def test_the_kernels_are_the_reference(options: dict, dtype: torch.dtype) -> None:
     case = make_case(dtype=dtype, **options)
     if options.get("mode") is Mode.COUPLED and not case.transfers:
@@ -205,7 +207,9 @@ def test_the_halves_of_an_unfused_step_are_the_reference(mode: Mode, to_anchor: 
         for ours, theirs in zip(case.grads, truth.grads, strict=True):
             rounding = 2 * torch.finfo(dtype).eps  # of the gradient and of the penalty's, which may cancel
             if ours.numel():
-                torch.testing.assert_close(ours.double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max()))
+                torch.testing.assert_close(
+                    ours.double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
+                )
         for which in (case, truth):  # an inner optimizer of some kind
             for p, g in zip(which.params, which.grads, strict=True):
                 p.sub_((1e-3 * g.sign()).to(p.dtype))
