@@ -59,9 +59,7 @@ def explain(error: Exception) -> tuple[int, str] | None:
     return None
 
 
-@click.group(
-    cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; by default as many as torch takes.")
 @click.version_option(package_name="srft-kernels", prog_name="rgbx")
@@ -121,9 +119,7 @@ def pretrain(
 @configured("tiny_prior")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="NAME.significance.safetensors")
 @click.option("--report/--no-report", default=True, help="Print significance per layer.")
-def prior(
-    checkpoint: Path, path: str, show_config: bool, overrides: tuple[str, ...], out: Path, report: bool
-) -> None:
+def prior(checkpoint: Path, path: str, show_config: bool, overrides: tuple[str, ...], out: Path, report: bool) -> None:
     """Estimate the prior significance of a pre-trained RGB tracker on RGB pairs.
 
     CHECKPOINT is a file, or the name of shipped weights (tiny_rgb).
@@ -159,12 +155,8 @@ def train(path: str, show_config: bool, overrides: tuple[str, ...], resume: Path
 
 @cli.command("eval")
 @click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Data set's folder; without it, generated sequences."
-)
-@click.option(
-    "--results", type=click.Path(path_type=Path), help="Score these result files instead of a checkpoint."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="Data set's folder; without it, generated sequences.")
+@click.option("--results", type=click.Path(path_type=Path), help="Score these result files instead of a checkpoint.")
 @click.option("--layout", default="auto", show_default=True)
 @click.option("--split", help="train or test, where the data set has lists.")
 @click.option(
@@ -175,9 +167,7 @@ def train(path: str, show_config: bool, overrides: tuple[str, ...], resume: Path
 )
 @click.option("--modality", type=click.Choice(["rgb", "thermal", "depth", "event"]), default="thermal")
 @click.option("--count", type=click.IntRange(1), default=24, show_default=True, help="Generated sequences.")
-@click.option(
-    "--length", type=click.IntRange(2), default=60, show_default=True, help="Frames of each of them."
-)
+@click.option("--length", type=click.IntRange(2), default=60, show_default=True, help="Frames of each of them.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results, plots and the report.")
 def evaluate(
@@ -201,17 +191,13 @@ def evaluate(
 
     if results is not None:
         if checkpoints or data is None:
-            raise RGBXError(
-                "--results scores files of boxes: give --data with the annotations, and no checkpoint"
-            )
+            raise RGBXError("--results scores files of boxes: give --data with the annotations, and no checkpoint")
         from tracker.evaluation import evaluate_folder
 
         metrics = [evaluate_folder(data, results, protocol, split=split, output=out)]
     else:
         if not checkpoints:
-            raise RGBXError(
-                "nothing to evaluate: give one or more checkpoints, or --results with a folder of boxes"
-            )
+            raise RGBXError("nothing to evaluate: give one or more checkpoints, or --results with a folder of boxes")
         from tracker.train.assess import assess_checkpoints
         from tracker.train.sources import evaluation_sequences
 
@@ -227,12 +213,8 @@ def evaluate(
 @cli.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--init-box", help="x,y,w,h of the target in the first frame; default: groundtruth's first line."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for boxes, overlay and figures."
-)
+@click.option("--init-box", help="x,y,w,h of the target in the first frame; default: groundtruth's first line.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for boxes, overlay and figures.")
 @click.option("--layout", default="auto", show_default=True)
 @click.option("--overlay", type=click.Choice(["gif", "mp4", "none"]), default="gif", show_default=True)
 def track(checkpoint: Path, folder: Path, init_box: str | None, out: Path, layout: str, overlay: str) -> None:
@@ -262,13 +244,9 @@ def track(checkpoint: Path, folder: Path, init_box: str | None, out: Path, layou
 
 @cli.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
-@click.option(
-    "--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Repetitions to average."
-)
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Repetitions to average.")
 @click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--quick", is_flag=True, help="Everything, tiny: to see that it works. The figures mean nothing."
-)
+@click.option("--quick", is_flag=True, help="Everything, tiny: to see that it works. The figures mean nothing.")
 def demo(out: Path, seeds: int, first_seed: int, quick: bool) -> None:
     """Fine-tune the shipped RGB tracker to RGB-thermal with AdamW and with SRFT, and compare."""
     from tracker.demo import run_demo
@@ -327,9 +305,7 @@ def generate(
         split=split,
     )
     with writing(root):
-        written = write_dataset(
-            synthetic_dataset(config, count, cache=False), root, layout, split, progress=True
-        )
+        written = write_dataset(synthetic_dataset(config, count, cache=False), root, layout, split, progress=True)
     click.echo(f"wrote {len(written)} sequences to {root}")
 
 

@@ -57,9 +57,7 @@ class DataSection(Section):
     source: Literal["synthetic", "folder"] = "synthetic"
     root: Path | None = Field(None, description="folder of sequences, for source: folder")
     layout: str = "auto"
-    split: str | None = Field(
-        None, description="train or test: of the generator's photographs, or of a layout"
-    )
+    split: str | None = Field(None, description="train or test: of the generator's photographs, or of a layout")
     modality: Literal["rgb", "thermal", "depth", "event"] = "thermal"
     sequences: int = Field(64, ge=1, le=1_000_000, description="how many sequences the generator makes")
     first: int = Field(0, ge=0, description="index of the first generated sequence")
@@ -102,9 +100,7 @@ class LossSection(Section):
     giou: float = Field(2.0, ge=0.0)
     l1: float = Field(5.0, ge=0.0)
     focal: float = Field(1.0, ge=0.0)
-    cell: Literal["best", "target"] = Field(
-        "best", description="where the box is regressed; target: from scratch"
-    )
+    cell: Literal["best", "target"] = Field("best", description="where the box is regressed; target: from scratch")
 
 
 class LearningRates(Section):
@@ -132,36 +128,26 @@ class TrainSection(Section):
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
-    final_lr: float = Field(
-        0.01, ge=0.0, le=1.0, description="last learning rate of cosine, as a share of lr"
-    )
-    step_at: float = Field(
-        0.8, gt=0.0, lt=1.0, description="share of the run after which `step` lowers the lr"
-    )
+    final_lr: float = Field(0.01, ge=0.0, le=1.0, description="last learning rate of cosine, as a share of lr")
+    step_at: float = Field(0.8, gt=0.0, lt=1.0, description="share of the run after which `step` lowers the lr")
     step_factor: float = Field(0.1, gt=0.0, le=1.0)
     clip_grad_norm: float = Field(0.1, ge=0.0, description="0 leaves gradients as they are")
     precision: Literal["fp32", "bf16"] = "fp32"
     batchnorm: Literal["train", "frozen"] = "frozen"
     seed: int = Field(0, ge=0, lt=2**31)
     log_every: int = Field(10, ge=1, description="steps between two log lines")
-    checkpoint_every: int = Field(
-        0, ge=0, description="steps between checkpoints; 0 saves at each epoch's end"
-    )
+    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0 saves at each epoch's end")
     keep_checkpoints: int = Field(2, ge=1)
     lr_scale: LearningRates = LearningRates()
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSection:
         if self.batch_size > self.samples_per_epoch:
-            raise ValueError(
-                f"batch_size {self.batch_size} is larger than samples_per_epoch {self.samples_per_epoch}"
-            )
+            raise ValueError(f"batch_size {self.batch_size} is larger than samples_per_epoch {self.samples_per_epoch}")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), not {self.betas}")
         if self.warmup_steps >= self.total_steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} leaves nothing of the run's {self.total_steps} steps"
-            )
+            raise ValueError(f"warmup_steps {self.warmup_steps} leaves nothing of the run's {self.total_steps} steps")
         return self
 
     @property
@@ -186,6 +172,14 @@ class OptimizerSection(Section):
     mode: Literal["proximal", "decoupled", "coupled"] = "proximal"
     normalize: Literal["tensor", "global", "none"] = "tensor"
     damping: Literal["rank", "mean", "none"] = "rank"
+    mu: tuple[float, float] = Field((0.25, 0.65), description="least and greatest damping by rank")
+
+    @model_validator(mode="after")
+    def _mu_ordered(self) -> OptimizerSection:
+        low, high = self.mu
+        if not 0.0 <= low <= high < 1.0:
+            raise ValueError(f"mu must be least and greatest damping in [0, 1), not {self.mu}")
+        return self
 
 
 class PriorSection(Section):
@@ -268,9 +262,7 @@ def load_config(
     return validate(kind, tree, source, overridden)
 
 
-def validate(
-    kind: type[ConfigT], tree: Mapping[str, Any], source: str, overridden: set[str] | None = None
-) -> ConfigT:
+def validate(kind: type[ConfigT], tree: Mapping[str, Any], source: str, overridden: set[str] | None = None) -> ConfigT:
     """Check a nested mapping against ``kind``; ``source`` and ``overridden`` only serve the error message."""
     try:
         return kind.model_validate(dict(tree))
@@ -370,13 +362,9 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) 
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is not a name", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a name", key_node.start_mark)
         if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key} is given twice", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"key {key} is given twice", key_node.start_mark)
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 

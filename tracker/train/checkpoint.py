@@ -44,9 +44,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RGBXError(f"{path} is not a training checkpoint of rgbx, so a run cannot be resumed from it")
     if state["version"] != VERSION:
-        raise RGBXError(
-            f"{path} is a checkpoint of version {state['version']}, and this rgbx reads version {VERSION}"
-        )
+        raise RGBXError(f"{path} is a checkpoint of version {state['version']}, and this rgbx reads version {VERSION}")
     return state
 
 
@@ -119,14 +117,16 @@ def seed_everything(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def restore_module(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load a state dict whole; a mismatch is refused before a single tensor is copied."""
+def check_module(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse a state dict that ``module`` cannot load whole.
+
+    Raises:
+        RGBXError: naming a tensor that is missing, unknown or of another shape.
+    """
     expected = module.state_dict()
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys())
-    shapes = sorted(
-        name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape
-    )
+    shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
     for names, what in ((missing, "lacks"), (unknown, "has the unknown"), (shapes, "has another shape of")):
         if names:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -134,4 +134,3 @@ def restore_module(module: nn.Module, state: Mapping[str, torch.Tensor], path: P
                 f"{path} does not fit the configured network: it {what} {names[0]}{others}; "
                 "resume with the configuration that the run was started with"
             )
-    module.load_state_dict(state)

@@ -78,9 +78,7 @@ def fine_tuner(
     )
 
 
-def fine_tune(
-    config: RunConfig, resume: Path | None = None, command: str = ""
-) -> tuple[Path, list[StepRecord]]:
+def fine_tune(config: RunConfig, resume: Path | None = None, command: str = "") -> tuple[Path, list[StepRecord]]:
     """Fine-tune; returns the file with the network (``<output>/network.safetensors``) and the log.
 
     Raises:

@@ -89,9 +89,7 @@ class TrackingLoss:
         """
         batch = output.boxes.shape[0]
         if tuple(boxes.shape) != (batch, 4):
-            raise RGBXError(
-                f"the target boxes have shape {tuple(boxes.shape)}, but {batch} outputs need ({batch}, 4)"
-            )
+            raise RGBXError(f"the target boxes have shape {tuple(boxes.shape)}, but {batch} outputs need ({batch}, 4)")
         precision = torch.promote_types(output.boxes.dtype, torch.float32)
         target = boxes.to(precision)
         predicted = cxcywh_to_xyxy(output.boxes[:, 0].to(precision))

@@ -41,9 +41,12 @@ def build_optimizer(
         settings: which optimizer and how.
         prior: significance by parameter name; parameters without one are held by transfer significance alone.
     """
+    trained = {name for group in groups for name, _ in group["params"]}
     inner = torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
     if settings.name == "adamw":
         return inner
+    if prior is not None:
+        prior = {name: tensor for name, tensor in prior.items() if name in trained}
     try:
         return srft.SRFT(
             inner,
@@ -51,8 +54,9 @@ def build_optimizer(
             strength=settings.strength,
             kappa=kappa_schedule(settings, train.total_steps),
             mode=settings.mode,
-            normalize=settings.normalize,
-            damping=settings.damping,
+            normalize=None if settings.normalize == "none" else settings.normalize,
+            damping=None if settings.damping == "none" else settings.damping,
+            mu=settings.mu,
         )
     except ValueError as error:
         raise RGBXError(f"SRFT refuses this configuration: {error}") from error

@@ -46,9 +46,7 @@ def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = Tru
         RGBXError: the network is not a single-stream tracker, or nothing could be estimated.
     """
     if network.config.kind != "single_stream":
-        raise RGBXError(
-            "a prior is estimated on the pre-trained RGB tracker, and this checkpoint is a two-stream one"
-        )
+        raise RGBXError("a prior is estimated on the pre-trained RGB tracker, and this checkpoint is a two-stream one")
     loss = TrackingLoss(config.loss.giou, config.loss.l1, config.loss.focal)
     device = next(network.parameters()).device
 

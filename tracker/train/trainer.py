@@ -24,12 +24,12 @@ from tracker.config import TrainSection
 from tracker.data.normalise import normalise
 from tracker.errors import RGBXError
 from tracker.train.checkpoint import (
+    check_module,
     checkpoint_path,
     checkpoints_in,
     find_checkpoint,
     load_checkpoint,
     prune_checkpoints,
-    restore_module,
     rng_state,
     save_checkpoint,
     set_rng_state,
@@ -164,10 +164,7 @@ class Trainer:
                         self.train_mode()
                         if measured:
                             self.history.append(StepRecord(self.step, dict(measured)))
-                            bar.write(
-                                f"epoch {self.epoch}: "
-                                + ", ".join(f"{k} {v:.3f}" for k, v in measured.items())
-                            )
+                            bar.write(f"epoch {self.epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in measured.items()))
                             if log:
                                 log.write(self.step, measured)
         finally:
@@ -268,16 +265,21 @@ class Trainer:
         return path
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint file, or from the newest one in a run folder."""
+        """Continue from a checkpoint file, or from the newest one in a run folder.
+
+        Raises:
+            RGBXError: there is none, it is not whole, or it does not fit; nothing is changed then.
+        """
         path = find_checkpoint(path)
         state = load_checkpoint(path)
-        restore_module(self.network, state["network"], path)
+        check_module(self.network, state["network"], path)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
             raise RGBXError(
                 f"{path} does not fit the configured optimizer ({error}); use the run's own configuration"
             ) from error
+        self.network.load_state_dict(state["network"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
         set_rng_state(state["rng"])
