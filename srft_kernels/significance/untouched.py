@@ -63,7 +63,9 @@ def model_restored(model: nn.Module, training: bool) -> Iterator[None]:
             module._buffers.update(found)
             with torch.no_grad():
                 for name, saved in value.items():
-                    module._buffers[name].copy_(saved)
+                    buffer = module._buffers[name]
+                    assert buffer is not None  # only tensors were saved
+                    buffer.copy_(saved)
         for p, required, gradient in zip(parameters, requires, gradients, strict=True):
             p.requires_grad_(required)
             p.grad = gradient

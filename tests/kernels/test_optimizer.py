@@ -149,8 +149,9 @@ def test_the_step_is_the_definition(seed: int, strength: float, kappa: float, mo
         expected = q - w_p * (q - anchor) - w_t * (q - start)
     # A rank is that of the middle of its bin.
     together = float(optimizer.state[p]["transfer_statistics"][HISTOGRAM:].max()) if kappa < 1 else 1.0
-    longest = float((q - start).abs().max())
-    off_by = (together - 1) / 2 / 40 * 0.4 * longest * (1 - kappa) / (1.0 if mode == "proximal" else (1 - 0.65) ** 2)
+    longest = float((q.detach() - start).abs().max())
+    steepness = (1 - kappa) / (1 - 0.65 * (kappa if mode == "proximal" else 1.0)) ** 2  # of the result in mu, at most
+    off_by = (together - 1) / 2 / 40 * 0.4 * longest * steepness
     torch.testing.assert_close(p.detach(), expected.detach(), rtol=1e-9, atol=1e-9 + off_by)
     torch.testing.assert_close(
         optimizer.prior_penalty, 0.5 * (w_p / 0.1 * (start - anchor).square()).sum(), rtol=1e-9, atol=1e-12
