@@ -49,6 +49,7 @@ class _Plan:
 
     having: list[bool]
     strides: list[tuple[int, ...]]
+    gradient_strides: list[tuple[int, ...]]  # of the gradients that the kernels can read as they are
     params: list[Tensor]
     dense: bool
     steps: list[Tensor]
@@ -472,11 +473,13 @@ class SRFT(Optimizer):
             transfer_to_anchor=group["transfer_anchor"] == "initial",
             propagate_nonfinite=self.nonfinite_policy == "propagate",
         )
-        originals: list[Tensor] = [p for p, has in zip(group["params"], plan.having, strict=True) if has]
+        originals = plan.params
         params = plan.params if plan.dense else [_densely(p) for p in originals]
         grads: list[Tensor] = []
         if phase is not Phase.AFTER:
-            grads = [_matching(p, cast(Tensor, q.grad)) for p, q in zip(params, originals, strict=True)]
+            grads = [cast(Tensor, p.grad) for p in originals]
+            if [g.stride() for g in grads] != plan.gradient_strides:
+                grads = [_matching(p, g) for p, g in zip(params, grads, strict=True)]
         damps = group["damping"] is not None and group["mode"] != "coupled" and group["transfer_anchor"] == "previous"
         if self._inner_kind is Inner.NONE and damps and regularize and kappa < 1 and not plan.previous:
             plan.previous = [torch.empty_like(p) for p in params]
@@ -532,6 +535,7 @@ class SRFT(Optimizer):
         self._plans[index] = plan = _Plan(
             having=having,
             strides=strides,
+            gradient_strides=[_dense_like(p).stride() for p in chosen],
             params=chosen,
             dense=all(_is_dense(p) for p in chosen),
             steps=[s["step" if self._inner_kind is not Inner.NONE else "transfer_step"] for s in state],

@@ -17,12 +17,15 @@ struct Task {
   int64_t begin, end;
 };
 
-// What one tensor's chunks found together.
-struct Gathered {
+// What one tensor's chunks found together. The keys are there where the step counts them.
+struct Keys {
   int64_t histogram[kBins] = {};
   float smallest = std::numeric_limits<float>::infinity();
   float largest = -std::numeric_limits<float>::infinity();
-  ChunkSums sums = {};
+};
+struct Gathered {
+  std::vector<Keys> keys;
+  std::vector<ChunkSums> sums;
 };
 
 std::vector<Task> tasks_of(const std::vector<Tensor>& tensors, const std::vector<int32_t>& chosen) {
@@ -38,7 +41,7 @@ std::vector<Task> tasks_of(const std::vector<Tensor>& tensors, const std::vector
 // Counts of one worker, added to its tensor's when the worker goes on to another: integers, so the order does not matter.
 class KeyCollector {
  public:
-  KeyCollector(std::vector<Gathered>& gathered, std::mutex& mutex) : gathered_(gathered), mutex_(mutex) { clear(); }
+  KeyCollector(std::vector<Keys>& found, std::mutex& mutex) : found_(found), mutex_(mutex) { clear(); }
   ~KeyCollector() { flush(); }
   SampledKeys& of(int32_t tensor) {
     if (tensor != tensor_) {
@@ -55,30 +58,31 @@ class KeyCollector {
     keys_.largest = -std::numeric_limits<float>::infinity();
   }
   void flush() {
-    if (tensor_ < 0) return;
+    if (tensor_ < 0 || found_.empty()) return;
     const std::lock_guard<std::mutex> lock(mutex_);
-    Gathered& g = gathered_[tensor_];
-    for (int i = 0; i < kBins; ++i) g.histogram[i] += keys_.histogram[i];
-    g.smallest = std::min(g.smallest, keys_.smallest);
-    g.largest = std::max(g.largest, keys_.largest);
+    Keys& to = found_[tensor_];
+    for (int i = 0; i < kBins; ++i) to.histogram[i] += keys_.histogram[i];
+    to.smallest = std::min(to.smallest, keys_.smallest);
+    to.largest = std::max(to.largest, keys_.largest);
     clear();
   }
-  std::vector<Gathered>& gathered_;
+  std::vector<Keys>& found_;
   std::mutex& mutex_;
   int32_t tensor_ = -1;
   SampledKeys keys_;
 };
 
 // Runs `function` over every chunk of the chosen tensors, on torch's threads.
-std::vector<Gathered> run(const Options& options, const std::vector<Tensor>& tensors, const std::vector<int32_t>& chosen,
+Gathered run(const Options& options, const std::vector<Tensor>& tensors, const std::vector<int32_t>& chosen,
                           ChunkFunction function) {
   const std::vector<Task> tasks = tasks_of(tensors, chosen);
   std::vector<ChunkSums> sums(tasks.size());
-  std::vector<Gathered> gathered(tensors.size());
+  const bool counts = options.statistics_active && options.damping() == kRank && !options.has(kTransferToAnchor);
+  Gathered gathered{std::vector<Keys>(counts ? tensors.size() : 0), std::vector<ChunkSums>(tensors.size())};
   std::mutex mutex;
   std::atomic<size_t> next{0};
   const auto work = [&](int64_t, int64_t) {
-    KeyCollector keys(gathered, mutex);
+    KeyCollector keys(gathered.keys, mutex);
     for (size_t i = next++; i < tasks.size(); i = next++) {
       const Task& task = tasks[i];
       function(options, tensors[task.tensor], task.begin, task.end, sums[i], keys.of(task.tensor));
@@ -91,7 +95,7 @@ std::vector<Gathered> run(const Options& options, const std::vector<Tensor>& ten
     work(0, 1);
   }
   for (size_t i = 0; i < tasks.size(); ++i) {
-    ChunkSums& to = gathered[tasks[i].tensor].sums;
+    ChunkSums& to = gathered.sums[tasks[i].tensor];
     to.prior += sums[i].prior;
     to.to_anchor += sums[i].to_anchor;
     to.transfer += sums[i].transfer;
@@ -102,15 +106,16 @@ std::vector<Gathered> run(const Options& options, const std::vector<Tensor>& ten
   return gathered;
 }
 
-void keep(const Gathered& gathered, bool rank, double* statistics) {
+void keep(const Gathered& gathered, int32_t tensor, bool rank, double* statistics) {
   if (rank) {
-    for (int i = 0; i < kBins; ++i) statistics[kHistogram + i] = double(gathered.histogram[i]);
-    const bool any = gathered.smallest <= gathered.largest;
-    statistics[kSmallest] = any ? gathered.smallest : 0.0;
-    statistics[kLargest] = any ? gathered.largest : 0.0;
+    const Keys& keys = gathered.keys[tensor];
+    for (int i = 0; i < kBins; ++i) statistics[kHistogram + i] = double(keys.histogram[i]);
+    const bool any = keys.smallest <= keys.largest;
+    statistics[kSmallest] = any ? keys.smallest : 0.0;
+    statistics[kLargest] = any ? keys.largest : 0.0;
   } else {
-    statistics[kSum] = gathered.sums.sum;
-    statistics[kCount] = double(gathered.sums.finite);
+    statistics[kSum] = gathered.sums[tensor].sum;
+    statistics[kCount] = double(gathered.sums[tensor].finite);
   }
 }
 
@@ -135,17 +140,17 @@ void preview(const Options& options, std::vector<Tensor>& tensors, const Loops& 
   if (fresh.empty()) return;
   if (rank) {
     for (int32_t i : fresh) set_range(tensors[i].statistics, 0.0, 256.0), use_range(tensors[i]);
-    const std::vector<Gathered> extent = run(options, tensors, fresh, loops.preview);
+    const Gathered extent = run(options, tensors, fresh, loops.preview);
     for (int32_t i : fresh) {
       double* s = tensors[i].statistics;
-      keep(extent[i], rank, s);
+      keep(extent, i, rank, s);
       set_range(s, s[kSmallest], s[kLargest] + kNarrowestBin);
       use_range(tensors[i]);
     }
-    const std::vector<Gathered> coarse = run(options, tensors, fresh, loops.preview);
+    const Gathered coarse = run(options, tensors, fresh, loops.preview);
     for (int32_t i : fresh) {
       double* s = tensors[i].statistics;
-      keep(coarse[i], rank, s);
+      keep(coarse, i, rank, s);
       double next[2];
       next_range(s, next);
       s[kLow] = next[kLow];
@@ -153,8 +158,8 @@ void preview(const Options& options, std::vector<Tensor>& tensors, const Loops& 
       use_range(tensors[i]);
     }
   }
-  const std::vector<Gathered> found = run(options, tensors, fresh, loops.preview);
-  for (int32_t i : fresh) keep(found[i], rank, tensors[i].statistics);
+  const Gathered found = run(options, tensors, fresh, loops.preview);
+  for (int32_t i : fresh) keep(found, i, rank, tensors[i].statistics);
 }
 
 }  // namespace
@@ -202,13 +207,13 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
     }
   }
 
-  const std::vector<Gathered> found =
+  const Gathered found =
       run(options, tensors, all, phase == Phase::kBefore ? kernel.prepare : kernel.process);
   const double lr = s[kLearningRate];
   for (int32_t i : all) {
     const Tensor& t = tensors[i];
-    if (gathers) keep(found[i], rank, t.statistics);
-    const ChunkSums& sums = found[i].sums;
+    if (gathers) keep(found, i, rank, t.statistics);
+    const ChunkSums& sums = found.sums[i];
     report[kPriorPenalty] += 0.5 * t.prior_penalty * sums.prior;
     report[kTransferPenalty] += 0.5 * t.transfer_penalty * t.transfer_to_anchor * sums.to_anchor;
     report[kTransferPenalty] += lr > 0 ? 0.5 * sums.transfer / lr : 0.0;
