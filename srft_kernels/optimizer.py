@@ -292,6 +292,11 @@ class SRFT(Optimizer):
                 raise ValueError(
                     f"complex parameters are not supported (shape {tuple(param.shape)}): view them as real"
                 )
+            if hasattr(param, "device_mesh"):
+                raise ValueError(
+                    f"distributed parameters ({type(param).__name__}, as FSDP2 makes) are not supported: their means "
+                    "would be taken over one shard; use DistributedDataParallel, or keep them in another optimizer"
+                )
             if not param.is_floating_point():
                 raise ValueError(f"parameters must be floating, got {param.dtype}")
             if param.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):

@@ -246,7 +246,7 @@ def test_global_normalisation_divides_by_the_mean_over_all_tensors() -> None:
 
 
 def sketch_ranks(squares: Tensor) -> Tensor:
-    """The rank that the kernels give each element of a T that has stood still for a step: read back from the damping."""
+    """The rank that the kernels give the elements of a T that has stood still for a step: read back from the damping."""
     p = nn.Parameter(torch.zeros(squares.shape))
     optimizer = srft.SRFT(SGD([p], lr=1.0), strength=0.0, kappa=0.0, transfer_beta=0.0, mu=(0.0, 0.5))
     for _ in range(2):
@@ -732,6 +732,39 @@ def test_priors_that_do_not_fit_are_refused_with_the_names_that_differ() -> None
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         srft.SRFT(AdamW(network().named_parameters()), **options)
+
+
+def test_distributed_parameters_are_refused_by_name() -> None:
+    dist = pytest.importorskip("torch.distributed")
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_tensor
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        sharded = nn.Parameter(distribute_tensor(torch.ones(4), init_device_mesh("cpu", (1,))))
+        with pytest.raises(ValueError, match="distributed parameters"):
+            srft.SRFT(AdamW([sharded]))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_distributed_data_parallel_gives_every_rank_the_same_step() -> None:
+    """DDP leaves dense parameters with averaged gradients: nothing here knows of it."""
+    dist = pytest.importorskip("torch.distributed")
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    ours, theirs = network(), network()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(ours)
+        prior = {f"module.{n}": t for n, t in prior_of(ours).items()}
+        train(wrapped, srft.SRFT(AdamW(wrapped.named_parameters(), lr=1e-2), prior=prior, kappa=0.5), 3)
+    finally:
+        dist.destroy_process_group()
+    train(theirs, srft.SRFT(AdamW(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5), 3)
+    assert torch.equal(weights(ours), weights(theirs))
 
 
 def test_what_it_wraps() -> None:

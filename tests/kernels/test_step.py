@@ -304,7 +304,7 @@ def test_sizes_around_every_boundary(size: int) -> None:
     dtype=st.sampled_from([torch.bfloat16, torch.float16]),
 )
 def test_codecs_round_as_torch_does(values: list[float], dtype: torch.dtype) -> None:
-    """With no inner movement the stored weight is the codec's rounding of itself; with SGD at lr 1 it is that of p - g."""
+    """With SGD at lr 1 the stored weight is the codec's rounding of p - g."""
     param = torch.tensor(values, dtype=torch.float32).to(dtype)
     gradient = torch.linspace(-1, 1, len(values)).to(dtype)
     case = make_case(inner=Inner.SGD, dtype=dtype, shapes=((len(values),),), strength=0.0, kappa=1.0)
