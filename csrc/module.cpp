@@ -85,6 +85,7 @@ PYBIND11_MODULE(_build, m) {
   m.attr("compiler") = SRFT_COMPILER;
   m.attr("instruction_sets") = instruction_sets();
   m.attr("contract") = contract();
-  m.def("capability", [] { return std::string(srft::cpu::loops().name); },
-        "The instruction set that the CPU kernels use here; SRFT_CPU_CAPABILITY overrides it.");
+  m.def(
+      "capability", [] { return std::string(srft::cpu::loops().name); },
+      "The instruction set that the CPU kernels use here; SRFT_CPU_CAPABILITY overrides it.");
 }

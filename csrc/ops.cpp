@@ -1,5 +1,5 @@
-// The CPU kernels behind the operators that srft_kernels/ops declares, in torch's stable ABI: this file turns lists of tensors
-// into plain pointers, and nothing else.
+// The CPU kernels behind the operators that srft_kernels/ops declares, in torch's stable ABI: this file turns lists of
+// tensors into plain pointers, and nothing else.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -34,19 +34,21 @@ srft::cpu::DType dtype_of(const Tensor& tensor) {
 // The i-th tensor's data, or null where the list is empty or that entry has no elements.
 void* pointer(const TensorList& list, size_t i, int64_t size, const char* what, ScalarType expected) {
   if (list.empty() || list[i].numel() == 0) return nullptr;
-  STD_TORCH_CHECK(list[i].numel() == size, "srft: ", what, " ", i, " has ", list[i].numel(), " elements, its parameter ", size);
+  STD_TORCH_CHECK(list[i].numel() == size, "srft: ", what, " ", i, " has ", list[i].numel(),
+                  " elements, its parameter ", size);
   STD_TORCH_CHECK(list[i].scalar_type() == expected, "srft: ", what, " ", i, " has the wrong dtype");
   return list[i].mutable_data_ptr();
 }
 
 void check_length(const TensorList& list, size_t count, const char* what) {
-  STD_TORCH_CHECK(list.empty() || list.size() == count, "srft: ", list.size(), " ", what, " for ", count, " parameters");
+  STD_TORCH_CHECK(list.empty() || list.size() == count, "srft: ", list.size(), " ", what, " for ", count,
+                  " parameters");
 }
 
 void step(TensorList params, TensorList grads, TensorList first_moments, TensorList second_moments,
           TensorList max_second_moments, TensorList steps, TensorList previous, TensorList anchors, TensorList priors,
-          Tensor prior_scales, TensorList transfers, TensorList statistics, Tensor settings, Tensor report, int64_t flags,
-          int64_t phase) {
+          Tensor prior_scales, TensorList transfers, TensorList statistics, Tensor settings, Tensor report,
+          int64_t flags, int64_t phase) {
   using namespace srft;
   const size_t count = params.size();
   check_length(grads, count, "gradients");
@@ -57,9 +59,11 @@ void step(TensorList params, TensorList grads, TensorList first_moments, TensorL
   check_length(anchors, count, "anchors");
   check_length(priors, count, "priors");
   check_length(transfers, count, "transfer significances");
-  STD_TORCH_CHECK(steps.size() == count && statistics.size() == count, "srft: steps and statistics must match the parameters");
+  STD_TORCH_CHECK(steps.size() == count && statistics.size() == count,
+                  "srft: steps and statistics must match the parameters");
   STD_TORCH_CHECK(prior_scales.numel() == int64_t(2 * count), "srft: prior_scales must have two values a parameter");
-  STD_TORCH_CHECK(settings.numel() == kSettings && report.numel() == kReport, "srft: settings or report has the wrong size");
+  STD_TORCH_CHECK(settings.numel() == kSettings && report.numel() == kReport,
+                  "srft: settings or report has the wrong size");
 
   cpu::Options options{};
   options.flags = int(flags);
@@ -129,8 +133,9 @@ double number(const Tensor& tensor, const char* what) {
 // The lists of the penalty, and the contiguous copies that they point into.
 struct PenaltyLists {
   PenaltyLists(const TensorList& params, const TensorList& anchors, const TensorList& significance) {
-    STD_TORCH_CHECK(params.size() == anchors.size() && params.size() == significance.size(), "significance_penalty: ",
-                    params.size(), " parameters, ", anchors.size(), " anchors, ", significance.size(), " significances");
+    STD_TORCH_CHECK(params.size() == anchors.size() && params.size() == significance.size(),
+                    "significance_penalty: ", params.size(), " parameters, ", anchors.size(), " anchors, ",
+                    significance.size(), " significances");
     for (size_t i = 0; i < params.size(); ++i) {
       for (const TensorList* list : {&anchors, &significance}) {
         bool same = (*list)[i].dim() == params[i].dim();

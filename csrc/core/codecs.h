@@ -1,7 +1,7 @@
 // bfloat16 and IEEE half, to and from float, without branches: round to nearest even, NaN stays NaN.
 //
-// Written in integer and float arithmetic rather than with the compilers' half types, so that every compiler vectorises them
-// and every instruction set gives the same bits.
+// Written in integer and float arithmetic rather than with the compilers' half types, so that every compiler vectorises
+// them and every instruction set gives the same bits.
 #pragma once
 
 #include "host_device.h"
@@ -42,10 +42,11 @@ SRFT_CORE void encode(float x, Half& out) {
   const uint32_t bits = float_bits(x);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
-  // Normal halves: rebias the exponent by -112, add half a unit (to even) and drop 13 bits. A carry into the exponent is
-  // right, also the one from 65519.99 to infinity.
+  // Normal halves: rebias the exponent by -112, add half a unit (to even) and drop 13 bits. A carry into the exponent
+  // is right, also the one from 65519.99 to infinity.
   const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Subnormal halves: a unit in the last place of 0.5f is 2^-24, the spacing of subnormal halves, so the float adder rounds.
+  // Subnormal halves: a unit in the last place of 0.5f is 2^-24, the spacing of subnormal halves, so the float adder
+  // rounds.
   const uint32_t subnormal = float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f);
   const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
   const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;

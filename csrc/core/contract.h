@@ -1,10 +1,11 @@
-// The numbers that C++ and Python must agree on. srft_kernels/ops/contract.py holds the same names; a test compares them.
+// The numbers that C++ and Python must agree on. srft_kernels/ops/contract.py holds the same names; a test compares
+// them.
 #pragma once
 
 namespace srft {
 
-// Positions in the `settings` vector (float64), which is data and not arguments so that it can live on a device and move under
-// a captured graph.
+// Positions in the `settings` vector (float64), which is data and not arguments so that it can live on a device and
+// move under a captured graph.
 enum Setting {
   kLearningRate,
   kBeta1,  // SGD: momentum
@@ -38,11 +39,11 @@ constexpr int kTransferToAnchor = 1 << 11;  // transfer_anchor="initial"
 constexpr int kPropagateNonfinite = 1 << 12;
 
 // Positions in a tensor's `statistics` of its transfer significance, gathered in one step and read in the next.
-constexpr int kLow = 0;        // key of the lower end of the histogram's regular bins
-constexpr int kDensity = 1;    // regular bins per unit of key
-constexpr int kSmallest = 2;   // smallest and largest key seen, zeros left out
+constexpr int kLow = 0;       // key of the lower end of the histogram's regular bins
+constexpr int kDensity = 1;   // regular bins per unit of key
+constexpr int kSmallest = 2;  // smallest and largest key seen, zeros left out
 constexpr int kLargest = 3;
-constexpr int kSum = 4;        // sum of T over finite elements, and how many they are
+constexpr int kSum = 4;  // sum of T over finite elements, and how many they are
 constexpr int kCount = 5;
 constexpr int kBins = 256;     // bin 0: zeros; 1: below; 2..254: regular; 255: above
 constexpr int kHistogram = 8;  // first bin's position

@@ -1,8 +1,8 @@
 // What lets one header serve g++ and nvcc.
 //
 // Everything in core/ is `static inline`, forced inline, and free of the standard library: the CPU loops compile these
-// headers once per instruction set, and a function that the linker may merge across those copies could run AVX-512 code on
-// a machine that has none.
+// headers once per instruction set, and a function that the linker may merge across those copies could run AVX-512 code
+// on a machine that has none.
 #pragma once
 
 #include <cstdint>

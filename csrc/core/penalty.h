@@ -5,14 +5,15 @@
 
 namespace srft {
 
-// A weight so large that the blend below is its target to the last bit; beyond it, infinity over infinity would be near.
+// A weight so large that the blend below is its target to the last bit; beyond it, infinity over infinity would be
+// near.
 template <class Real>
 SRFT_CORE Real bounded_weight(Real weight) {
   return weight < Real(1e18) ? weight : Real(1e18);
 }
 
-// The exact minimiser of (x - proposed)^2/2 + w_p (x - anchor)^2/2 + w_t (x - current)^2/2, written as a step from `proposed`
-// so that no weight means no change, to the bit.
+// The exact minimiser of (x - proposed)^2/2 + w_p (x - anchor)^2/2 + w_t (x - current)^2/2, written as a step from
+// `proposed` so that no weight means no change, to the bit.
 template <class Real>
 SRFT_CORE Real proximal(Real proposed, Real current, Real anchor, Real anchor_weight, Real current_weight) {
   const Real pull = anchor_weight * (anchor - proposed) + current_weight * (current - proposed);

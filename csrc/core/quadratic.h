@@ -1,5 +1,5 @@
-// One element of the significance penalty R = strength/2 sum P (theta - a)^2 as an operator (EWC, arXiv 1612.00796, equation 3),
-// in the order of operations of srft_kernels/ops/penalty.py.
+// One element of the significance penalty R = strength/2 sum P (theta - a)^2 as an operator (EWC, arXiv 1612.00796,
+// equation 3), in the order of operations of srft_kernels/ops/penalty.py.
 #pragma once
 
 #include "host_device.h"

@@ -1,6 +1,7 @@
 // What the loops of every operator share: blocks of a tensor as the arithmetic's type, and sums in a fixed shape.
 //
-// Included only by files that are compiled once per instruction set (SRFT_ISA), so everything is in an unnamed namespace.
+// Included only by files that are compiled once per instruction set (SRFT_ISA), so everything is in an unnamed
+// namespace.
 #pragma once
 
 #include "../core/codecs.h"

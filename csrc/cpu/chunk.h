@@ -9,17 +9,18 @@ namespace srft::cpu {
 
 enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-// Elements of one task. Partial sums are taken per chunk and added in the order of chunks, so that neither the number of
-// threads nor their speed changes a bit of them.
+// Elements of one task. Partial sums are taken per chunk and added in the order of chunks, so that neither the number
+// of threads nor their speed changes a bit of them.
 constexpr int64_t kChunk = 32768;
 
-// One tensor of a step. Null pointers mean "not used". State is in the arithmetic's type: double for float64, else float.
+// One tensor of a step. Null pointers mean "not used". State is in the arithmetic's type: double for float64, else
+// float.
 struct Tensor {
   int64_t size;
   DType dtype;         // of param, grad and previous
   DType anchor_dtype;  // dtype, or the arithmetic's
   void* param;
-  const void* grad;  // null in the half of an unfused step after the inner one; `prepare` may write it
+  const void* grad;      // null in the half of an unfused step after the inner one; `prepare` may write it
   const void* previous;  // weights before an unfused inner step (`prepare` writes it); null: param itself
   void* first_moment;
   void* second_moment;
@@ -33,16 +34,16 @@ struct Tensor {
   double negative_step_size;
   double correction2_root;
   double one_minus_dampening;
-  double transfer_correction;   // 1 / (1 - beta^t)
-  double prior_weight;          // times P: the anchor's weight (coupled: the gradient's)
+  double transfer_correction;    // 1 / (1 - beta^t)
+  double prior_weight;           // times P: the anchor's weight (coupled: the gradient's)
   double prior_weight_per_unit;  // the same for a P that is normalised already and kappa = 1
-  double transfer_to_anchor;    // times T: the same, for transfer_anchor="initial"
-  double prior_penalty;         // times P (theta - a)^2 / 2: the penalty
-  double transfer_penalty;      // times transfer_to_anchor T (theta - a)^2 / 2: likewise
-  double mean_damping;          // times T: the weight toward the current value, for damping="mean"
-  float low, density;           // this step's histogram
-  float table[kBins];           // this step's weight per bin
-  double table64[kBins];        // the same for float64 parameters
+  double transfer_to_anchor;     // times T: the same, for transfer_anchor="initial"
+  double prior_penalty;          // times P (theta - a)^2 / 2: the penalty
+  double transfer_penalty;       // times transfer_to_anchor T (theta - a)^2 / 2: likewise
+  double mean_damping;           // times T: the weight toward the current value, for damping="mean"
+  float low, density;            // this step's histogram
+  float table[kBins];            // this step's weight per bin
+  double table64[kBins];         // the same for float64 parameters
 };
 
 struct Options {
@@ -61,10 +62,10 @@ struct Options {
 };
 
 struct ChunkSums {
-  double prior;     // sum of P (theta - a)^2, before the step
-  double to_anchor; // sum of T (theta - a)^2, likewise
-  double transfer;  // sum of w_t (new theta - theta)^2
-  double sum;       // of T
+  double prior;      // sum of P (theta - a)^2, before the step
+  double to_anchor;  // sum of T (theta - a)^2, likewise
+  double transfer;   // sum of w_t (new theta - theta)^2
+  double sum;        // of T
   int64_t finite;
   int64_t nonfinite;
 };

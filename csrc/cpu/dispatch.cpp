@@ -30,8 +30,9 @@ const Loops* choose() {
   if (name == "avx2" && (has_avx512 || best == &avx2::loops)) return &avx2::loops;
   if (name == "avx512" && has_avx512) return &avx512::loops;
 #endif
-  throw std::runtime_error("SRFT_CPU_CAPABILITY is '" + name + "', which this machine or build does not have; its widest is '" +
-                           best->name + "', and 'baseline' always works");
+  throw std::runtime_error("SRFT_CPU_CAPABILITY is '" + name +
+                           "', which this machine or build does not have; its widest is '" + best->name +
+                           "', and 'baseline' always works");
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // The step over one chunk of one tensor. Compiled once per instruction set, into a namespace of that name (SRFT_ISA).
 //
 // A chunk goes by in blocks that stay in the first-level cache: each stage below is a short loop over the block that a
-// compiler vectorises, and reads memory only where a stage before it has not. So a step reads and writes every tensor once.
-// Products and sums are never contracted except where core/ says so: every instruction set gives the same bits.
+// compiler vectorises, and reads memory only where a stage before it has not. So a step reads and writes every tensor
+// once. Products and sums are never contracted except where core/ says so: every instruction set gives the same bits.
 #include "../core/adam.h"
 #include "../core/penalty.h"
 #include "../core/rank.h"
@@ -125,8 +125,8 @@ SRFT_CORE void corrected_transfer(int n, const Real* raw, Real correction, Real*
   for (int i = 0; i < n; ++i) out[i] = raw[i] * correction;
 }
 
-// Adds the sampled elements of a block to the histogram, those with a gradient that is not finite left out. `element` is the
-// block's place in its tensor; `gradient` is null where the caller knows all to be finite.
+// Adds the sampled elements of a block to the histogram, those with a gradient that is not finite left out. `element`
+// is the block's place in its tensor; `gradient` is null where the caller knows all to be finite.
 template <class Real>
 void sample(const Tensor& t, int64_t element, int n, const Real* transfer, const Real* gradient, const int32_t* bin,
             SampledKeys& keys) {
@@ -225,7 +225,8 @@ struct Pull {
         to_anchor(active && o.has(kTransferToAnchor) && t.transfer_to_anchor != 0) {}
 };
 
-// The values of the penalty at the weights before the step (T of its own: this step's), and in coupled mode its gradient.
+// The values of the penalty at the weights before the step (T of its own: this step's), and in coupled mode its
+// gradient.
 template <class Real>
 const Real* penalise(const Options& o, const Tensor& t, const Pull& pull, int64_t offset, int n, const Real* weight,
                      const Real* anchor, const Real* gradient, Real* effective, ChunkSums& sums) {
@@ -255,8 +256,8 @@ struct Blend {
   Real prior_weight, transfer_weight;
 };
 
-// The pull over a block; elements whose gradient is not finite stay where they were. `gradient` is null where none is to be
-// looked at.
+// The pull over a block; elements whose gradient is not finite stay where they were. `gradient` is null where none is
+// to be looked at.
 template <bool kPull, bool kDamp, bool kExact, class Real>
 void blend_block(int n, const Real* proposed, const Real* weight, const Real* anchor, const Real* gradient,
                  const Blend<Real>& w, Real* result) {
@@ -295,11 +296,13 @@ struct OnePass {
   float low, density;
 };
 
-// Adam's step, the pull and the damping by its second moment in one loop: the configurations that most people run. `prior_term`
-// and `transfer_term` are what the element adds to the sums of the penalty. Returns how many gradients were finite.
+// Adam's step, the pull and the damping by its second moment in one loop: the configurations that most people run.
+// `prior_term` and `transfer_term` are what the element adds to the sums of the penalty. Returns how many gradients
+// were finite.
 template <bool kDecoupledWeightDecay, bool kPull, Hold kDamping, bool kExact, class Real>
-int one_pass(int n, const Real* weight, const Real* gradient, const Real* anchor, const Real* prior, const OnePass<Real>& pass,
-             bool hold, Real* first, Real* second, Real* out, Real* prior_term, Real* transfer_term) {
+int one_pass(int n, const Real* weight, const Real* gradient, const Real* anchor, const Real* prior,
+             const OnePass<Real>& pass, bool hold, Real* first, Real* second, Real* out, Real* prior_term,
+             Real* transfer_term) {
   const OnePass<Real> c = pass;
   int32_t finite = 0;
   SRFT_VECTORISE
@@ -364,10 +367,16 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
   const bool to_anchor = pulling.to_anchor;
   const bool in_place = t.dtype == Native<Real>::dtype;
   const bool damped = o.damping_active && !is_coupled && !o.has(kTransferToAnchor);
-  const bool simple = o.inner() == kAdam && !o.has(kAmsgrad) && !is_coupled && !to_anchor && !t.transfer && (!pull || t.prior);
+  const bool simple =
+      o.inner() == kAdam && !o.has(kAmsgrad) && !is_coupled && !to_anchor && !t.transfer && (!pull || t.prior);
   const Hold holding = !damped ? Hold::kNone : (o.damping() == kRank ? Hold::kByRank : Hold::kByMean);
-  const OnePass<Real> constants = {adam_constants<Real>(o, t), Real(t.prior_weight), Real(t.transfer_correction),
-                                   Real(t.mean_damping), damping_of<Real>(t), t.low, t.density};
+  const OnePass<Real> constants = {adam_constants<Real>(o, t),
+                                   Real(t.prior_weight),
+                                   Real(t.transfer_correction),
+                                   Real(t.mean_damping),
+                                   damping_of<Real>(t),
+                                   t.low,
+                                   t.density};
 
   for (int64_t offset = begin; offset < end; offset += kBlock) {
     const int n = int(end - offset < kBlock ? end - offset : kBlock);
@@ -382,16 +391,19 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
       Real* first = at<Real>(t.first_moment, offset);
       Real* second = at<Real>(t.second_moment, offset);
       const auto run = [&](auto... arguments) {
-        return o.has(kDecoupledDecay) ? (pull ? one_pass_of<true, true, Real>(arguments...) : one_pass_of<true, false, Real>(arguments...))
-                                      : (pull ? one_pass_of<false, true, Real>(arguments...) : one_pass_of<false, false, Real>(arguments...));
+        return o.has(kDecoupledDecay)
+                   ? (pull ? one_pass_of<true, true, Real>(arguments...) : one_pass_of<true, false, Real>(arguments...))
+                   : (pull ? one_pass_of<false, true, Real>(arguments...)
+                           : one_pass_of<false, false, Real>(arguments...));
       };
-      const int usable = run(holding, o.mode() == kProximal, n, weight, gradient, anchor, prior, constants, hold, first, second, out,
-                             b.proposed, b.damping);
+      const int usable = run(holding, o.mode() == kProximal, n, weight, gradient, anchor, prior, constants, hold, first,
+                             second, out, b.proposed, b.damping);
       sums.finite += usable;
       sums.nonfinite += n - usable;
       if (pull) sums.prior += block_sum<Real>(n, [&](int i) { return b.proposed[i]; });
       if (damped) sums.transfer += block_sum<Real>(n, [&](int i) { return b.damping[i]; });
-      if (holding == Hold::kByRank) sample_block(t, offset, n, second, constants.correction, hold ? gradient : nullptr, keys);
+      if (holding == Hold::kByRank)
+        sample_block(t, offset, n, second, constants.correction, hold ? gradient : nullptr, keys);
       if (holding == Hold::kByMean) {
         corrected_transfer(n, second, constants.correction, b.transfer);
         sums.sum += finite_sum(n, b.transfer, hold ? gradient : nullptr);
@@ -418,8 +430,9 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     }
 
     // T, its statistics for the next step, and the damping that the last step's statistics give it.
-    const Real* average = t.transfer ? static_cast<const Real*>(t.transfer) + offset
-                                     : (t.second_moment && o.inner() == kAdam ? at<Real>(t.second_moment, offset) : nullptr);
+    const Real* average = t.transfer
+                              ? static_cast<const Real*>(t.transfer) + offset
+                              : (t.second_moment && o.inner() == kAdam ? at<Real>(t.second_moment, offset) : nullptr);
     const bool transfer_used = average && (damped || to_anchor || o.statistics_active);
     if (transfer_used) corrected_transfer(n, average, Real(t.transfer_correction), b.transfer);
     if (transfer_used && o.statistics_active) {
@@ -478,8 +491,8 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
   }
 }
 
-// The half of an unfused step that comes before the inner one: T, the penalty and its gradient, gradients that are not finite
-// shown to the inner optimizer as zero, and a copy of the weights where the damping will need it.
+// The half of an unfused step that comes before the inner one: T, the penalty and its gradient, gradients that are not
+// finite shown to the inner optimizer as zero, and a copy of the weights where the damping will need it.
 template <class Real>
 void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys&) {
   Block<Real> b;
@@ -547,14 +560,17 @@ void preview(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
 }
 
 void process_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  t.dtype == DType::kFloat64 ? process<double>(o, t, begin, end, sums, keys) : process<float>(o, t, begin, end, sums, keys);
+  t.dtype == DType::kFloat64 ? process<double>(o, t, begin, end, sums, keys)
+                             : process<float>(o, t, begin, end, sums, keys);
 }
 void preview_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  t.dtype == DType::kFloat64 ? preview<double>(o, t, begin, end, sums, keys) : preview<float>(o, t, begin, end, sums, keys);
+  t.dtype == DType::kFloat64 ? preview<double>(o, t, begin, end, sums, keys)
+                             : preview<float>(o, t, begin, end, sums, keys);
 }
 
 void prepare_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  t.dtype == DType::kFloat64 ? prepare<double>(o, t, begin, end, sums, keys) : prepare<float>(o, t, begin, end, sums, keys);
+  t.dtype == DType::kFloat64 ? prepare<double>(o, t, begin, end, sums, keys)
+                             : prepare<float>(o, t, begin, end, sums, keys);
 }
 
 #define SRFT_STRING(x) #x

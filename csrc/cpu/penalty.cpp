@@ -25,7 +25,8 @@ void over_chunks(const std::vector<PenaltyTensor>& tensors, const Chunks& chunks
   const auto work = [&](int64_t from, int64_t to) {
     size_t tensor = std::upper_bound(chunks.first.begin(), chunks.first.end(), from) - chunks.first.begin() - 1;
     for (int64_t chunk = from; chunk < to; ++chunk) {
-      while (tensor + 1 < tensors.size() && chunks.first[tensor + 1] <= chunk) ++tensor;  // past tensors without elements
+      while (tensor + 1 < tensors.size() && chunks.first[tensor + 1] <= chunk)
+        ++tensor;  // past tensors without elements
       const int64_t begin = (chunk - chunks.first[tensor]) * kChunk;
       function(chunk, tensors[tensor], begin, std::min(begin + kChunk, tensors[tensor].size));
     }

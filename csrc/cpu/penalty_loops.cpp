@@ -1,4 +1,5 @@
-// The significance penalty over one chunk of one tensor. Compiled once per instruction set, like loops.cpp and by its rules.
+// The significance penalty over one chunk of one tensor. Compiled once per instruction set, like loops.cpp and by its
+// rules.
 #include "../core/quadratic.h"
 #include "block.h"
 #include "penalty.h"

@@ -38,7 +38,8 @@ std::vector<Task> tasks_of(const std::vector<Tensor>& tensors, const std::vector
   return tasks;
 }
 
-// Counts of one worker, added to its tensor's when the worker goes on to another: integers, so the order does not matter.
+// Counts of one worker, added to its tensor's when the worker goes on to another: integers, so the order does not
+// matter.
 class KeyCollector {
  public:
   KeyCollector(std::vector<Keys>& found, std::mutex& mutex) : found_(found), mutex_(mutex) { clear(); }
@@ -74,7 +75,7 @@ class KeyCollector {
 
 // Runs `function` over every chunk of the chosen tensors, on torch's threads.
 Gathered run(const Options& options, const std::vector<Tensor>& tensors, const std::vector<int32_t>& chosen,
-                          ChunkFunction function) {
+             ChunkFunction function) {
   const std::vector<Task> tasks = tasks_of(tensors, chosen);
   std::vector<ChunkSums> sums(tasks.size());
   const bool counts = options.statistics_active && options.damping() == kRank && !options.has(kTransferToAnchor);
@@ -130,8 +131,8 @@ void use_range(Tensor& tensor) {
   tensor.density = float(tensor.statistics[kDensity]);
 }
 
-// Statistics for the tensors that have none: of T as this step will leave it. First the extent, then a histogram over it, then
-// one over its middle 99 %.
+// Statistics for the tensors that have none: of T as this step will leave it. First the extent, then a histogram over
+// it, then one over its middle 99 %.
 void preview(const Options& options, std::vector<Tensor>& tensors, const Loops& loops, bool rank) {
   std::vector<int32_t> fresh;
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -174,9 +175,10 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
   options.damping_active = options.damping() != kUndamped && release > 0 && !to_anchor && options.mode() != kCoupled;
   options.statistics_active = options.damping_active || (to_anchor && release > 0 && options.pull_active);
   const bool rank = options.damping_active && options.damping() == kRank;
-  // The half before the inner step reads the last step's statistics only; those of this step belong to the half after it, or,
-  // where T pulls to the anchor by a gradient, to this half.
-  const bool gathers = options.statistics_active && (phase != Phase::kBefore || (to_anchor && options.mode() == kCoupled));
+  // The half before the inner step reads the last step's statistics only; those of this step belong to the half after
+  // it, or, where T pulls to the anchor by a gradient, to this half.
+  const bool gathers =
+      options.statistics_active && (phase != Phase::kBefore || (to_anchor && options.mode() == kCoupled));
 
   std::vector<int32_t> all;
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -207,8 +209,7 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
     }
   }
 
-  const Gathered found =
-      run(options, tensors, all, phase == Phase::kBefore ? kernel.prepare : kernel.process);
+  const Gathered found = run(options, tensors, all, phase == Phase::kBefore ? kernel.prepare : kernel.process);
   const double lr = s[kLearningRate];
   for (int32_t i : all) {
     const Tensor& t = tensors[i];
