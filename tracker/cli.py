@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -15,6 +15,8 @@ from tracker.config import RunConfig, load_config
 from tracker.errors import RGBXError
 
 # What a command needs is imported when it runs: torch takes seconds, and `rgbx --help` should not.
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -71,10 +73,10 @@ def cli(debug: bool, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def configured(default: str) -> Any:
+def configured(default: str) -> Callable[[Command], Command]:
     """Options of the commands that take a configuration file and overrides."""
 
-    def decorate(command: Any) -> Any:
+    def decorate(command: Command) -> Command:
         for option in (
             click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]..."),
             click.option("--show-config", is_flag=True, help="Print the checked configuration and stop."),
@@ -336,8 +338,10 @@ def read_box(text: str) -> tuple[float, ...]:
 
 
 def invocation(command: str, path: str, overrides: Sequence[str]) -> str:
-    """The command that makes the same run again, for the meta of what it writes."""
-    return shlex.join(["rgbx", command, "--config", path, *overrides])
+    """The command that makes the same run again, for the meta of what it writes; sums depend on the threads."""
+    import torch
+
+    return shlex.join(["rgbx", "--threads", str(torch.get_num_threads()), command, "--config", path, *overrides])
 
 
 @contextlib.contextmanager

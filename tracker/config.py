@@ -30,15 +30,15 @@ class NetworkSection(Section):
     """The network: a preset, and what to change in it (unset keys keep the preset's value)."""
 
     preset: str = "tiny"
-    embed_dim: int | None = Field(None, ge=8, le=2048)
-    depth: int | None = Field(None, ge=1, le=64)
-    num_heads: int | None = Field(None, ge=1, le=32)
-    template_size: int | None = Field(None, ge=16, le=1024)
-    search_size: int | None = Field(None, ge=32, le=2048)
-    head_channels: int | None = Field(None, ge=8, le=1024)
+    embed_dim: int | None = Field(default=None, ge=8, le=2048)
+    depth: int | None = Field(default=None, ge=1, le=64)
+    num_heads: int | None = Field(default=None, ge=1, le=32)
+    template_size: int | None = Field(default=None, ge=16, le=1024)
+    search_size: int | None = Field(default=None, ge=32, le=2048)
+    head_channels: int | None = Field(default=None, ge=8, le=1024)
     cross_layers: tuple[int, ...] | None = None
-    drop_path: float | None = Field(None, ge=0.0, lt=1.0)
-    mlp_ratio: float | None = Field(None, gt=0.0, le=16.0)
+    drop_path: float | None = Field(default=None, ge=0.0, lt=1.0)
+    mlp_ratio: float | None = Field(default=None, gt=0.0, le=16.0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> NetworkSection:
@@ -55,18 +55,18 @@ class DataSection(Section):
     """Where sequences come from: the generator (``synthetic``) or folders on disk (``folder``)."""
 
     source: Literal["synthetic", "folder"] = "synthetic"
-    root: Path | None = Field(None, description="folder of sequences, for source: folder")
+    root: Path | None = Field(default=None, description="folder of sequences, for source: folder")
     layout: str = "auto"
-    split: str | None = Field(None, description="train or test: of the generator's photographs, or of a layout")
+    split: str | None = Field(default=None, description="train or test: of the generator's photographs, or of a layout")
     modality: Literal["rgb", "thermal", "depth", "event"] = "thermal"
-    sequences: int = Field(64, ge=1, le=1_000_000, description="how many sequences the generator makes")
-    first: int = Field(0, ge=0, description="index of the first generated sequence")
-    refresh: int = Field(0, ge=0, description="generated sequences exchanged for new ones at each epoch")
-    length: int = Field(60, ge=2, le=100_000, description="frames per generated sequence")
-    width: int = Field(192, ge=32, le=4096)
-    height: int = Field(144, ge=32, le=4096)
-    difficulty: float = Field(0.5, ge=0.0, le=1.0)
-    seed: int = Field(0, ge=0, lt=2**31)
+    sequences: int = Field(default=64, ge=1, le=1_000_000, description="how many sequences the generator makes")
+    first: int = Field(default=0, ge=0, description="index of the first generated sequence")
+    refresh: int = Field(default=0, ge=0, description="generated sequences exchanged for new ones at each epoch")
+    length: int = Field(default=60, ge=2, le=100_000, description="frames per generated sequence")
+    width: int = Field(default=192, ge=32, le=4096)
+    height: int = Field(default=144, ge=32, le=4096)
+    difficulty: float = Field(default=0.5, ge=0.0, le=1.0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> DataSection:
@@ -80,64 +80,66 @@ class DataSection(Section):
 class PairSection(Section):
     """How template and search crops are drawn from a sequence (OSTrack's convention)."""
 
-    template_factor: float = Field(2.0, gt=0.5, le=16.0)
-    search_factor: float = Field(4.0, gt=0.5, le=16.0)
-    center_jitter: float = Field(3.0, ge=0.0, le=8.0)
-    scale_jitter: float = Field(0.25, ge=0.0, le=2.0)
-    max_gap: int = Field(200, ge=1)
-    min_frames: int = Field(20, ge=2)
-    min_present: int = Field(5, ge=2)
-    grayscale: float = Field(0.05, ge=0.0, le=1.0)
-    flip: float = Field(0.5, ge=0.0, le=1.0)
-    flip_each: float = Field(0.5, ge=0.0, le=1.0)
-    brightness: float = Field(0.2, ge=0.0, lt=1.0)
+    template_factor: float = Field(default=2.0, gt=0.5, le=16.0)
+    search_factor: float = Field(default=4.0, gt=0.5, le=16.0)
+    center_jitter: float = Field(default=3.0, ge=0.0, le=8.0)
+    scale_jitter: float = Field(default=0.25, ge=0.0, le=2.0)
+    max_gap: int = Field(default=200, ge=1)
+    min_frames: int = Field(default=20, ge=2)
+    min_present: int = Field(default=5, ge=2)
+    grayscale: float = Field(default=0.05, ge=0.0, le=1.0)
+    flip: float = Field(default=0.5, ge=0.0, le=1.0)
+    flip_each: float = Field(default=0.5, ge=0.0, le=1.0)
+    brightness: float = Field(default=0.2, ge=0.0, lt=1.0)
     broken: Literal["raise", "report"] = "raise"
 
 
 class LossSection(Section):
     """Weights of the three tracking losses."""
 
-    giou: float = Field(2.0, ge=0.0)
-    l1: float = Field(5.0, ge=0.0)
-    focal: float = Field(1.0, ge=0.0)
-    cell: Literal["best", "target"] = Field("best", description="where the box is regressed; target: from scratch")
+    giou: float = Field(default=2.0, ge=0.0)
+    l1: float = Field(default=5.0, ge=0.0)
+    focal: float = Field(default=1.0, ge=0.0)
+    cell: Literal["best", "target"] = Field(
+        default="best", description="where the box is regressed; target: from scratch"
+    )
 
 
 class LearningRates(Section):
     """Learning rate of each parameter group as a multiple of ``train.lr``; 0 freezes the group."""
 
-    norms: float = Field(1.0, ge=0.0)
-    embed_rgb: float = Field(1.0, ge=0.0)
-    embed_x: float = Field(1.0, ge=0.0)
-    blocks_rgb: float = Field(1.0, ge=0.0)
-    blocks_x: float = Field(1.0, ge=0.0)
-    cross: float = Field(1.0, ge=0.0)
-    head: float = Field(1.0, ge=0.0)
-    positions: float = Field(1.0, ge=0.0)
+    norms: float = Field(default=1.0, ge=0.0)
+    embed_rgb: float = Field(default=1.0, ge=0.0)
+    embed_x: float = Field(default=1.0, ge=0.0)
+    blocks_rgb: float = Field(default=1.0, ge=0.0)
+    blocks_x: float = Field(default=1.0, ge=0.0)
+    cross: float = Field(default=1.0, ge=0.0)
+    head: float = Field(default=1.0, ge=0.0)
+    positions: float = Field(default=1.0, ge=0.0)
 
 
 class TrainSection(Section):
     """The training loop."""
 
-    epochs: int = Field(10, ge=1)
-    samples_per_epoch: int = Field(2048, ge=1)
-    batch_size: int = Field(32, ge=1)
-    workers: int = Field(0, ge=0, le=256, description="loader processes; 0 decodes in the training process")
-    lr: float = Field(1e-4, gt=0.0, le=1.0)
-    weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
+    epochs: int = Field(default=10, ge=1)
+    samples_per_epoch: int = Field(default=2048, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    workers: int = Field(default=0, ge=0, le=256, description="loader processes; 0 decodes in the training process")
+    lr: float = Field(default=1e-4, gt=0.0, le=1.0)
+    weight_decay: float = Field(default=1e-4, ge=0.0, le=1.0)
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup_steps: int = Field(0, ge=0)
-    final_lr: float = Field(0.01, ge=0.0, le=1.0, description="last learning rate of cosine, as a share of lr")
-    step_at: float = Field(0.8, gt=0.0, lt=1.0, description="share of the run after which `step` lowers the lr")
-    step_factor: float = Field(0.1, gt=0.0, le=1.0)
-    clip_grad_norm: float = Field(0.1, ge=0.0, description="0 leaves gradients as they are")
+    warmup_steps: int = Field(default=0, ge=0)
+    final_lr: float = Field(default=0.01, ge=0.0, le=1.0, description="last learning rate of cosine, as a share of lr")
+    step_at: float = Field(default=0.8, gt=0.0, lt=1.0, description="share of the run after which `step` lowers the lr")
+    step_factor: float = Field(default=0.1, gt=0.0, le=1.0)
+    clip_grad_norm: float = Field(default=0.1, ge=0.0, description="0 leaves gradients as they are")
     precision: Literal["fp32", "bf16"] = "fp32"
     batchnorm: Literal["train", "frozen"] = "frozen"
-    seed: int = Field(0, ge=0, lt=2**31)
-    log_every: int = Field(10, ge=1, description="steps between two log lines")
-    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0 saves at each epoch's end")
-    keep_checkpoints: int = Field(2, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    log_every: int = Field(default=10, ge=1, description="steps between two log lines")
+    checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0 saves at each epoch's end")
+    keep_checkpoints: int = Field(default=2, ge=1)
     lr_scale: LearningRates = LearningRates()
 
     @model_validator(mode="after")
@@ -164,15 +166,15 @@ class OptimizerSection(Section):
     """``adamw`` is torch's own; ``srft`` wraps it in ``srft_kernels.SRFT`` with these settings."""
 
     name: Literal["adamw", "srft"] = "adamw"
-    prior: Path | None = Field(None, description="significance map, from `rgbx prior`")
-    strength: float = Field(10.0, ge=0.0)
+    prior: Path | None = Field(default=None, description="significance map, from `rgbx prior`")
+    strength: float = Field(default=10.0, ge=0.0)
     kappa: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
-    kappa_start: float = Field(1.0, ge=0.0, le=1.0)
-    kappa_end: float = Field(0.0, ge=0.0, le=1.0)
+    kappa_start: float = Field(default=1.0, ge=0.0, le=1.0)
+    kappa_end: float = Field(default=0.0, ge=0.0, le=1.0)
     mode: Literal["proximal", "decoupled", "coupled"] = "proximal"
     normalize: Literal["tensor", "global", "none"] = "tensor"
     damping: Literal["rank", "mean", "none"] = "rank"
-    mu: tuple[float, float] = Field((0.25, 0.65), description="least and greatest damping by rank")
+    mu: tuple[float, float] = Field(default=(0.25, 0.65), description="least and greatest damping by rank")
 
     @model_validator(mode="after")
     def _mu_ordered(self) -> OptimizerSection:
@@ -186,25 +188,25 @@ class PriorSection(Section):
     """Estimation of the prior significance."""
 
     estimator: Literal["fisher", "fisher_exact"] = "fisher"
-    samples: int = Field(512, ge=1)
-    batch_size: int = Field(32, ge=1)
-    seed: int = Field(0, ge=0, lt=2**31)
+    samples: int = Field(default=512, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 class ValidationSection(Section):
     """Tracking on held-out generated sequences in the course of training; ``every: 0`` does none."""
 
-    every: int = Field(0, ge=0, description="epochs between two validations")
-    sequences: int = Field(8, ge=1)
-    length: int = Field(40, ge=2)
-    difficulty: float = Field(0.5, ge=0.0, le=1.0)
-    seed: int = Field(0, ge=0, lt=2**31)
+    every: int = Field(default=0, ge=0, description="epochs between two validations")
+    sequences: int = Field(default=8, ge=1)
+    length: int = Field(default=40, ge=2)
+    difficulty: float = Field(default=0.5, ge=0.0, le=1.0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 class RunConfig(Section):
     """Everything that ``rgbx pretrain``, ``rgbx prior`` and ``rgbx train`` need to know."""
 
-    init: Path | None = Field(None, description="RGB checkpoint to start from; none starts from scratch")
+    init: Path | None = Field(default=None, description="RGB checkpoint to start from; none starts from scratch")
     output: Path = Path("runs/train")
     network: NetworkSection = NetworkSection()
     data: DataSection = DataSection()
@@ -360,7 +362,7 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a name", key_node.start_mark)
         if key in seen:

@@ -129,7 +129,7 @@ def run_demo(
         trained: dict[str, Tracker] = {}
         for name, stem in ((ADAMW, "adamw"), (SRFT, "srft")):
             stages.begin(f"fine-tune with {name} on {len(few)} RGB-thermal sequences{of}")
-            network = initialise_two_stream(rgb)
+            network: Tracker = initialise_two_stream(rgb)
             chosen = run.model_copy(update={"optimizer": run.optimizer.model_copy(update={"name": stem})})
             pairs = PairDataset(few, pair_settings(run.pairs, network.config), run.train.samples_per_epoch, seed)
             trainer = fine_tuner(
@@ -150,8 +150,8 @@ def run_demo(
             )
             trained[name] = network
         stages.begin(f"run both on the test sequences{of}")
-        for name, network in trained.items():
-            found = judge(outcomes[name], network, tests, inference)
+        for name, tuned in trained.items():
+            found = judge(outcomes[name], tuned, tests, inference)
             if seed == seeds[0]:
                 tracks[name] = found
 

@@ -150,8 +150,8 @@ def draw() -> list[float]:
     return [
         *torch.rand(3).tolist(),
         *torch.randn(3).tolist(),
-        *np.random.rand(2).tolist(),
-        float(np.random.randn()),
+        *np.random.rand(2).tolist(),  # noqa: NPY002
+        float(np.random.randn()),  # noqa: NPY002
         random.random(),
         random.gauss(0, 1),
     ]
@@ -164,10 +164,10 @@ def test_generators_go_back_to_where_they_were(tmp_path_factory: pytest.TempPath
     before = rng_state()
     try:
         torch.manual_seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)
         for _ in range(skip):
-            np.random.randn()
+            np.random.randn()  # noqa: NPY002
             random.gauss(0, 1)
         path = tmp_path_factory.mktemp("rng") / "a.ckpt"
         save_checkpoint(path, {"rng": rng_state()})

@@ -81,7 +81,7 @@ class RollingPairs:
         self.data, self.settings, self.samples_per_epoch, self.seed = data, settings, samples_per_epoch, seed
         # In shared memory, so that loader processes see a new epoch.
         self._epoch: torch.Tensor = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch.share_memory_()
         self._cache: dict[int, Any] = {}
         self._pairs: PairDataset | None = None
 
