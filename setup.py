@@ -109,8 +109,8 @@ class CMakeBuild(build_ext):
     def _destination(self) -> Path:
         return HERE / PACKAGE if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / PACKAGE
 
-    # Both libraries, under the names that setuptools expects: in the folder that wheels are made of, and, where they are
-    # not there because the install is editable, where they are instead.
+    # Both libraries, under the names that setuptools expects: in the folder that wheels are made of, and where they are
+    # instead when the install is editable.
     def get_outputs(self) -> list[str]:
         return sorted(str(Path(self.build_lib, PACKAGE, path.name)) for path in self._destination().glob("_*.so"))
 

@@ -1,0 +1,70 @@
+# Everything from a fresh clone, on a machine with Python >= 3.10 (with venv), a C++ compiler and make:
+#   make test     lint, type checks and every test
+#   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
+# also: lint, format, bench, setup, clean. Set-up happens by itself, and again only when something it depends on changes.
+#   make PYTHON=python3.12 test     with another Python (after `make clean`)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The same as in pyproject.toml under [build-system] (a test compares them), because the build shares this environment: an
+# isolated one would unpack torch a second time.
+BUILD_REQUIREMENTS := "setuptools>=77" "cmake>=3.24" "ninja" "pybind11>=2.13" "torch>=2.10"
+NATIVE := $(shell find csrc -type f)
+CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DELETE_ON_ERROR:
+.PHONY: test lint format demo bench setup clean
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+demo: $(READY)
+	$(BIN)/rgbx demo
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+setup: $(READY)
+
+clean:
+	rm -rf $(VENV) .venvs build *.egg-info srft_kernels/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+
+# One sentence for each thing that only the person at the machine can mend.
+define need
+@$(1) >/dev/null 2>&1 || { echo "make: $(2)" >&2; exit 1; }
+endef
+
+$(BIN)/python:
+	$(call need,command -v $(PYTHON),$(PYTHON) was not found: install Python 3.10 or newer or name one with PYTHON=...)
+	$(call need,$(PYTHON) -c "import sys; assert sys.version_info >= (3$(comma) 10)",$(PYTHON) is older than Python 3.10: install a newer one and name it with PYTHON=...)
+	$(call need,$(PYTHON) -c "import venv$(comma) ensurepip",$(PYTHON) cannot make virtual environments: install its venv module (on Debian and Ubuntu: apt-get install python3-venv))
+	$(call need,command -v $(firstword $(CXX)) || command -v c++ || command -v clang++,no C++ compiler was found: install one (on Debian and Ubuntu: apt-get install g++))
+	@echo "make: creating $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.build-requirements: pyproject.toml | $(BIN)/python
+	@echo "make: installing torch, torchvision and what the build needs (large; minutes)"
+	@$(PIP) install $(BUILD_REQUIREMENTS) torchvision
+	@touch $@
+
+$(READY): $(VENV)/.build-requirements pyproject.toml setup.py CMakeLists.txt $(NATIVE)
+	@echo "make: building the native library and installing the rest"
+	@$(PIP) install --no-build-isolation --editable ".[tracker,test]"
+	@$(BIN)/python -m srft_kernels
+	@touch $@
+
+comma := ,
