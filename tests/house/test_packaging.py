@@ -179,7 +179,7 @@ def sentences(output: str) -> list[str]:
 @pytest.mark.usefixtures("has_build_tools")
 def test_torch_missing_at_build_time_is_one_sentence(source: Path, tmp_path: Path) -> None:
     # As in an environment without it: the import system finds no torch.
-    call = "import sys; sys.modules['torch'] = None; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    call = "import sys; sys.modules['torch'] = None; from setuptools import build_meta as b; b.build_wheel(sys.argv[1])"
     done = run(sys.executable, "-c", call, tmp_path / "wheels", cwd=source)
     output = done.stdout + done.stderr
     assert done.returncode != 0
