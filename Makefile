@@ -45,7 +45,7 @@ clean:
 
 # One sentence for each thing that only the person at the machine can mend.
 define need
-@$(1) >/dev/null 2>&1 || { echo "make: $(2)" >&2; exit 1; }
+@{ $(1); } >/dev/null 2>&1 || { echo "make: $(2)" >&2; exit 1; }
 endef
 
 $(BIN)/python:
