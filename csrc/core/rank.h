@@ -1,12 +1,12 @@
 // The rank of T among its tensor's, without a sort.
 //
-// A histogram over the bit pattern of T: the bits of a positive float, read as an integer, grow with it, and in steps of
-// equal ratio, so they serve as a logarithm that costs nothing. 253 regular bins cover the middle 99 % of one tensor's
-// non-zero values; zeros have a bin of their own. An element's rank is the mid-rank of its bin: exact for ties (a constant T
-// has rank 1/2 everywhere), wrong by at most half a bin's share else.
+// A histogram over the bit pattern of T: the bits of a positive float, read as an integer, grow with it, and in steps
+// of equal ratio, so they serve as a logarithm that costs nothing. 253 regular bins cover the middle 99 % of one
+// tensor's non-zero values; zeros have a bin of their own. An element's rank is the mid-rank of its bin: exact for ties
+// (a constant T has rank 1/2 everywhere), wrong by at most half a bin's share else.
 //
-// The histogram read in one step was filled by the step before, from all elements of a small tensor and from 64 of every
-// 1024 elements, chosen by a hash, of a large one.
+// The histogram read in one step was filled by the step before, from all elements of a small tensor and from 64 of
+// every 1024 elements, chosen by a hash, of a large one.
 #pragma once
 
 #include "contract.h"
@@ -18,7 +18,8 @@ constexpr int64_t kSampleAll = 131072;  // up to here every element is counted
 constexpr int kSampleBlock = 64;
 constexpr int kSampleGroup = 1024;
 
-// Which of a group's 16 blocks is counted. Hashed, so that no row length makes the sample miss columns (Murmur3's finaliser).
+// Which of a group's 16 blocks is counted. Hashed, so that no row length makes the sample miss columns (Murmur3's
+// finaliser).
 SRFT_CORE int sampled_block(int64_t group) {
   uint32_t h = uint32_t(group) ^ uint32_t(uint64_t(group) >> 32);
   h ^= h >> 16;
@@ -36,11 +37,13 @@ SRFT_CORE int32_t rank_bin(float transfer, float low, float density) {
   float position = (rank_key(transfer) - low) * density + 2.0f;
   position = position < 1.0f ? 1.0f : position;
   position = position > 255.0f ? 255.0f : position;
-  const int32_t bin = int32_t(position);
-  return transfer >= 1.17549435e-38f ? bin : 0;
+  // A mask and no choice, which g++ turns into one between two addresses of a table, and then vectorises nothing.
+  const int32_t nonzero = transfer >= 1.17549435e-38f ? -1 : 0;
+  return int32_t(position) & nonzero;
 }
 
-// Share of the counted elements whose key is below `key`, by linear interpolation within a regular bin; zeros are below all.
+// Share of the counted elements whose key is below `key`, by linear interpolation within a regular bin; zeros are below
+// all.
 SRFT_CORE double share_below(const double* s, double total, double key) {
   const double* histogram = s + kHistogram;
   double below = histogram[0];
@@ -102,7 +105,8 @@ SRFT_CORE void set_range(double* s, double low, double high) {
   s[kDensity] = rounded_to_float((kBins - 3) / (high - low));
 }
 
-// Where the regular bins should lie next time. Left alone while it fits, because moving it blurs one step's ranks by a bin.
+// Where the regular bins should lie next time. Left alone while it fits, because moving it blurs one step's ranks by a
+// bin.
 SRFT_CORE void next_range(const double* s, double* next) {
   const double* histogram = s + kHistogram;
   double nonzero = 0;
@@ -122,7 +126,8 @@ SRFT_CORE void next_range(const double* s, double* next) {
 
 // mu/(1-mu) for every bin of the range in `next`, mu rising linearly with rank from mu_min to mu_max.
 template <class Real>
-SRFT_CORE void damping_table(const double* s, const double* next, double factor, double mu_min, double mu_max, Real* table) {
+SRFT_CORE void damping_table(const double* s, const double* next, double factor, double mu_min, double mu_max,
+                             Real* table) {
   double total = 0;
   for (int i = 0; i < kBins; ++i) total += s[kHistogram + i];
   const bool moved = next[kLow] != s[kLow] || next[kDensity] != s[kDensity];
@@ -133,7 +138,8 @@ SRFT_CORE void damping_table(const double* s, const double* next, double factor,
       rank = (below + 0.5 * s[kHistogram + i]) / total;
       below += s[kHistogram + i];
     } else if (total > 0) {
-      const double start = i == 1 ? s[kHistogram] / total : share_below(s, total, next[kLow] + (i - 2) / next[kDensity]);
+      const double start =
+          i == 1 ? s[kHistogram] / total : share_below(s, total, next[kLow] + (i - 2) / next[kDensity]);
       const double end = i == kBins - 1 ? 1.0 : share_below(s, total, next[kLow] + (i - 1) / next[kDensity]);
       rank = 0.5 * (start + end);
     }
