@@ -81,7 +81,7 @@ class CMakeBuild(build_ext):
         torch = importlib.util.find_spec("torch")
         torch_place = [str(torch and torch.origin), importlib.metadata.version("torch")]
         flags = [os.environ.get(name, "") for name in ("CXX", "CXXFLAGS", "LDFLAGS")]
-        environment = "\n".join([str(HERE), sys.executable, cmake, ninja, *torch_place, *flags])
+        environment = "\n".join([str(HERE), sys.prefix, cmake, ninja, *torch_place, *flags])
         stamp = build / "environment"
         fresh = [] if stamp.exists() and stamp.read_text() == environment else ["--fresh"]
         stamp.unlink(missing_ok=True)
