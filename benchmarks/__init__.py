@@ -1,0 +1,1 @@
+"""Benchmarks that a sceptic can rerun: ``pytest benchmarks --benchmark-only``."""
