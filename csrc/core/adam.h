@@ -18,10 +18,10 @@ struct AdamConstants {
   Real correction2_root;    // sqrt(1 - beta2^t)
 };
 
-// Moments in place; returns what the optimizer alone would make of `weight`.
+// Moments in place. Decays `weight` (AdamW), and returns what the step's denominator is the root of.
 template <bool kDecoupledWeightDecay, bool kMaximum, class Real>
-SRFT_CORE Real adam(Real weight, Real gradient, Real& first, Real& second, Real& largest_second,
-                    const AdamConstants<Real>& c) {
+SRFT_CORE Real adam_moments(Real& weight, Real gradient, Real& first, Real& second, Real& largest_second,
+                            const AdamConstants<Real>& c) {
   if (kDecoupledWeightDecay) {
     weight = weight * c.decay;
   } else {
@@ -31,13 +31,36 @@ SRFT_CORE Real adam(Real weight, Real gradient, Real& first, Real& second, Real&
   first = c.one_minus_beta1 < Real(0.5) ? fused_multiply_add(c.one_minus_beta1, gradient - first, first)
                                         : fused_multiply_add(c.one_minus_beta1 - Real(1), gradient - first, gradient);
   second = accumulate_square(second, gradient, c.beta2, c.one_minus_beta2);
-  Real denominator = second;
-  if (kMaximum) {
-    largest_second = largest_second > second ? largest_second : second;
-    denominator = largest_second;
-  }
-  denominator = square_root(denominator) / c.correction2_root + c.epsilon;
+  if (!kMaximum) return second;
+  largest_second = largest_second > second ? largest_second : second;
+  return largest_second;
+}
+
+// Moments in place; returns what the optimizer alone would make of `weight`.
+template <bool kDecoupledWeightDecay, bool kMaximum, class Real>
+SRFT_CORE Real adam(Real weight, Real gradient, Real& first, Real& second, Real& largest_second,
+                    const AdamConstants<Real>& c) {
+  const Real square = adam_moments<kDecoupledWeightDecay, kMaximum>(weight, gradient, first, second, largest_second, c);
+  const Real denominator = square_root(square) / c.correction2_root + c.epsilon;
   return weight + c.negative_step_size * first / denominator;
+}
+
+// The same as start + numerator / denominator, for a pull that divides anyway: numerator and denominator are both
+// torch's times the root of the second bias correction, which saves that division and costs an ulp. The denominator of
+// an average that has overflowed is large and not infinite.
+template <class Real>
+struct AdamQuotient {
+  Real start, numerator, denominator;
+};
+
+template <bool kDecoupledWeightDecay, class Real>
+SRFT_CORE AdamQuotient<Real> adam_quotient(Real weight, Real gradient, Real& first, Real& second,
+                                           const AdamConstants<Real>& c) {
+  Real unused = 0;
+  const Real square = adam_moments<kDecoupledWeightDecay, false>(weight, gradient, first, second, unused, c);
+  const Real root = square_root(square);
+  const Real denominator = (root < Limits<Real>::root ? root : Limits<Real>::root) + c.epsilon * c.correction2_root;
+  return {weight, c.negative_step_size * c.correction2_root * first, denominator};
 }
 
 }  // namespace srft

@@ -20,6 +20,20 @@ SRFT_CORE Real proximal(Real proposed, Real current, Real anchor, Real anchor_we
   return proposed + pull / (Real(1) + anchor_weight + current_weight);
 }
 
+// The same for a proposal that is start + numerator / denominator, with one division for both: the proposal put into
+// the minimiser above and the whole written as a step from `start`. No weight means the proposal, to the bit. The
+// weights are bounded here, at 1e9 for float, so that no product overflows; beyond it the blend is its target but for a
+// billionth of the way.
+template <class Real>
+SRFT_CORE Real proximal_quotient(Real start, Real numerator, Real denominator, Real current, Real anchor,
+                                 Real anchor_weight, Real current_weight) {
+  const Real largest = Limits<Real>::weight;
+  anchor_weight = anchor_weight < largest ? anchor_weight : largest;
+  current_weight = current_weight < largest ? current_weight : largest;
+  const Real pull = anchor_weight * (anchor - start) + current_weight * (current - start);
+  return start + (numerator + denominator * pull) / (denominator * (Real(1) + anchor_weight + current_weight));
+}
+
 // Its first order, as AdamW decouples weight decay.
 template <class Real>
 SRFT_CORE Real decoupled(Real proposed, Real current, Real anchor, Real anchor_weight, Real current_weight) {

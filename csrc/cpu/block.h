@@ -63,6 +63,29 @@ void encode_all(const float* from, void* to, int64_t offset, int n) {
   if (dtype == DType::kFloat16) encode_all<Half>(from, to, offset, n);
 }
 
+// The task gradient of a block: converted, unscaled.
+template <class Real>
+const Real* task_gradient(const Options& o, const Tensor& t, int64_t offset, int n, Real* buffer) {
+  const Real* gradient = load<Real>(t.grad, t.dtype, offset, n, buffer);
+  if (!o.scale_gradient) return gradient;
+  const Real factor = Real(o.settings[kGradientFactor]);
+  SRFT_VECTORISE
+  for (int i = 0; i < n; ++i) buffer[i] = gradient[i] * factor;
+  return buffer;
+}
+
+// Lanes as the compiler's own vector type, because a sum in an array goes through memory.
+template <class Real>
+struct LanesOf;
+template <>
+struct LanesOf<float> {
+  typedef float type __attribute__((vector_size(kLanes * sizeof(float))));
+};
+template <>
+struct LanesOf<double> {
+  typedef double type __attribute__((vector_size(kLanes * sizeof(double))));
+};
+
 // Sums in a fixed shape: 16 lanes whatever the vector width, folded in order.
 template <class Real>
 struct LaneSum {
@@ -71,6 +94,21 @@ struct LaneSum {
     double sum = 0;
     for (int j = 0; j < kLanes; ++j) sum += double(lane[j]);
     return sum;
+  }
+  // Adds `n` numbers, at most a block: lane by lane in their own type first, because that is as exact for a block and
+  // faster.
+  template <class Stored>
+  void add(const Stored* x, int n) {
+    using Lanes = typename LanesOf<Stored>::type;
+    Lanes sum = {};
+    int i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      Lanes next;
+      memcpy(&next, x + i, sizeof next);
+      sum += next;
+    }
+    for (int j = 0; i < n; ++i, ++j) sum[j] += x[i];
+    for (int j = 0; j < kLanes; ++j) lane[j] += Real(sum[j]);
   }
 };
 

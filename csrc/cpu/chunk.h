@@ -71,7 +71,7 @@ struct ChunkSums {
 };
 
 struct SampledKeys {
-  int32_t histogram[kBins];
+  int32_t histogram[kBins + 1];  // the last: elements that do not count
   float smallest, largest;
 };
 

@@ -7,8 +7,10 @@
 #include "../core/penalty.h"
 #include "../core/rank.h"
 #include "../core/sgd.h"
+#include "adam_pass.h"
 #include "block.h"
 #include "chunk.h"
+#include "rank_block.h"
 
 namespace srft::cpu::SRFT_ISA {
 namespace {
@@ -75,20 +77,6 @@ void sgd_block(int n, const Real* weight, const Real* gradient, Real* buffer, co
   }
 }
 
-template <class Real>
-AdamConstants<Real> adam_constants(const Options& o, const Tensor& t) {
-  const double* s = o.settings;
-  AdamConstants<Real> c;
-  c.beta2 = Real(s[kBeta2]);
-  c.one_minus_beta1 = Real(1 - s[kBeta1]);
-  c.one_minus_beta2 = Real(1 - s[kBeta2]);
-  c.epsilon = Real(s[kEpsilon]);
-  c.decay = o.has(kDecoupledDecay) ? Real(1 - s[kLearningRate] * s[kWeightDecay]) : Real(s[kWeightDecay]);
-  c.negative_step_size = Real(t.negative_step_size);
-  c.correction2_root = Real(t.correction2_root);
-  return c;
-}
-
 // The inner optimizer over a block: moments in place, its proposal into `proposed`.
 template <bool kHold, class Real>
 void inner_step(const Options& o, const Tensor& t, int64_t offset, int n, const Real* weight, const Real* gradient,
@@ -118,71 +106,6 @@ void inner_step(const Options& o, const Tensor& t, int64_t offset, int n, const 
   else sgd_block<true, false, kHold>(n, weight, gradient, buffer, c, proposed);
 }
 
-// T of a block with its bias corrected, as a float64 step sees it in double and every other in float.
-template <class Real>
-SRFT_CORE void corrected_transfer(int n, const Real* raw, Real correction, Real* out) {
-  SRFT_VECTORISE
-  for (int i = 0; i < n; ++i) out[i] = raw[i] * correction;
-}
-
-// Adds the sampled elements of a block to the histogram, those with a gradient that is not finite left out. `element`
-// is the block's place in its tensor; `gradient` is null where the caller knows all to be finite.
-template <class Real>
-void sample(const Tensor& t, int64_t element, int n, const Real* transfer, const Real* gradient, const int32_t* bin,
-            SampledKeys& keys) {
-  for (int start = 0; start < n; start += kSampleBlock) {
-    if (t.size > kSampleAll) {
-      const int64_t first = element + start;
-      if ((first / kSampleBlock) % (kSampleGroup / kSampleBlock) != sampled_block(first / kSampleGroup)) continue;
-    }
-    const int stop = start + kSampleBlock < n ? start + kSampleBlock : n;
-    for (int i = start; i < stop; ++i) {
-      if (gradient && !is_finite(gradient[i])) continue;
-      ++keys.histogram[bin[i]];
-      if (bin[i] != 0) {
-        const float key = rank_key(float(transfer[i]));
-        keys.smallest = key < keys.smallest ? key : keys.smallest;
-        keys.largest = key > keys.largest ? key : keys.largest;
-      }
-    }
-  }
-}
-
-template <class Real>
-const Real* damping_of(const Tensor& t);
-template <>
-const float* damping_of<float>(const Tensor& t) {
-  return t.table;
-}
-template <>
-const double* damping_of<double>(const Tensor& t) {
-  return t.table64;
-}
-
-template <class Real>
-void bins_of(const Tensor& t, int n, const Real* transfer, int32_t* bin) {
-  const float low = t.low, density = t.density;
-  SRFT_VECTORISE
-  for (int i = 0; i < n; ++i) bin[i] = rank_bin(float(transfer[i]), low, density);
-}
-
-// The same from the average that T is, with bins found for the sampled elements only.
-template <class Real>
-void sample_block(const Tensor& t, int64_t element, int n, const Real* average, Real correction, const Real* gradient,
-                  SampledKeys& keys) {
-  Real transfer[kSampleBlock];
-  int32_t bin[kSampleBlock];
-  for (int start = 0; start < n; start += kSampleBlock) {
-    const int64_t first = element + start;
-    const bool counted = (first / kSampleBlock) % (kSampleGroup / kSampleBlock) == sampled_block(first / kSampleGroup);
-    if (t.size > kSampleAll && !counted) continue;
-    const int size = start + kSampleBlock < n ? kSampleBlock : n - start;
-    corrected_transfer(size, average + start, correction, transfer);
-    bins_of(t, size, transfer, bin);
-    sample(t, first, size, transfer, gradient ? gradient + start : nullptr, bin, keys);
-  }
-}
-
 // The running mean of squared gradients of a block, where it is a state of its own.
 template <class Real>
 void update_transfer(const Options& o, const Tensor& t, int64_t offset, int n, const Real* gradient, bool hold) {
@@ -203,17 +126,6 @@ double weighted_square(int n, const Real* significance, Real factor, const Real*
     const Real d = weight[i] - anchor[i];
     return significance[i] * factor * d * d;
   });
-}
-
-// The task gradient of a block: converted, unscaled.
-template <class Real>
-const Real* task_gradient(const Options& o, const Tensor& t, int64_t offset, int n, Real* buffer) {
-  const Real* gradient = load<Real>(t.grad, t.dtype, offset, n, buffer);
-  if (!o.scale_gradient) return gradient;
-  const Real factor = Real(o.settings[kGradientFactor]);
-  SRFT_VECTORISE
-  for (int i = 0; i < n; ++i) buffer[i] = gradient[i] * factor;
-  return buffer;
 }
 
 // What the pull needs to know of a tensor in this step.
@@ -284,80 +196,10 @@ void blend_block(int n, const Real* proposed, const Real* weight, const Real* an
   }
 }
 
-// How the damping of an element follows from its T.
-enum class Hold { kNone, kByRank, kByMean };
-
-// What one_pass reads of a tensor in this step.
-template <class Real>
-struct OnePass {
-  AdamConstants<Real> adam;
-  Real prior_weight, correction, mean_damping;
-  const Real* table;
-  float low, density;
-};
-
-// Adam's step, the pull and the damping by its second moment in one loop: the configurations that most people run.
-// `prior_term` and `transfer_term` are what the element adds to the sums of the penalty. Returns how many gradients
-// were finite.
-template <bool kDecoupledWeightDecay, bool kPull, Hold kDamping, bool kExact, class Real>
-int one_pass(int n, const Real* weight, const Real* gradient, const Real* anchor, const Real* prior,
-             const OnePass<Real>& pass, bool hold, Real* first, Real* second, Real* out, Real* prior_term,
-             Real* transfer_term) {
-  const OnePass<Real> c = pass;
-  int32_t finite = 0;
-  SRFT_VECTORISE
-  for (int i = 0; i < n; ++i) {
-    const Real g = gradient[i], current = weight[i];
-    const bool usable = is_finite(g);
-    const bool moves = usable || !hold;
-    finite += usable ? 1 : 0;
-    Real m = first[i], v = second[i], unused = Real(0);
-    Real x = adam<kDecoupledWeightDecay, false>(current, g, m, v, unused, c.adam);
-    first[i] = m = moves ? m : first[i];
-    second[i] = v = moves ? v : second[i];
-    const Real a = kPull ? anchor[i] : Real(0);
-    Real anchor_weight = 0, current_weight = 0;
-    if (kPull) {
-      const Real distance = current - a;
-      prior_term[i] = prior[i] * distance * distance;
-      anchor_weight = bounded_weight(c.prior_weight * prior[i]);
-    }
-    const Real transfer = v * c.correction;
-    if (kDamping == Hold::kByRank) current_weight = c.table[rank_bin(float(transfer), c.low, c.density)];
-    if (kDamping == Hold::kByMean) current_weight = bounded_weight(c.mean_damping * transfer);
-    if (kPull || kDamping != Hold::kNone) {
-      x = kExact ? proximal(x, current, a, anchor_weight, current_weight)
-                 : decoupled(x, current, a, anchor_weight, current_weight);
-    }
-    x = moves ? x : current;
-    out[i] = x;
-    if (kDamping != Hold::kNone) {
-      const Real moved = x - current;
-      transfer_term[i] = current_weight * moved * moved;
-    }
-  }
-  return finite;
-}
-
-template <bool kDecoupledWeightDecay, bool kPull, class Real, class... Arguments>
-int one_pass_of(Hold damping, bool exact, Arguments... arguments) {
-  switch (damping) {
-    case Hold::kNone:
-      return exact ? one_pass<kDecoupledWeightDecay, kPull, Hold::kNone, true, Real>(arguments...)
-                   : one_pass<kDecoupledWeightDecay, kPull, Hold::kNone, false, Real>(arguments...);
-    case Hold::kByRank:
-      return exact ? one_pass<kDecoupledWeightDecay, kPull, Hold::kByRank, true, Real>(arguments...)
-                   : one_pass<kDecoupledWeightDecay, kPull, Hold::kByRank, false, Real>(arguments...);
-    case Hold::kByMean:
-      return exact ? one_pass<kDecoupledWeightDecay, kPull, Hold::kByMean, true, Real>(arguments...)
-                   : one_pass<kDecoupledWeightDecay, kPull, Hold::kByMean, false, Real>(arguments...);
-  }
-  return 0;
-}
-
 // A fused step (an inner optimizer named), or the half of an unfused one that comes after the inner step (no gradient).
 template <class Real>
 void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
+  if (is_adam_pass(o, t)) return adam_chunk<Real>(o, t, begin, end, sums, keys);
   Block<Real> b;
   const bool fused = o.inner() != kNone;
   const bool hold = !o.has(kPropagateNonfinite);
@@ -367,17 +209,6 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
   const bool to_anchor = pulling.to_anchor;
   const bool in_place = t.dtype == Native<Real>::dtype;
   const bool damped = o.damping_active && !is_coupled && !o.has(kTransferToAnchor);
-  const bool simple =
-      o.inner() == kAdam && !o.has(kAmsgrad) && !is_coupled && !to_anchor && !t.transfer && (!pull || t.prior);
-  const Hold holding = !damped ? Hold::kNone : (o.damping() == kRank ? Hold::kByRank : Hold::kByMean);
-  const OnePass<Real> constants = {adam_constants<Real>(o, t),
-                                   Real(t.prior_weight),
-                                   Real(t.transfer_correction),
-                                   Real(t.mean_damping),
-                                   damping_of<Real>(t),
-                                   t.low,
-                                   t.density};
-
   for (int64_t offset = begin; offset < end; offset += kBlock) {
     const int n = int(end - offset < kBlock ? end - offset : kBlock);
 
@@ -386,31 +217,6 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     const Real* anchor = pull ? load<Real>(t.anchor, t.anchor_dtype, offset, n, b.anchor) : nullptr;
     const Real* prior = pull && t.prior ? static_cast<const Real*>(t.prior) + offset : nullptr;
     Real* out = in_place ? static_cast<Real*>(t.param) + offset : b.result;
-
-    if (simple) {
-      Real* first = at<Real>(t.first_moment, offset);
-      Real* second = at<Real>(t.second_moment, offset);
-      const auto run = [&](auto... arguments) {
-        return o.has(kDecoupledDecay)
-                   ? (pull ? one_pass_of<true, true, Real>(arguments...) : one_pass_of<true, false, Real>(arguments...))
-                   : (pull ? one_pass_of<false, true, Real>(arguments...)
-                           : one_pass_of<false, false, Real>(arguments...));
-      };
-      const int usable = run(holding, o.mode() == kProximal, n, weight, gradient, anchor, prior, constants, hold, first,
-                             second, out, b.proposed, b.damping);
-      sums.finite += usable;
-      sums.nonfinite += n - usable;
-      if (pull) sums.prior += block_sum<Real>(n, [&](int i) { return b.proposed[i]; });
-      if (damped) sums.transfer += block_sum<Real>(n, [&](int i) { return b.damping[i]; });
-      if (holding == Hold::kByRank)
-        sample_block(t, offset, n, second, constants.correction, hold ? gradient : nullptr, keys);
-      if (holding == Hold::kByMean) {
-        corrected_transfer(n, second, constants.correction, b.transfer);
-        sums.sum += finite_sum(n, b.transfer, hold ? gradient : nullptr);
-      }
-      if (!in_place) store(b.result, t.param, t.dtype, offset, n);
-      continue;
-    }
 
     const int64_t finite = gradient ? count_finite(gradient, n) : n;
     sums.finite += finite;

@@ -1,0 +1,229 @@
+// Adam's step, the pull and the damping by its second moment in one loop: the configurations that most people run.
+//
+// loops.cpp has the same step, and every other, in stages over a block; one loop keeps the divider, the table lookups
+// and the memory busy at the same time. Included only by files that are compiled once per instruction set, like
+// block.h.
+#pragma once
+
+#include "../core/adam.h"
+#include "../core/penalty.h"
+#include "block.h"
+#include "chunk.h"
+#include "rank_block.h"
+
+namespace srft::cpu::SRFT_ISA {
+namespace {
+
+template <class Real>
+AdamConstants<Real> adam_constants(const Options& o, const Tensor& t) {
+  const double* s = o.settings;
+  AdamConstants<Real> c;
+  c.beta2 = Real(s[kBeta2]);
+  c.one_minus_beta1 = Real(1 - s[kBeta1]);
+  c.one_minus_beta2 = Real(1 - s[kBeta2]);
+  c.epsilon = Real(s[kEpsilon]);
+  c.decay = o.has(kDecoupledDecay) ? Real(1 - s[kLearningRate] * s[kWeightDecay]) : Real(s[kWeightDecay]);
+  c.negative_step_size = Real(t.negative_step_size);
+  c.correction2_root = Real(t.correction2_root);
+  return c;
+}
+
+// How the damping of an element follows from its T.
+enum class Hold { kNone, kByRank, kByMean };
+
+// What stays the same over a chunk.
+template <class Real>
+struct PassConstants {
+  AdamConstants<Real> adam;
+  Real prior_weight, correction, mean_damping;
+  const Real* table;
+  float low, density;
+  bool hold;  // an element whose gradient is not finite stays as it is
+};
+
+// A few elements of every tensor that a pass reads and writes. `prior_term` and `transfer_term` are what each element
+// adds to the sums of the penalty.
+template <class Real>
+struct Strip {
+  const Real *weight, *gradient, *anchor, *prior;
+  Real *first, *second, *out, *prior_term, *transfer_term;
+};
+
+// Returns how many gradients were finite.
+template <bool kDecoupledWeightDecay, bool kPull, Hold kDamping, bool kExact, class Real>
+int adam_pass(int n, const Strip<Real>& strip, const PassConstants<Real>& constants) {
+  constexpr bool kDamp = kDamping != Hold::kNone;
+  const Strip<Real> s = strip;
+  const PassConstants<Real> c = constants;
+  const bool propagate = !constants.hold;
+  int32_t finite = 0;
+  SRFT_VECTORISE
+  for (int i = 0; i < n; ++i) {
+    const Real g = s.gradient[i], current = s.weight[i];
+    const bool usable = is_finite(g);
+    const bool moves = usable || propagate;
+    finite += usable ? 1 : 0;
+
+    Real m = s.first[i], v = s.second[i], unused = Real(0), x = current;
+    AdamQuotient<Real> step = {current, Real(0), Real(1)};
+    if ((kPull || kDamp) && kExact) step = adam_quotient<kDecoupledWeightDecay>(current, g, m, v, c.adam);
+    else x = adam<kDecoupledWeightDecay, false>(current, g, m, v, unused, c.adam);
+    s.first[i] = m = moves ? m : s.first[i];
+    s.second[i] = v = moves ? v : s.second[i];
+
+    const Real a = kPull ? s.anchor[i] : Real(0);
+    Real anchor_weight = 0, current_weight = 0;
+    if (kPull) {
+      const Real distance = current - a;
+      s.prior_term[i] = s.prior[i] * distance * distance;
+      anchor_weight = bounded_weight(c.prior_weight * s.prior[i]);
+    }
+    const Real transfer = v * c.correction;
+    if (kDamping == Hold::kByRank) current_weight = c.table[rank_bin(float(transfer), c.low, c.density)];
+    if (kDamping == Hold::kByMean) current_weight = bounded_weight(c.mean_damping * transfer);
+    if (kPull || kDamp) {
+      x = kExact ? proximal_quotient(step.start, step.numerator, step.denominator, current, a, anchor_weight,
+                                     current_weight)
+                 : decoupled(x, current, a, anchor_weight, current_weight);
+    }
+    x = moves ? x : current;
+    s.out[i] = x;
+    if (kDamp) {
+      const Real moved = x - current;
+      s.transfer_term[i] = current_weight * moved * moved;
+    }
+  }
+  return finite;
+}
+
+template <class Real>
+using AdamPass = int (*)(int, const Strip<Real>&, const PassConstants<Real>&);
+
+template <bool kDecoupledWeightDecay, bool kPull, Hold kDamping, class Real>
+AdamPass<Real> chosen_pass(bool exact) {
+  return exact ? adam_pass<kDecoupledWeightDecay, kPull, kDamping, true, Real>
+               : adam_pass<kDecoupledWeightDecay, kPull, kDamping, false, Real>;
+}
+
+template <bool kDecoupledWeightDecay, bool kPull, class Real>
+AdamPass<Real> chosen_pass(Hold damping, bool exact) {
+  if (damping == Hold::kByRank) return chosen_pass<kDecoupledWeightDecay, kPull, Hold::kByRank, Real>(exact);
+  if (damping == Hold::kByMean) return chosen_pass<kDecoupledWeightDecay, kPull, Hold::kByMean, Real>(exact);
+  return chosen_pass<kDecoupledWeightDecay, kPull, Hold::kNone, Real>(exact);
+}
+
+template <class Real>
+AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, Hold damping, bool exact) {
+  if (decoupled_decay) {
+    return pull ? chosen_pass<true, true, Real>(damping, exact) : chosen_pass<true, false, Real>(damping, exact);
+  }
+  return pull ? chosen_pass<false, true, Real>(damping, exact) : chosen_pass<false, false, Real>(damping, exact);
+}
+
+// Memory that a chunk is read from, and how far into it one element lies.
+struct Stream {
+  const char* base;
+  int bytes;
+};
+
+// The hardware fetches ahead within a page of 4 KB; these many elements ahead, software has the next page's translation
+// and its first lines ready. Worth a tenth of the step.
+constexpr int kStrip = 64;
+constexpr int kAhead = 512;
+
+SRFT_CORE void prefetch(const Stream* streams, int count, int64_t element) {
+  for (int k = 0; k < count; ++k) {
+    const char* from = streams[k].base + (element + kAhead) * streams[k].bytes;
+    for (int line = 0; line < kStrip * streams[k].bytes; line += 64) __builtin_prefetch(from + line, 0, 3);
+  }
+}
+
+inline int bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : (dtype == DType::kFloat32 ? 4 : 2); }
+
+// Whether a tensor's fused step may go through adam_pass.
+bool is_adam_pass(const Options& o, const Tensor& t) {
+  return o.inner() == kAdam && !o.has(kAmsgrad) && o.mode() != kCoupled && !o.has(kTransferToAnchor) && !t.transfer;
+}
+
+// Where what is not stored as Real is converted to and from, and what the sums are taken of.
+template <class Real>
+struct PassBlock {
+  alignas(64) Real weight[kBlock];
+  alignas(64) Real gradient[kBlock];
+  alignas(64) Real anchor[kBlock];
+  alignas(64) Real result[kBlock];
+  alignas(64) Real prior_term[kBlock];
+  alignas(64) Real transfer_term[kBlock];
+};
+
+template <class Real>
+void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
+  PassBlock<Real> b;
+  const bool in_place = t.dtype == Native<Real>::dtype;
+  const bool pull = o.pull_active && t.anchor && t.prior;
+  const Hold damping = !o.damping_active ? Hold::kNone : (o.damping() == kRank ? Hold::kByRank : Hold::kByMean);
+  const PassConstants<Real> constants = {adam_constants<Real>(o, t),
+                                         Real(t.prior_weight),
+                                         Real(t.transfer_correction),
+                                         Real(t.mean_damping),
+                                         damping_of<Real>(t),
+                                         t.low,
+                                         t.density,
+                                         !o.has(kPropagateNonfinite)};
+  const AdamPass<Real> pass = chosen_pass<Real>(o.has(kDecoupledDecay), pull, damping, o.mode() == kProximal);
+  const int width = bytes_of(t.dtype), state = int(sizeof(Real));
+  const Stream streams[] = {{static_cast<const char*>(t.param), width},
+                            {static_cast<const char*>(t.grad), width},
+                            {static_cast<const char*>(t.first_moment), state},
+                            {static_cast<const char*>(t.second_moment), state},
+                            {static_cast<const char*>(t.anchor), bytes_of(t.anchor_dtype)},
+                            {static_cast<const char*>(t.prior), state}};
+  LaneSum<double> prior_sum, transfer_sum, mean_sum;
+
+  for (int64_t offset = begin; offset < end; offset += kBlock) {
+    const int n = int(end - offset < kBlock ? end - offset : kBlock);
+    Strip<Real> s = {};
+    s.weight = load<Real>(t.param, t.dtype, offset, n, b.weight);
+    s.gradient = task_gradient<Real>(o, t, offset, n, b.gradient);
+    if (pull) {
+      s.anchor = load<Real>(t.anchor, t.anchor_dtype, offset, n, b.anchor);
+      s.prior = static_cast<const Real*>(t.prior) + offset;
+    }
+    s.first = static_cast<Real*>(t.first_moment) + offset;
+    s.second = static_cast<Real*>(t.second_moment) + offset;
+    s.out = in_place ? static_cast<Real*>(t.param) + offset : b.result;
+    s.prior_term = b.prior_term;
+    s.transfer_term = b.transfer_term;
+    const Real* gradient = s.gradient;
+    const Real* average = s.second;
+
+    int finite = 0;
+    for (int start = 0; start < n; start += kStrip) {
+      prefetch(streams, pull ? 6 : 4, offset + start);
+      finite += pass(n - start < kStrip ? n - start : kStrip, s, constants);
+      s.weight += kStrip, s.gradient += kStrip, s.first += kStrip, s.second += kStrip, s.out += kStrip;
+      s.prior_term += kStrip, s.transfer_term += kStrip;
+      if (pull) s.anchor += kStrip, s.prior += kStrip;
+    }
+    sums.finite += finite;
+    sums.nonfinite += n - finite;
+    if (pull) prior_sum.add(b.prior_term, n);
+    if (damping != Hold::kNone) transfer_sum.add(b.transfer_term, n);
+    const Real* judged = constants.hold && finite != n ? gradient : nullptr;
+    if (damping == Hold::kByRank) sample_average(t, offset, n, average, constants.correction, judged, keys);
+    if (damping == Hold::kByMean) {
+      corrected_transfer(n, average, constants.correction, b.transfer_term);
+      if (judged) {
+        for (int i = 0; i < n; ++i) b.transfer_term[i] = is_finite(judged[i]) ? b.transfer_term[i] : Real(0);
+      }
+      mean_sum.add(b.transfer_term, n);
+    }
+    if (!in_place) store(b.result, t.param, t.dtype, offset, n);
+  }
+  sums.prior += prior_sum.total();
+  sums.transfer += transfer_sum.total();
+  sums.sum += mean_sum.total();
+}
+
+}  // namespace
+}  // namespace srft::cpu::SRFT_ISA
