@@ -1,7 +1,9 @@
 """The demonstration: a pre-trained RGB tracker learns thermal from few sequences, with AdamW and with SRFT.
 
-Three trackers are compared on two tasks: the new one (RGB-thermal sequences from photographs that no training saw)
-and the old one (day-light RGB sequences, nothing in X), where a tracker shows what it has forgotten.
+Compared on the new task (RGB-thermal sequences from photographs that no training saw) and on the old one (day-light
+RGB sequences), in two ways: the two-stream tracker with nothing in X, and its RGB stream taken out and run alone. The
+second is the measure of forgetting: before the first step that stream *is* the pre-trained tracker. The first mostly
+shows what becoming a two-stream tracker costs, so a row says how it does before fine-tuning.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tracker.evaluation.plots import plot_curves
 from tracker.inference import InferenceSettings, track_dataset, write_overlay
 from tracker.models.checkpoints import load_network, save_network
 from tracker.models.initialise import initialise_two_stream
+from tracker.models.single_stream import SingleStreamTracker
 from tracker.models.stream import Tracker
 from tracker.train.atomic import atomic_file
 from tracker.train.finetune import find_weights, fine_tuner
@@ -33,8 +36,8 @@ from tracker.train.pretrain import run_meta
 from tracker.train.prior import estimate_rgb_prior, prior_for, save_prior
 from tracker.train.sources import generated_sequences, pair_settings
 
-PRETRAINED, ADAMW, SRFT = "RGB tracker, pre-trained", "AdamW", "SRFT(AdamW)"
-NEW, OLD = "RGB-thermal", "RGB only"
+PRETRAINED, UNTUNED, ADAMW, SRFT = "RGB tracker", "two streams, not tuned", "AdamW", "SRFT(AdamW)"
+NEW, OLD, STREAM = "RGB-thermal", "RGB, X blank", "RGB, its stream alone"
 TEST_SEED = 1_000
 """Of the test sequences; learning rate and strength were chosen on others (see docs/demo.md)."""
 
@@ -56,7 +59,7 @@ class Outcome:
     """One tracker: its metrics on each task, one per seed, and the seconds that its training took."""
 
     name: str
-    metrics: dict[str, list[Metrics]] = field(default_factory=lambda: {NEW: [], OLD: []})
+    metrics: dict[str, list[Metrics]] = field(default_factory=lambda: {NEW: [], OLD: [], STREAM: []})
     seconds: list[float] = field(default_factory=list)
 
     def score(self, task: str, key: str) -> list[float]:
@@ -113,9 +116,11 @@ def run_demo(
         for index in range(sequence.length):
             sequence.frame(index)
 
-    stages.begin("run the RGB tracker as it is")
-    outcomes = {name: Outcome(name) for name in (PRETRAINED, ADAMW, SRFT)}
-    tracks: dict[str, Any] = {PRETRAINED: judge(outcomes[PRETRAINED], rgb, tests, inference)}
+    stages.begin("run the RGB tracker, and the two-stream tracker made of it, as they are")
+    outcomes = {name: Outcome(name) for name in (PRETRAINED, UNTUNED, ADAMW, SRFT)}
+    judge(outcomes[PRETRAINED], rgb, tests, inference)
+    judge(outcomes[UNTUNED], initialise_two_stream(rgb), tests, inference)
+    tracks: dict[str, Any] = {}
 
     for seed in seeds:
         of = "" if len(seeds) == 1 else f", seed {seed}"
@@ -157,19 +162,15 @@ def run_demo(
 
     stages.begin("draw plots, table and overlay")
     rows = list(outcomes.values())
-    for task, stem in ((NEW, "rgbt"), (OLD, "rgb")):
+    for task, stem, drawn in ((NEW, "rgbt", rows), (STREAM, "rgb", [outcomes[ADAMW], outcomes[SRFT]])):
         for curve in ("success", "precision"):
-            plot_curves(
-                [outcome.metrics[task][0] for outcome in rows],
-                curve,
-                out / f"{curve}_{stem}.png",
-                title=f"{task}: {curve}",
-            )
+            metrics = [outcome.metrics[task][0] for outcome in drawn]
+            if task == STREAM:
+                metrics.append(outcomes[PRETRAINED].metrics[OLD][0])
+            plot_curves(metrics, curve, out / f"{curve}_{stem}.png", title=f"{task}: {curve}")
     shown = most_different(outcomes[ADAMW].metrics[NEW][0], outcomes[SRFT].metrics[NEW][0])
     sequence = next(s for s in tests[NEW] if s.name == shown)
-    write_overlay(
-        out / "overlay.gif", sequence, {name: tracks[name][NEW][shown] for name in (ADAMW, SRFT)}, panel_width=240
-    )
+    write_overlay(out / "overlay.gif", sequence, {name: tracks[name][shown] for name in (ADAMW, SRFT)}, panel_width=240)
     page = markdown(rows, config, len(seeds), count, length, shown)
     with atomic_file(out / "table.md") as file:
         file.write(page.encode())
@@ -189,19 +190,30 @@ def held_out(modality: str, count: int, length: int, seed: int = TEST_SEED) -> l
     return list(synthetic_dataset(SyntheticConfig(modality=modality, length=length, seed=seed, split="test"), count))
 
 
+def rgb_stream(network: Tracker) -> Tracker:
+    """The RGB stream of a two-stream tracker, with its positions and head, as a single-stream tracker."""
+    single = SingleStreamTracker(network.config.replace(kind="single_stream"))
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(("x.", "cross."))}
+    single.load_state_dict(own)
+    return single.eval()
+
+
 def judge(
     outcome: Outcome, network: Tracker, tests: dict[str, list[Any]], settings: InferenceSettings
 ) -> dict[str, Any]:
-    """Run a network on both tasks and add its metrics to ``outcome``; returns the tracks."""
-    found = {}
-    for task, sequences in tests.items():
-        tracks = track_dataset(
-            network, sequences, None, settings, batch=len(sequences), label=f"{outcome.name}, {task}"
-        )
+    """Run a network on the tasks and add its metrics to ``outcome``; returns the tracks on the new one."""
+    two_streams = network.config.kind == "two_stream"
+    alone = rgb_stream(network) if two_streams else network
+    found: dict[str, Any] = {}
+    for task, chosen in ((NEW, network), (OLD, network), (STREAM, alone)):
+        if task == STREAM and outcome.name in (PRETRAINED, UNTUNED):
+            continue  # the stream is the RGB tracker itself
+        sequences = tests[NEW if task == NEW else OLD]
+        tracks = track_dataset(chosen, sequences, None, settings, batch=len(sequences), label=f"{outcome.name}: {task}")
         # Frames without the target are left out: LasHeR's own rule counts them as precise and as unsuccessful.
-        metrics = evaluate(sequences, tracks, "lasher", tracker=outcome.name, options=LasHeROptions(absent="excluded"))
-        outcome.metrics[task].append(metrics)
-        found[task] = tracks
+        options = LasHeROptions(absent="excluded")
+        outcome.metrics[task].append(evaluate(sequences, tracks, "lasher", tracker=outcome.name, options=options))
+        found = tracks if task == NEW else found
     return found
 
 
@@ -211,24 +223,27 @@ def most_different(first: Metrics, second: Metrics) -> str:
     return max(first.sequences, key=lambda scores: abs(scores.scores["SR"] - other[scores.name])).name
 
 
+HEAD = ["tracker", "RGB-T success", "RGB-T precision", "RGB, X blank", "RGB, its stream", "forgotten", "seconds"]
+
+
 def cells(outcome: Outcome, reference: Outcome) -> list[str]:
     """The row of one tracker: percent, mean and standard deviation over seeds."""
-    old, before = outcome.score(OLD, "SR"), statistics.fmean(reference.score(OLD, "SR"))
+    before = statistics.fmean(reference.score(OLD, "SR"))
+    alone = outcome.score(STREAM, "SR")
     return [
         outcome.name,
         spread(outcome.score(NEW, "SR")),
         spread(outcome.score(NEW, "PR")),
-        spread(old),
-        spread(outcome.score(OLD, "PR")),
-        "–" if outcome is reference else spread([before - value for value in old]),
-        spread(outcome.seconds) if outcome.seconds else "–",
+        spread(outcome.score(OLD, "SR")),
+        spread(alone or [before]),
+        spread([before - value for value in alone]),
+        spread(outcome.seconds),
     ]
 
 
-HEAD = ["tracker", "RGB-T success", "RGB-T precision", "RGB success", "RGB precision", "forgotten", "seconds"]
-
-
 def spread(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
     mean = statistics.fmean(values)
     return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {statistics.stdev(values):.1f}"
 
@@ -256,8 +271,10 @@ def markdown(rows: Sequence[Outcome], config: RunConfig, seeds: int, count: int,
 
 Success (mean of the success curve) and precision (centre error of at most 20 pixels) in percent, LasHeR's formulas,
 frames without the target left out; {count} test sequences of {length} frames for each task, from photographs that no
-training used{f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""}. "Forgotten" is the success on RGB
-sequences that the fine-tuned tracker lost against the pre-trained one. "Seconds" is the time of fine-tuning.
+training used{f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""}. The RGB columns are success
+on day-light RGB sequences: of the tracker with nothing in X, and of its RGB stream taken out and run alone. "Forgotten"
+is what that stream, which is the pre-trained tracker before the first step, has lost. "Seconds" is the time of
+fine-tuning.
 
 Both fine-tuned trackers start from the same weights and see the same {train.total_steps} batches of
 {train.batch_size} pairs from {config.data.sequences} sequences, with learning rate {train.lr:g} ({train.schedule}).
@@ -280,7 +297,7 @@ def summary(rows: Sequence[Outcome], config: RunConfig, seeds: Sequence[int]) ->
         "trackers": {
             row.name: {
                 "seconds": row.seconds,
-                **{task: {key: row.score(task, key) for key in ("SR", "PR", "NPR")} for task in (NEW, OLD)},
+                **{task: {key: row.score(task, key) for key in ("SR", "PR", "NPR")} for task in row.metrics},
             }
             for row in rows
         },
