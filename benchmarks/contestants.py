@@ -33,13 +33,13 @@ class Contestant:
 
 
 def torch_adamw(work: Workload, **how: bool) -> Contestant:
-    optimizer = AdamW(work.parameters(), lr=LR, weight_decay=DECAY, **how)
+    optimizer = AdamW(work.parameters, lr=LR, weight_decay=DECAY, **how)
     kind = next(iter(how), "loop")
     return Contestant(f"torch AdamW({kind}=True)", optimizer.step, ADAMW_BYTES, 8.0)
 
 
 def srft_adamw(work: Workload, name: str, *, prior: bool, kappa: float) -> Contestant:
-    parameters = work.parameters()
+    parameters = work.parameters
     optimizer = srft.SRFT(
         AdamW(parameters, lr=LR, weight_decay=DECAY),
         prior=dict(zip(parameters, work.priors, strict=True)) if prior else None,
@@ -52,12 +52,9 @@ def srft_adamw(work: Workload, name: str, *, prior: bool, kappa: float) -> Conte
 
 def ewc_foreach(work: Workload) -> Contestant:
     """EWC as a careful user writes it: penalty gradient and value, running mean of g², then fused AdamW."""
-    parameters = work.parameters()
-    anchors, priors = [p.detach().clone() for p in parameters], work.priors
+    parameters: list[Tensor] = [*work.parameters]
+    anchors, priors, gradients = work.weights, work.priors, work.gradients
     transfers = [torch.zeros_like(p) for p in parameters]
-    gradients = [g.clone() for g in work.gradients]
-    for p, g in zip(parameters, gradients, strict=True):
-        p.grad = g
     optimizer = AdamW(parameters, lr=LR, weight_decay=DECAY, fused=True)
 
     @torch.no_grad()
@@ -94,8 +91,7 @@ def ewc_compiled(work: Workload) -> Contestant:
     """The whole of it under torch.compile, one graph for each shape: what Inductor can make of the same mathematics."""
     torch._dynamo.config.recompile_limit = 64
     compiled = torch.compile(regularised_adamw, dynamic=False)
-    weights = [w.clone() for w in work.weights]
-    anchors = [w.clone() for w in weights]
+    weights, anchors = [p.detach() for p in work.parameters], work.weights
     states = [[torch.zeros_like(w) for w in weights] for _ in range(3)]
 
     @torch.no_grad()
@@ -117,12 +113,9 @@ def ewc_compiled_alone(work: Workload) -> Contestant:
         return (prior * pull * pull).sum()
 
     compiled = torch.compile(regularise, dynamic=False)
-    parameters = work.parameters()
-    gradients = [g.clone() for g in work.gradients]
-    for p, g in zip(parameters, gradients, strict=True):
-        p.grad = g
+    parameters = work.parameters
+    gradients, anchors = work.gradients, work.weights
     weights = [p.detach() for p in parameters]
-    anchors = [w.clone() for w in weights]
     transfers = [torch.zeros_like(w) for w in weights]
     optimizer = AdamW(parameters, lr=LR, weight_decay=DECAY, fused=True)
 
@@ -138,7 +131,7 @@ def ewc_compiled_alone(work: Workload) -> Contestant:
 
 def published_update(work: Workload) -> Contestant:
     """The update of SRTrack's release as its trainer takes it: clone, step, rank by a sort, blend."""
-    parameters = work.parameters()
+    parameters = work.parameters
     optimizer = AdamW(parameters, lr=LR, weight_decay=DECAY, fused=True)
     kept = [torch.zeros_like(p) for p in parameters]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import NAMES, contestants
-from benchmarks.workload import NETWORK, ROUNDS, CopyBandwidth, Workload, machine, now
+from benchmarks.workload import CLOCK, NETWORK, ROUNDS, CopyBandwidth, Workload, machine, now
 
 RESULTS = Path(__file__).resolve().parent / "results"
-HEAD = ("contestant", "ms", "B/param moved", "GB/s", "of copy", "x AdamW fused", "state B/param")
+HEAD = ("contestant", "ms", "least ms", "B/param moved", "GB/s", "of copy", "x AdamW fused", "state B/param")
 
 
 def take_turns(work: Workload, copy: CopyBandwidth) -> tuple[list[dict[str, Any]], float]:
@@ -43,6 +43,7 @@ def take_turns(work: Workload, copy: CopyBandwidth) -> tuple[list[dict[str, Any]
             {
                 "contestant": c.name,
                 "ms": median * 1e3,
+                "least ms": min(seconds[c.name]) * 1e3,
                 "all ms": [s * 1e3 for s in seconds[c.name]],
                 "B/param moved": c.bytes_per_element,
                 "GB/s": moved / median / 1e9,
@@ -52,6 +53,19 @@ def take_turns(work: Workload, copy: CopyBandwidth) -> tuple[list[dict[str, Any]
             }
         )
     return rows, bandwidth
+
+
+def against_targets(rows: list[dict[str, Any]]) -> list[str]:
+    """The CPU targets of DESIGN section 5 beside what was found: the fused step, prior and rank damping together."""
+    ms = dict(zip(NAMES, (row["ms"] for row in rows), strict=True))
+    ours = ms["srft"]
+    return [
+        f"- {ours / ms['adamw_fused']:.2f} x the time of torch AdamW(fused=True); target at most 1.4",
+        f"- {ms['ewc_foreach'] / ours:.1f} x faster than eager foreach EWC + fused AdamW; target at least 6",
+        f"- {ms['ewc_compiled_alone'] / ours:.1f} x faster than compiled EWC + fused AdamW, and "
+        f"{ms['ewc_compiled'] / ours:.1f} x than EWC and AdamW compiled together; target at least 3",
+        f"- {ms['published'] / ours:.0f} x faster than the published update; target at least 100",
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -67,7 +81,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def test_ratios(benchmark: Any, work: Workload, capsys: Any) -> None:
-    copy = CopyBandwidth(work.device, 2**28 if NETWORK.startswith("vit_base") else 2**22)
+    copy = CopyBandwidth(work.device, 2**27 if NETWORK.startswith("vit_base") else 2**22)
     rows, bandwidth = benchmark.pedantic(take_turns, args=(work, copy), rounds=1)
     facts = {
         **machine(work.device),
@@ -83,12 +97,14 @@ def test_ratios(benchmark: Any, work: Workload, capsys: Any) -> None:
             "",
             table(rows),
             "",
+            *against_targets(rows),
+            "",
             "Medians of turns taken in one process. B/param moved: what the mathematics needs in one pass.",
             "",
         ]
     )
     RESULTS.mkdir(exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{facts['device']} {facts['network']}".lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{facts['device']} {facts['network']} {CLOCK}".lower()).strip("-")
     (RESULTS / f"{name}.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(text)
     with capsys.disabled():

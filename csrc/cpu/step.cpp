@@ -89,7 +89,10 @@ Gathered run(const Options& options, const std::vector<Tensor>& tensors, const s
       function(options, tensors[task.tensor], task.begin, task.end, sums[i], keys.of(task.tensor));
     }
   };
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), int64_t(tasks.size()));
+  // Many small tensors are not worth waking a thread for.
+  int64_t elements = 0;
+  for (const Task& task : tasks) elements += task.end - task.begin;
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), elements / (kChunk / 2));
   if (threads > 1) {
     torch::stable::parallel_for(0, threads, 1, work);
   } else {
