@@ -76,8 +76,6 @@ def test_gradient_stays_finite_for_empty_boxes(dtype: torch.dtype) -> None:
 
 
 def test_giou_gradient_is_that_of_its_finite_differences() -> None:
-    apart = torch.tensor(
-        [[0.0, 0.0, 1.0, 1.0], [0.2, 0.1, 0.9, 0.7]], dtype=torch.float64, requires_grad=True
-    )
+    apart = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.2, 0.1, 0.9, 0.7]], dtype=torch.float64, requires_grad=True)
     other = torch.tensor([[2.0, 3.0, 3.0, 5.0], [0.5, 0.3, 1.4, 0.6]], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda box: algebra.giou(box, other), apart)

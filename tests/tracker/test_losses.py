@@ -59,9 +59,7 @@ def random_output(batch: int, seed: int = 0, cells: int = CELLS) -> TrackerOutpu
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(channels: int) -> Tensor:
-        return (
-            torch.rand(batch, channels, cells, cells, generator=generator, dtype=torch.float64) * 0.9 + 0.05
-        )
+        return torch.rand(batch, channels, cells, cells, generator=generator, dtype=torch.float64) * 0.9 + 0.05
 
     score, size, offset = uniform(1), uniform(2), uniform(2)
     boxes = decode_boxes(score, size, offset)[:, None]
@@ -82,16 +80,12 @@ def test_radius_is_the_smallest_of_cornernets_three(width: float, height: float)
     assert float(gaussian_radius(*sides)) == pytest.approx(scalar_radius(16 * width, 16 * height), rel=1e-9)
 
 
-@given(
-    st.lists(st.tuples(SIDES, SIDES, SIDES, SIDES), min_size=1, max_size=3), st.sampled_from([4, 8, 16, 24])
-)
+@given(st.lists(st.tuples(SIDES, SIDES, SIDES, SIDES), min_size=1, max_size=3), st.sampled_from([4, 8, 16, 24]))
 @settings(max_examples=40)
 def test_target_equals_a_map_painted_cell_by_cell(boxes: list[tuple[float, ...]], cells: int) -> None:
     # A radius within rounding of a whole number may be cut either way; only the cut's side is at stake there.
     boxes = [
-        box
-        for box in boxes
-        if abs((radius := scalar_radius(box[2] * cells, box[3] * cells)) - round(radius)) > 1e-6
+        box for box in boxes if abs((radius := scalar_radius(box[2] * cells, box[3] * cells)) - round(radius)) > 1e-6
     ]
     target = gaussian_target(torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4), cells)
     assert target.shape == (len(boxes), 1, cells, cells)
@@ -115,8 +109,7 @@ def test_focal_loss_equals_the_sum_over_cells() -> None:
     output = random_output(4)
     target = gaussian_target(BOXES, CELLS)
     expected = [
-        scalar_focal(score[0].tolist(), heat[0].tolist())
-        for score, heat in zip(output.score_map, target, strict=True)
+        scalar_focal(score[0].tolist(), heat[0].tolist()) for score, heat in zip(output.score_map, target, strict=True)
     ]
     assert focal_loss(output.score_map, target).tolist() == pytest.approx(expected, rel=1e-12)
 

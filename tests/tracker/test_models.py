@@ -55,9 +55,7 @@ def lively_network(config: NetworkConfig, seed: int = 0) -> Tracker:
 def crops(config: NetworkConfig, batch: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     sides = (config.template_size, config.search_size)
-    template, search = (
-        torch.randn(batch, 6, side, side, generator=generator, dtype=torch.float64) for side in sides
-    )
+    template, search = (torch.randn(batch, 6, side, side, generator=generator, dtype=torch.float64) for side in sides)
     return template, search
 
 
@@ -72,9 +70,7 @@ def layer_norm(x: Tensor, state: State, name: str) -> Tensor:
 
 def block(x: Tensor, state: State, name: str, heads: int) -> Tensor:
     normed = layer_norm(x, state, f"{name}.norm1")
-    qkv = (
-        torch.einsum("bnd,ed->bne", normed, state[f"{name}.attn.qkv.weight"]) + state[f"{name}.attn.qkv.bias"]
-    )
+    qkv = torch.einsum("bnd,ed->bne", normed, state[f"{name}.attn.qkv.weight"]) + state[f"{name}.attn.qkv.bias"]
     queries, keys, values = qkv.chunk(3, dim=-1)
     width = x.shape[-1] // heads
     mixed = []
@@ -84,21 +80,11 @@ def block(x: Tensor, state: State, name: str, heads: int) -> Tensor:
         weights = similarity.exp() / similarity.exp().sum(dim=-1, keepdim=True)
         mixed.append(torch.einsum("bnm,bmd->bnd", weights, values[..., part]))
     attended = torch.cat(mixed, dim=-1)
-    x = (
-        x
-        + torch.einsum("bnd,ed->bne", attended, state[f"{name}.attn.proj.weight"])
-        + state[f"{name}.attn.proj.bias"]
-    )
-    hidden = torch.einsum(
-        "bnd,ed->bne", layer_norm(x, state, f"{name}.norm2"), state[f"{name}.mlp.fc1.weight"]
-    )
+    x = x + torch.einsum("bnd,ed->bne", attended, state[f"{name}.attn.proj.weight"]) + state[f"{name}.attn.proj.bias"]
+    hidden = torch.einsum("bnd,ed->bne", layer_norm(x, state, f"{name}.norm2"), state[f"{name}.mlp.fc1.weight"])
     hidden = hidden + state[f"{name}.mlp.fc1.bias"]
     hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    return (
-        x
-        + torch.einsum("bnd,ed->bne", hidden, state[f"{name}.mlp.fc2.weight"])
-        + state[f"{name}.mlp.fc2.bias"]
-    )
+    return x + torch.einsum("bnd,ed->bne", hidden, state[f"{name}.mlp.fc2.weight"]) + state[f"{name}.mlp.fc2.bias"]
 
 
 def patches(images: Tensor, state: State, stream: str, patch: int) -> Tensor:
@@ -149,9 +135,7 @@ def written_out(template: Tensor, search: Tensor, state: State, config: NetworkC
                 rgb, x = both[:, : rgb.shape[1]], both[:, rgb.shape[1] :]
         features = (layer_norm(rgb, state, "rgb.norm") + layer_norm(x, state, "x.norm")) / 2
     cells = config.search_cells
-    grid = (
-        features[:, config.template_cells**2 :].reshape(len(features), cells, cells, -1).permute(0, 3, 1, 2)
-    )
+    grid = features[:, config.template_cells**2 :].reshape(len(features), cells, cells, -1).permute(0, 3, 1, 2)
     score = (1 / (1 + (-branch(grid, state, "head.score")).exp())).clamp(1e-4, 1 - 1e-4)
     size = (1 / (1 + (-branch(grid, state, "head.size")).exp())).clamp(1e-4, 1 - 1e-4)
     offset = branch(grid, state, "head.offset")
@@ -178,9 +162,7 @@ def test_forward_equals_the_one_written_out(kind: str, temporal: bool) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-HEADS_AND_WIDTHS = st.tuples(st.integers(1, 3), st.integers(1, 5)).map(
-    lambda pair: (pair[0], pair[0] * pair[1])
-)
+HEADS_AND_WIDTHS = st.tuples(st.integers(1, 3), st.integers(1, 5)).map(lambda pair: (pair[0], pair[0] * pair[1]))
 
 
 @given(
@@ -260,9 +242,7 @@ def test_answers_do_not_depend_on_how_the_batch_is_split(kind: str) -> None:
         parts = [network(template[a:b], search[a:b]) for a, b in ((0, 1), (1, 3), (3, 5))]
     for i, name in enumerate(TrackerOutput._fields):
         joined = torch.cat([part[i] for part in parts])
-        torch.testing.assert_close(
-            whole[i], joined, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(whole[i], joined, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_drop_path_is_drawn_from_the_seed_and_absent_in_evaluation() -> None:
@@ -481,8 +461,6 @@ def test_rates_scale_and_senseless_ones_are_refused() -> None:
     assert GroupSettings().scaled(10.0).head is None
     with pytest.raises(RGBXError, match="cross"):
         GroupSettings(cross=-1.0)
-    nothing = GroupSettings(
-        **dict.fromkeys(("norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross"))
-    )
+    nothing = GroupSettings(**dict.fromkeys(("norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross")))
     with pytest.raises(RGBXError, match="frozen"):
         parameter_groups(build_network(small()), nothing)

@@ -90,9 +90,7 @@ def test_drop_path_may_be_given_anew(tmp_path: Path) -> None:
     assert config.drop_path == network.config.drop_path == 0.3
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     save_network(path, seeded(small()))
     before = path.read_bytes()
@@ -223,9 +221,7 @@ def test_truncated_files_get_one_sentence(tmp_path: Path, name: str, share: floa
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"not weights at all, but a sentence", bytes(64), b"\x80\x04K\x01."]
-)
+@pytest.mark.parametrize("content", [b"", b"not weights at all, but a sentence", bytes(64), b"\x80\x04K\x01."])
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
 def test_foreign_files_get_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

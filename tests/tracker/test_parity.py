@@ -55,9 +55,7 @@ def test_srtrack_weights_answer_as_published(parity: Path, expected: dict[str, T
 
 
 @pytest.mark.parametrize("given", ["tracker", "published state"])
-def test_ostrack_weights_initialise_as_published(
-    parity: Path, expected: dict[str, Tensor], given: str
-) -> None:
+def test_ostrack_weights_initialise_as_published(parity: Path, expected: dict[str, Tensor], given: str) -> None:
     rgb, config, meta = load_network(parity / "ostrack_format.safetensors", num_heads=3)
     assert meta == {"layout": "ostrack"}
     assert isinstance(rgb, SingleStreamTracker)

@@ -134,7 +134,7 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.broken: list[str] = []
         # In shared memory, so that persistent loader workers see a new epoch.
         self._epoch: torch.Tensor = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch.share_memory_()
 
     @property
     def epoch(self) -> int:

@@ -144,9 +144,7 @@ def _from_our_format(
     except (ValueError, KeyError, TypeError) as error:
         raise RGBXError(f"{path.name} has a damaged header ({error}); get or write the file anew") from error
     if version != FORMAT_VERSION:
-        raise RGBXError(
-            f"{path.name} has format version {version}, and this release reads {FORMAT_VERSION}; update it"
-        )
+        raise RGBXError(f"{path.name} has format version {version}, and this release reads {FORMAT_VERSION}; update it")
     config = NetworkConfig.from_dict(settings)
     if num_heads is not None and num_heads != config.num_heads:
         raise RGBXError(f"{path.name} has {config.num_heads} attention heads, not {num_heads}")
@@ -196,9 +194,7 @@ class _Placeholder:
 def _read_torch(path: Path) -> State:
     """The tensors of a torch checkpoint, those under ``net`` if there is one."""
     if not zipfile.is_zipfile(path):
-        raise RGBXError(
-            f"{path.name} is truncated, or neither safetensors nor a checkpoint of torch 1.6 or newer"
-        )
+        raise RGBXError(f"{path.name} is truncated, or neither safetensors nor a checkpoint of torch 1.6 or newer")
     try:
         extras = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_Placeholder, name) for name in extras]):

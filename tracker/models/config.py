@@ -48,18 +48,14 @@ class NetworkConfig:
         for name in WHOLE_NUMBERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise RGBXError(
-                    f"network setting {name} is {value!r}; it must be a whole number of at least 1"
-                )
+                raise RGBXError(f"network setting {name} is {value!r}; it must be a whole number of at least 1")
         if self.embed_dim % self.num_heads:
             raise RGBXError(
                 f"embed_dim {self.embed_dim} does not divide by num_heads {self.num_heads}; choose a divisor"
             )
         for name in ("template_size", "search_size"):
             if getattr(self, name) % self.patch:
-                raise RGBXError(
-                    f"{name} {getattr(self, name)} does not divide by the patch size {self.patch}"
-                )
+                raise RGBXError(f"{name} {getattr(self, name)} does not divide by the patch size {self.patch}")
         if self.head_channels % 8:
             raise RGBXError(
                 f"head_channels {self.head_channels} does not divide by 8, and the head halves it three times"
@@ -79,9 +75,7 @@ class NetworkConfig:
         ):
             raise RGBXError(f"cross_layers {layers} must be layer numbers")
         if list(layers) != sorted(set(layers)) or any(not 0 <= layer < self.depth for layer in layers):
-            raise RGBXError(
-                f"cross_layers {layers} must be increasing layer numbers from 0 to {self.depth - 1}"
-            )
+            raise RGBXError(f"cross_layers {layers} must be increasing layer numbers from 0 to {self.depth - 1}")
         object.__setattr__(self, "cross_layers", tuple(layers))
 
     @property
@@ -122,9 +116,7 @@ class NetworkConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise RGBXError(
-                f"unknown network settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-            )
+            raise RGBXError(f"unknown network settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         values = dict(values)
         if isinstance(values.get("cross_layers"), list):
             values["cross_layers"] = tuple(values["cross_layers"])

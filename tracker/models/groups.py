@@ -35,9 +35,7 @@ class GroupSettings:
         for name in (*GROUPS, "weight_decay"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise RGBXError(
-                    f"the setting {name} of the parameter groups is {value}; it must not be negative"
-                )
+                raise RGBXError(f"the setting {name} of the parameter groups is {value}; it must not be negative")
 
     @classmethod
     def uniform(cls, lr: float, weight_decay: float = 1e-4) -> GroupSettings:

@@ -52,9 +52,7 @@ def load_state(config: NetworkConfig, state: Mapping[str, Tensor], source: str) 
     return network.eval()
 
 
-def initialise_two_stream(
-    rgb: Tracker | Mapping[str, Tensor], config: NetworkConfig | None = None
-) -> TwoStreamTracker:
+def initialise_two_stream(rgb: Tracker | Mapping[str, Tensor], config: NetworkConfig | None = None) -> TwoStreamTracker:
     """SRTrack's initialisation: streams and cross blocks start as copies of the RGB tracker's blocks.
 
     ``rgb`` is a single-stream tracker, its state, or a state with OSTrack's published names. ``config``

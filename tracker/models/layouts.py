@@ -87,9 +87,7 @@ def check_state(state: Mapping[str, Tensor], config: NetworkConfig, source: str)
     _check_names_and_shapes(state, expected_shapes(config), source)
 
 
-def _check_names_and_shapes(
-    state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str
-) -> None:
+def _check_names_and_shapes(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> None:
     missing = expected.keys() - state.keys()
     foreign = state.keys() - expected.keys()
     shapes = [
@@ -117,16 +115,12 @@ def _from_published(
     return {ours[name][0]: tensor for name, tensor in theirs.items()}
 
 
-def from_ostrack(
-    state: Mapping[str, Tensor], config: NetworkConfig, source: str = "the OSTrack state"
-) -> State:
+def from_ostrack(state: Mapping[str, Tensor], config: NetworkConfig, source: str = "the OSTrack state") -> State:
     """An OSTrack state to a single-stream state of ours. Raises RGBXError with the names that differ."""
     return _from_published(state, config.replace(kind="single_stream"), ostrack_name, source)
 
 
-def from_srtrack(
-    state: Mapping[str, Tensor], config: NetworkConfig, source: str = "the SRTrack state"
-) -> State:
+def from_srtrack(state: Mapping[str, Tensor], config: NetworkConfig, source: str = "the SRTrack state") -> State:
     """An SRTrack state to a two-stream state of ours. Raises RGBXError with the names that differ."""
     return _from_published(state, config.replace(kind="two_stream"), srtrack_name, source)
 
@@ -153,9 +147,7 @@ def _shape(state: Mapping[str, Tensor], name: str, dimensions: int, source: str)
         raise RGBXError(f"{source} looks like a published tracker but lacks {name}; get the file anew")
     shape = state[name].shape
     if len(shape) != dimensions or 0 in shape:
-        raise RGBXError(
-            f"{source} is damaged: {name} is {tuple(shape)} and must have {dimensions} dimensions"
-        )
+        raise RGBXError(f"{source} is damaged: {name} is {tuple(shape)} and must have {dimensions} dimensions")
     return shape
 
 
@@ -174,9 +166,7 @@ def published_config(
     elif is_ostrack(state):
         kind, stream = "single_stream", ""
     else:
-        raise RGBXError(
-            f"{source} has no layout known here (ours, OSTrack's, SRTrack's): it holds {_some(state)}"
-        )
+        raise RGBXError(f"{source} has no layout known here (ours, OSTrack's, SRTrack's): it holds {_some(state)}")
     embed_dim, _, patch, _ = _shape(state, f"backbone.patch_embed{stream}.proj.weight", 4, source)
     if num_heads is None:
         if embed_dim % 64:
