@@ -41,27 +41,46 @@ struct PassConstants {
   bool hold;  // an element whose gradient is not finite stays as it is
 };
 
-// A few elements of every tensor that a pass reads and writes. `prior_term` and `transfer_term` are what each element
-// adds to the sums of the penalty.
+// A block of every tensor that a pass reads and writes. `prior_term` and `transfer_term` are what each element adds to
+// the sums of the penalty.
 template <class Real>
-struct Strip {
+struct PassBlock {
   const Real *weight, *gradient, *anchor, *prior;
   Real *first, *second, *out, *prior_term, *transfer_term;
 };
 
-// Returns how many gradients were finite.
+// Memory that a chunk is read from, and how far into it one element lies.
+struct Stream {
+  const char* base;
+  int bytes;
+};
+constexpr int kStreams = 6;  // parameter, gradient, two moments; anchor and prior last, where there is a pull
+
+// The hardware fetches ahead within a page of 4 KB; these many elements ahead, software has the next page's translation
+// and its first lines ready. Worth a tenth of the step.
+constexpr int kStrip = 32;
+constexpr int kAhead = 512;
+
+SRFT_CORE void prefetch(const Stream* streams, int count, int64_t element) {
+  for (int k = 0; k < count; ++k) {
+    const char* from = streams[k].base + (element + kAhead) * streams[k].bytes;
+    for (int line = 0; line < kStrip * streams[k].bytes; line += 64) __builtin_prefetch(from + line, 0, 3);
+  }
+}
+
+// A block. Returns how many of its gradients were finite.
 template <bool kDecoupledWeightDecay, bool kPull, Hold kDamping, bool kExact, class Real>
-int adam_pass(int n, const Strip<Real>& strip, const PassConstants<Real>& constants) {
+int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& constants, const Stream* streams,
+              int64_t offset) {
   constexpr bool kDamp = kDamping != Hold::kNone;
-  const Strip<Real> s = strip;
+  const PassBlock<Real> s = block;
   const PassConstants<Real> c = constants;
-  const bool propagate = !constants.hold;
+  const int32_t propagate = constants.hold ? 0 : 1;  // no bool: g++ finds no vector mask for a captured one
   int32_t finite = 0;
-  SRFT_VECTORISE
-  for (int i = 0; i < n; ++i) {
+  const auto element = [&](int i) __attribute__((always_inline)) {
     const Real g = s.gradient[i], current = s.weight[i];
     const bool usable = is_finite(g);
-    const bool moves = usable || propagate;
+    const bool moves = usable || propagate != 0;
     finite += usable ? 1 : 0;
 
     Real m = s.first[i], v = s.second[i], unused = Real(0), x = current;
@@ -92,12 +111,20 @@ int adam_pass(int n, const Strip<Real>& strip, const PassConstants<Real>& consta
       const Real moved = x - current;
       s.transfer_term[i] = current_weight * moved * moved;
     }
+  };
+  const int whole = n - n % kStrip;
+  for (int start = 0; start < whole; start += kStrip) {
+    prefetch(streams, kPull ? kStreams : kStreams - 2, offset + start);
+    SRFT_VECTORISE
+    for (int i = 0; i < kStrip; ++i) element(start + i);
   }
+  SRFT_VECTORISE
+  for (int i = whole; i < n; ++i) element(i);
   return finite;
 }
 
 template <class Real>
-using AdamPass = int (*)(int, const Strip<Real>&, const PassConstants<Real>&);
+using AdamPass = int (*)(int, const PassBlock<Real>&, const PassConstants<Real>&, const Stream*, int64_t);
 
 template <bool kDecoupledWeightDecay, bool kPull, Hold kDamping, class Real>
 AdamPass<Real> chosen_pass(bool exact) {
@@ -120,24 +147,6 @@ AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, Hold damping, bool e
   return pull ? chosen_pass<false, true, Real>(damping, exact) : chosen_pass<false, false, Real>(damping, exact);
 }
 
-// Memory that a chunk is read from, and how far into it one element lies.
-struct Stream {
-  const char* base;
-  int bytes;
-};
-
-// The hardware fetches ahead within a page of 4 KB; these many elements ahead, software has the next page's translation
-// and its first lines ready. Worth a tenth of the step.
-constexpr int kStrip = 64;
-constexpr int kAhead = 512;
-
-SRFT_CORE void prefetch(const Stream* streams, int count, int64_t element) {
-  for (int k = 0; k < count; ++k) {
-    const char* from = streams[k].base + (element + kAhead) * streams[k].bytes;
-    for (int line = 0; line < kStrip * streams[k].bytes; line += 64) __builtin_prefetch(from + line, 0, 3);
-  }
-}
-
 inline int bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : (dtype == DType::kFloat32 ? 4 : 2); }
 
 // Whether a tensor's fused step may go through adam_pass.
@@ -147,7 +156,7 @@ bool is_adam_pass(const Options& o, const Tensor& t) {
 
 // Where what is not stored as Real is converted to and from, and what the sums are taken of.
 template <class Real>
-struct PassBlock {
+struct PassBuffers {
   alignas(64) Real weight[kBlock];
   alignas(64) Real gradient[kBlock];
   alignas(64) Real anchor[kBlock];
@@ -158,7 +167,7 @@ struct PassBlock {
 
 template <class Real>
 void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  PassBlock<Real> b;
+  PassBuffers<Real> b;
   const bool in_place = t.dtype == Native<Real>::dtype;
   const bool pull = o.pull_active && t.anchor && t.prior;
   const Hold damping = !o.damping_active ? Hold::kNone : (o.damping() == kRank ? Hold::kByRank : Hold::kByMean);
@@ -172,17 +181,17 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
                                          !o.has(kPropagateNonfinite)};
   const AdamPass<Real> pass = chosen_pass<Real>(o.has(kDecoupledDecay), pull, damping, o.mode() == kProximal);
   const int width = bytes_of(t.dtype), state = int(sizeof(Real));
-  const Stream streams[] = {{static_cast<const char*>(t.param), width},
-                            {static_cast<const char*>(t.grad), width},
-                            {static_cast<const char*>(t.first_moment), state},
-                            {static_cast<const char*>(t.second_moment), state},
-                            {static_cast<const char*>(t.anchor), bytes_of(t.anchor_dtype)},
-                            {static_cast<const char*>(t.prior), state}};
+  const Stream streams[kStreams] = {{static_cast<const char*>(t.param), width},
+                                    {static_cast<const char*>(t.grad), width},
+                                    {static_cast<const char*>(t.first_moment), state},
+                                    {static_cast<const char*>(t.second_moment), state},
+                                    {static_cast<const char*>(t.anchor), bytes_of(t.anchor_dtype)},
+                                    {static_cast<const char*>(t.prior), state}};
   LaneSum<double> prior_sum, transfer_sum, mean_sum;
 
   for (int64_t offset = begin; offset < end; offset += kBlock) {
     const int n = int(end - offset < kBlock ? end - offset : kBlock);
-    Strip<Real> s = {};
+    PassBlock<Real> s = {};
     s.weight = load<Real>(t.param, t.dtype, offset, n, b.weight);
     s.gradient = task_gradient<Real>(o, t, offset, n, b.gradient);
     if (pull) {
@@ -194,25 +203,15 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
     s.out = in_place ? static_cast<Real*>(t.param) + offset : b.result;
     s.prior_term = b.prior_term;
     s.transfer_term = b.transfer_term;
-    const Real* gradient = s.gradient;
-    const Real* average = s.second;
-
-    int finite = 0;
-    for (int start = 0; start < n; start += kStrip) {
-      prefetch(streams, pull ? 6 : 4, offset + start);
-      finite += pass(n - start < kStrip ? n - start : kStrip, s, constants);
-      s.weight += kStrip, s.gradient += kStrip, s.first += kStrip, s.second += kStrip, s.out += kStrip;
-      s.prior_term += kStrip, s.transfer_term += kStrip;
-      if (pull) s.anchor += kStrip, s.prior += kStrip;
-    }
+    const int finite = pass(n, s, constants, streams, offset);
     sums.finite += finite;
     sums.nonfinite += n - finite;
     if (pull) prior_sum.add(b.prior_term, n);
     if (damping != Hold::kNone) transfer_sum.add(b.transfer_term, n);
-    const Real* judged = constants.hold && finite != n ? gradient : nullptr;
-    if (damping == Hold::kByRank) sample_average(t, offset, n, average, constants.correction, judged, keys);
+    const Real* judged = constants.hold && finite != n ? s.gradient : nullptr;
+    if (damping == Hold::kByRank) sample_average(t, offset, n, s.second, constants.correction, judged, keys);
     if (damping == Hold::kByMean) {
-      corrected_transfer(n, average, constants.correction, b.transfer_term);
+      corrected_transfer(n, s.second, constants.correction, b.transfer_term);
       if (judged) {
         for (int i = 0; i < n; ++i) b.transfer_term[i] = is_finite(judged[i]) ? b.transfer_term[i] : Real(0);
       }
