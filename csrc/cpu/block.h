@@ -74,16 +74,24 @@ const Real* task_gradient(const Options& o, const Tensor& t, int64_t offset, int
   return buffer;
 }
 
-// Lanes as the compiler's own vector type, because a sum in an array goes through memory.
+// The compiler's own vector type of the machine's width (a wider one is taken apart through memory), because a sum in
+// an array goes through memory too.
+#if defined(__AVX512F__)
+#define SRFT_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define SRFT_VECTOR_BYTES 32
+#else
+#define SRFT_VECTOR_BYTES 16
+#endif
 template <class Real>
-struct LanesOf;
+struct VectorOf;
 template <>
-struct LanesOf<float> {
-  typedef float type __attribute__((vector_size(kLanes * sizeof(float))));
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(SRFT_VECTOR_BYTES)));
 };
 template <>
-struct LanesOf<double> {
-  typedef double type __attribute__((vector_size(kLanes * sizeof(double))));
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(SRFT_VECTOR_BYTES)));
 };
 
 // Sums in a fixed shape: 16 lanes whatever the vector width, folded in order.
@@ -99,16 +107,22 @@ struct LaneSum {
   // faster.
   template <class Stored>
   void add(const Stored* x, int n) {
-    using Lanes = typename LanesOf<Stored>::type;
-    Lanes sum = {};
+    using Vector = typename VectorOf<Stored>::type;
+    constexpr int kVectors = kLanes * int(sizeof(Stored)) / SRFT_VECTOR_BYTES;
+    constexpr int kWidth = kLanes / kVectors;
+    Vector sum[kVectors] = {};
     int i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-      Lanes next;
-      memcpy(&next, x + i, sizeof next);
-      sum += next;
+      for (int k = 0; k < kVectors; ++k) {
+        Vector next;
+        memcpy(&next, x + i + k * kWidth, sizeof next);
+        sum[k] += next;
+      }
     }
-    for (int j = 0; i < n; ++i, ++j) sum[j] += x[i];
-    for (int j = 0; j < kLanes; ++j) lane[j] += Real(sum[j]);
+    Stored last[kLanes];
+    memcpy(last, sum, sizeof last);
+    for (int j = 0; i < n; ++i, ++j) last[j] += x[i];
+    for (int j = 0; j < kLanes; ++j) lane[j] += Real(last[j]);
   }
 };
 
