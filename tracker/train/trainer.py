@@ -48,10 +48,10 @@ class Pairs(Protocol):
 
 
 class Interrupted(Exception):
-    """The run was stopped by a signal after a whole step, and ``checkpoint`` holds its state."""
+    """The run was stopped by a signal after a whole step; ``checkpoint`` holds its state, if it saves any."""
 
-    def __init__(self, checkpoint: Path, step: int) -> None:
-        super().__init__(f"stopped after step {step}; resume from {checkpoint}")
+    def __init__(self, checkpoint: Path | None, step: int) -> None:
+        super().__init__(f"stopped after step {step}" + (f"; resume from {checkpoint}" if checkpoint else ""))
         self.checkpoint = checkpoint
         self.step = step
 
@@ -156,7 +156,7 @@ class Trainer:
                         if self.folder and self._due(at_end, last):
                             self.save()
                         if self._stop:
-                            raise Interrupted(self.save() if self.folder else Path("nowhere"), self.step)
+                            raise Interrupted(self.save() if self.folder else None, self.step)
                         if self.step >= last:
                             break
                     if self.index == 0 and self.validate is not None:
