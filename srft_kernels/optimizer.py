@@ -165,6 +165,7 @@ class SRFT(Optimizer):
         self.nonfinite_policy = nonfinite
         self._inner_kind = {AdamW: Inner.ADAM, Adam: Inner.ADAM, SGD: Inner.SGD}.get(cast(Any, type(inner)), Inner.NONE)
         self._plans: dict[int, _Plan] = {}
+        self._scales: dict[Tensor, tuple[float, float]] = {}
         schedule = as_schedule(kappa) if kappa is not None else ConstantKappa(0.0 if prior is None else 1.0)
         defaults = {
             "strength": float(strength),
@@ -342,7 +343,7 @@ class SRFT(Optimizer):
             if self._weighs_transfer(group):
                 state["transfer_statistics"] = torch.zeros(contract.STATISTICS, dtype=torch.float64)
             self._complete_state(group, param, taken)
-        self._plans.clear()
+        self._forget_plans()
 
     def _complete_state(self, group: dict[str, Any], param: Tensor, taken: Mapping[str, Any]) -> None:
         """Whatever the step needs and is not there: from ``taken`` where that has it, else as of no step taken."""
@@ -361,6 +362,11 @@ class SRFT(Optimizer):
         started = 1.0 if taken.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
         step = taken.get(name, state.get(name, started))
         state[name] = torch.tensor(float(step), dtype=torch.float32)
+
+    def _forget_plans(self) -> None:
+        """State was made or replaced: what was derived from it is derived again."""
+        self._plans.clear()
+        self._scales = {}
 
     def _means(self) -> dict[Tensor, tuple[float, float]]:
         """(1 / mean P, 1 / rho) of every parameter with a prior or an anchor."""
@@ -528,7 +534,9 @@ class SRFT(Optimizer):
             self._make_state({**group, "params": unready}, {}, {})
         for param in chosen:
             self._match_layout(param)
-        scales = self._means()
+        if not self._scales:  # of all groups: a global mean needs them, and none changes from step to step
+            self._scales = self._means()
+        scales = self._scales
         state = [self.state[p] for p in chosen]
         none = torch.empty(0)
 
@@ -641,7 +649,7 @@ class SRFT(Optimizer):
             self.inner.load_state_dict({"state": packed, "param_groups": saved_groups})
             self.inner.param_groups = self.param_groups
         self._report.zero_()
-        self._plans.clear()
+        self._forget_plans()
 
     def _check_loaded(self, loaded: dict[str, Any]) -> None:
         """Refuse state that does not fit before anything is touched."""

@@ -319,7 +319,7 @@ void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
       effective = penalise(o, t, pull, offset, n, weight, anchor, gradient, b.effective, sums);
     }
     if (t.previous) {
-      const size_t bytes = t.dtype == DType::kFloat64 ? 8 : (t.dtype == DType::kFloat32 ? 4 : 2);
+      const int bytes = bytes_of(t.dtype);
       memcpy(static_cast<char*>(const_cast<void*>(t.previous)) + offset * bytes,
              static_cast<const char*>(t.param) + offset * bytes, n * bytes);
     }
