@@ -2,13 +2,18 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "core/contract.h"
 #include "core/rank.h"
-#include "cpu/chunk.h"
+#include "cpu/step.h"
+#include "plan_tensors.h"
+
+namespace py = pybind11;
 
 namespace {
 
@@ -57,6 +62,8 @@ std::map<std::string, long> contract() {
       {"NESTEROV", kNesterov},
       {"TRANSFER_TO_ANCHOR", kTransferToAnchor},
       {"PROPAGATE_NONFINITE", kPropagateNonfinite},
+      {"RESET_PENALTIES", kResetPenalties},
+      {"COUNT_SKIPPED", kCountSkipped},
       {"LOW", kLow},
       {"DENSITY", kDensity},
       {"SMALLEST", kSmallest},
@@ -76,6 +83,50 @@ std::map<std::string, long> contract() {
   };
 }
 
+// A group's tensors, kept from step to step.
+class CpuPlan {
+ public:
+  explicit CpuPlan(const srft::PlanTensors& from) : tensors_(from.count()) {
+    using namespace srft;
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      cpu::Tensor& t = tensors_[i];
+      t.size = from.sizes[i];
+      t.dtype = from.dtypes[i];
+      t.anchor_dtype = from.anchor_dtypes[i];
+      t.previous = from.at(kPrevious, i);
+      t.first_moment = from.at(kFirst, i);
+      t.second_moment = from.at(kSecond, i);
+      t.max_second_moment = from.at(kMaximum, i);
+      t.anchor = from.at(kAnchor, i);
+      t.prior = from.at(kPrior, i);
+      t.transfer = from.at(kTransfer, i);
+      t.statistics = from.statistics + i * kStatistics;
+      t.taken = from.steps + i;
+      t.inverse_mean = from.prior_scales[2 * i];
+      t.inverse_rms = from.prior_scales[2 * i + 1];
+    }
+  }
+
+  void step(const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads,
+            const std::array<double, srft::kSettings>& settings, uintptr_t report, int flags, int phase) {
+    using namespace srft;
+    if (params.size() != tensors_.size() || (!grads.empty() && grads.size() != tensors_.size())) {
+      throw std::invalid_argument("srft: the plan was made for " + std::to_string(tensors_.size()) + " parameters");
+    }
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      tensors_[i].param = reinterpret_cast<void*>(params[i]);
+      tensors_[i].grad = grads.empty() ? nullptr : reinterpret_cast<const void*>(grads[i]);
+    }
+    cpu::Options options{};
+    options.flags = flags;
+    std::copy(settings.begin(), settings.end(), options.settings);
+    cpu::step(options, tensors_, static_cast<Phase>(phase), reinterpret_cast<double*>(report));
+  }
+
+ private:
+  std::vector<srft::cpu::Tensor> tensors_;
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_build, m) {
@@ -83,9 +134,22 @@ PYBIND11_MODULE(_build, m) {
   m.attr("version") = SRFT_VERSION;
   m.attr("torch") = SRFT_TORCH;
   m.attr("compiler") = SRFT_COMPILER;
+  m.attr("without_cuda") = SRFT_WITHOUT_CUDA;
   m.attr("instruction_sets") = instruction_sets();
   m.attr("contract") = contract();
   m.def(
       "capability", [] { return std::string(srft::cpu::loops().name); },
       "The instruction set that the CPU kernels use here; SRFT_CPU_CAPABILITY overrides it.");
+  py::class_<CpuPlan>(m, "Plan",
+                      "A parameter group's tensors on the CPU, kept from step to step. Addresses are integers.")
+      .def(
+          py::init([](std::vector<int64_t> sizes, const std::vector<int>& dtypes, const std::vector<int>& anchor_dtypes,
+                      const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps,
+                      uintptr_t statistics, uintptr_t prior_scales) {
+            return CpuPlan({std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, prior_scales});
+          }),
+          py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"), py::arg("columns"),
+          py::arg("steps"), py::arg("statistics"), py::arg("prior_scales"))
+      .def("step", &CpuPlan::step, py::arg("params"), py::arg("grads"), py::arg("settings"), py::arg("report"),
+           py::arg("flags"), py::arg("phase"), py::call_guard<py::gil_scoped_release>());
 }

@@ -5,13 +5,16 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <cmath>
+#include <algorithm>
 #include <deque>
+#include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/contract.h"
 #include "cpu/penalty.h"
+#include "cpu/probe.h"
 #include "cpu/step.h"
 
 namespace {
@@ -20,12 +23,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using TensorList = std::vector<Tensor>;
 
-srft::cpu::DType dtype_of(const Tensor& tensor) {
+srft::DType dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Float: return srft::cpu::DType::kFloat32;
-    case ScalarType::Double: return srft::cpu::DType::kFloat64;
-    case ScalarType::BFloat16: return srft::cpu::DType::kBFloat16;
-    case ScalarType::Half: return srft::cpu::DType::kFloat16;
+    case ScalarType::Float: return srft::DType::kFloat32;
+    case ScalarType::Double: return srft::DType::kFloat64;
+    case ScalarType::BFloat16: return srft::DType::kBFloat16;
+    case ScalarType::Half: return srft::DType::kFloat16;
     default: STD_TORCH_CHECK(false, "srft: parameters must be float32, float64, bfloat16 or float16");
   }
   return {};
@@ -70,9 +73,6 @@ void step(TensorList params, TensorList grads, TensorList first_moments, TensorL
   const double* s = static_cast<const double*>(settings.const_data_ptr());
   for (int i = 0; i < kSettings; ++i) options.settings[i] = s[i];
   const double* scales = static_cast<const double*>(prior_scales.const_data_ptr());
-  const auto stage = static_cast<cpu::Phase>(phase);
-  const bool adam = options.inner() == kAdam;
-  const bool coupled = options.mode() == kCoupled;
 
   std::vector<cpu::Tensor> tensors(count);
   for (size_t i = 0; i < count; ++i) {
@@ -96,25 +96,11 @@ void step(TensorList params, TensorList grads, TensorList first_moments, TensorL
       t.anchor_dtype = dtype_of(anchors[i]);
     }
     t.statistics = static_cast<double*>(statistics[i].mutable_data_ptr());
-
-    float* taken = static_cast<float*>(steps[i].mutable_data_ptr());
-    if (stage != cpu::Phase::kAfter) *taken += 1.0f;
-    const double time = double(*taken);
-    if (adam) {
-      t.negative_step_size = -s[kLearningRate] / (1 - std::pow(s[kBeta1], time));
-      t.correction2_root = std::sqrt(1 - std::pow(s[kBeta2], time));
-    }
-    t.one_minus_dampening = time <= 1 ? 1.0 : 1 - s[kBeta2];
-    t.transfer_correction = 1 / (1 - std::pow(s[t.transfer ? kTransferBeta : kBeta2], time));
-
-    // DESIGN section 2: w_p = lr lambda kappa P^ / rho, with scales = (1 / mean(P), 1 / rho); coupled: lambda kappa P^.
-    const double unit = coupled ? s[kStrength] : s[kLearningRate] * s[kStrength] * scales[2 * i + 1];
-    t.prior_weight_per_unit = unit;
-    t.prior_weight = unit * s[kKappa] * scales[2 * i];
-    t.prior_penalty = s[kStrength] * s[kKappa] * scales[2 * i] * (coupled ? 1.0 : scales[2 * i + 1]);
-    t.transfer_penalty = coupled ? 1.0 : (s[kLearningRate] > 0 ? 1 / s[kLearningRate] : 0.0);
+    t.taken = static_cast<float*>(steps[i].mutable_data_ptr());
+    t.inverse_mean = scales[2 * i];
+    t.inverse_rms = scales[2 * i + 1];
   }
-  cpu::step(options, tensors, stage, static_cast<double*>(report.mutable_data_ptr()));
+  cpu::step(options, tensors, static_cast<Phase>(phase), static_cast<double*>(report.mutable_data_ptr()));
 }
 
 // A tensor as the penalty's loops read it: contiguous, and widened where they do not know its dtype.
@@ -180,10 +166,110 @@ TensorList significance_penalty_backward(Tensor grad, TensorList params, TensorL
   return gradients;
 }
 
+// Whether the elements fill their memory without gaps or overlaps, in any order of dimensions.
+bool is_dense(const Tensor& tensor) {
+  if (tensor.is_contiguous() || tensor.numel() == 0) return true;
+  std::vector<std::pair<int64_t, int64_t>> dims;
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) != 1) dims.emplace_back(tensor.stride(d), tensor.size(d));
+  }
+  std::sort(dims.begin(), dims.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+// The lists of a probe's operator, by name; the first is the one that is written. `tensors` are the numbers that key
+// each tensor.
+struct ProbeLists {
+  struct Named {
+    const char* name;
+    const TensorList& list;
+  };
+  ProbeLists(const char* what, std::initializer_list<Named> lists, int64_t seed, int64_t step,
+             const std::vector<int64_t>& numbers)
+      : draw{uint64_t(seed), uint32_t(step)} {
+    const auto& [leading, first] = *lists.begin();
+    constexpr int64_t kLargest = 0xffffffff;
+    STD_TORCH_CHECK(numbers.size() == first.size(), what, " needs as many tensors as ", leading, ", got ",
+                    numbers.size(), " for ", first.size());
+    STD_TORCH_CHECK(0 <= step && step <= kLargest, what, " needs a step from 0 to 2^32 - 1, got ", step);
+    for (const auto& [name, list] : lists) {
+      STD_TORCH_CHECK(list.size() == first.size(), what, " needs as many ", name, " as ", leading, ", got ",
+                      list.size(), " for ", first.size());
+      for (size_t i = 0; i < list.size(); ++i) {
+        STD_TORCH_CHECK(list[i].is_cpu(), what, " needs all tensors on one device, got ", name,
+                        " on another at position ", i);
+        STD_TORCH_CHECK(is_dense(list[i]), what, " counts elements as they lie in memory, so ", name,
+                        " must be dense; that at position ", i, " is not");
+        bool alike = list[i].dim() == first[i].dim();
+        for (int64_t d = 0; alike && d < first[i].dim(); ++d) {
+          alike = list[i].size(d) == first[i].size(d) &&
+                  (list[i].stride(d) == first[i].stride(d) || first[i].size(d) == 1 || first[i].numel() == 0);
+        }
+        STD_TORCH_CHECK(alike, what, ": ", name, " and ", leading, " at position ", i, " are laid out differently");
+      }
+    }
+    for (size_t i = 0; i < first.size(); ++i) {
+      STD_TORCH_CHECK(0 <= numbers[i] && numbers[i] <= kLargest, what,
+                      " needs numbers of tensors from 0 to 2^32 - 1, got ", numbers[i], " at position ", i);
+      srft::cpu::ProbeTensor t{};
+      t.size = first[i].numel();
+      t.number = uint32_t(numbers[i]);
+      t.dtype = dtype_of(first[i]);
+      t.target = first[i].mutable_data_ptr();
+      auto read = lists.begin();
+      if (++read != lists.end()) {
+        t.from = read->list[i].const_data_ptr();
+        t.from_dtype = dtype_of(read->list[i]);
+      }
+      if (read != lists.end() && ++read != lists.end()) {
+        t.minus = read->list[i].const_data_ptr();
+        t.minus_dtype = dtype_of(read->list[i]);
+      }
+      tensors.push_back(t);
+    }
+  }
+  srft::Draw draw;
+  std::vector<srft::cpu::ProbeTensor> tensors;
+};
+
+void fill_probes(TensorList out, int64_t seed, int64_t step, std::vector<int64_t> tensors) {
+  const ProbeLists lists("fill_probes_", {{"out", out}}, seed, step, tensors);
+  srft::cpu::fill_probes(lists.tensors, lists.draw);
+}
+
+void perturb(TensorList params, TensorList originals, double scale, int64_t seed, int64_t step,
+             std::vector<int64_t> tensors) {
+  const ProbeLists lists("perturb_", {{"params", params}, {"originals", originals}}, seed, step, tensors);
+  srft::cpu::perturb(lists.tensors, lists.draw, scale);
+}
+
+void fold_probes(TensorList estimates, TensorList plus, TensorList minus, double decay, double weight, int64_t seed,
+                 int64_t step, std::vector<int64_t> tensors) {
+  const char* what = "fold_probes_";
+  const ProbeLists lists =
+      minus.empty()
+          ? ProbeLists(what, {{"estimates", estimates}, {"plus", plus}}, seed, step, tensors)
+          : ProbeLists(what, {{"estimates", estimates}, {"plus", plus}, {"minus", minus}}, seed, step, tensors);
+  for (size_t i = 0; i < lists.tensors.size(); ++i) {
+    const bool wide = lists.tensors[i].from_dtype == srft::DType::kFloat64;
+    STD_TORCH_CHECK(lists.tensors[i].dtype == (wide ? srft::DType::kFloat64 : srft::DType::kFloat32), what,
+                    " needs estimates of float64 for a float64 plus and of float32 for every other, at position ", i);
+  }
+  srft::cpu::fold_probes(lists.tensors, lists.draw, decay, weight);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(srft, CPU, m) {
   m.impl("step_", TORCH_BOX(&step));
   m.impl("significance_penalty", TORCH_BOX(&significance_penalty));
   m.impl("significance_penalty_backward", TORCH_BOX(&significance_penalty_backward));
+  m.impl("fill_probes_", TORCH_BOX(&fill_probes));
+  m.impl("perturb_", TORCH_BOX(&perturb));
+  m.impl("fold_probes_", TORCH_BOX(&fold_probes));
 }

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from .curvature import Hutchinson
 from .functional import significance_penalty
 from .optimizer import SRFT
-from .schedule import ConstantKappa, CosineKappa, ExponentialKappa, LinearKappa
-from .significance import SignificanceMap, estimate_prior, fisher_diagonal
+from .schedule import ConstantKappa, CosineKappa, ExponentialKappa, LinearKappa, SigmoidKappa
+from .significance import (
+    PathIntegral,
+    SignificanceMap,
+    estimate_prior,
+    fisher_diagonal,
+    hessian_diagonal,
+    hutchinson_diagonal,
+)
 
 try:
     __version__ = version("srft-kernels")
@@ -22,10 +30,15 @@ __all__ = [
     "ConstantKappa",
     "CosineKappa",
     "ExponentialKappa",
+    "Hutchinson",
     "LinearKappa",
+    "PathIntegral",
+    "SigmoidKappa",
     "SignificanceMap",
     "__version__",
     "estimate_prior",
     "fisher_diagonal",
+    "hessian_diagonal",
+    "hutchinson_diagonal",
     "significance_penalty",
 ]

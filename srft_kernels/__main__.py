@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from . import __version__
-from .ops.native import library
+from .ops import cuda_unavailable, plan_maker, triton_available
+from .ops.native import cuda_library, library
 
 CAPABILITY_VARIABLE = "SRFT_CPU_CAPABILITY"
 
@@ -43,12 +44,55 @@ def _cpu() -> dict[str, Any]:
     return {"backend": "native", "capability": capability, "why": why, **threads}
 
 
+def _no_cuda_library() -> str:
+    """Why there are no CUDA kernels, by what their build recorded; "" where there are some."""
+    # A library of an earlier version has no such record.
+    recorded = getattr(library.build, "without_cuda", "")
+    return f"not built: {recorded}" if recorded and not cuda_library.available else cuda_library.reason
+
+
+def _device(index: int) -> dict[str, Any]:
+    """What a step does to parameters on one CUDA device."""
+    device = torch.device("cuda", index)
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    backend, _ = plan_maker(None, device)
+    if backend == "native":
+        why = f"the CUDA kernels serve {capability}"
+    else:
+        why = cuda_unavailable(device) if cuda_library.available else f"CUDA kernels: {_no_cuda_library()}"
+        why += f"; {triton_available()[1]}" if backend == "reference" else ""
+    return {"name": torch.cuda.get_device_name(device), "capability": capability, "backend": backend, "why": why}
+
+
 def _cuda() -> dict[str, Any]:
-    """What a step does to parameters on a CUDA device."""
-    if not torch.cuda.is_available():
-        return {"backend": None, "why": "torch sees no CUDA device; CUDA kernels are not built in this version"}
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"backend": "reference", "why": "CUDA kernels are not built in this version", "devices": devices}
+    """What a step does to parameters on CUDA devices; ``backend`` and ``why`` are the first one's."""
+    if torch.cuda.is_available():
+        devices = [_device(index) for index in range(torch.cuda.device_count())]
+        return {"backend": devices[0]["backend"], "why": devices[0]["why"], "devices": devices}
+    why = "torch sees no CUDA device"
+    if torch.version.cuda is None:
+        why = f"torch {torch.__version__} was built without CUDA"
+    elif cuda_library.available:
+        try:
+            cuda_library.build.devices()
+        except RuntimeError as error:
+            why += f"; the CUDA runtime: {str(error).rpartition(': ')[2]}"
+    return {"backend": None, "why": why, "devices": []}
+
+
+def _cuda_built() -> dict[str, Any] | None:
+    build = cuda_library.build
+    if build is None:
+        return None
+    major, of_torch = (int(text.partition(".")[0]) for text in (build.toolkit, torch.version.cuda or build.toolkit))
+    return {
+        "version": build.version,
+        "toolkit": build.toolkit,
+        "architectures": build.architectures.split(),
+        "torch_cuda": build.torch,
+        # Older toolkits' programs run under newer drivers, and not the other way round.
+        "needs": f"a driver for CUDA {major}, newer than torch's CUDA {of_torch} needs" if major > of_torch else "",
+    }
 
 
 def report() -> dict[str, Any]:
@@ -58,8 +102,10 @@ def report() -> dict[str, Any]:
     -------
     dict
         ``version``; ``built`` (None without a native library, else its ``version``, ``torch``, ``compiler`` and
-        ``instruction_sets``); ``running`` (``python``, ``torch``, ``machine``); ``cpu`` and ``cuda``, each with the
-        ``backend`` that a step there uses and ``why``.
+        ``instruction_sets``); ``cuda_built`` (None without CUDA kernels, else ``version``, ``toolkit``,
+        ``architectures``, ``torch_cuda`` and what the library ``needs`` beyond torch) and ``cuda_not_built``, why not;
+        ``running`` (``python``, ``torch``, ``machine``); ``cpu`` and ``cuda``, each with the ``backend`` that a step
+        there uses and ``why``; ``cuda`` also with its ``devices``, each with a backend of its own.
     """
     build = library.build
     built = None
@@ -73,6 +119,8 @@ def report() -> dict[str, Any]:
     return {
         "version": __version__,
         "built": built,
+        "cuda_built": _cuda_built(),
+        "cuda_not_built": _no_cuda_library(),
         "running": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -86,24 +134,41 @@ def report() -> dict[str, Any]:
 def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The table: what, value, remark."""
     built, running, cpu, cuda = found["built"], found["running"], found["cpu"], found["cuda"]
+
+    def stale_of(library: dict[str, Any]) -> str:
+        same = library["version"] == found["version"]
+        return "" if same else f"of version {library['version']}: install again"
+
     rows = [("srft_kernels", found["version"], f"Python {running['python']}, {running['machine']}")]
     if built is None:
         rows.append(("native library", "no", library.reason))
     else:
-        stale = "" if built["version"] == found["version"] else f"of version {built['version']}: install again"
         rows += [
-            ("native library", "yes", stale),
+            ("native library", "yes", stale_of(built)),
             ("  compiler", built["compiler"], ""),
             ("  instruction sets", ", ".join(built["instruction_sets"]), ""),
             ("  built against", f"torch {built['torch']}", "stable ABI: serves torch 2.10 and newer"),
+        ]
+    cuda_built = found["cuda_built"]
+    if cuda_built is None:
+        rows.append(("CUDA kernels", "no", found["cuda_not_built"]))
+    else:
+        rows += [
+            ("CUDA kernels", "yes", stale_of(cuda_built)),
+            ("  toolkit", f"CUDA {cuda_built['toolkit']}", cuda_built["needs"]),
+            ("  architectures", str(len(cuda_built["architectures"])), ", ".join(cuda_built["architectures"])),
         ]
     rows.append(("running", f"torch {running['torch']}", ""))
     chosen = ", ".join(cpu[key] for key in ("backend", "capability") if cpu.get(key)) or "error"
     rows += [
         ("on the CPU", chosen, cpu.get("error") or cpu["why"]),
         ("  threads", str(cpu["threads"]), cpu["threads_why"]),
-        ("on CUDA", cuda["backend"] or "nothing", "; ".join([cuda["why"], *cuda.get("devices", [])])),
     ]
+    if not cuda["devices"]:
+        rows.append(("on CUDA", "nothing", cuda["why"]))
+    for index, device in enumerate(cuda["devices"]):
+        what = f"{device['name']} ({device['capability']}): {device['why']}"
+        rows.append((f"on CUDA, device {index}", device["backend"], what))
     return rows
 
 

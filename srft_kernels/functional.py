@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import penalty as _operators
-from srft_kernels.significance.estimate import fisher_diagonal
+from srft_kernels.significance.estimate import fisher_diagonal, hessian_diagonal, hutchinson_diagonal
 
-__all__ = ["Tensors", "fisher_diagonal", "significance_penalty"]
+__all__ = ["Tensors", "fisher_diagonal", "hessian_diagonal", "hutchinson_diagonal", "significance_penalty"]
 
 Tensors: TypeAlias = Sequence[Tensor] | Mapping[str, Tensor]
 
@@ -44,10 +44,12 @@ def significance_penalty(
         A float, or a 0-d floating tensor on any device (a tensor on the parameters' device stays adjustable
         under a captured CUDA graph; a float is frozen there).
 
-    Returns ------- A 0-d tensor on the parameters' device: float64 if any parameter is, else float32. Element
-    work is done in the parameter's dtype, at least in float32; the sum in float64 and in a fixed order.
-    Differentiable any number of times in reverse mode with respect to everything that requires a gradient;
-    under ``torch.func`` in forward mode too.
+    Returns
+    -------
+    A 0-d tensor on the parameters' device: float64 if any parameter is, else float32. Element work is done in
+    the parameter's dtype, at least in float32; the sum in float64 and in a fixed order. Differentiable any
+    number of times in reverse mode with respect to everything that requires a gradient; under ``torch.func`` in
+    forward mode too.
 
     Raises
     ------

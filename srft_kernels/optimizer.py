@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from .ops import Backend, contract, step_function
+from . import sharded
+from .curvature import Hutchinson, blended, fold
+from .ops import Backend, contract, plan_maker, preview
 from .ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
+from .ops.plan import StepPlan, StepTensors
 from .schedule import ConstantKappa, Kappa, as_schedule, evaluate, schedule_from_state, schedule_state
+from .sharded import Sharing, is_distributed, is_sharded, like, local, shard_of
 
 MODES = {"proximal": Mode.PROXIMAL, "decoupled": Mode.DECOUPLED, "coupled": Mode.COUPLED}
 DAMPINGS = {"rank": Damping.RANK, "mean": Damping.MEAN, None: Damping.UNDAMPED}
@@ -23,14 +28,15 @@ TRANSFER_ANCHORS = ("previous", "initial")
 NONFINITE = ("hold", "skip_step", "propagate")
 SMALLEST_RMS = 1e-3
 NAMED_AT_MOST = 10
+CAPTURED_TOO_EARLY = "take a step before capturing one: state is made, and read back to the host, in the first"
 
 # What the wrapper adds to a parameter's state; everything else in it is the inner optimizer's.
-EXTRA_STATE = ("anchor", "prior", "transfer", "transfer_step", "transfer_statistics")
+EXTRA_STATE = ("anchor", "prior", "transfer", "transfer_step", "transfer_statistics", "curvature")
 MOMENTS: dict[Inner, tuple[str, ...]] = {
     Inner.ADAM: ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
     Inner.SGD: ("momentum_buffer",),
 }
-SIZED_STATE = (*MOMENTS[Inner.ADAM], *MOMENTS[Inner.SGD], "anchor", "prior", "transfer")
+SIZED_STATE = (*MOMENTS[Inner.ADAM], *MOMENTS[Inner.SGD], "anchor", "prior", "transfer", "curvature")
 
 
 class _Held:
@@ -45,24 +51,30 @@ class _Held:
 
 @dataclass
 class _Plan:
-    """The operator's lists for the parameters of a group that have a gradient: until that set or a layout changes."""
+    """A backend's plan for the parameters of a group that have a gradient: until that set or a layout changes."""
 
     having: list[bool]
     strides: list[tuple[int, ...]]
     gradient_strides: list[tuple[int, ...]]  # of the gradients that the kernels can read as they are
+    dtypes: list[torch.dtype]  # likewise
     params: list[Tensor]
     dense: bool
-    steps: list[Tensor]
-    anchors: list[Tensor]
-    priors: list[Tensor]
-    prior_scales: Tensor
-    transfers: list[Tensor]
-    statistics: list[Tensor]
-    first: list[Tensor] = field(default_factory=list)
-    second: list[Tensor] = field(default_factory=list)
-    maximum: list[Tensor] = field(default_factory=list)
-    previous: list[Tensor] = field(default_factory=list)
-    settings: Tensor = field(default_factory=lambda: torch.ones(contract.SETTINGS, dtype=torch.float64))
+    tensors: StepTensors
+    steps: StepPlan
+    settings: Tensor  # on the device, for a step that is captured
+    sharing: Sharing | None  # of shards' statistics
+    seen: bool = False  # the statistics of T are there
+    captured: bool = False  # a graph has the addresses of what is here
+
+
+@dataclass
+class _Work:
+    """What a step does to a group."""
+
+    group: dict[str, Any]
+    plan: _Plan
+    grads: list[Tensor]
+    laid_out: bool  # as the kernels read them
 
 
 class SRFT(Optimizer):
@@ -109,12 +121,26 @@ class SRFT(Optimizer):
         ``"previous"``, or ``"initial"``: T pulls to the anchor as well, S = κP̂ + (1-κ)T̂ as one weighted quadratic.
     regularize:
         (per group) False leaves a group to the inner optimizer alone.
+    curvature:
+        A :class:`Hutchinson`: the Hessian's diagonal, estimated on the way, is the prior significance or part of it.
+        ``step`` then wants a closure in every ``curvature.every``-th step.
     nonfinite:
         ``"hold"``: an element whose gradient is not finite stays as it is and is counted in :attr:`nonfinite`.
         ``"skip_step"``: one such element skips the step, for one more read of the gradients. ``"propagate"``: as torch.
         Around an optimizer that is not fused, "hold" shows that optimizer a zero gradient.
     backend:
-        None (kernels where there are some), ``"native"`` or ``"reference"``.
+        None (compiled kernels where there are some, else Triton's on a GPU, else the reference), or ``"native"``,
+        ``"triton"`` or ``"reference"``, refused where it cannot run. :attr:`backend` says which it is.
+
+    Distributed parameters
+    ----------------------
+    ``DTensor`` with ``Shard(0)`` or ``Replicate()`` on one mesh of one dimension, as FSDP2's ``fully_shard`` makes them
+    (before the optimizer): kernels work on local shards in place, state is distributed like its parameter, and means
+    and ranks are those of whole tensors (ranks of a sample where a shard has more than 131072 elements, as ever). A
+    prior or an anchor may be full, the same on every process, or distributed. A step costs a small collective for
+    ``damping="mean"``, ``transfer_anchor="initial"`` and ``nonfinite="skip_step"``, and two (2 KB a parameter) for
+    ranks. Every process takes every step, with gradients for the same parameters. :attr:`penalty`, its terms and
+    :attr:`nonfinite` are of this process's shards: sum them over the mesh for the whole.
 
     State
     -----
@@ -125,9 +151,10 @@ class SRFT(Optimizer):
     Raises
     ------
     ValueError
-        For options out of range, complex parameters, a prior or an anchor that does not fit; nothing is changed.
+        For options out of range, complex parameters, other placements than the above, a prior or an anchor that does
+        not fit; nothing is changed.
     RuntimeError
-        In ``step`` for sparse gradients, before anything is changed.
+        In ``step`` for gradients that are sparse or not distributed as their parameter, before anything is changed.
     """
 
     _step_supports_amp_scaling = True
@@ -148,6 +175,7 @@ class SRFT(Optimizer):
         transfer: Literal["auto", "second_moment", "own"] = "auto",
         transfer_beta: float = 0.999,
         transfer_anchor: Literal["previous", "initial"] = "previous",
+        curvature: Hutchinson | None = None,
         nonfinite: Literal["hold", "skip_step", "propagate"] = "hold",
         strict: bool = True,
         backend: Backend | None = None,
@@ -160,13 +188,16 @@ class SRFT(Optimizer):
             raise TypeError("SRFT cannot wrap another SRFT: give it the optimizer inside")
         if nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite must be one of {NONFINITE}, got {nonfinite!r}")
-        self._step_operator = step_function(backend)
         self.inner = inner
         self.nonfinite_policy = nonfinite
+        self.curvature = curvature
         self._inner_kind = {AdamW: Inner.ADAM, Adam: Inner.ADAM, SGD: Inner.SGD}.get(cast(Any, type(inner)), Inner.NONE)
+        self._mesh: Any = None  # of distributed parameters
         self._plans: dict[int, _Plan] = {}
-        self._scales: dict[Tensor, tuple[float, float]] = {}
-        schedule = as_schedule(kappa) if kappa is not None else ConstantKappa(0.0 if prior is None else 1.0)
+        self._outdated: list[_Plan] = []  # captured ones that steps use no more: a replay would still write there
+        self._scales: dict[Tensor, tuple[float, float]] = {}  # 1 / mean P, 1 / rho
+        protects = prior is not None or curvature is not None
+        schedule = as_schedule(kappa) if kappa is not None else ConstantKappa(1.0 if protects else 0.0)
         defaults = {
             "strength": float(strength),
             "kappa": schedule,
@@ -199,9 +230,12 @@ class SRFT(Optimizer):
                 f"all parameters must be on one device, got {sorted(map(str, devices))}: wrap one optimizer a device"
             )
 
+        self.device = devices.pop()
+        self.backend, self._make_steps = plan_maker(backend, self.device)
+
         super().__init__(inner.param_groups, {**inner.defaults, **defaults})
         inner.param_groups = self.param_groups
-        self._report = torch.zeros(contract.REPORT, dtype=torch.float64, device=devices.pop())
+        self._report = torch.zeros(contract.REPORT, dtype=torch.float64, device=self.device)
         for group in self.param_groups:
             self._make_state(group, priors, anchors)
 
@@ -237,6 +271,11 @@ class SRFT(Optimizer):
         group = self.param_groups[0]
         return evaluate(group["kappa"], group["updates"])
 
+    @property
+    def gradients_stay_scaled(self) -> bool:
+        """Whether gradients that a ``GradScaler`` scaled are still so after a step."""
+        return self._inner_kind is not Inner.NONE
+
     def state_bytes(self) -> dict[str, int]:
         """Bytes of state by name, this wrapper's and the inner optimizer's together."""
         total: dict[str, int] = defaultdict(int)
@@ -244,7 +283,7 @@ class SRFT(Optimizer):
             for state in states.values():
                 for name, value in state.items():
                     if isinstance(value, Tensor):
-                        total[name] += value.numel() * value.element_size()
+                        total[name] += local(value).numel() * value.element_size()
         return dict(total)
 
     # ------------------------------------------------------------------ groups and state
@@ -293,11 +332,13 @@ class SRFT(Optimizer):
                 raise ValueError(
                     f"complex parameters are not supported (shape {tuple(param.shape)}): view them as real"
                 )
-            if hasattr(param, "device_mesh"):
-                raise ValueError(
-                    f"distributed parameters ({type(param).__name__}, as FSDP2 makes) are not supported: their means "
-                    "would be taken over one shard; use DistributedDataParallel, or keep them in another optimizer"
-                )
+            if is_distributed(param):
+                name = _name_of(param, [group])
+                self._mesh = sharded.check(param, name, self._mesh)
+                if self.curvature is not None and self.curvature.method == "autograd":
+                    raise ValueError(
+                        f"{name} is distributed: FSDP2 does not differentiate twice; use method='finite_difference'"
+                    )
             if not param.is_floating_point():
                 raise ValueError(f"parameters must be floating, got {param.dtype}")
             if param.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
@@ -337,11 +378,16 @@ class SRFT(Optimizer):
             prior = priors.get(param) if group["regularize"] else None
             if prior is not None:
                 state["prior"] = _like(param, _real(param), prior)
-            if prior is not None or (group["transfer_anchor"] == "initial" and group["regularize"]):
+            if self.curvature is not None and group["regularize"]:
+                state["curvature"] = _zeros(param)
+            pulls = prior is not None or "curvature" in state or group["transfer_anchor"] == "initial"
+            if pulls and group["regularize"]:
                 anchor = anchors.get(param, param.detach())
                 state["anchor"] = _like(param, _anchor_dtype(param, anchor), anchor)
             if self._weighs_transfer(group):
-                state["transfer_statistics"] = torch.zeros(contract.STATISTICS, dtype=torch.float64)
+                state["transfer_statistics"] = torch.zeros(
+                    contract.STATISTICS, dtype=torch.float64, device=param.device
+                )
             self._complete_state(group, param, taken)
         self._forget_plans()
 
@@ -361,12 +407,14 @@ class SRFT(Optimizer):
         name = "step" if self._inner_kind is not Inner.NONE else "transfer_step"
         started = 1.0 if taken.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
         step = taken.get(name, state.get(name, started))
-        state[name] = torch.tensor(float(step), dtype=torch.float32)
+        state[name] = torch.tensor(float(step), dtype=torch.float32, device=param.device)
 
     def _forget_plans(self) -> None:
         """State was made or replaced: what was derived from it is derived again."""
+        self._outdated += [plan for plan in self._plans.values() if plan.captured]
         self._plans.clear()
         self._scales = {}
+        self._blended: dict[Tensor, Tensor] = {}
 
     def _means(self) -> dict[Tensor, tuple[float, float]]:
         """(1 / mean P, 1 / rho) of every parameter with a prior or an anchor."""
@@ -378,9 +426,9 @@ class SRFT(Optimizer):
                 if prior is None or prior.numel() == 0:
                     continue
                 if group["normalize"] == "global":
-                    total += float(prior.sum(dtype=torch.float64))
+                    total += sharded.total(prior)
                     count += prior.numel()
-                means[param] = 1.0 if group["normalize"] is None else float(prior.mean(dtype=torch.float64))
+                means[param] = 1.0 if group["normalize"] is None else _mean(prior)
         scales = {}
         for group in self.param_groups:
             for param in group["params"]:
@@ -388,7 +436,7 @@ class SRFT(Optimizer):
                 if group["normalize"] == "global" and param in means:
                     mean = total / count
                 anchor = self.state[param].get("anchor") if param in self.state else None
-                rho = float(anchor.double().square().mean().sqrt()) if anchor is not None and anchor.numel() else 0.0
+                rho = _rms(anchor) if anchor is not None and anchor.numel() else 0.0
                 scales[param] = (1 / mean if mean > 0 else 0.0, 1 / max(rho, SMALLEST_RMS))
         return scales
 
@@ -398,136 +446,312 @@ class SRFT(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step: significance, penalty and the inner optimizer's update.
 
-        ``closure``, if given, re-evaluates the model and returns the loss, which is returned.
+        ``closure``, if given, re-evaluates the model and returns the loss, which is returned. While a CUDA graph is
+        captured, every number that moves is read from device tensors when the graph runs: see :meth:`advance`. On a GPU
+        a step that ``GradScaler`` or ``nonfinite="skip_step"`` skips is skipped there, without a synchronisation, and
+        counts for κ all the same.
         """
-        loss = None
-        if closure is not None:
+        if self.curvature is not None and self.param_groups[0]["updates"] % self.curvature.every == 0:
+            loss = self._fold_curvature(self.curvature, closure)
+        elif closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_gradients()
-        found_inf = getattr(self, "found_inf", None)
-        grad_scale = getattr(self, "grad_scale", None)
-        if found_inf is not None and bool(found_inf):
-            return loss
-        if self.nonfinite_policy == "skip_step":
-            bad = sum(
-                int((~p.grad.isfinite()).sum()) for g in self.param_groups for p in g["params"] if p.grad is not None
-            )
-            if bad:
-                self._report[contract.NONFINITE] += bad
-                return loss
-        scale = float(grad_scale) if grad_scale is not None else 1.0
-        self._report[: contract.NONFINITE] = 0
-        if self._inner_kind is Inner.NONE:
-            self._step_around(scale)
         else:
-            for index, group in enumerate(self.param_groups):
-                self._run(index, group, Phase.FUSED, scale)
-        for group in self.param_groups:
-            group["updates"] += 1
+            loss = None
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is not None and self._mesh is not None:
+            found_inf = sharded.anywhere(found_inf, self._mesh)
+        work = [self._collect(index, group) for index, group in enumerate(self.param_groups)]
+        on_device = self.device.type == "cuda" and self._inner_kind is not Inner.NONE
+        if not on_device and found_inf is not None and bool(found_inf):
+            return loss
+        count = 0
+        if self.nonfinite_policy == "skip_step":
+            found = _any_nonfinite([g for w in work for g in w.grads], self.device)
+            if self._mesh is not None:
+                found = sharded.anywhere(found, self._mesh)
+            found_inf = found if found_inf is None else torch.maximum(found_inf.float().reshape(1), found)
+            count = contract.COUNT_SKIPPED
+            if self._inner_kind is Inner.NONE and bool(found):
+                self._count_nonfinite(work)
+                return loss
+        if self._inner_kind is Inner.NONE:
+            self._step_around(work, grad_scale)
+        elif not self._step_fused(work, found_inf, grad_scale, count):
+            return loss
+        if not self._capturing():
+            for group in self.param_groups:
+                group["updates"] += 1
         return loss
 
-    def _check_gradients(self) -> None:
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None and param.grad.layout != torch.strided:
-                    raise RuntimeError(
-                        f"SRFT does not support sparse gradients (parameter {_name_of(param, self.param_groups)}): use "
-                        "a dense embedding (sparse=False), or keep it in an optimizer of its own"
-                    )
+    def advance(self) -> None:
+        """Set lr, κ, λ and every other number of the next step on the device: before each replay of a captured step.
 
-    def _step_around(self, scale: float) -> None:
-        """Regularisation in one pass before and one after an inner optimizer that is not fused."""
-        if scale != 1.0:
-            for group in self.param_groups:
-                for param in group["params"]:
-                    if param.grad is not None:
-                        param.grad.mul_(1 / scale)
-        plans = [self._run(i, group, Phase.BEFORE, 1.0) for i, group in enumerate(self.param_groups)]
-        self.inner.step()
+        .. code-block:: python
+
+            optimizer.step()  # at least one before the capture makes the state
+            with torch.cuda.graph(graph):
+                optimizer.step()
+            for batch in loader:
+                scheduler.step(), optimizer.advance()
+                graph.replay()
+
+        Raises
+        ------
+        RuntimeError
+            If no step was taken yet, or if what a captured step works on was replaced since: by a step over other
+            parameters or layouts, by loading, or by adding a group.
+        """
+        if self._outdated:
+            raise RuntimeError(
+                "a captured step works on state that was replaced since (other parameters had gradients, a checkpoint "
+                "was loaded, or a group was added): take a step and capture it again"
+            )
         for index, group in enumerate(self.param_groups):
-            if plans[index] is not None:
-                self._run(index, group, Phase.AFTER, 1.0)
+            plan = self._plans.get(index)
+            if plan is None:
+                raise RuntimeError("advance() moves the numbers of a captured step: take a step first, and capture one")
+            self._write_settings(plan, group, self._values(group))
+            group["updates"] += 1
 
-    def _run(self, index: int, group: dict[str, Any], phase: Phase, scale: float) -> _Plan | None:
-        """The operator over one group; None where no parameter of it has a gradient."""
-        plan = self._plan(index, group)
-        if not plan.params:
-            return None
+    def _fold_curvature(self, spec: Hutchinson, closure: Callable[[], Any] | None) -> Any:
+        """The closure's gradients, and one draw of z ⊙ Hz in every parameter's curvature and prior."""
+        if closure is None:
+            raise RuntimeError(
+                f"curvature is estimated in every {spec.every}th step, which needs a closure that evaluates the loss: "
+                "optimizer.step(closure)"
+            )
+        if self._capturing():
+            raise RuntimeError("a step that estimates curvature cannot be captured: capture the steps between")
+        numbered = [
+            (number, p)
+            for number, p in enumerate(p for g in self.param_groups for p in g["params"])
+            if p.requires_grad and "curvature" in self.state[p]
+        ]
+        params = [p for _, p in numbered]
+        # Shards of a parameter are tensors with signs of their own.
+        number_of_all = sum(len(group["params"]) for group in self.param_groups)
+        first = 0 if self._mesh is None else self._mesh.get_local_rank() * number_of_all
+        loss = fold(
+            spec,
+            params,
+            [number + (first if is_sharded(p) else 0) for number, p in numbered],
+            [local(self.state[p]["curvature"]) for p in params],
+            self.param_groups[0]["updates"] // spec.every,
+            closure,
+        )
+        self._blend()
+        return loss
+
+    def _blend(self) -> None:
+        """The prior that the kernels read, out of P and H."""
+        assert self.curvature is not None
+        if not self._scales:
+            self._scales = self._means()
+        held = [(g, p) for g in self.param_groups for p in g["params"] if "curvature" in self.state.get(p, {})]
+        sums = {p: local(self.state[p]["curvature"]).abs().sum(dtype=torch.float64) for _, p in held}
+        if sums and self._mesh is not None:
+            shared = sharded.totals(torch.stack(list(sums.values())), list(sums), self._mesh)
+            sums = dict(zip(sums, shared.unbind(), strict=True))
+        total = torch.stack(list(sums.values())).sum() / max(sum(p.numel() for p in sums), 1) if sums else None
+        for group, param in held:
+            curvature = local(self.state[param]["curvature"])
+            prior = self.state[param].get("prior")
+            mean = sums[param] / max(param.numel(), 1)
+            if group["normalize"] == "global":
+                mean = cast(Tensor, total)
+            elif group["normalize"] is None:
+                mean = torch.ones_like(mean)
+            out = self._blended.get(param)
+            if out is None:
+                out = self._blended[param] = torch.empty_like(curvature)
+            prior = None if prior is None else local(prior)
+            blended(prior, self._scales[param][0], curvature, mean, self.curvature.blend, out)
+
+    def _capturing(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+    def _step_fused(self, work: list[_Work], found_inf: Tensor | None, grad_scale: Tensor | None, count: int) -> bool:
+        """The fused step over all groups. False where it was skipped, if the host knows."""
+        if self.device.type != "cuda" and found_inf is not None and bool(found_inf):
+            if count:
+                self._count_nonfinite(work)
+            return False
+        if found_inf is not None:
+            found_inf = found_inf.to(self.device, torch.float32)
+        if grad_scale is not None:
+            grad_scale = grad_scale.to(self.device, torch.float32)
+        reset = contract.RESET_PENALTIES
+        for one in work:
+            if one.grads:
+                self._run(one, Phase.FUSED, reset | count, found_inf, grad_scale)
+                reset = 0
+        if reset:
+            self._report[: contract.NONFINITE] = 0
+        return True
+
+    def _step_around(self, work: list[_Work], grad_scale: Tensor | None) -> None:
+        """Regularisation in one pass before and one after an inner optimizer that is not fused."""
+        if grad_scale is not None:
+            unscale = 1.0 / float(grad_scale)
+            for one in work:
+                for grad in one.grads:
+                    grad.mul_(unscale)
+        self._report[: contract.NONFINITE] = 0
+        for one in work:
+            if one.grads:
+                self._run(one, Phase.BEFORE)
+        self.inner.step()
+        for one in work:
+            if one.grads:
+                self._run(one, Phase.AFTER)
+
+    def _count_nonfinite(self, work: list[_Work]) -> None:
+        for one in work:
+            for grad in one.grads:
+                self._report[contract.NONFINITE] += (~grad.isfinite()).sum()
+
+    def _values(self, group: dict[str, Any]) -> list[float]:
+        """The settings of the group's next step, in the order of :class:`contract.Setting`; a device's lr as 0."""
         regularize = group["regularize"]
-        kappa = evaluate(group["kappa"], group["updates"])
-        sign = -1.0 if group.get("maximize") else 1.0
+        lr = group.get("lr", 1.0)
         beta1, beta2 = group.get("betas", (group.get("momentum", 0.0), group.get("dampening", 0.0)))
         values = {
-            Setting.LEARNING_RATE: float(group.get("lr", 1.0)),
+            Setting.LEARNING_RATE: 0.0 if _on_device(lr) else float(lr),
             Setting.BETA1: float(beta1),
             Setting.BETA2: float(beta2),
             Setting.EPSILON: float(group.get("eps", 0.0)),
             Setting.WEIGHT_DECAY: float(group.get("weight_decay", 0.0)),
-            Setting.GRADIENT_FACTOR: sign / scale,
+            Setting.GRADIENT_FACTOR: -1.0 if group.get("maximize") else 1.0,
             Setting.STRENGTH: group["strength"] if regularize else 0.0,
-            Setting.KAPPA: kappa if regularize else 1.0,
+            Setting.KAPPA: evaluate(group["kappa"], group["updates"]) if regularize else 1.0,
             Setting.MU_MIN: group["mu"][0],
             Setting.MU_MAX: group["mu"][1],
             Setting.TAU: group["tau"],
             Setting.TRANSFER_BETA: group["transfer_beta"],
         }
-        plan.settings.copy_(torch.tensor([values[s] for s in Setting], dtype=torch.float64))
-        flags = contract.flags_of(
+        return [values[s] for s in Setting]
+
+    def _write_settings(self, plan: _Plan, group: dict[str, Any], values: list[float]) -> None:
+        plan.settings.copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)
+        if _on_device(group.get("lr")):
+            plan.settings[Setting.LEARNING_RATE].copy_(group["lr"])
+
+    def _settings(self, plan: _Plan, group: dict[str, Any]) -> list[float] | Tensor:
+        """Numbers, which travel with the launch; or the vector on the device, where they move without the host."""
+        if self._capturing():
+            plan.captured = True
+            self._outdated.clear()
+            return plan.settings
+        values = self._values(group)
+        if not _on_device(group.get("lr")):
+            return values
+        self._write_settings(plan, group, values)
+        return plan.settings
+
+    def _flags(self, group: dict[str, Any]) -> int:
+        kappa = group["kappa"]
+        always_one = isinstance(kappa, ConstantKappa) and kappa.value == 1.0
+        weighs = self._weighs_transfer(group) and not (always_one and group["transfer_anchor"] == "previous")
+        return contract.flags_of(
             inner=self._inner_kind,
             mode=MODES[group["mode"]],
-            damping=DAMPINGS[group["damping"]],
+            damping=DAMPINGS[group["damping"]] if weighs else Damping.UNDAMPED,
             normalize=NORMALIZATIONS[group["normalize"]],
             decoupled_decay=self._decoupled_decay(group),
             amsgrad=bool(group.get("amsgrad")),
             nesterov=bool(group.get("nesterov")),
-            transfer_to_anchor=group["transfer_anchor"] == "initial",
+            transfer_to_anchor=weighs and group["transfer_anchor"] == "initial",
             propagate_nonfinite=self.nonfinite_policy == "propagate",
         )
-        originals = plan.params
-        params = plan.params if plan.dense else [_densely(p) for p in originals]
-        grads: list[Tensor] = []
-        if phase is not Phase.AFTER:
-            grads = [cast(Tensor, p.grad) for p in originals]
-            if [g.stride() for g in grads] != plan.gradient_strides:
-                grads = [_matching(p, g) for p, g in zip(params, grads, strict=True)]
-        damps = group["damping"] is not None and group["mode"] != "coupled" and group["transfer_anchor"] == "previous"
-        if self._inner_kind is Inner.NONE and damps and regularize and kappa < 1 and not plan.previous:
-            plan.previous = [torch.empty_like(p) for p in params]
-        self._step_operator(
-            params,
-            grads,
-            plan.first,
-            plan.second,
-            plan.maximum,
-            plan.steps,
-            plan.previous,
-            plan.anchors,
-            plan.priors,
-            plan.prior_scales,
-            plan.transfers,
-            plan.statistics,
-            plan.settings,
-            self._report,
-            flags,
-            int(phase),
-        )
-        for dense, original in zip(params, originals, strict=True):
-            if dense is not original and phase is not Phase.BEFORE:
-                original.copy_(dense)
-        if phase is Phase.BEFORE:
-            for grad, original in zip(grads, originals, strict=True):
-                if grad is not original.grad:
-                    cast(Tensor, original.grad).copy_(grad)
-        return plan
 
-    def _plan(self, index: int, group: dict[str, Any]) -> _Plan:
+    def _run(
+        self,
+        work: _Work,
+        phase: Phase,
+        extra_flags: int = 0,
+        found_inf: Tensor | None = None,
+        grad_scale: Tensor | None = None,
+    ) -> None:
+        """One group's kernels."""
+        plan, group = work.plan, work.group
+        originals = plan.params if self._mesh is None else [local(p) for p in plan.params]
+        params = originals if plan.dense else [_densely(p) for p in originals]
+        grads = work.grads if phase is not Phase.AFTER else []
+        if grads and not work.laid_out:
+            grads = [_matching(p, g) for p, g in zip(params, grads, strict=True)]
+        settings = self._settings(plan, group)
+        flags = self._flags(group) | extra_flags
+        if not plan.seen and preview.gathers(flags):
+            if self._capturing():
+                raise RuntimeError(f"{CAPTURED_TOO_EARLY} (one that was skipped makes none)")
+            if found_inf is None or not bool(found_inf):  # a step that is skipped leaves no trace
+                values = settings.tolist() if isinstance(settings, Tensor) else settings
+                preview.fill(plan.tensors, grads, values, flags, grad_scale, plan.sharing)
+                plan.seen = True
+        plan.steps.step(
+            params, grads, settings, self._report, flags, int(phase), found_inf=found_inf, grad_scale=grad_scale
+        )
+        if plan.sharing is not None and preview.gathers_in(flags, phase):
+            by_rank, by_global_mean = preview.ranks(flags), preview.means_globally(flags)
+            plan.sharing.share(plan.tensors.statistics, by_rank, by_global_mean, found_inf)
+        if not plan.dense and phase is not Phase.BEFORE:
+            for dense, original in zip(params, originals, strict=True):
+                if dense is not original:
+                    original.copy_(dense)
+        if phase is Phase.BEFORE:
+            for grad, original in zip(grads, work.grads, strict=True):
+                if grad is not original:
+                    original.copy_(grad)
+
+    def _collect(self, index: int, group: dict[str, Any]) -> _Work:
+        """A group's gradients and plan. Refuses what no kernel reads before anything is changed."""
         params = group["params"]
-        having = [p.grad is not None for p in params]
+        every = [p.grad for p in params]
+        having = [g is not None for g in every]
+        grads = [g for g in every if g is not None]
+        if self._mesh is not None:
+            self._refuse_misplaced(params)
+            params, grads = [local(p) for p in params], [local(g) for g in grads]
+        layout = [g.stride() for g in grads], [g.dtype for g in grads]
         strides = [p.stride() for p in params]
         plan = self._plans.get(index)
-        if plan is not None and plan.having == having and plan.strides == strides:
-            return plan
+        fits = plan is not None and plan.having == having and plan.strides == strides
+        if plan is None or not fits or layout != (plan.gradient_strides, plan.dtypes):
+            self._refuse_sparse(group["params"])
+        if plan is None or not fits:
+            plan = self._plan(index, group, having, strides)
+        laid_out = layout == (plan.gradient_strides, plan.dtypes)
+        return _Work(group, plan, grads, laid_out)
+
+    def _refuse_sparse(self, params: list[Tensor]) -> None:
+        names = [
+            _name_of(p, self.param_groups) for p in params if p.grad is not None and p.grad.layout != torch.strided
+        ]
+        if names:
+            raise RuntimeError(
+                f"SRFT does not support sparse gradients (parameter {_some(names)}): use a dense embedding "
+                "(sparse=False), or keep it in an optimizer of its own"
+            )
+
+    def _refuse_misplaced(self, params: list[Tensor]) -> None:
+        names = [
+            _name_of(p, self.param_groups)
+            for p in params
+            if p.grad is not None and getattr(p, "placements", None) != getattr(p.grad, "placements", None)
+        ]
+        if names:
+            raise RuntimeError(
+                f"gradients that are not distributed as their parameters are (parameter {_some(names)}): redistribute "
+                "them before the step, as fully_shard(module) does"
+            )
+
+    def _plan(self, index: int, group: dict[str, Any], having: list[bool], strides: list[tuple[int, ...]]) -> _Plan:
+        params = group["params"]
+        if self._capturing():
+            raise RuntimeError(CAPTURED_TOO_EARLY)
+        if index in self._plans and self._plans[index].captured:
+            self._outdated.append(self._plans[index])
         chosen = [p for p, has in zip(params, having, strict=True) if has]
         unready = [p for p in chosen if p not in self.state]
         if unready:  # requires_grad was switched on since: anchored where they are now
@@ -536,43 +760,71 @@ class SRFT(Optimizer):
             self._match_layout(param)
         if not self._scales:  # of all groups: a global mean needs them, and none changes from step to step
             self._scales = self._means()
-        scales = self._scales
-        state = [self.state[p] for p in chosen]
-        none = torch.empty(0)
-
-        def listed(name: str) -> list[Tensor]:
-            found = [s.get(name, none) for s in state]
-            return found if any(t is not none for t in found) else []
-
-        weighs = self._weighs_transfer(group)
+        tensors = self._tensors(group, chosen)
         self._plans[index] = plan = _Plan(
             having=having,
             strides=strides,
-            gradient_strides=[_dense_like(p).stride() for p in chosen],
+            gradient_strides=[_dense_like(local(p)).stride() for p in chosen],
+            dtypes=[p.dtype for p in chosen],
             params=chosen,
-            dense=all(_is_dense(p) for p in chosen),
-            steps=[s["step" if self._inner_kind is not Inner.NONE else "transfer_step"] for s in state],
+            dense=all(_is_dense(local(p)) for p in chosen),
+            tensors=tensors,
+            steps=self._make_steps(tensors),
+            settings=torch.zeros(contract.SETTINGS, dtype=torch.float64, device=self.device),
+            sharing=Sharing(self._mesh, chosen, self.device) if any(is_sharded(p) for p in chosen) else None,
+        )
+        return plan
+
+    def _tensors(self, group: dict[str, Any], chosen: list[Tensor]) -> StepTensors:
+        """What the kernels work on. Counts and statistics become views of one tensor each."""
+        state = [self.state[p] for p in chosen]
+        none = torch.empty(0, device=self.device)
+
+        def listed(name: str) -> list[Tensor]:
+            found = [local(s[name]) if name in s else none for s in state]
+            return found if any(t is not none for t in found) else []
+
+        def together(name: str, empty: Tensor) -> Tensor:
+            rows = torch.stack([s.get(name, empty).to(self.device) for s in state]) if state else empty[None][:0]
+            for s, row in zip(state, rows.unbind(), strict=True):
+                if name in s:
+                    s[name] = row
+            return rows
+
+        step = "step" if self._inner_kind is not Inner.NONE else "transfer_step"
+        statistics = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=self.device)
+        scales = torch.tensor([self._scales[p] for p in chosen], dtype=torch.float64).reshape(-1, 2)
+        priors = listed("prior")
+        if self.curvature is not None:
+            if any("curvature" in s and p not in self._blended for p, s in zip(chosen, state, strict=True)):
+                self._blend()
+            priors = [self._blended.get(p, none) for p in chosen]
+            for row, p in zip(scales, chosen, strict=True):
+                row[0] = 1.0 if p in self._blended else row[0]
+        tensors = StepTensors(
+            params=[_densely(local(p)) for p in chosen],
+            steps=together(step, torch.zeros((), dtype=torch.float32)),
+            statistics=together("transfer_statistics", statistics),
+            prior_scales=scales.to(self.device),
             anchors=listed("anchor"),
-            priors=listed("prior"),
-            prior_scales=torch.tensor([scales[p] for p in chosen], dtype=torch.float64).reshape(-1, 2),
+            priors=priors,
             transfers=listed("transfer"),
-            statistics=listed("transfer_statistics")
-            if weighs
-            else [torch.zeros(contract.STATISTICS, dtype=torch.float64) for _ in chosen],
         )
         if self._inner_kind is Inner.ADAM:
-            plan.first, plan.second = listed("exp_avg"), listed("exp_avg_sq")
-            plan.maximum = listed("max_exp_avg_sq") if group["amsgrad"] else []
+            tensors.first_moments, tensors.second_moments = listed("exp_avg"), listed("exp_avg_sq")
+            tensors.max_second_moments = listed("max_exp_avg_sq") if group["amsgrad"] else []
         elif self._inner_kind is Inner.SGD:
-            plan.first = listed("momentum_buffer") if group["momentum"] != 0 else []
-        return plan
+            tensors.first_moments = listed("momentum_buffer") if group["momentum"] != 0 else []
+        elif self._weighs_transfer(group) and group["transfer_anchor"] == "previous":
+            tensors.previous = [torch.empty_like(p) for p in tensors.params]
+        return tensors
 
     def _match_layout(self, param: Tensor) -> None:
         """State lies in memory as its parameter does, also after the parameter's layout changed."""
         state = self.state[param]
         for name, value in state.items():
             sized = name in SIZED_STATE and isinstance(value, Tensor)
-            if sized and value.stride() != _dense_like(param).stride():
+            if sized and local(value).stride() != _dense_like(local(param)).stride():
                 state[name] = _like(param, value.dtype, value)
 
     # ------------------------------------------------------------------ saving and loading
@@ -632,14 +884,16 @@ class SRFT(Optimizer):
                     continue
                 kept = {k: v for k, v in before.get(param, {}).items() if k in EXTRA_STATE}
                 state: dict[str, Any] = self.state[param]
-                for name in ("prior", "anchor"):
+                for name in ("prior", "anchor", "curvature"):
                     value = loaded.get(name, kept.get(name))
                     if value is not None:
-                        dtype = _real(param) if name == "prior" else _anchor_dtype(param, value)
+                        dtype = _anchor_dtype(param, value) if name == "anchor" else _real(param)
                         state[name] = _like(param, dtype, value)
                 if self._weighs_transfer(group):
                     fresh = torch.zeros(contract.STATISTICS, dtype=torch.float64)
-                    state["transfer_statistics"] = loaded.get("transfer_statistics", fresh).to(torch.float64, copy=True)
+                    state["transfer_statistics"] = loaded.get("transfer_statistics", fresh).to(
+                        param.device, torch.float64, copy=True
+                    )
                 self._complete_state(group, param, loaded)
         self.inner.param_groups = self.param_groups
         if self._inner_kind is Inner.NONE:
@@ -696,13 +950,41 @@ def _dense_like(tensor: Tensor) -> Tensor:
     return tensor if _is_dense(tensor) else torch.empty(tensor.shape, device="meta")
 
 
+def _on_device(number: Any) -> bool:
+    """Whether a setting is a tensor that the host would have to wait for."""
+    return isinstance(number, Tensor) and number.device.type != "cpu"
+
+
+def _any_nonfinite(grads: list[Tensor], device: torch.device) -> Tensor:
+    """1 where any element is not finite, else 0: float32 (1,) on the device, which is not waited for."""
+    sized = [g for g in grads if g.numel()]  # nothing has no largest element
+    if not sized:
+        return torch.zeros(1, device=device)
+    largest = list(torch._foreach_norm(sized, float("inf")))
+    if len({norm.dtype for norm in largest}) > 1:
+        largest = [norm.double() for norm in largest]
+    return (~torch.stack(largest).isfinite().all()).float().reshape(1)
+
+
 def _zeros(param: Tensor) -> Tensor:
-    return torch.zeros_like(param, dtype=_real(param), memory_format=torch.preserve_format)
+    return like(param, torch.zeros_like(local(param), dtype=_real(param), memory_format=torch.preserve_format))
 
 
 def _like(param: Tensor, dtype: torch.dtype, value: Tensor) -> Tensor:
-    """A copy of ``value`` on the parameter's device, laid out as it is."""
-    return torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format).copy_(value.detach())
+    """A copy of ``value`` on the parameter's device, laid out and distributed as it is."""
+    copy = torch.empty_like(local(param), dtype=dtype, memory_format=torch.preserve_format)
+    return like(param, copy.copy_(shard_of(value.detach(), param)))
+
+
+def _mean(tensor: Tensor) -> float:
+    """Over all shards of a distributed one."""
+    if is_sharded(tensor):
+        return sharded.total(tensor) / tensor.numel()
+    return float(local(tensor).mean(dtype=torch.float64))
+
+
+def _rms(tensor: Tensor) -> float:
+    return math.sqrt(_mean(like(tensor, local(tensor).double().square())))
 
 
 def _densely(param: Tensor) -> Tensor:
@@ -773,7 +1055,8 @@ def _by_parameter(
 def _check_significance(tensor: Tensor, name: str) -> None:
     if not tensor.is_floating_point():
         raise ValueError(f"the prior of {name} must be floating, got {tensor.dtype}")
-    if tensor.numel() and not bool((tensor >= 0).all() & tensor.isfinite().all()):
+    own = local(tensor)
+    if own.numel() and not bool((own >= 0).all() & own.isfinite().all()):
         raise ValueError(
             f"the prior of {name} has elements that are negative or not finite: significance is finite and >= 0"
         )

@@ -24,6 +24,12 @@ def _check_steps(total_steps: object) -> None:
         )
 
 
+def _check_number(name: str, value: object, *, positive: bool = False) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or (positive and value <= 0.0):  # type: ignore[arg-type, operator]
+        raise ValueError(f"{name} must be a finite number{' above 0' * positive}, got {value!r}")
+
+
 def _check_kappa(name: str, value: object, *, lowest_excluded: bool = False) -> None:
     low = "(0" if lowest_excluded else "[0"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -102,6 +108,28 @@ class ExponentialKappa(_Ramp):
 
 
 @dataclass(frozen=True)
+class SigmoidKappa(_Schedule):
+    """κ(t) = 1 / (1 + exp(k (t - t0))): 1/2 at the step ``t0``, the steeper the larger ``k``.
+
+    It is 1 - λ(t) with the annealing λ(t) of RecAdam (arXiv 2004.12651). RecAdam counts its first step as 1, a
+    schedule here as 0: RecAdam's t0 is ``t0 + 1``.
+    """
+
+    k: float
+    t0: float
+
+    def __post_init__(self) -> None:
+        _check_number("k", self.k, positive=True)
+        _check_number("t0", self.t0)
+
+    def __call__(self, step: int) -> float:
+        if step < 0:
+            raise ValueError(f"a step counts from 0, got {step}")
+        small = math.exp(-abs(self.k * (step - self.t0)))  # of the two ways to write it, the one that cannot overflow
+        return (small if step > self.t0 else 1.0) / (1.0 + small)
+
+
+@dataclass(frozen=True)
 class ConstantKappa(_Schedule):
     """κ(t) = value: 1 holds to the prior alone, 0 to the transfer significance alone."""
 
@@ -117,7 +145,8 @@ class ConstantKappa(_Schedule):
 
 
 SCHEDULES: dict[str, type[_Schedule]] = {
-    schedule.__name__: schedule for schedule in (CosineKappa, LinearKappa, ExponentialKappa, ConstantKappa)
+    schedule.__name__: schedule
+    for schedule in (CosineKappa, LinearKappa, ExponentialKappa, SigmoidKappa, ConstantKappa)
 }
 
 

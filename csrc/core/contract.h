@@ -28,6 +28,9 @@ enum Mode { kProximal = 0, kDecoupled = 1, kCoupled = 2 };
 enum Damping { kUndamped = 0, kRank = 1, kMean = 2 };
 enum Normalize { kTensor = 0, kGlobal = 1, kAbsolute = 2 };
 
+// A fused step, and the halves of an unfused one around the inner optimizer's.
+enum class Phase : int { kFused = 0, kBefore = 1, kAfter = 2 };
+
 constexpr int kInnerShift = 0;
 constexpr int kModeShift = 2;
 constexpr int kDampingShift = 4;
@@ -37,6 +40,11 @@ constexpr int kAmsgrad = 1 << 9;
 constexpr int kNesterov = 1 << 10;
 constexpr int kTransferToAnchor = 1 << 11;  // transfer_anchor="initial"
 constexpr int kPropagateNonfinite = 1 << 12;
+constexpr int kResetPenalties = 1 << 13;  // the report's penalties are set, not added to: a step's first group
+constexpr int kCountSkipped = 1 << 14;    // a step that is skipped counts its elements that are not finite
+
+// A group's lists of tensors, as a plan keeps them (plan_tensors.h has their names).
+enum Column { kParam, kGrad, kFirst, kSecond, kMaximum, kPrevious, kAnchor, kPrior, kTransfer, kColumns };
 
 // Positions in a tensor's `statistics` of its transfer significance, gathered in one step and read in the next.
 constexpr int kLow = 0;       // key of the lower end of the histogram's regular bins

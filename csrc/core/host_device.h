@@ -10,8 +10,10 @@
 
 #if defined(__CUDACC__)
 #define SRFT_CORE static __forceinline__ __host__ __device__
+#define SRFT_MEMBER __forceinline__ __host__ __device__
 #else
 #define SRFT_CORE static inline __attribute__((always_inline))
+#define SRFT_MEMBER inline __attribute__((always_inline))
 #endif
 
 namespace srft {

@@ -42,55 +42,64 @@ SRFT_CORE int32_t rank_bin(float transfer, float low, float density) {
   return int32_t(position) & nonzero;
 }
 
+// below[i]: elements counted in the bins before the i-th; kBins + 1 of them. Counts are whole numbers, so every order
+// of adding them up, a serial one or a parallel scan, gives the same.
+SRFT_CORE void cumulate(const double* s, double* below) {
+  below[0] = 0;
+  for (int i = 0; i < kBins; ++i) below[i + 1] = below[i] + s[kHistogram + i];
+}
+
 // Share of the counted elements whose key is below `key`, by linear interpolation within a regular bin; zeros are below
 // all.
-SRFT_CORE double share_below(const double* s, double total, double key) {
+SRFT_CORE double share_below(const double* s, const double* below, double key) {
   const double* histogram = s + kHistogram;
-  double below = histogram[0];
+  const double total = below[kBins];
   const double position = (key - s[kLow]) * s[kDensity];
   if (position <= 0) {
     // Below the regular bins: interpolate over the span down to the smallest key seen.
     const double span = s[kLow] - s[kSmallest];
     double part = span > 0 ? (key - s[kSmallest]) / span : 0.0;
     part = part < 0 ? 0 : part;
-    return (below + part * histogram[1]) / total;
+    return (below[1] + part * histogram[1]) / total;
   }
-  below += histogram[1];
   const int whole = position < kBins - 3 ? int(position) : kBins - 3;
-  for (int i = 0; i < whole; ++i) below += histogram[2 + i];
-  if (whole < kBins - 3) {
-    below += (position - whole) * histogram[2 + whole];
-  } else {
-    const double high = s[kLow] + (kBins - 3) / s[kDensity];
-    const double span = s[kLargest] - high;
-    double part = span > 0 ? (key - high) / span : 0.0;
-    part = part < 0 ? 0 : (part > 1 ? 1 : part);
-    below += part * histogram[kBins - 1];
-  }
-  return below / total;
+  if (whole < kBins - 3) return (below[2 + whole] + (position - whole) * histogram[2 + whole]) / total;
+  const double high = s[kLow] + (kBins - 3) / s[kDensity];
+  const double span = s[kLargest] - high;
+  double part = span > 0 ? (key - high) / span : 0.0;
+  part = part < 0 ? 0 : (part > 1 ? 1 : part);
+  return (below[kBins - 1] + part * histogram[kBins - 1]) / total;
 }
 
 // The key below which `share` of the non-zero elements lie.
-SRFT_CORE double key_quantile(const double* s, double nonzero, double share) {
-  const double* histogram = s + kHistogram;
-  const double wanted = share * nonzero;
-  const double high = s[kLow] + (kBins - 3) / s[kDensity];
-  double below = histogram[1];
-  if (below > wanted) return s[kSmallest];
-  for (int i = 0; i < kBins - 3; ++i) {
-    const double count = histogram[2 + i];
-    if (count > 0 && below + count >= wanted) return s[kLow] + (i + (wanted - below) / count) / s[kDensity];
-    below += count;
+SRFT_CORE double key_quantile(const double* s, const double* below, double share) {
+  const double zeros = below[1];
+  const double wanted = share * (below[kBins] - zeros);
+  if (below[2] - zeros > wanted) return s[kSmallest];
+  // The first regular bin whose end reaches what is wanted, and that has any elements.
+  int first = 0, end = kBins - 3;
+  while (first < end) {
+    const int middle = (first + end) / 2;
+    const double reached = below[3 + middle] - zeros;
+    if (reached >= wanted && reached > below[2] - zeros) end = middle;
+    else first = middle + 1;
   }
-  return s[kLargest] > high ? s[kLargest] : high;
+  const double high = s[kLow] + (kBins - 3) / s[kDensity];
+  if (first == kBins - 3) return s[kLargest] > high ? s[kLargest] : high;
+  const double before = below[2 + first] - zeros;
+  return s[kLow] + (first + (wanted - before) / s[kHistogram + 2 + first]) / s[kDensity];
 }
 
 constexpr double kNarrowestBin = 0x1p-14;  // in key units; a float key resolves 2^-16
 
-// Volatile, because g++ 12 at -O2 and above drops the rounding of two neighbouring values (in its SLP vectoriser).
 SRFT_CORE double rounded_to_float(double x) {
+#if defined(__CUDA_ARCH__)
+  return double(float(x));
+#else
+  // Volatile, because g++ 12 at -O2 and above drops the rounding of two neighbouring values (in its SLP vectoriser).
   volatile float rounded = float(x);
   return double(rounded);
+#endif
 }
 
 SRFT_CORE void set_range(double* s, double low, double high) {
@@ -107,15 +116,17 @@ SRFT_CORE void set_range(double* s, double low, double high) {
 
 // Where the regular bins should lie next time. Left alone while it fits, because moving it blurs one step's ranks by a
 // bin.
-SRFT_CORE void next_range(const double* s, double* next) {
+SRFT_CORE void next_range(const double* s, const double* below, double* next) {
   const double* histogram = s + kHistogram;
-  double nonzero = 0;
-  for (int i = 1; i < kBins; ++i) nonzero += histogram[i];
+  const double nonzero = below[kBins] - below[1];
   next[kLow] = s[kLow];
   next[kDensity] = s[kDensity];
-  if (nonzero <= 0) return;
-  const double low = key_quantile(s, nonzero, 0.005);
-  const double high = key_quantile(s, nonzero, 0.995);
+  if (nonzero <= 0) {
+    if (!(s[kDensity] > 0)) set_range(next, 0.0, 256.0);  // nothing was ever counted: every key there is
+    return;
+  }
+  const double low = key_quantile(s, below, 0.005);
+  const double high = key_quantile(s, below, 0.995);
   const double width = (kBins - 3) / s[kDensity];
   const bool covers = histogram[1] <= 0.01 * nonzero && histogram[kBins - 1] <= 0.01 * nonzero;
   const bool narrow = width <= 1.5 * (high - low) || width <= 1.01 * kNarrowestBin * (kBins - 3);
@@ -124,28 +135,22 @@ SRFT_CORE void next_range(const double* s, double* next) {
   set_range(next, low - margin, high + margin);
 }
 
-// mu/(1-mu) for every bin of the range in `next`, mu rising linearly with rank from mu_min to mu_max.
-template <class Real>
-SRFT_CORE void damping_table(const double* s, const double* next, double factor, double mu_min, double mu_max,
-                             Real* table) {
-  double total = 0;
-  for (int i = 0; i < kBins; ++i) total += s[kHistogram + i];
+// The rank that the i-th bin of the range in `next` stands for: the middle of its share.
+SRFT_CORE double bin_rank(const double* s, const double* below, const double* next, int i) {
+  const double total = below[kBins];
+  if (!(total > 0)) return 0.5;
   const bool moved = next[kLow] != s[kLow] || next[kDensity] != s[kDensity];
-  double below = 0;
-  for (int i = 0; i < kBins; ++i) {
-    double rank = 0.5;
-    if (total > 0 && (!moved || i == 0)) {
-      rank = (below + 0.5 * s[kHistogram + i]) / total;
-      below += s[kHistogram + i];
-    } else if (total > 0) {
-      const double start =
-          i == 1 ? s[kHistogram] / total : share_below(s, total, next[kLow] + (i - 2) / next[kDensity]);
-      const double end = i == kBins - 1 ? 1.0 : share_below(s, total, next[kLow] + (i - 1) / next[kDensity]);
-      rank = 0.5 * (start + end);
-    }
-    const double mu = mu_min + (mu_max - mu_min) * rank;
-    table[i] = Real(factor * mu / (1 - mu));
-  }
+  if (!moved || i == 0) return (below[i] + 0.5 * s[kHistogram + i]) / total;
+  const double start = i == 1 ? below[1] / total : share_below(s, below, next[kLow] + (i - 2) / next[kDensity]);
+  const double end = i == kBins - 1 ? 1.0 : share_below(s, below, next[kLow] + (i - 1) / next[kDensity]);
+  return 0.5 * (start + end);
+}
+
+// w_t of an element of that rank: mu/(1-mu), mu rising linearly with rank from mu_min to mu_max, times `release`,
+// 1 - kappa.
+SRFT_CORE double rank_damping(double rank, double release, double mu_min, double mu_max) {
+  const double mu = mu_min + (mu_max - mu_min) * rank;
+  return release * mu / (1 - mu);
 }
 
 }  // namespace srft

@@ -147,8 +147,6 @@ AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, Hold damping, bool e
   return pull ? chosen_pass<false, true, Real>(damping, exact) : chosen_pass<false, false, Real>(damping, exact);
 }
 
-inline int bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : (dtype == DType::kFloat32 ? 4 : 2); }
-
 // Whether a tensor's fused step may go through adam_pass.
 bool is_adam_pass(const Options& o, const Tensor& t) {
   return o.inner() == kAdam && !o.has(kAmsgrad) && o.mode() != kCoupled && !o.has(kTransferToAnchor) && !t.transfer;
@@ -209,8 +207,9 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
     if (pull) prior_sum.add(b.prior_term, n);
     if (damping != Hold::kNone) transfer_sum.add(b.transfer_term, n);
     const Real* judged = constants.hold && finite != n ? s.gradient : nullptr;
-    if (damping == Hold::kByRank) sample_average(t, offset, n, s.second, constants.correction, judged, keys);
-    if (damping == Hold::kByMean) {
+    if (o.statistics_active && o.damping() == kRank)
+      sample_average(t, offset, n, s.second, constants.correction, judged, keys);
+    if (o.statistics_active && o.damping() == kMean) {
       corrected_transfer(n, s.second, constants.correction, b.transfer_term);
       if (judged) {
         for (int i = 0; i < n; ++i) b.transfer_term[i] = is_finite(judged[i]) ? b.transfer_term[i] : Real(0);

@@ -4,10 +4,13 @@
 #include <cstdint>
 
 #include "../core/contract.h"
+#include "../core/dtype.h"
+
+namespace srft {
+struct Draw;  // core/probe.h
+}
 
 namespace srft::cpu {
-
-enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
 // Elements of one task. Partial sums are taken per chunk and added in the order of chunks, so that neither the number
 // of threads nor their speed changes a bit of them.
@@ -29,6 +32,8 @@ struct Tensor {
   const void* prior;
   void* transfer;  // null: the second moment
   double* statistics;
+  float* taken;                      // steps
+  double inverse_mean, inverse_rms;  // 1 / mean(P), 1 / rho
 
   // Per tensor constants of this step.
   double negative_step_size;
@@ -48,9 +53,9 @@ struct Tensor {
 
 struct Options {
   int flags;
-  bool damping_active;  // kappa < 1 and a damping chosen
-  bool pull_active;     // strength > 0
-  bool statistics_active;
+  bool damping_active;     // kappa < 1 and a damping chosen
+  bool pull_active;        // strength > 0
+  bool statistics_active;  // T damps or pulls, now or later
   bool scale_gradient;
   double settings[kSettings];
 
@@ -78,6 +83,7 @@ struct SampledKeys {
 using ChunkFunction = void (*)(const Options&, const Tensor&, int64_t begin, int64_t end, ChunkSums&, SampledKeys&);
 
 struct PenaltyTensor;  // penalty.h
+struct ProbeTensor;    // probe.h
 
 // The loops of one instruction set. `sums` and `keys` are added to.
 struct Loops {
@@ -87,6 +93,9 @@ struct Loops {
   ChunkFunction preview;  // statistics of T as it will be after this step, for a tensor that has none yet
   double (*penalty_value)(const PenaltyTensor&, int64_t begin, int64_t end);  // sum of P (theta - a)^2
   void (*penalty_gradient)(const PenaltyTensor&, int64_t begin, int64_t end, double factor);
+  void (*probe_fill)(const ProbeTensor&, const Draw&, int64_t begin, int64_t end);
+  void (*probe_perturb)(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double scale);
+  void (*probe_fold)(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double decay, double weight);
 };
 
 namespace baseline {

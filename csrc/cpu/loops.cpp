@@ -130,11 +130,11 @@ double weighted_square(int n, const Real* significance, Real factor, const Real*
 
 // What the pull needs to know of a tensor in this step.
 struct Pull {
-  bool active;     // toward the anchor at all
-  bool to_anchor;  // by T as well
+  bool to_anchor;  // by T
+  bool active;     // by anything; P or T is there
   Pull(const Options& o, const Tensor& t)
-      : active(o.pull_active && t.anchor && (t.prior || o.has(kTransferToAnchor))),
-        to_anchor(active && o.has(kTransferToAnchor) && t.transfer_to_anchor != 0) {}
+      : to_anchor(o.pull_active && t.anchor && o.has(kTransferToAnchor) && t.transfer_to_anchor != 0),
+        active(o.pull_active && t.anchor && (t.prior || to_anchor)) {}
 };
 
 // The values of the penalty at the weights before the step (T of its own: this step's), and in coupled mode its
@@ -386,8 +386,12 @@ void prepare_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, 
 
 double penalty_value_chunk(const PenaltyTensor&, int64_t begin, int64_t end);
 void penalty_gradient_chunk(const PenaltyTensor&, int64_t begin, int64_t end, double factor);
+void probe_fill_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end);
+void probe_perturb_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double scale);
+void probe_fold_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double decay, double weight);
 
 const Loops loops = {SRFT_NAME(SRFT_ISA), process_any,         prepare_any,
-                     preview_any,         penalty_value_chunk, penalty_gradient_chunk};
+                     preview_any,         penalty_value_chunk, penalty_gradient_chunk,
+                     probe_fill_chunk,    probe_perturb_chunk, probe_fold_chunk};
 
 }  // namespace srft::cpu::SRFT_ISA

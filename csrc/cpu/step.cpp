@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <mutex>
 
@@ -155,8 +156,9 @@ void preview(const Options& options, std::vector<Tensor>& tensors, const Loops& 
     for (int32_t i : fresh) {
       double* s = tensors[i].statistics;
       keep(coarse, i, rank, s);
-      double next[2];
-      next_range(s, next);
+      double below[kBins + 1], next[2];
+      cumulate(s, below);
+      next_range(s, below, next);
       s[kLow] = next[kLow];
       s[kDensity] = next[kDensity];
       use_range(tensors[i]);
@@ -164,6 +166,28 @@ void preview(const Options& options, std::vector<Tensor>& tensors, const Loops& 
   }
   const Gathered found = run(options, tensors, fresh, loops.preview);
   for (int32_t i : fresh) keep(found, i, rank, tensors[i].statistics);
+}
+
+// What a tensor's elements share in this step.
+void set_constants(const Options& options, Tensor& t, Phase phase) {
+  const double* s = options.settings;
+  const bool coupled = options.mode() == kCoupled;
+  if (phase != Phase::kAfter) *t.taken += 1.0f;
+  const double time = double(*t.taken);
+  if (options.inner() == kAdam) {
+    t.negative_step_size = -s[kLearningRate] / (1 - std::pow(s[kBeta1], time));
+    t.correction2_root = std::sqrt(1 - std::pow(s[kBeta2], time));
+  }
+  t.one_minus_dampening = time <= 1 ? 1.0 : 1 - s[kBeta2];
+  t.transfer_correction = 1 / (1 - std::pow(s[t.transfer ? kTransferBeta : kBeta2], time));
+
+  // DESIGN section 2: w_p = lr lambda kappa P^ / rho; coupled: lambda kappa P^.
+  const double unit = coupled ? s[kStrength] : s[kLearningRate] * s[kStrength] * t.inverse_rms;
+  t.prior_weight_per_unit = unit;
+  t.prior_weight = unit * s[kKappa] * t.inverse_mean;
+  t.prior_penalty = s[kStrength] * s[kKappa] * t.inverse_mean * (coupled ? 1.0 : t.inverse_rms);
+  t.transfer_penalty = coupled ? 1.0 : (s[kLearningRate] > 0 ? 1 / s[kLearningRate] : 0.0);
+  t.mean_damping = t.transfer_to_anchor = 0;
 }
 
 }  // namespace
@@ -175,9 +199,12 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
   const bool to_anchor = options.has(kTransferToAnchor);
   options.pull_active = s[kStrength] > 0;
   options.scale_gradient = s[kGradientFactor] != 1.0;
-  options.damping_active = options.damping() != kUndamped && release > 0 && !to_anchor && options.mode() != kCoupled;
-  options.statistics_active = options.damping_active || (to_anchor && release > 0 && options.pull_active);
-  const bool rank = options.damping_active && options.damping() == kRank;
+  const bool damped = options.damping() != kUndamped && !to_anchor && options.mode() != kCoupled;
+  options.damping_active = damped && release > 0;
+  // Whatever kappa is now: under a moving schedule the next step may need them.
+  options.statistics_active = damped || to_anchor;
+  const bool rank = damped && options.damping() == kRank;
+  if (options.has(kResetPenalties)) report[kPriorPenalty] = report[kTransferPenalty] = 0;
   // The half before the inner step reads the last step's statistics only; those of this step belong to the half after
   // it, or, where T pulls to the anchor by a gradient, to this half.
   const bool gathers =
@@ -186,7 +213,7 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
   std::vector<int32_t> all;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].size > 0) all.push_back(int32_t(i));
-    tensors[i].mean_damping = tensors[i].transfer_to_anchor = 0;
+    set_constants(options, tensors[i], phase);
   }
   if (options.statistics_active) {
     preview(options, tensors, kernel, rank);
@@ -196,10 +223,14 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
       Tensor& t = tensors[i];
       if (rank && phase == Phase::kBefore) continue;  // the damping belongs to the half after the inner step
       if (rank) {
-        double next[2];
-        next_range(t.statistics, next);
-        if (t.dtype == DType::kFloat64) damping_table(t.statistics, next, release, s[kMuMin], s[kMuMax], t.table64);
-        else damping_table(t.statistics, next, release, s[kMuMin], s[kMuMax], t.table);
+        double below[kBins + 1], next[2];
+        cumulate(t.statistics, below);
+        next_range(t.statistics, below, next);
+        for (int bin = 0; bin < kBins; ++bin) {
+          const double rank_of_bin = bin_rank(t.statistics, below, next, bin);
+          t.table64[bin] = rank_damping(rank_of_bin, release, s[kMuMin], s[kMuMax]);
+          t.table[bin] = float(t.table64[bin]);
+        }
         t.statistics[kLow] = next[kLow];
         t.statistics[kDensity] = next[kDensity];
         use_range(t);

@@ -7,14 +7,9 @@
 
 namespace srft::cpu {
 
-enum class Phase {
-  kFused,
-  kBefore,
-  kAfter
-};  // a fused step; the halves of an unfused one around the inner optimizer's
-
-// Takes the step and adds to `report` (kReport float64 values). Tensors need everything set but low, density, table,
-// mean_damping and transfer_to_anchor, which follow from the statistics.
-void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* report);
+// Takes the step and adds to `report` (kReport float64 values). Of the tensors everything above the constants of a step
+// is to be set, of the options the flags and the settings.
+__attribute__((visibility("default"))) void step(Options options, std::vector<Tensor>& tensors, Phase phase,
+                                                 double* report);
 
 }  // namespace srft::cpu

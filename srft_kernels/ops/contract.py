@@ -72,6 +72,8 @@ AMSGRAD = 1 << 9
 NESTEROV = 1 << 10
 TRANSFER_TO_ANCHOR = 1 << 11  # transfer_anchor="initial"
 PROPAGATE_NONFINITE = 1 << 12
+RESET_PENALTIES = 1 << 13  # the report's penalties are set, not added to: a step's first group
+COUNT_SKIPPED = 1 << 14  # a step that `found_inf` skips counts its elements that are not finite
 
 # Positions in a tensor's `statistics` of its transfer significance, gathered in one step and read in the next.
 LOW = 0  # key of the lower end of the histogram's regular bins
@@ -101,7 +103,7 @@ SAMPLE_GROUP = 1024
 # parameter has none" (an anchor, a prior). `previous` is written before an unfused inner step and read after it.
 # `prior_scales` is (n, 2) float64: 1 / mean(P) and 1 / rho. `transfers` is empty where T is `second_moments`. State is
 # float64 for float64 parameters and float32 for all others; an anchor may also have its parameter's dtype. `grads`
-# change only in Phase.BEFORE.
+# change only in Phase.BEFORE. Statistics are gathered in every step where T damps or pulls, whatever kappa is.
 LIBRARY.define(
     "step_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] first_moments, Tensor(d!)[] second_moments, "
     "Tensor(e!)[] max_second_moments, Tensor(f!)[] steps, Tensor(g!)[] previous, Tensor[] anchors, Tensor[] priors, "
@@ -126,6 +128,8 @@ def flags_of(
     nesterov: bool = False,
     transfer_to_anchor: bool = False,
     propagate_nonfinite: bool = False,
+    reset_penalties: bool = False,
+    count_skipped: bool = False,
 ) -> int:
     """Pack what is fixed for a parameter group into the operator's ``flags``."""
     return (
@@ -138,4 +142,6 @@ def flags_of(
         | NESTEROV * nesterov
         | TRANSFER_TO_ANCHOR * transfer_to_anchor
         | PROPAGATE_NONFINITE * propagate_nonfinite
+        | RESET_PENALTIES * reset_penalties
+        | COUNT_SKIPPED * count_skipped
     )

@@ -7,6 +7,7 @@ same operator as they do (``srft::step_``), on any device.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -131,11 +132,11 @@ def rank_bin(transfer: Tensor, low: float, density: float) -> Tensor:
     return torch.where(transfer.float() >= torch.finfo(torch.float32).tiny, bins, 0)
 
 
-def sampled(size: int) -> Tensor:
+def sampled(size: int, device: torch.device | str = "cpu") -> Tensor:
     """Which elements of a tensor are counted: all of a small one, a hashed block of 64 in every 1024 of a large one."""
     if size <= contract.SAMPLE_ALL:
-        return torch.ones(size, dtype=torch.bool)
-    element = torch.arange(size)
+        return torch.ones(size, dtype=torch.bool, device=device)
+    element = torch.arange(size, device=device)
     group = element // contract.SAMPLE_GROUP
     mask = 0xFFFFFFFF
     h = (group & mask) ^ (group >> 32)  # Murmur3's finaliser, in 64-bit integers that never overflow
@@ -212,8 +213,8 @@ def next_range(statistics: Tensor) -> tuple[float, float]:
     counts = statistics[HISTOGRAM:]
     old = float(statistics[LOW]), float(statistics[DENSITY])
     nonzero = float(counts[1:].sum())
-    if nonzero <= 0:
-        return old
+    if nonzero <= 0:  # where nothing was ever counted: every key there is
+        return old if old[1] > 0 else range_over(0.0, 256.0)
     low, high = key_quantile(statistics, 0.005), key_quantile(statistics, 0.995)
     width = REGULAR_BINS / old[1]
     covers = counts[1] <= 0.01 * nonzero and counts[BINS - 1] <= 0.01 * nonzero
@@ -239,15 +240,22 @@ def bin_ranks(statistics: Tensor, low: float, density: float) -> Tensor:
     return 0.5 * (starts + ends)
 
 
-def fresh_statistics(transfer: Tensor, counted: Tensor, statistics: Tensor) -> None:
-    """Statistics of a tensor that has none: its extent, a histogram over it, then one over its middle 99 %."""
-    statistics[LOW], statistics[DENSITY] = range_over(0.0, 256.0)
-    count_keys(transfer, counted, statistics)
-    smallest, largest = float(statistics[SMALLEST]), float(statistics[LARGEST])
-    statistics[LOW], statistics[DENSITY] = range_over(smallest, largest + NARROWEST_BIN)
-    count_keys(transfer, counted, statistics)
-    statistics[LOW], statistics[DENSITY] = next_range(statistics)
-    count_keys(transfer, counted, statistics)
+def fresh_statistics(
+    transfer: Tensor, counted: Tensor, statistics: Tensor, share: Callable[[Tensor], None] | None = None
+) -> None:
+    """Statistics of a tensor that has none: its extent, a histogram over it, then one over its middle 99 %. Of a
+    shard, each is ``share``d before the next.
+    """
+
+    def count(low: float, density: float) -> None:
+        statistics[LOW], statistics[DENSITY] = low, density
+        count_keys(transfer, counted, statistics)
+        if share is not None:
+            share(statistics)
+
+    count(*range_over(0.0, 256.0))
+    count(*range_over(float(statistics[SMALLEST]), float(statistics[LARGEST]) + NARROWEST_BIN))
+    count(*next_range(statistics))
 
 
 # ---------------------------------------------------------------- one step
@@ -282,13 +290,16 @@ def step(
     lr, strength, kappa = s[Setting.LEARNING_RATE], s[Setting.STRENGTH], s[Setting.KAPPA]
     release = 1 - kappa  # how much of the transfer's hold is in force
     coupled = mode is Mode.COUPLED
-    damped = damping is not Damping.UNDAMPED and release > 0 and not to_anchor and not coupled
-    weighs_transfer = damped or (to_anchor and release > 0 and strength > 0)
+    damped = damping is not Damping.UNDAMPED and not to_anchor and not coupled
+    weighs_transfer = damped or to_anchor
     by_rank = damped and damping is Damping.RANK
     gathers = weighs_transfer and (phase != Phase.BEFORE or (to_anchor and coupled))
 
     def entry(tensors: list[Tensor], i: int) -> Tensor | None:
         return tensors[i] if tensors and tensors[i].numel() > 0 else None
+
+    if flags & contract.RESET_PENALTIES:
+        report[PRIOR_PENALTY] = report[TRANSFER_PENALTY] = 0.0
 
     # First every tensor's gradient, T and means, because a global mean needs all of them.
     work: list[tuple[int, Tensor, Tensor | None, Tensor, Tensor | None, float]] = []
@@ -316,7 +327,7 @@ def step(
                     state.copy_(raw)
             transfer = raw / (1 - beta ** float(steps[i]))
         if weighs_transfer and transfer is not None:
-            counted = sampled(param.numel()) & ~held.flatten()
+            counted = sampled(param.numel(), param.device) & ~held.flatten()
             if by_rank and not statistics[i][HISTOGRAM:].any():
                 fresh_statistics(transfer, counted, statistics[i])
             elif not by_rank and statistics[i][COUNT] == 0:
@@ -342,8 +353,8 @@ def step(
                 w_p = unit * kappa * scale * prior
                 penalty_weight = strength * kappa * scale * (1.0 if coupled else inverse_rho) * prior
         if weighs_transfer and transfer is not None:
-            mean = total / count if normalize is Normalize.GLOBAL else float(stats[SUM] / stats[COUNT])
-            per_mean = 1 / mean if mean > 0 else 0.0
+            sums = (total, count) if normalize is Normalize.GLOBAL else (float(stats[SUM]), float(stats[COUNT]))
+            per_mean = sums[1] / sums[0] if sums[0] > 0 else 0.0
             if by_rank and phase == Phase.BEFORE:
                 pass  # the damping belongs to the half after the inner step
             elif by_rank:
@@ -353,7 +364,7 @@ def step(
                 w_t = (release * mu / (1 - mu)).to(weight.dtype)[rank_bin(transfer, low, density)]
             elif damped:
                 w_t = release * s[Setting.TAU] * per_mean * transfer
-            elif anchor is not None:
+            elif anchor is not None and strength > 0:
                 factor = release * (1.0 if normalize is Normalize.ABSOLUTE else per_mean)
                 anchored_transfer = unit * factor * transfer
                 w_p = w_p + anchored_transfer
@@ -435,7 +446,7 @@ def step(
 def gather(transfer: Tensor, held: Tensor, by_rank: bool, statistics: Tensor) -> None:
     """The statistics of T that the next step reads; elements that were held are left out."""
     if by_rank:
-        count_keys(transfer, sampled(transfer.numel()) & ~held.flatten(), statistics)
+        count_keys(transfer, sampled(transfer.numel(), transfer.device) & ~held.flatten(), statistics)
     else:
         statistics[SUM] = transfer[~held].double().sum()
         statistics[COUNT] = float((~held).sum())

@@ -3,7 +3,22 @@ reported."""
 
 from __future__ import annotations
 
-from srft_kernels.significance.estimate import estimate_prior, fisher_diagonal
+from srft_kernels.significance.estimate import (
+    Curvature,
+    estimate_prior,
+    fisher_diagonal,
+    hessian_diagonal,
+    hutchinson_diagonal,
+)
 from srft_kernels.significance.map import SignificanceMap
+from srft_kernels.significance.path_integral import PathIntegral
 
-__all__ = ["SignificanceMap", "estimate_prior", "fisher_diagonal"]
+__all__ = [
+    "Curvature",
+    "PathIntegral",
+    "SignificanceMap",
+    "estimate_prior",
+    "fisher_diagonal",
+    "hessian_diagonal",
+    "hutchinson_diagonal",
+]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sized
-from dataclasses import asdict, fields
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from srft_kernels.significance.convergence import LEAST_DRAWS, RunningError
 from srft_kernels.significance.estimators import ESTIMATORS, Estimator, NonFiniteBatch, Request
 from srft_kernels.significance.estimators.base import LossFunction, accumulation_dtype
 from srft_kernels.significance.map import SignificanceMap
-from srft_kernels.significance.progress import with_progress
+from srft_kernels.significance.progress import ProgressLine
 from srft_kernels.significance.untouched import generators_restored, model_restored
 
 Selection: TypeAlias = Iterable[str] | Callable[[str, Tensor], bool]
@@ -33,6 +35,7 @@ def estimate_prior(
     *,
     samples: int | None = None,
     max_batches: int | None = None,
+    relative_error: float | None = None,
     seed: int = 0,
     parameters: Selection | None = None,
     training: bool = False,
@@ -45,16 +48,28 @@ def estimate_prior(
     ----------
     loss_fn:
         ``loss_fn(model, batch)`` returns per-sample losses of shape (B,); a scalar counts only for batches of
-        one sample. It moves the batch to the model's device itself, and may use autocast.
+        one sample (for ``"hutchinson"``: always, as their mean). It moves the batch to the model's device
+        itself, and may use autocast. ``"gnb"`` and ``"mas"`` take ``outputs_fn`` instead, and ``None`` here.
     batches:
         Any iterable; what it yields is handed to ``loss_fn`` as it is.
     estimator:
         ``"fisher"``: empirical Fisher by random signs, one backward pass a batch (options ``draws=1``,
         ``loss_scale=1.0``). ``"fisher_exact"``: the same quantity from each sample's gradient, one backward
-        pass a sample (option ``loss_scale=1.0``). ``"magnitude"``: ``|θ|``, and ``"uniform"``: 1, both
-        without data.
+        pass a sample (option ``loss_scale=1.0``). ``"hutchinson"``: the absolute diagonal of the Hessian, see
+        :func:`hutchinson_diagonal`. ``"gnb"``: the Gauss-Newton diagonal from labels that the model draws
+        (``outputs_fn``, ``likelihood="categorical"``, ``micro_batches=1``, ``draws=1``, ``loss_scale=1.0``).
+        ``"mas"``: the mean absolute gradient of the squared output norm, one backward pass a sample
+        (``outputs_fn``, ``loss_scale=1.0``). ``"magnitude"``: ``|θ|``, and ``"uniform"``: 1, both without data.
     samples, max_batches:
         Stop after so many samples (the last batch's surplus is left out) or batches, refused ones included.
+    relative_error:
+        Stop as soon as the map's own estimate of its relative error is no larger, after eight batches at the
+        earliest; a ``RuntimeWarning`` says where the batches did not suffice. The error is that of the average
+        over batches as one vector, ‖estimate - expectation‖ / ‖expectation‖ in the root mean square, from the
+        spread between batches, which holds the noise of the draws and that of the data: a tensor of small
+        significance may be known far less well. It is in ``info["relative_error"]`` in any case (``None`` where
+        there were too few batches to tell, or noise is all they show), and for each tensor in
+        ``info["relative_errors"]``.
     seed:
         Of the random signs, which have a generator of their own, and of the global generators during the
         pass, so that dropout or a shuffling loader repeat.
@@ -67,12 +82,14 @@ def estimate_prior(
     progress:
         Show a line with the time left on the standard error.
 
-    Returns ------- A map with the mean over samples of the squared per-sample gradient (for the Fishers)
-    under each selected name: float64 for float64 parameters, float32 for all others, on the parameter's
-    device. A selected parameter that no gradient ever reached has significance 0 and is named in
-    ``info["unreached"]``.
+    Returns
+    -------
+    A map with the mean over samples of the squared per-sample gradient (for the Fishers; else of what the
+    estimator's own page says) under each selected name: float64 for float64 parameters, float32 for all others,
+    on the parameter's device. A selected parameter that no gradient ever reached has significance 0 and is
+    named in ``info["unreached"]``.
 
-    The model is left as it was found, also after an exception: training flags, buffers, gradients,
+    The model is left as it was found, also after an exception: weights, training flags, buffers, gradients,
     ``requires_grad`` and the global random number generators. A batch with a loss or squared gradient that is
     not finite is left out with a ``RuntimeWarning`` and counted in ``info["refused_batches"]``.
 
@@ -82,49 +99,24 @@ def estimate_prior(
         If an argument does not fit, ``loss_fn`` answers with something else, there are no batches, or all are
         refused.
     """
-    worker = _estimator(estimator, options)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a non-negative int, got {seed!r}")
-    for what, limit in (("samples", samples), ("max_batches", max_batches)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{what} must be at least 1, or None for no limit, got {limit}")
-    chosen = _selected(model, parameters)
-    info: dict[str, Any] = {
-        "options": asdict(worker),  # type: ignore[call-overload]
-        "parameter_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in chosen.values()}),
-    }
-
-    if not worker.needs_batches:
-        weights = {n: worker.of_weight(p.detach().to(accumulation_dtype(p))) for n, p in chosen.items()}
-        return SignificanceMap(weights, model=type(model).__name__, estimator=estimator, info=info)
-
-    if loss_fn is None or batches is None:
-        raise ValueError(f"the estimator {estimator!r} needs loss_fn and batches")
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        generators_restored(seed),
-        model_restored(model, training),
-        contextlib.ExitStack() as cleanup,
-    ):
-        for parameter in chosen.values():
-            parameter.requires_grad_(True)
-        total = len(batches) if isinstance(batches, Sized) else None
-        if max_batches is not None:
-            total = max_batches if total is None else min(total, max_batches)
-            batches = itertools.islice(batches, max_batches)
-        if progress:
-            batches = cleanup.enter_context(contextlib.closing(with_progress(batches, total, estimator)))
-        generator = torch.Generator().manual_seed((seed + _SIGNS_SEED_OFFSET) % 2**64)
-        sums, counts = _accumulate(worker, model, loss_fn, batches, chosen, generator, samples)
-    info.update(counts, seed=seed, training=training)
-    seen = counts["samples"]
+    made = _estimate(
+        model,
+        loss_fn,
+        batches,
+        estimator,
+        _Limits(samples, max_batches, relative_error),
+        seed=seed,
+        parameters=parameters,
+        training=training,
+        progress=progress,
+        options=options,
+    )
     return SignificanceMap(
-        {n: s / seen for n, s in sums.items()},
-        samples=seen,
+        {name: made.worker.significance(mean) for name, mean in made.means.items()},
+        samples=made.samples,
         model=type(model).__name__,
         estimator=estimator,
-        info=info,
+        info=made.info,
     )
 
 
@@ -135,6 +127,197 @@ def fisher_diagonal(
     return estimate_prior(model, loss_fn, batches, "fisher", **arguments)
 
 
+def hutchinson_diagonal(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[Any],
+    *,
+    probes: int = 1,
+    method: Literal["autograd", "finite_difference"] = "autograd",
+    seed: int = 0,
+    step: float | None = None,
+    difference: Literal["forward", "central"] | None = None,
+    relative_error: float | None = None,
+    progress: bool = False,
+    **arguments: Any,
+) -> SignificanceMap:
+    """The absolute diagonal of the Hessian of the mean loss by Hutchinson's estimator, E[z ⊙ Hz] over random signs.
+
+    The absolute value is taken of the average over all probes and batches, not of each (noise would count); what is
+    known only to within its noise keeps about that noise as its significance. :func:`hessian_diagonal` gives the
+    average with its signs.
+
+    Parameters
+    ----------
+    loss_fn:
+        ``loss_fn(model, batch)`` returns per-sample losses (B,), or a scalar, which counts as their mean.
+    probes:
+        Sign vectors per batch, each batch its own. For the same work, one probe on each of many batches tells more
+        than many probes on one; a trained transformer wants hundreds in all.
+    method:
+        ``"autograd"``: double backward, exact up to rounding; some three times a training step's time and memory,
+        with an attention that has a second derivative chosen for the time. ``"finite_difference"``: of gradients,
+        with the parameters moved in place along a probe that is computed, never stored, and put back from a copy bit
+        for bit; first derivatives only, so everything that trains works (fused attention, autocast, checkpointing,
+        ``DistributedDataParallel``: there each process gives its own batches, with the same seed, and all get the
+        same map). Beyond a training step it holds one copy of the parameters, another gradient and three sums.
+    step:
+        h of the finite difference; ``info["step"]`` says what was taken. By default, for P elements selected, the
+        smaller of 3e-4 and 0.9/√P (central) or 4e-5 and 0.3/√P (forward) in float32, of 4e-3 and 9/√P in bfloat16
+        arithmetic, autocast included. Its error grows with h (forward) or h² (central), that of rounding with
+        1/h. Weights far from the usual size, or a network with kinks (ReLU), want a larger one: double backward
+        does not see the curvature of a kink at all, and a difference sees those that lie within its step, all the
+        more noisily the smaller it is.
+    difference:
+        ``"forward"`` takes ``probes + 1`` gradients a batch, ``"central"`` twice ``probes``. By default forward in
+        float32 and float64 where that is fewer, else central.
+    relative_error:
+        Stop when so close, as in :func:`estimate_prior`, by the spread between batches. Within a batch of many probes
+        also: it gets no more, after eight, than tell its own diagonal so well; that is all there is to go by with a
+        single batch.
+    seed, progress, arguments:
+        As in :func:`estimate_prior`. The probe of a draw depends on ``seed``, the draw's number in the pass, the
+        parameter's place in the model and the element, on nothing else.
+    """
+    return estimate_prior(
+        model,
+        loss_fn,
+        batches,
+        "hutchinson",
+        probes=probes,
+        method=method,
+        seed=seed,
+        step=step,
+        difference=difference,
+        relative_error=relative_error,
+        progress=progress,
+        **arguments,
+    )
+
+
+class Curvature(NamedTuple):
+    """A diagonal with its signs, and how it was made (the ``info`` of a map)."""
+
+    diagonal: dict[str, Tensor]
+    info: dict[str, Any]
+
+
+def hessian_diagonal(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[Any],
+    *,
+    samples: int | None = None,
+    max_batches: int | None = None,
+    relative_error: float | None = None,
+    seed: int = 0,
+    parameters: Selection | None = None,
+    training: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Curvature:
+    """The same estimate as :func:`hutchinson_diagonal`, with the same arguments, before the absolute value."""
+    made = _estimate(
+        model,
+        loss_fn,
+        batches,
+        "hutchinson",
+        _Limits(samples, max_batches, relative_error),
+        seed=seed,
+        parameters=parameters,
+        training=training,
+        progress=progress,
+        options=options,
+    )
+    return Curvature(made.means, {"samples": made.samples, **made.info})
+
+
+@dataclass(frozen=True)
+class _Limits:
+    samples: int | None
+    max_batches: int | None
+    relative_error: float | None
+
+    def __post_init__(self) -> None:
+        for what, limit in (("samples", self.samples), ("max_batches", self.max_batches)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{what} must be at least 1, or None for no limit, got {limit}")
+        if self.relative_error is not None and not 0.0 < self.relative_error < math.inf:
+            raise ValueError(f"relative_error must be positive, or None for no limit, got {self.relative_error}")
+
+
+class _Estimate(NamedTuple):
+    worker: Estimator
+    means: dict[str, Tensor]
+    samples: int | None
+    info: dict[str, Any]
+
+
+def _estimate(
+    model: nn.Module,
+    loss_fn: LossFunction | None,
+    batches: Iterable[Any] | None,
+    estimator: str,
+    limits: _Limits,
+    *,
+    seed: int,
+    parameters: Selection | None,
+    training: bool,
+    progress: bool,
+    options: Mapping[str, Any],
+) -> _Estimate:
+    worker = _estimator(estimator, options)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a non-negative int, got {seed!r}")
+    chosen = _selected(model, parameters)
+    info: dict[str, Any] = {
+        "options": {f.name: _storable(getattr(worker, f.name)) for f in fields(worker)},  # type: ignore[arg-type]
+        "parameter_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in chosen.values()}),
+    }
+    if not worker.needs_batches:
+        weights = {n: worker.of_weight(p.detach().to(accumulation_dtype(p))) for n, p in chosen.items()}
+        return _Estimate(worker, weights, None, info)
+
+    if batches is None or (loss_fn is None and worker.needs_loss):
+        raise ValueError(
+            f"the estimator {estimator!r} needs " + ("loss_fn and batches" if worker.needs_loss else "batches")
+        )
+    if not worker.needs_loss and loss_fn is not None:
+        raise ValueError(f"the estimator {estimator!r} uses no loss: give None for loss_fn, and the outputs_fn option")
+    worker.check(model, chosen)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        generators_restored(seed),
+        model_restored(model, training),
+        contextlib.ExitStack() as cleanup,
+    ):
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)
+        total = len(batches) if isinstance(batches, Sized) else None
+        if limits.max_batches is not None:
+            total = limits.max_batches if total is None else min(total, limits.max_batches)
+            batches = itertools.islice(batches, limits.max_batches)
+        line = None
+        if progress:
+            line = ProgressLine(None if total is None else total * worker.parts, estimator)
+            cleanup.callback(line.close)
+        generator = torch.Generator().manual_seed((seed + _SIGNS_SEED_OFFSET) % 2**64)
+        sums, counts = _accumulate(worker, model, loss_fn or _no_loss, batches, chosen, generator, seed, limits, line)
+    info.update(counts, seed=seed, training=training)
+    seen = counts.pop("samples")
+    return _Estimate(worker, {n: s / seen for n, s in sums.items()}, seen, info)
+
+
+def _no_loss(model: nn.Module, batch: Any) -> Tensor:
+    raise AssertionError("an estimator from outputs asked for the loss")
+
+
+def _storable(option: Any) -> Any:
+    """An option as the map's header keeps it: a function by its name."""
+    return f"{option.__module__}.{option.__qualname__}" if hasattr(option, "__qualname__") else option
+
+
 def _accumulate(
     worker: Estimator,
     model: nn.Module,
@@ -142,37 +325,59 @@ def _accumulate(
     batches: Iterable[Any],
     chosen: Mapping[str, Tensor],
     generator: torch.Generator,
-    samples: int | None,
+    seed: int,
+    limits: _Limits,
+    line: ProgressLine | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     sums = {
         n: torch.zeros_like(p, dtype=accumulation_dtype(p), memory_format=torch.contiguous_format).detach()
         for n, p in chosen.items()
     }
+    work = worker.start(model, chosen, seed)
     unreached = set(chosen)
     seen = used = 0
     reasons: list[str] = []
+    spread = RunningError()
+    errors: tuple[float, list[float]] | None = None
     for number, batch in enumerate(batches):
-        at_most = None if samples is None else samples - seen
-        request = Request(model, loss_fn, batch, chosen, generator, at_most)
+        parts = itertools.count(number * worker.parts + 1)
+
+        def part_done(note: str = "", parts: Iterator[int] = parts) -> None:
+            if line is not None:
+                line.reached(next(parts), note)
+
+        at_most = None if limits.samples is None else limits.samples - seen
+        request = Request(model, loss_fn, batch, chosen, generator, at_most, limits.relative_error, part_done)
         try:
-            contribution = worker.contribution(request)
+            contribution = work.contribution(request)
         except NonFiniteBatch as error:
             reasons.append(f"batch {number}: {error}")
             continue
+        finally:
+            if line is not None:
+                line.reached((number + 1) * worker.parts)
         reached = [(name, total) for name, total in zip(chosen, contribution.sums, strict=True) if total is not None]
         broken = _not_finite(reached)
         if broken:
             reasons.append(
-                f"batch {number}: squared gradients of {len(broken)} parameters such as {broken[0]} are not finite"
+                f"batch {number}: {worker.measures} of {len(broken)} parameters such as {broken[0]} are not finite"
             )
             continue
+        if contribution.samples:
+            spread.observe(contribution.sums, contribution.samples, list(sums.values()))
         for name, total in reached:
             sums[name].add_(total)
             unreached.discard(name)
         seen += contribution.samples
         used += 1
-        if samples is not None and seen >= samples:
+        if spread.draws == 1:
+            errors = contribution.error
+        if limits.samples is not None and seen >= limits.samples:
             break
+        if limits.relative_error is not None and spread.draws >= LEAST_DRAWS:
+            errors = spread.relative(list(sums.values()))
+            if errors[0] <= limits.relative_error:
+                break
     if not seen:
         raise ValueError(
             "no significance could be estimated: "
@@ -183,18 +388,35 @@ def _accumulate(
             "no gradient reached any of the selected parameters: parameters= must select ones that loss_fn uses"
         )
     if reasons:
-        warnings.warn(
-            f"{len(reasons)} of {len(reasons) + used} batches were left out of the significance: {_some(reasons)}",
-            RuntimeWarning,
-            stacklevel=3,
+        _warn(f"{len(reasons)} of {len(reasons) + used} batches were left out of the significance: {_some(reasons)}")
+    if spread.draws > 1:
+        errors = spread.relative(list(sums.values()))
+    reached_error = math.inf if errors is None else errors[0]
+    if limits.relative_error is not None and reached_error > limits.relative_error:
+        _warn(
+            f"the significance has a relative error of about {reached_error:.2g}, not the {limits.relative_error:.2g} "
+            f"asked for, after {used} batches: give more batches" + (" or probes" if "probes" in work.info() else "")
         )
     counts = {
         "samples": seen,
         "batches": used,
         "refused_batches": len(reasons),
         "unreached": [name for name in chosen if name in unreached],
+        "relative_error": _known(reached_error),
+        "relative_errors": {} if errors is None else dict(zip(chosen, map(_known, errors[1]), strict=True)),
+        **work.info(),
     }
     return sums, counts
+
+
+def _known(error: float) -> float | None:
+    """Infinity is no JSON."""
+    return error if math.isfinite(error) else None
+
+
+def _warn(message: str) -> None:
+    # To whoever called the public function: _warn, _accumulate, _estimate, estimate_prior.
+    warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
 def _not_finite(reached: list[tuple[str, Tensor]]) -> list[str]:
@@ -213,6 +435,10 @@ def _some(reasons: list[str]) -> str:
 
 def _estimator(name: str, options: Mapping[str, Any]) -> Estimator:
     if name not in ESTIMATORS:
+        if name == "si":
+            raise ValueError(
+                "si is gathered while a task is learned, not from batches: use srft.PathIntegral(optimizer)"
+            )
         raise ValueError(f"unknown estimator {name!r}; known are {', '.join(ESTIMATORS)}")
     known = [f.name for f in fields(ESTIMATORS[name])]  # type: ignore[arg-type]
     for option in options:

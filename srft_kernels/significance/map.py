@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from srft_kernels.significance import storage
-from srft_kernels.significance.statistics import LayerStatistics, layer_statistics, table
+from srft_kernels.significance.comparison import Comparison, compare
+from srft_kernels.significance.statistics import (
+    LayerStatistics,
+    depth_grid,
+    layer_statistics,
+    quantile_grid,
+    table,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -250,6 +257,33 @@ class SignificanceMap(Mapping[str, Tensor]):
         from srft_kernels.significance.plot import plot_statistics
 
         return plot_statistics(self.statistics(by), target, title=repr(self))
+
+    def plot_heatmap(
+        self,
+        target: str | os.PathLike[str] | Axes | None = None,
+        columns: Literal["quantiles", "kind"] = "quantiles",
+        by: Literal["layer", "parameter"] = "layer",
+    ) -> Axes:
+        """A heat map on a logarithmic scale: ``"quantiles"`` of the significance in each layer (or parameter), or the
+        mean by depth and ``"kind"`` of parameter, where names have a block's number; ``target`` as in :meth:`plot`."""
+        from srft_kernels.significance.plot import plot_heat
+
+        if columns not in ("quantiles", "kind"):
+            raise ValueError(f'columns must be "quantiles" or "kind", got {columns!r}')
+        grid = quantile_grid(self, by) if columns == "quantiles" else depth_grid(self)
+        label = "significance" if columns == "quantiles" else "mean significance"
+        return plot_heat(*grid, target, repr(self), label=label)
+
+    def compare(self, other: Mapping[str, Tensor], by: Literal["layer", "parameter"] = "parameter") -> Comparison:
+        """How far two maps of one model agree: for each parameter (or layer) that both have, the rank correlation,
+        how much of the most significant tenth they share, and the ratio of their sums; ``.report()`` is a table,
+        ``.plot()`` a heat map.
+
+        Raises ``ValueError`` where they have no name in common, or shapes differ.
+        """
+        return compare(
+            self, other, by, title=f"{self!r} against {other!r}" if isinstance(other, SignificanceMap) else repr(self)
+        )
 
     def _like(self, tensors: Mapping[str, Tensor]) -> SignificanceMap:
         return SignificanceMap(

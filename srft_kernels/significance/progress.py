@@ -10,6 +10,31 @@ from typing import TextIO, TypeVar
 T = TypeVar("T")
 
 
+class ProgressLine:
+    """One line on ``stream`` that says how far the work is, rewritten at most five times a second."""
+
+    def __init__(self, total: int | None, label: str, stream: TextIO | None = None) -> None:
+        self._out = sys.stderr if stream is None else stream
+        self._total, self._label = total, label
+        self._begin = self._shown = time.monotonic()
+        self._done = 0
+        _show(self._out, label, 0, total, 0.0)
+
+    def reached(self, done: int, note: str = "") -> None:
+        """``done`` of the items are finished; ``note`` follows the label."""
+        self._done = done
+        now = time.monotonic()
+        if now - self._shown > 0.2:
+            self._shown = now
+            _show(self._out, f"{self._label} {note}".rstrip(), done, self._total, now - self._begin)
+
+    def close(self) -> None:
+        """Show the last state and end the line."""
+        _show(self._out, self._label, self._done, self._total, time.monotonic() - self._begin)
+        self._out.write("\n")
+        self._out.flush()
+
+
 def with_progress(
     items: Iterable[T], total: int | None, label: str, stream: TextIO | None = None
 ) -> Generator[T, None, None]:
@@ -17,22 +42,13 @@ def with_progress(
 
     The last ``\\r``-terminated line is ended with a newline when the items are used up or the loop is left.
     """
-    out = sys.stderr if stream is None else stream
-    begin = shown = time.monotonic()
-    done = 0
-    _show(out, label, done, total, 0.0)
+    line = ProgressLine(total, label, stream)
     try:
-        for item in items:
+        for done, item in enumerate(items, 1):
             yield item
-            done += 1
-            now = time.monotonic()
-            if now - shown > 0.2:
-                shown = now
-                _show(out, label, done, total, now - begin)
+            line.reached(done)
     finally:
-        _show(out, label, done, total, time.monotonic() - begin)
-        out.write("\n")
-        out.flush()
+        line.close()
 
 
 def _show(out: TextIO, label: str, done: int, total: int | None, elapsed: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,12 +27,7 @@ class LayerStatistics:
 
 def layer_statistics(significance: Mapping[str, Tensor], by: str = "layer") -> list[LayerStatistics]:
     """Rows in the order of the map; see :meth:`SignificanceMap.statistics`."""
-    if by not in ("layer", "parameter"):
-        raise ValueError(f'by must be "layer" or "parameter", got {by!r}')
-    groups: dict[str, list[Tensor]] = {}
-    for name, tensor in significance.items():
-        layer = name.rpartition(".")[0] or name if by == "layer" else name
-        groups.setdefault(layer, []).append(tensor)
+    groups = _groups(significance, by)
     masses = {layer: sum(float(t.sum(dtype=torch.float64)) for t in group) for layer, group in groups.items()}
     whole = sum(masses.values())
     rows = []
@@ -66,6 +63,11 @@ def table(rows: Sequence[LayerStatistics], title: str) -> str:
         )
         for row in rows
     ]
+    return aligned(head, cells, title)
+
+
+def aligned(head: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> str:
+    """A table in plain text: the first column to the left, the others to the right."""
     widths = [max(len(line[column]) for line in [head, *cells]) for column in range(len(head))]
 
     def line(values: Sequence[str]) -> str:
@@ -73,3 +75,62 @@ def table(rows: Sequence[LayerStatistics], title: str) -> str:
         return "  ".join([name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))])
 
     return "\n".join([title, line(head), "-" * len(line(head)), *(line(values) for values in cells)])
+
+
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+
+class Grid(NamedTuple):
+    """What a heat map shows: a value for every row and column, NaN where there is none."""
+
+    values: list[list[float]]
+    rows: list[str]
+    columns: list[str]
+
+
+def quantile_grid(significance: Mapping[str, Tensor], by: str = "layer") -> Grid:
+    """The quantiles of every layer's significance, each the value of the nearest element from below."""
+    values = []
+    groups = _groups(significance, by)
+    for group in groups.values():
+        ordered = torch.cat([t.detach().reshape(-1).double().cpu() for t in group]).sort().values
+        places = [max(math.ceil(q * len(ordered)) - 1, 0) for q in QUANTILES]
+        values.append([float(ordered[p]) for p in places] if len(ordered) else [math.nan] * len(QUANTILES))
+    return Grid(values, list(groups), [f"{100 * q:g} %" for q in QUANTILES])
+
+
+def depth_grid(significance: Mapping[str, Tensor]) -> Grid:
+    """The mean significance by depth (a name up to its block's number) and kind (the rest of the name).
+
+    Of several numbers in a name the block's is the one with the most siblings: ``blocks.3`` of twelve, not ``mlp.0`` of
+    two inside of it. A name without a number has the depth "-".
+    """
+    siblings: dict[tuple[str, ...], set[str]] = {}
+    for name in significance:
+        parts = tuple(name.split("."))
+        for k, part in enumerate(parts):
+            if part.isdigit():
+                siblings.setdefault(parts[:k], set()).add(part)
+    masses: dict[tuple[str, str], tuple[float, int]] = {}
+    for name, tensor in significance.items():
+        parts = tuple(name.split("."))
+        numbers = [k for k, part in enumerate(parts) if part.isdigit()]
+        at = max(numbers, key=lambda k: len(siblings[parts[:k]]), default=None)
+        depth = "-" if at is None else ".".join(parts[: at + 1])
+        kind = name if at is None else ".".join(parts[at + 1 :]) or name
+        mass, count = masses.get((depth, kind), (0.0, 0))
+        masses[depth, kind] = mass + float(tensor.sum(dtype=torch.float64)), count + tensor.numel()
+    depths = list(dict.fromkeys(depth for depth, _ in masses))
+    kinds = list(dict.fromkeys(kind for _, kind in masses))
+    means = {key: mass / count if count else math.nan for key, (mass, count) in masses.items()}
+    return Grid([[means.get((depth, kind), math.nan) for kind in kinds] for depth in depths], depths, kinds)
+
+
+def _groups(significance: Mapping[str, Tensor], by: str) -> dict[str, list[Tensor]]:
+    if by not in ("layer", "parameter"):
+        raise ValueError(f'by must be "layer" or "parameter", got {by!r}')
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in significance.items():
+        layer = name.rpartition(".")[0] or name if by == "layer" else name
+        groups.setdefault(layer, []).append(tensor)
+    return groups

@@ -11,6 +11,41 @@ import torch
 from torch import nn
 
 
+class Generators:
+    """The state of the global generators (torch on CPU and every CUDA device, NumPy, Python) as it is now."""
+
+    def __init__(self) -> None:
+        self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        self._cpu = torch.get_rng_state()
+        # Asking an uninitialised CUDA for its state would initialise it, and there is nothing to restore.
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def restore(self) -> None:
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)  # noqa: NPY002
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+class Buffers:
+    """A model's buffers as they are now, in value and identity: BatchNorm statistics, counters, power iterations."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._found = [(module, dict(module._buffers)) for module in model.modules()]
+        self._values = [{n: b.detach().clone() for n, b in found.items() if b is not None} for _, found in self._found]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for (module, found), values in zip(self._found, self._values, strict=True):
+            module._buffers.clear()
+            module._buffers.update(found)
+            for name, saved in values.items():
+                buffer = module._buffers[name]
+                assert buffer is not None  # only tensors were saved
+                buffer.copy_(saved)
+
+
 @contextmanager
 def generators_restored(seed: int) -> Iterator[None]:
     """Seed the global generators (torch on CPU and CUDA, NumPy, Python) for the block; restore them
@@ -18,21 +53,14 @@ def generators_restored(seed: int) -> Iterator[None]:
 
     Seeding makes what a data loader or a dropout layer draws in the block a function of ``seed``.
     """
-    python, numpy, torch_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    # Asking an uninitialised CUDA for its state would initialise it, and the block then has nothing to
-    # restore.
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    found = Generators()
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(torch_cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        found.restore()
 
 
 @contextmanager
@@ -46,8 +74,7 @@ def model_restored(model: nn.Module, training: bool) -> Iterator[None]:
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    values = [{n: b.detach().clone() for n, b in found.items() if b is not None} for found in buffers]
+    buffers = Buffers(model)
     parameters = list(model.parameters())
     requires = [p.requires_grad for p in parameters]
     gradients = [p.grad for p in parameters]
@@ -57,15 +84,9 @@ def model_restored(model: nn.Module, training: bool) -> Iterator[None]:
         model.train(training)
         yield
     finally:
-        for module, flag, found, value in zip(modules, flags, buffers, values, strict=True):
+        for module, flag in zip(modules, flags, strict=True):
             module.training = flag
-            module._buffers.clear()
-            module._buffers.update(found)
-            with torch.no_grad():
-                for name, saved in value.items():
-                    buffer = module._buffers[name]
-                    assert buffer is not None  # only tensors were saved
-                    buffer.copy_(saved)
+        buffers.restore()
         for p, required, gradient in zip(parameters, requires, gradients, strict=True):
             p.requires_grad_(required)
             p.grad = gradient

@@ -1,15 +1,20 @@
-"""What an estimator is, and what the estimators from per-sample losses share."""
+"""What an estimator is, and what the estimators from per-sample losses or outputs share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
+OutputsFunction = Callable[[nn.Module, Any], Tensor]
+
+
+def _nothing(note: str = "") -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,8 @@ class Request:
     """One batch's worth of work: the model in the mode it is to be judged in, and what may be drawn from.
 
     ``at_most`` is how many samples the pass still wants (``None``: all there are); ``generator`` lives on the
-    CPU and is the estimator's own.
+    CPU and is the estimator's own. An estimator that works a batch off in parts calls ``part_done`` after each,
+    and may leave the rest out where their mean is within ``relative_error``.
     """
 
     model: nn.Module
@@ -26,33 +32,67 @@ class Request:
     parameters: Mapping[str, Tensor]
     generator: torch.Generator
     at_most: int | None
+    relative_error: float | None = None
+    part_done: Callable[[str], None] = _nothing
 
 
 @dataclass(frozen=True)
 class Contribution:
     """A batch's sum over its ``samples``: one tensor per parameter in the accumulation dtype, ``None`` where
-    no gradient reached the parameter."""
+    no gradient reached the parameter.
+
+    ``error`` is how far the sums are from their expectation *for this batch*, where the estimator drew often
+    enough to tell: relative, of all tensors together and of each (see :class:`RunningError`)."""
 
     sums: Sequence[Tensor | None]
     samples: int
+    error: tuple[float, list[float]] | None = None
 
 
 class NonFiniteBatch(ArithmeticError):
     """A batch whose losses are not finite; the pass refuses it, counts it and goes on."""
 
 
+class Pass(Protocol):
+    """One estimation pass over the batches."""
+
+    def contribution(self, request: Request) -> Contribution: ...
+
+    def info(self) -> dict[str, Any]: ...
+
+
 class Estimator:
     """An estimator of significance: either from batches (``contribution``) or from the weights alone
     (``of_weight``).
 
-    The map is the sum of the contributions over the number of samples.
+    The map is the sum of the contributions over the number of samples, through ``significance``. An estimator
+    that has to remember something from one batch to the next keeps it in a pass of its own (``start``).
     """
 
     name: ClassVar[str]
     needs_batches: ClassVar[bool] = True
+    needs_loss: ClassVar[bool] = True
+    measures: ClassVar[str] = "squared gradients"
+
+    def check(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+        """Raise ``ValueError`` where the model cannot be estimated so; nothing has been changed yet."""
+
+    def start(self, model: nn.Module, parameters: Mapping[str, Tensor], seed: int) -> Pass:
+        return self
+
+    @property
+    def parts(self) -> int:
+        """How many parts, equally long, a batch is worked off in at most."""
+        return 1
 
     def contribution(self, request: Request) -> Contribution:
         raise NotImplementedError
+
+    def significance(self, mean: Tensor) -> Tensor:
+        return mean
+
+    def info(self) -> dict[str, Any]:
+        return {}
 
     def of_weight(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
@@ -87,9 +127,7 @@ def per_sample_losses(request: Request) -> Tensor:
             "gradients (no torch.no_grad, no detach), and parameters= must select ones that it uses"
         )
     losses = losses if request.at_most is None else losses[: request.at_most]
-    broken = losses.numel() - int(losses.isfinite().sum())
-    if broken:
-        raise NonFiniteBatch(f"{broken} of {losses.numel()} per-sample losses are not finite")
+    refuse_non_finite(losses, "per-sample losses")
     return losses
 
 
@@ -107,10 +145,69 @@ def batch_size(batch: Any) -> int | None:
     return None
 
 
+def sample_outputs(request: Request, outputs_fn: OutputsFunction, name: str) -> Tensor:
+    """Evaluate ``outputs_fn`` and hold its answer to what an estimator from outputs needs: (B, ...), with a
+    graph."""
+    outputs = outputs_fn(request.model, request.batch)
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.dim():
+        what = (
+            f"shape {tuple(outputs.shape)} of {outputs.dtype}"
+            if isinstance(outputs, Tensor)
+            else type(outputs).__name__
+        )
+        raise ValueError(
+            f"{name}: outputs_fn must return the model's outputs as one floating tensor, samples first, got {what}"
+        )
+    if not outputs.requires_grad:
+        raise ValueError(
+            f"{name}: the outputs do not depend on any of the selected parameters: outputs_fn must run the model "
+            "with gradients (no torch.no_grad, no detach), and parameters= must select ones that it uses"
+        )
+    return outputs
+
+
+def refuse_non_finite(values: Tensor, what: str) -> None:
+    broken = values.numel() - int(values.isfinite().sum())
+    if broken:
+        raise NonFiniteBatch(f"{broken} of {values.numel()} {what} are not finite")
+
+
+def checked_outputs_fn(outputs_fn: OutputsFunction | None, name: str) -> OutputsFunction:
+    if outputs_fn is None or not callable(outputs_fn):
+        raise ValueError(
+            f"the estimator {name!r} needs outputs_fn=, a function (model, batch) -> outputs such as "
+            f"lambda model, batch: model(batch[0]); got {outputs_fn!r}"
+        )
+    return outputs_fn
+
+
 def add_squares(
     sums: list[Tensor | None], loss: Tensor, parameters: Sequence[Tensor], scale: float, *, keep_graph: bool
 ) -> None:
     """Add the squared gradient of ``scale · loss``, with the scale taken out again, to ``sums`` in place."""
+    for place, gradient in _wide_gradients(loss, parameters, scale, keep_graph):
+        total = sums[place]
+        if total is None:
+            sums[place] = gradient.square()
+        else:
+            total.addcmul_(gradient, gradient)
+
+
+def add_absolutes(
+    sums: list[Tensor | None], loss: Tensor, parameters: Sequence[Tensor], scale: float, *, keep_graph: bool
+) -> None:
+    """Add the absolute gradient of ``scale · loss``, with the scale taken out again, to ``sums`` in place."""
+    for place, gradient in _wide_gradients(loss, parameters, scale, keep_graph):
+        total = sums[place]
+        if total is None:
+            sums[place] = gradient.abs()
+        else:
+            total.add_(gradient.abs())
+
+
+def _wide_gradients(
+    loss: Tensor, parameters: Sequence[Tensor], scale: float, keep_graph: bool
+) -> Iterator[tuple[int, Tensor]]:
     gradients = torch.autograd.grad(
         loss * scale if scale != 1.0 else loss, parameters, retain_graph=keep_graph, allow_unused=True
     )
@@ -119,10 +216,4 @@ def add_squares(
             continue
         wide = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
         wide = wide.to(accumulation_dtype(parameter))
-        if scale != 1.0:
-            wide = wide / scale
-        total = sums[place]
-        if total is None:
-            sums[place] = wide.square()
-        else:
-            total.addcmul_(wide, wide)
+        yield place, wide / scale if scale != 1.0 else wide

@@ -1,0 +1,130 @@
+// What a launch is told: one struct, in constant memory, written by plan.cpp and read by the kernels.
+#pragma once
+
+#if defined(SRFT_CUDA_ON_HOST)
+#include "cuda_on_host.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+#include <cstdint>
+
+#include "../core/contract.h"
+#include "../core/dtype.h"
+#include "../core/host_device.h"
+#include "partition.h"
+
+namespace srft::cuda {
+
+// What a kernel may be given: 32 KB from CUDA 12.1 on (an argument read through __grid_constant__ is never copied to
+// local memory), 4 KB before.
+#if !defined(SRFT_CUDA_ARGUMENT_BYTES)
+#if CUDART_VERSION >= 12010
+#define SRFT_CUDA_ARGUMENT_BYTES 32760
+#else
+#define SRFT_CUDA_ARGUMENT_BYTES 4096
+#endif
+#endif
+
+constexpr int kThreads = 256;
+constexpr uint32_t kMostBlocks = 4096;
+
+// A tensor's counters between its first segment of a step and its last. All zero between launches: whoever reads them
+// last clears them.
+struct TensorScratch {
+  unsigned histogram[kBins];
+  unsigned highest;  // largest and smallest T, as place_of and place_from_above (step_kernels.cuh); 0: none
+  unsigned lowest;
+  unsigned arrived;  // segments that are through
+  unsigned unused;
+};
+
+// What a launch's blocks leave for the last of them.
+struct BlockReport {
+  double penalties[2];
+  double nonfinite;
+};
+
+struct Scratch {
+  TensorScratch* tensors;  // of this launch
+  BlockReport* reports;    // (blocks,)
+  double* sums;            // of T, (blocks + tensors,), by segment_slot
+  unsigned* arrived;       // blocks that are through
+};
+
+constexpr uint16_t kNoColumn = 0xffff;
+constexpr uint64_t kSizeMask = (uint64_t(1) << 56) - 1;
+constexpr uint64_t kAligned = uint64_t(1) << 63;     // everything of this tensor lies at a multiple of 16 bytes
+constexpr uint64_t kWideAnchor = uint64_t(1) << 62;  // the anchor is stored in the arithmetic's type
+
+struct StepHeader {
+  double settings[kSettings];
+  const double* device_settings;  // read instead of `settings`, where there are any
+  const double* prior_scales;     // (tensors of the plan, 2): 1 / mean(P), 1 / rho
+  const double* means;            // sum and count of T over all tensors, for normalize="global"; else null
+  const float* found_inf;         // null: no step is skipped
+  const float* grad_scale;        // null: 1
+  double* report;
+  float* steps;        // (tensors of the plan,)
+  double* statistics;  // (tensors of the plan, kStatistics)
+  Scratch scratch;
+  Partition partition;
+  uint32_t tensors;
+  int32_t flags;
+  Phase phase;
+  uint16_t column[kColumns];  // where in `words` a column begins, or kNoColumn
+  uint16_t sizes;             // likewise: sizes and their bits
+  uint16_t starts;            // likewise: tensors + 1 first units, two in a word
+  uint16_t rows;              // likewise: places in steps, statistics and prior_scales, two in a word
+
+  SRFT_MEMBER bool has(int flag) const { return (flags & flag) != 0; }
+  SRFT_MEMBER int inner() const { return (flags >> kInnerShift) & 3; }
+  SRFT_MEMBER int mode() const { return (flags >> kModeShift) & 3; }
+  SRFT_MEMBER int damping() const { return (flags >> kDampingShift) & 3; }
+  SRFT_MEMBER int normalize() const { return (flags >> kNormalizeShift) & 3; }
+
+  // What of T is weighed, and what is kept of it: csrc/cpu/step.cpp has the same.
+  SRFT_MEMBER bool damped() const {
+    return damping() != kUndamped && !has(kTransferToAnchor) && mode() != kCoupled && phase != Phase::kBefore;
+  }
+  SRFT_MEMBER bool ranked() const { return damped() && damping() == kRank; }
+  SRFT_MEMBER bool sums_transfer() const {
+    if (has(kTransferToAnchor)) return phase != Phase::kBefore || mode() == kCoupled;
+    return damped() && damping() == kMean;
+  }
+};
+
+constexpr int kWords = (SRFT_CUDA_ARGUMENT_BYTES - int(sizeof(StepHeader))) / 8;
+
+struct StepArguments {
+  StepHeader header;
+  uint64_t words[kWords];
+
+  SRFT_MEMBER uint64_t address(Column column, uint32_t tensor) const {
+    const uint16_t first = header.column[column];
+    return first == kNoColumn ? 0 : words[first + tensor];
+  }
+  SRFT_MEMBER uint64_t size(uint32_t tensor) const { return words[header.sizes + tensor] & kSizeMask; }
+  SRFT_MEMBER uint64_t bits(uint32_t tensor) const { return words[header.sizes + tensor]; }
+  SRFT_MEMBER uint32_t start(uint32_t tensor) const { return half(header.starts, tensor); }
+  SRFT_MEMBER uint32_t row(uint32_t tensor) const { return half(header.rows, tensor); }
+  // The tensor that a unit belongs to.
+  SRFT_MEMBER uint32_t tensor_of(uint64_t unit) const {
+    uint32_t first = 0, end = header.tensors;
+    while (end - first > 1) {
+      const uint32_t middle = (first + end) / 2;
+      if (start(middle) <= unit) first = middle;
+      else end = middle;
+    }
+    return first;
+  }
+
+ private:
+  SRFT_MEMBER uint32_t half(uint16_t first, uint32_t i) const {
+    const uint64_t word = words[first + i / 2];
+    return uint32_t(i % 2 ? word >> 32 : word);
+  }
+};
+static_assert(sizeof(StepArguments) <= SRFT_CUDA_ARGUMENT_BYTES, "a launch's arguments must fit");
+
+}  // namespace srft::cuda

@@ -1,0 +1,168 @@
+#include "plan.h"
+
+#include <algorithm>
+
+#include "launch.h"
+
+namespace srft::cuda {
+namespace {
+
+constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
+
+size_t words_needed(size_t tensors, int columns) {
+  // Addresses; sizes; first units, one more than tensors, and rows, two in a word.
+  return tensors * size_t(columns) + tensors + (tensors + 2) / 2 + (tensors + 1) / 2;
+}
+
+void set_half(uint64_t* words, size_t i, uint32_t value) {
+  uint64_t& word = words[i / 2];
+  word = i % 2 ? (word & 0xffffffffu) | uint64_t(value) << 32 : (word & ~uint64_t(0xffffffffu)) | value;
+}
+
+bool is_aligned(uintptr_t address) { return address % 16 == 0; }
+
+}  // namespace
+
+size_t StepPlan::capacity(int columns) {
+  size_t tensors = size_t(kWords) / size_t(columns + 2);
+  while (words_needed(tensors, columns) > size_t(kWords)) --tensors;
+  return tensors;
+}
+
+size_t StepPlan::scratch_bytes(size_t tensors) {
+  return tensors * sizeof(TensorScratch) + kMostBlocks * sizeof(BlockReport) +
+         2 * (kMostBlocks + tensors) * sizeof(double) + sizeof(double);
+}
+
+StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
+    : count_(tensors.count()),
+      device_(device),
+      has_maximum_(tensors.has(kMaximum)),
+      has_transfer_(tensors.has(kTransfer)) {
+  int columns = 2;  // parameter and gradient
+  for (int c = kFirst; c < kColumns; ++c) columns += tensors.has(Column(c)) ? 1 : 0;
+  const size_t most = capacity(columns);
+  for (DType dtype : kDTypes) {
+    for (uint32_t i = 0; i < count_; ++i) {
+      if (tensors.dtypes[i] != dtype) continue;
+      if (launches_.empty() || launches_.back().dtype != dtype || launches_.back().members.size() == most) {
+        launches_.push_back({dtype, {}, {}, 0, std::make_unique<StepArguments>()});
+      }
+      launches_.back().members.push_back(i);
+    }
+  }
+  // All launches of a step run one after the other, so they share the blocks' reports; each has its own tensors'.
+  auto* each = static_cast<TensorScratch*>(scratch);
+  auto* reports = reinterpret_cast<BlockReport*>(each + count_);
+  auto* sums = reinterpret_cast<double*>(reports + kMostBlocks);
+  auto* arrived = reinterpret_cast<unsigned*>(sums + 2 * (kMostBlocks + count_));
+  for (Launch& launch : launches_) {
+    StepHeader& h = launch.arguments->header;
+    h.scratch = {each, reports, sums, arrived};
+    each += launch.members.size();
+    h.steps = tensors.steps;
+    h.statistics = tensors.statistics;
+    h.prior_scales = tensors.prior_scales;
+    pack(tensors, launch);
+  }
+}
+
+void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
+  StepArguments& a = *launch.arguments;
+  const size_t n = launch.members.size();
+  a.header.tensors = uint32_t(n);
+  uint16_t next = 0;
+  for (int c = 0; c < kColumns; ++c) {
+    a.header.column[c] = kNoColumn;
+    if (c != kParam && c != kGrad && !tensors.has(Column(c))) continue;
+    a.header.column[c] = next;
+    for (size_t k = 0; k < n; ++k) {
+      a.words[next + k] = reinterpret_cast<uintptr_t>(tensors.at(Column(c), launch.members[k]));
+    }
+    next = uint16_t(next + n);
+  }
+  a.header.sizes = next;
+  a.header.starts = uint16_t(next + n);
+  a.header.rows = uint16_t(a.header.starts + (n + 2) / 2);
+  launch.units = 0;
+  for (size_t k = 0; k < n; ++k) {
+    const uint32_t i = launch.members[k];
+    const uint64_t size = uint64_t(tensors.sizes[i]);
+    const bool wide = tensors.anchor_dtypes[i] != launch.dtype;
+    bool aligned = true;
+    for (int c = kFirst; c < kColumns; ++c) {
+      aligned = aligned && is_aligned(reinterpret_cast<uintptr_t>(tensors.at(Column(c), i)));
+    }
+    launch.aligned.push_back(aligned);
+    a.words[a.header.sizes + k] = size | (wide ? kWideAnchor : 0);
+    set_half(a.words + a.header.starts, k, uint32_t(launch.units));
+    set_half(a.words + a.header.rows, k, i);
+    launch.units += units_of(size);
+  }
+  if (launch.units >= uint64_t(1) << 32) throw std::invalid_argument("srft: a group has more than 8e12 elements");
+  set_half(a.words + a.header.starts, n, uint32_t(launch.units));
+}
+
+void StepPlan::point(Launch& launch, const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads) const {
+  StepArguments& a = *launch.arguments;
+  uint64_t* param = a.words + a.header.column[kParam];
+  uint64_t* grad = a.words + a.header.column[kGrad];
+  uint64_t* size = a.words + a.header.sizes;
+  for (size_t k = 0; k < launch.members.size(); ++k) {
+    const uint32_t i = launch.members[k];
+    param[k] = params[i];
+    grad[k] = grads.empty() ? 0 : grads[i];
+    const bool aligned = launch.aligned[k] && is_aligned(param[k]) && is_aligned(grad[k]);
+    size[k] = aligned ? size[k] | kAligned : size[k] & ~kAligned;
+  }
+}
+
+uint32_t StepPlan::resident(DType dtype, StepKernel kernel) {
+  uint32_t& known = resident_[int(dtype)][int(kernel)];
+  if (known) return known;
+  switch (dtype) {
+    case DType::kFloat32: return known = resident_step_blocks<float>(kernel);
+    case DType::kFloat64: return known = resident_step_blocks<double>(kernel);
+    case DType::kBFloat16: return known = resident_step_blocks<BFloat16>(kernel);
+    default: return known = resident_step_blocks<Half>(kernel);
+  }
+}
+
+void StepPlan::step(const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads, const StepCall& call) {
+  if (params.size() != count_ || (grads.size() != count_ && !(grads.empty() && call.phase == Phase::kAfter))) {
+    throw std::invalid_argument("srft: the plan was made for " + std::to_string(count_) + " parameters, got " +
+                                std::to_string(params.size()) + " and " + std::to_string(grads.size()) + " gradients");
+  }
+  const OnDevice guard(device_);
+  bool reset = (call.flags & kResetPenalties) != 0;
+  for (Launch& launch : launches_) {
+    StepHeader& h = launch.arguments->header;
+    std::copy(call.settings.begin(), call.settings.end(), h.settings);
+    h.device_settings = call.device_settings;
+    h.means = call.means;
+    h.found_inf = call.found_inf;
+    h.grad_scale = call.grad_scale;
+    h.report = call.report;
+    h.flags = reset ? call.flags : call.flags & ~kResetPenalties;
+    h.phase = call.phase;
+    reset = false;  // the launches after the first add
+    point(launch, params, grads);
+
+    const bool adamw = h.inner() == kAdam && h.has(kDecoupledDecay) && h.mode() == kProximal &&
+                       !h.has(kTransferToAnchor) && !has_maximum_ && !has_transfer_ && h.damping() != kMean;
+    const StepKernel kernel = call.phase == Phase::kBefore ? StepKernel::kPrepare
+                              : !adamw                     ? StepKernel::kAnyStep
+                              : h.ranked()                 ? StepKernel::kFusedAdamRanked
+                                                           : StepKernel::kFusedAdam;
+    // A segment has fewer than 2^31 elements on any grid that a device with so much memory runs.
+    h.partition = {launch.units, uint32_t(std::min<uint64_t>(launch.units, resident(launch.dtype, kernel)))};
+    switch (launch.dtype) {
+      case DType::kFloat32: launch_step<float>(kernel, *launch.arguments, call.stream); break;
+      case DType::kFloat64: launch_step<double>(kernel, *launch.arguments, call.stream); break;
+      case DType::kBFloat16: launch_step<BFloat16>(kernel, *launch.arguments, call.stream); break;
+      case DType::kFloat16: launch_step<Half>(kernel, *launch.arguments, call.stream); break;
+    }
+  }
+}
+
+}  // namespace srft::cuda

@@ -1,0 +1,61 @@
+// A group's tensors cut into launches, and the arguments of each kept from step to step.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "../plan_tensors.h"
+#include "step.h"
+
+namespace srft::cuda {
+
+// What a step brings that a plan does not know. Addresses are of the device.
+struct StepCall {
+  std::array<double, kSettings> settings;
+  const double* device_settings;  // read instead, if not null
+  const double* means;            // sum and count of T over all tensors, for normalize="global"
+  const float* found_inf;
+  const float* grad_scale;
+  double* report;
+  int flags;
+  Phase phase;
+  cudaStream_t stream;
+};
+
+class StepPlan {
+ public:
+  // `scratch` are scratch_bytes of zeros on the device, which nobody else uses.
+  StepPlan(const PlanTensors& tensors, int device, void* scratch);
+  static size_t scratch_bytes(size_t tensors);
+  // How many tensors one launch takes, if each has `columns` addresses.
+  static size_t capacity(int columns);
+
+  void step(const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads, const StepCall& call);
+  size_t launches() const { return launches_.size(); }
+  std::vector<std::vector<uint32_t>> tensors_by_launch() const {
+    std::vector<std::vector<uint32_t>> all;
+    for (const Launch& launch : launches_) all.push_back(launch.members);
+    return all;
+  }
+
+ private:
+  struct Launch {
+    DType dtype;
+    std::vector<uint32_t> members;  // places of its tensors in the plan
+    std::vector<bool> aligned;      // but for parameter and gradient, which may move
+    uint64_t units;
+    std::unique_ptr<StepArguments> arguments;
+  };
+  void pack(const PlanTensors& tensors, Launch& launch) const;
+  void point(Launch& launch, const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads) const;
+  uint32_t resident(DType dtype, StepKernel kernel);
+
+  size_t count_;
+  int device_;
+  bool has_maximum_, has_transfer_;
+  std::vector<Launch> launches_;
+  uint32_t resident_[4][kStepKernels] = {};
+};
+
+}  // namespace srft::cuda

@@ -1,0 +1,364 @@
+// A step is a walk of every block over its segments. This file holds the walk, what is the same for every kind of step:
+// a segment's constants and its table of damping before it, its sums and counts after it.
+#pragma once
+
+#include "../core/adam.h"
+#include "../core/rank.h"
+#include "../core/sgd.h"
+#include "access.cuh"
+#include "block.cuh"
+
+namespace srft::cuda {
+
+static_assert(kThreads == kBins, "a thread works out one bin");
+
+// What the elements of a tensor share in this step.
+template <class Real>
+struct SegmentConstants {
+  AdamConstants<Real> adam;
+  SgdConstants<Real> sgd;
+  Real gradient_factor;
+  Real transfer_beta, one_minus_transfer_beta;
+  Real correction;    // 1 / (1 - beta^t): bias of T
+  Real prior_weight;  // times P: the anchor's weight (coupled: the gradient's)
+  Real to_anchor;     // times T: the same, for transfer_anchor="initial"
+  Real mean_damping;  // times T: the weight toward the current value, for damping="mean"
+  float low, density;
+  bool hold;               // an element whose gradient is not finite stays as it is
+  double prior_penalty;    // times sum P (theta - a)^2
+  double anchor_penalty;   // times sum T (theta - a)^2
+  double damping_penalty;  // times sum w_t (new theta - theta)^2
+};
+
+template <class Real>
+struct Shared {
+  double settings[kSettings];
+  double statistics[kStatistics];
+  double below[kBins + 1];
+  double next[2];  // the histogram's range in this step
+  double time, corrections[3];
+  double room[kWarps * 6];
+  SegmentConstants<Real> constants;
+  Real table[kBins];  // w_t by bin
+  unsigned histogram[kBins];
+  unsigned highest, lowest;
+  uint64_t begin, end;  // this block's units
+  uint32_t tensor;      // whose segment it is at
+  int size;             // of the segment
+  int64_t group;        // that the segment begins with: so many times kSampleGroup elements lie before it
+  bool every;           // the histogram counts every element, and not a sample
+  bool skipped;         // the step is
+  BlockReport report;   // of its segments so far
+  bool last;
+};
+
+// Where a segment's elements are. Null where its tensor has none of a kind.
+template <class Stored>
+struct View {
+  using Real = typename ArithmeticOf<Stored>::Real;
+  bool aligned, wide_anchor;
+  Stored *param, *grad, *previous;
+  const void* anchor;
+  const Real* prior;
+  Real *first, *second, *maximum, *transfer;
+
+  // From the tensor's element `from` on.
+  __device__ void set(const StepArguments& a, uint32_t tensor, int64_t from) {
+    const auto point = [&](auto*& to, Column column) {
+      to = reinterpret_cast<decltype(to + 0)>(a.address(column, tensor));
+      if (to) to += from;
+    };
+    aligned = (a.bits(tensor) & kAligned) != 0;
+    wide_anchor = (a.bits(tensor) & kWideAnchor) != 0;
+    point(param, kParam), point(grad, kGrad), point(previous, kPrevious), point(prior, kPrior);
+    point(first, kFirst), point(second, kSecond), point(maximum, kMaximum), point(transfer, kTransfer);
+    const auto* start = reinterpret_cast<const char*>(a.address(kAnchor, tensor));
+    anchor = start ? start + from * int64_t(wide_anchor ? sizeof(Real) : sizeof(Stored)) : nullptr;
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void load_anchor(int at, int n, bool whole, Real (&to)[kCount]) const {
+    if (sizeof(Real) > sizeof(Stored) && wide_anchor) load(static_cast<const Real*>(anchor) + at, n, whole, to);
+    else load(static_cast<const Stored*>(anchor) + at, n, whole, to);
+  }
+};
+
+// What a thread adds up over a segment.
+struct Sums {
+  double prior = 0;      // P (theta - a)^2, before the step
+  double to_anchor = 0;  // T (theta - a)^2, likewise
+  double transfer = 0;   // w_t (new theta - theta)^2
+  double sum = 0;        // T of the elements that count
+  int counted = 0;       // how many they are
+  int nonfinite = 0;     // gradients
+  unsigned highest = 0, lowest = 0;
+};
+
+// The bits of a positive float grow with it; `highest` and `lowest` are maxima of these, and 0 is none.
+__device__ __forceinline__ unsigned from_above(unsigned bits) { return 0x80000000u - bits; }
+
+// Whether the histogram counts the element `at` of a segment, and those with it in its 64. Segments begin with a group.
+template <class Real>
+__device__ __forceinline__ bool is_sampled(const Shared<Real>& shared, int at) {
+  return shared.every || at % kSampleGroup / kSampleBlock == sampled_block(shared.group + at / kSampleGroup);
+}
+
+template <class Real>
+__device__ __forceinline__ void count_key(Real transfer, int32_t bin, Shared<Real>& shared, Sums& sums) {
+  atomicAdd(&shared.histogram[bin], 1u);
+  if (bin == 0) return;
+  const unsigned bits = float_bits(float(transfer));
+  sums.highest = bits > sums.highest ? bits : sums.highest;
+  sums.lowest = from_above(bits) > sums.lowest ? from_above(bits) : sums.lowest;
+}
+
+// The mean of T is over what the last step left; the sums of all tensors come from outside.
+__device__ inline double inverse_mean_of_transfer(const StepHeader& h, const double* statistics) {
+  const double* sums = h.normalize() == kGlobal && h.means ? h.means : statistics + kSum;
+  return sums[0] > 0 ? sums[1] / sums[0] : 0.0;
+}
+
+// 1 - beta^t for each average's beta, t counting the step that is being taken. By the first threads of a block.
+template <class Real>
+__device__ void set_corrections(const StepArguments& a, uint32_t tensor, Shared<Real>& shared) {
+  if (threadIdx.x >= 3) return;
+  const double time = double(a.header.steps[a.row(tensor)]) + (a.header.phase == Phase::kAfter ? 0.0 : 1.0);
+  const int beta = threadIdx.x == 0 ? kBeta1 : (threadIdx.x == 1 ? kBeta2 : kTransferBeta);
+  shared.corrections[threadIdx.x] = 1 - pow(shared.settings[beta], time);
+  if (threadIdx.x == 0) shared.time = time;
+}
+
+// csrc/cpu/step.cpp: set_constants and what follows from the statistics.
+template <class Real>
+__device__ void set_constants(const StepArguments& a, uint32_t tensor, Shared<Real>& shared) {
+  const StepHeader& h = a.header;
+  const double* s = shared.settings;
+  const uint32_t row = a.row(tensor);
+  const double lr = s[kLearningRate], release = 1 - s[kKappa];
+  const bool coupled = h.mode() == kCoupled;
+  const double inverse_mean = h.prior_scales[2 * row], inverse_rms = h.prior_scales[2 * row + 1];
+  SegmentConstants<Real>& c = shared.constants;
+
+  c.adam.beta2 = Real(s[kBeta2]);
+  c.adam.one_minus_beta1 = Real(1 - s[kBeta1]);
+  c.adam.one_minus_beta2 = Real(1 - s[kBeta2]);
+  c.adam.epsilon = Real(s[kEpsilon]);
+  c.adam.decay = h.has(kDecoupledDecay) ? Real(1 - lr * s[kWeightDecay]) : Real(s[kWeightDecay]);
+  c.adam.negative_step_size = Real(-lr / shared.corrections[0]);
+  c.adam.correction2_root = Real(sqrt(shared.corrections[1]));
+  c.sgd.negative_lr = Real(-lr);
+  c.sgd.weight_decay = Real(s[kWeightDecay]);
+  c.sgd.momentum = Real(s[kBeta1]);
+  c.sgd.one_minus_dampening = Real(shared.time <= 1 ? 1.0 : 1 - s[kBeta2]);
+  c.transfer_beta = Real(s[kTransferBeta]);
+  c.one_minus_transfer_beta = Real(1 - s[kTransferBeta]);
+  c.correction = Real(1 / shared.corrections[a.address(kTransfer, tensor) ? 2 : 1]);
+
+  const double scale = h.grad_scale ? double(*h.grad_scale) : 1.0;
+  c.gradient_factor = Real(s[kGradientFactor] / scale);
+  c.hold = !h.has(kPropagateNonfinite);
+
+  // DESIGN section 2: w_p = lr lambda kappa P^ / rho; coupled: lambda kappa P^.
+  const double unit = coupled ? s[kStrength] : lr * s[kStrength] * inverse_rms;
+  c.prior_weight = Real(unit * s[kKappa] * inverse_mean);
+  c.prior_penalty = 0.5 * s[kStrength] * s[kKappa] * inverse_mean * (coupled ? 1.0 : inverse_rms);
+  c.to_anchor = c.mean_damping = 0;
+  c.anchor_penalty = 0;
+  c.damping_penalty = lr > 0 ? 0.5 / lr : 0.0;
+  const double* statistics = h.statistics + int64_t(row) * kStatistics;
+  if (h.has(kTransferToAnchor)) {
+    const double per_mean = h.normalize() == kAbsolute ? 1.0 : inverse_mean_of_transfer(h, statistics);
+    const double weight = unit * release * per_mean;
+    c.to_anchor = Real(weight);
+    c.anchor_penalty = 0.5 * weight * (coupled ? 1.0 : (lr > 0 ? 1 / lr : 0.0));
+  } else if (h.damped() && h.damping() == kMean) {
+    c.mean_damping = Real(release * s[kTau] * inverse_mean_of_transfer(h, statistics));
+  }
+}
+
+// This step's range of the histogram and its weight per bin, from what the last step counted.
+template <class Real>
+__device__ __forceinline__ void set_table(const StepArguments& a, uint32_t tensor, Shared<Real>& shared) {
+  const int bin = threadIdx.x;
+  const double* row = a.header.statistics + int64_t(a.row(tensor)) * kStatistics;
+  for (int i = bin; i < kStatistics; i += kThreads) shared.statistics[i] = row[i];
+  __syncthreads();
+  shared.below[bin + 1] = block_inclusive_scan(shared.statistics[kHistogram + bin], shared.room);
+  if (bin == 0) shared.below[0] = 0;
+  __syncthreads();
+  if (bin == 0) {
+    next_range(shared.statistics, shared.below, shared.next);
+    shared.constants.low = float(shared.next[kLow]);
+    shared.constants.density = float(shared.next[kDensity]);
+  }
+  __syncthreads();
+  const double rank = bin_rank(shared.statistics, shared.below, shared.next, bin);
+  const double* s = shared.settings;
+  shared.table[bin] = Real(rank_damping(rank, 1 - s[kKappa], s[kMuMin], s[kMuMax]));
+  __syncthreads();
+}
+
+// All that the elements of the next segment read. Not inlined, because what follows from the number of a thread would
+// be worked out before the walk and kept in registers.
+template <class Stored, class Real>
+__device__ __noinline__ void begin_segment(const StepArguments& a, Shared<Real>& shared, View<Stored>& view) {
+  const uint32_t tensor = shared.tensor;
+  if (threadIdx.x == 0) {
+    const uint64_t first = a.start(tensor), after = a.start(tensor + 1);
+    const uint64_t unit = first > shared.begin ? first : shared.begin, stop = after < shared.end ? after : shared.end;
+    const int64_t from = int64_t(unit - first) * kUnit, left = int64_t(a.size(tensor)) - from;
+    const int most = int(stop - unit) * kUnit;  // plan.cpp sees to it that a segment has fewer than 2^31 elements
+    shared.size = left < most ? int(left) : most;
+    shared.group = from / kSampleGroup;
+    shared.every = a.size(tensor) <= uint64_t(kSampleAll);
+    shared.highest = shared.lowest = 0;
+    view.set(a, tensor, from);
+  }
+  if (!shared.skipped) {
+    shared.histogram[threadIdx.x] = 0;
+    set_corrections(a, tensor, shared);
+    __syncthreads();
+    if (threadIdx.x == 0) set_constants(a, tensor, shared);
+    __syncthreads();
+    if (a.header.ranked()) set_table(a, tensor, shared);
+  }
+  __syncthreads();
+}
+
+// A segment's sums into the block's report, its counts into its tensor's; the last segment of a tensor makes the
+// statistics that the next step reads, which none of this step reads any more, and counts the step.
+template <class Real>
+__device__ void end_segment(const StepArguments& a, uint32_t tensor, Sums& sums, Shared<Real>& shared) {
+  const StepHeader& h = a.header;
+  TensorScratch& found = h.scratch.tensors[tensor];
+  const bool any = a.size(tensor) > 0, ranked = any && h.ranked(), summed = any && h.sums_transfer();
+  double all[6] = {sums.prior, sums.to_anchor, sums.transfer, sums.sum, double(sums.counted), double(sums.nonfinite)};
+  block_sum(all, shared.room);
+  const SegmentConstants<Real>& c = shared.constants;
+  if (threadIdx.x == 0) {
+    shared.report.penalties[kPriorPenalty] += c.prior_penalty * all[0];
+    shared.report.penalties[kTransferPenalty] += c.anchor_penalty * all[1] + c.damping_penalty * all[2];
+    shared.report.nonfinite += all[5];
+  }
+
+  if (ranked) {
+    if (sums.highest) {
+      atomicMax(&shared.highest, sums.highest);
+      atomicMax(&shared.lowest, sums.lowest);
+    }
+    __syncthreads();
+    const unsigned count = shared.histogram[threadIdx.x];
+    if (count) atomicAdd(&found.histogram[threadIdx.x], count);
+    if (threadIdx.x == 0 && shared.highest) {
+      atomicMax(&found.highest, shared.highest);
+      atomicMax(&found.lowest, shared.lowest);
+    }
+  }
+  const uint32_t slot = segment_slot(blockIdx.x, tensor);
+  if (summed && threadIdx.x == 0) {
+    h.scratch.sums[2 * slot] = all[3];
+    h.scratch.sums[2 * slot + 1] = all[4];
+  }
+
+  const Partition& cut = h.partition;
+  const uint64_t first = a.start(tensor), end = a.start(tensor + 1);
+  if (!is_last(&found.arrived, cut.segments(first, end), &shared.last)) return;
+  double* statistics = h.statistics + int64_t(a.row(tensor)) * kStatistics;
+  if (ranked) {
+    statistics[kHistogram + threadIdx.x] = double(__ldcg(&found.histogram[threadIdx.x]));
+    found.histogram[threadIdx.x] = 0;
+    if (threadIdx.x == 0) {
+      const unsigned highest = __ldcg(&found.highest), lowest = __ldcg(&found.lowest);
+      statistics[kSmallest] = highest ? double(rank_key(bits_float(from_above(lowest)))) : 0.0;
+      statistics[kLargest] = highest ? double(rank_key(bits_float(highest))) : 0.0;
+      statistics[kLow] = shared.next[kLow];
+      statistics[kDensity] = shared.next[kDensity];
+      found.highest = found.lowest = 0;
+    }
+  }
+  if (summed) {
+    const uint32_t begin = segment_slot(cut.block_of(first), tensor);
+    double total[2] = {0, 0};
+    for (uint32_t i = threadIdx.x; i < cut.segments(first, end); i += kThreads) {
+      total[0] += __ldcg(&h.scratch.sums[2 * (begin + i)]);
+      total[1] += __ldcg(&h.scratch.sums[2 * (begin + i) + 1]);
+    }
+    block_sum(total, shared.room);
+    if (threadIdx.x == 0) {
+      statistics[kSum] = total[0];
+      statistics[kCount] = total[1];
+    }
+  }
+  if (threadIdx.x == 0 && h.phase != Phase::kAfter) h.steps[a.row(tensor)] += 1.0f;
+}
+
+// The blocks' reports into the step's, by the block that is through last. A step that was skipped reports no penalties.
+template <class Real>
+__device__ void end_block(const StepHeader& h, Shared<Real>& shared) {
+  if (threadIdx.x == 0) h.scratch.reports[blockIdx.x] = shared.report;
+  if (!is_last(h.scratch.arrived, gridDim.x, &shared.last)) return;
+  double total[3] = {0, 0, 0};
+  for (uint32_t b = threadIdx.x; b < gridDim.x; b += kThreads) {
+    const BlockReport& one = h.scratch.reports[b];
+    total[0] += __ldcg(&one.penalties[0]);
+    total[1] += __ldcg(&one.penalties[1]);
+    total[2] += __ldcg(&one.nonfinite);
+  }
+  block_sum(total, shared.room);
+  if (threadIdx.x != 0) return;
+  h.report[kNonfinite] += total[2];
+  if (shared.skipped) return;
+  const bool reset = h.has(kResetPenalties);
+  h.report[kPriorPenalty] = (reset ? 0.0 : h.report[kPriorPenalty]) + total[0];
+  h.report[kTransferPenalty] = (reset ? 0.0 : h.report[kTransferPenalty]) + total[1];
+}
+
+// All that a step which `found_inf` skips looks at.
+template <class Stored, class Real>
+__device__ void count_nonfinite(const Stored* gradient, int size, Shared<Real>& shared) {
+  double count[1] = {0};
+  for (int at = threadIdx.x; at < size; at += kThreads) count[0] += is_finite(Real(decode(gradient[at]))) ? 0 : 1;
+  block_sum(count, shared.room);
+  if (threadIdx.x == 0) shared.report.nonfinite += count[0];
+}
+
+// Walks a block over its segments. Pass::elements(header, view, shared, sums) takes the elements of one.
+template <class Pass>
+__device__ __forceinline__ void walk(const StepArguments& a) {
+  using Stored = typename Pass::Stored;
+  using Real = typename ArithmeticOf<Stored>::Real;
+  const StepHeader& h = a.header;
+  // What all threads know lies here and is read where it is needed, addresses and the loop's variable too: registers
+  // are for the elements.
+  __shared__ Shared<Real> shared;
+  __shared__ View<Stored> view;
+  if (threadIdx.x < kSettings) {
+    shared.settings[threadIdx.x] = (h.device_settings ? h.device_settings : h.settings)[threadIdx.x];
+  }
+  if (threadIdx.x == 0) {
+    shared.skipped = h.found_inf && *h.found_inf != 0.0f;
+    shared.begin = h.partition.begin(blockIdx.x);
+    shared.end = h.partition.begin(blockIdx.x + 1);
+    shared.tensor = a.tensor_of(shared.begin);
+    shared.report = {};
+  }
+  __syncthreads();
+  if (shared.skipped && !h.has(kCountSkipped)) return;  // every block alike
+
+  while (a.start(shared.tensor) < shared.end) {
+    begin_segment(a, shared, view);
+    if (shared.skipped) {
+      count_nonfinite(view.grad, shared.size, shared);
+    } else {
+      Sums sums;
+      Pass::elements(h, view, shared, sums);
+      end_segment(a, shared.tensor, sums, shared);
+    }
+    __syncthreads();  // the segment is through with what is shared
+    if (threadIdx.x == 0) ++shared.tensor;
+    __syncthreads();
+  }
+  end_block(h, shared);
+}
+
+}  // namespace srft::cuda

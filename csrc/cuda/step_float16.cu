@@ -1,0 +1,7 @@
+#include "step.cuh"
+
+namespace srft::cuda {
+
+SRFT_INSTANTIATE_STEP(Half);
+
+}  // namespace srft::cuda

@@ -1,0 +1,307 @@
+// The elements of a step. Three kinds: AdamW with the proximal pull, which most people run, held to few registers;
+// every other fused step and the half after an unfused inner step; the half before it.
+#pragma once
+
+#include "../core/penalty.h"
+#include "../core/significance.h"
+#include "segment.cuh"
+
+namespace srft::cuda {
+
+// AdamW, the proximal pull, T the second moment; damping by rank or none. csrc/cpu/adam_pass.h is the same on the CPU.
+template <class Stored_, bool kRanked>
+struct FusedAdam {
+  using Stored = Stored_;
+  using Real = typename ArithmeticOf<Stored>::Real;
+  static constexpr int kCount = kPerThread<Stored>;
+
+  template <bool kPull>
+  static __device__ __forceinline__ void segment(const View<Stored>& view, Shared<Real>& shared, Sums& sums) {
+    const SegmentConstants<Real>& c = shared.constants;
+    const int size = shared.size;
+    for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
+      const int n = size - at < kCount ? size - at : kCount;
+      const bool whole = view.aligned && n == kCount;
+      Real weight[kCount], gradient[kCount], first[kCount], second[kCount], anchor[kCount], prior[kCount];
+      load(view.param + at, n, whole, weight);
+      load(view.grad + at, n, whole, gradient);
+      load(view.first + at, n, whole, first);
+      load(view.second + at, n, whole, second);
+      if constexpr (kPull) {
+        view.load_anchor(at, n, whole, anchor);
+        load(view.prior + at, n, whole, prior);
+      }
+      const bool sampled = kRanked && is_sampled(shared, at);
+      Real prior_term = 0, transfer_term = 0;
+      int nonfinite = 0;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const Real current = weight[i], g = gradient[i] * c.gradient_factor;
+        const bool usable = is_finite(g), moves = usable || !c.hold;
+        nonfinite += usable ? 0 : 1;
+
+        Real m = first[i], v = second[i], x;
+        AdamQuotient<Real> step = {};
+        if constexpr (kPull || kRanked) {
+          step = adam_quotient<true>(current, g, m, v, c.adam);
+        } else {
+          Real unused = 0;
+          x = adam<true, false>(current, g, m, v, unused, c.adam);
+        }
+        first[i] = moves ? m : first[i];
+        second[i] = v = moves ? v : second[i];
+
+        Real a = 0, anchor_weight = 0, current_weight = 0;
+        if constexpr (kPull) {
+          a = anchor[i];
+          const Real distance = current - a;
+          prior_term += prior[i] * distance * distance;
+          anchor_weight = bounded_weight(c.prior_weight * prior[i]);
+        }
+        if constexpr (kRanked) {
+          const Real transfer = v * c.correction;
+          const int32_t bin = rank_bin(float(transfer), c.low, c.density);
+          current_weight = shared.table[bin];
+          if (sampled && moves && i < n) count_key(transfer, bin, shared, sums);
+        }
+        if constexpr (kPull || kRanked) {
+          x = proximal_quotient(step.start, step.numerator, step.denominator, current, a, anchor_weight,
+                                current_weight);
+        }
+        x = moves ? x : current;
+        weight[i] = x;
+        if constexpr (kRanked) {
+          const Real moved = x - current;
+          transfer_term += i < n ? current_weight * moved * moved : Real(0);
+        }
+      }
+      store(weight, view.param + at, n, whole);
+      store(first, view.first + at, n, whole);
+      store(second, view.second + at, n, whole);
+      sums.prior += double(prior_term);
+      sums.transfer += double(transfer_term);
+      sums.nonfinite += nonfinite;
+    }
+  }
+
+  static __device__ __forceinline__ void elements(const StepHeader&, const View<Stored>& view, Shared<Real>& shared,
+                                                  Sums& sums) {
+    const bool pull = view.anchor && view.prior && shared.settings[kStrength] > 0;
+    if (pull) segment<true>(view, shared, sums);
+    else segment<false>(view, shared, sums);
+  }
+};
+
+// What T does to an element besides being kept.
+struct Transfer {
+  bool known;    // there is a T: a state of its own, or Adam's second moment
+  bool damps;    // toward where the element was
+  bool anchors;  // toward the anchor
+};
+
+// Every fused step, and the half of an unfused one after the inner optimizer's: csrc/cpu/loops.cpp, process.
+template <class Stored_>
+struct AnyStep {
+  using Stored = Stored_;
+  using Real = typename ArithmeticOf<Stored>::Real;
+  static constexpr int kCount = kPerThread<Stored>;
+
+  static __device__ __forceinline__ Real proposal(const StepHeader& h, const View<Stored>& view,
+                                                  const SegmentConstants<Real>& c, Real weight, Real gradient,
+                                                  Real& first, Real& second, Real& maximum) {
+    if (h.inner() == kAdam) {
+      if (h.has(kDecoupledDecay)) {
+        return view.maximum ? adam<true, true>(weight, gradient, first, second, maximum, c.adam)
+                            : adam<true, false>(weight, gradient, first, second, maximum, c.adam);
+      }
+      return view.maximum ? adam<false, true>(weight, gradient, first, second, maximum, c.adam)
+                          : adam<false, false>(weight, gradient, first, second, maximum, c.adam);
+    }
+    if (!view.first) return sgd<false, false>(weight, gradient, first, c.sgd);
+    return h.has(kNesterov) ? sgd<true, true>(weight, gradient, first, c.sgd)
+                            : sgd<true, false>(weight, gradient, first, c.sgd);
+  }
+
+  static __device__ __forceinline__ void elements(const StepHeader& h, const View<Stored>& where, Shared<Real>& shared,
+                                                  Sums& sums) {
+    const View<Stored> view = where;
+    const int size = shared.size;
+    const SegmentConstants<Real>& c = shared.constants;
+    const bool fused = h.inner() != kNone;
+    const bool coupled_pull = h.mode() == kCoupled;
+    const bool pulls = shared.settings[kStrength] > 0 && view.anchor && (view.prior || h.has(kTransferToAnchor)) &&
+                       (fused || !coupled_pull);
+    const bool has_prior = pulls && view.prior;
+    Transfer t;
+    t.known = view.transfer || (h.inner() == kAdam && view.second);
+    t.damps = t.known && h.damped();
+    t.anchors = t.known && pulls && h.has(kTransferToAnchor);
+    const bool blends = (pulls || t.damps) && !coupled_pull;
+    if (!fused && !blends && !h.sums_transfer()) return;  // nothing to add to what the inner optimizer stored
+    const Stored* current_at = view.previous ? view.previous : view.param;
+
+    for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
+      const int n = size - at < kCount ? size - at : kCount;
+      const bool whole = view.aligned && n == kCount;
+      Real weight[kCount], proposed[kCount] = {}, gradient[kCount] = {}, anchor[kCount] = {}, prior[kCount] = {};
+      Real first[kCount] = {}, second[kCount] = {}, maximum[kCount] = {}, average[kCount] = {};
+      load(current_at + at, n, whole, weight);
+      if (!fused) load(view.param + at, n, whole, proposed);
+      if (fused) load(view.grad + at, n, whole, gradient);
+      if (fused && view.first) load(view.first + at, n, whole, first);
+      if (fused && view.second) load(view.second + at, n, whole, second);
+      if (fused && view.maximum) load(view.maximum + at, n, whole, maximum);
+      if (view.transfer) load(view.transfer + at, n, whole, average);
+      if (pulls) view.load_anchor(at, n, whole, anchor);
+      if (has_prior) load(view.prior + at, n, whole, prior);
+      const bool sampled = h.ranked() && is_sampled(shared, at);
+      Real prior_term = 0, anchor_term = 0, transfer_term = 0, transfer_sum = 0;
+      int nonfinite = 0, counted = 0;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (i >= n) continue;
+        const Real current = weight[i], g = gradient[i] * c.gradient_factor;
+        const bool usable = is_finite(g), moves = usable || !c.hold;
+        nonfinite += usable ? 0 : 1;
+        const Real distance = current - anchor[i];
+        if (fused && view.transfer && moves) {
+          average[i] = accumulate_square(average[i], g, c.transfer_beta, c.one_minus_transfer_beta);
+        }
+        Real effective = g, anchor_weight = c.prior_weight * prior[i];
+        if (has_prior) prior_term += prior[i] * distance * distance;
+        if (coupled_pull && pulls) {
+          if (t.anchors) anchor_weight += c.to_anchor * (average[i] * c.correction);
+          effective = coupled(g, current, anchor[i], bounded_weight(anchor_weight));
+        }
+        if (fused) {
+          Real m = first[i], v = second[i], top = maximum[i];
+          const Real x = proposal(h, view, c, current, effective, m, v, top);
+          first[i] = moves ? m : first[i];
+          second[i] = moves ? v : second[i];
+          maximum[i] = moves ? top : maximum[i];
+          proposed[i] = moves ? x : current;
+        }
+
+        const Real transfer = (view.transfer ? average[i] : second[i]) * c.correction;
+        Real current_weight = 0;
+        if (t.known && h.ranked()) {
+          const int32_t bin = rank_bin(float(transfer), c.low, c.density);
+          current_weight = shared.table[bin];
+          if (sampled && moves) count_key(transfer, bin, shared, sums);
+        } else if (t.damps) {
+          current_weight = bounded_weight(c.mean_damping * transfer);
+        }
+        if (t.known && moves) {
+          transfer_sum += transfer;
+          ++counted;
+        }
+        if (t.anchors && fused) anchor_term += transfer * distance * distance;
+        if (!blends) continue;
+        if (t.anchors) anchor_weight += c.to_anchor * transfer;
+        anchor_weight = pulls ? bounded_weight(anchor_weight) : Real(0);
+        Real x = h.mode() == kProximal ? proximal(proposed[i], current, anchor[i], anchor_weight, current_weight)
+                                       : decoupled(proposed[i], current, anchor[i], anchor_weight, current_weight);
+        x = moves ? x : current;
+        proposed[i] = x;
+        const Real moved = x - current;
+        transfer_term += current_weight * moved * moved;
+      }
+      if (fused || blends) store(proposed, view.param + at, n, whole);
+      if (fused && view.first) store(first, view.first + at, n, whole);
+      if (fused && view.second) store(second, view.second + at, n, whole);
+      if (fused && view.maximum) store(maximum, view.maximum + at, n, whole);
+      if (fused && view.transfer) store(average, view.transfer + at, n, whole);
+      sums.prior += fused ? double(prior_term) : 0.0;
+      sums.to_anchor += double(anchor_term);
+      sums.transfer += double(transfer_term);
+      sums.sum += double(transfer_sum);
+      sums.counted += counted;
+      sums.nonfinite += nonfinite;
+    }
+  }
+};
+
+// The half of an unfused step before the inner one: T, the penalty and in coupled mode its gradient, gradients that are
+// not finite shown to the inner optimizer as zero, a copy of the weights where the damping will need it.
+template <class Stored_>
+struct Prepare {
+  using Stored = Stored_;
+  using Real = typename ArithmeticOf<Stored>::Real;
+  static constexpr int kCount = kPerThread<Stored>;
+
+  static __device__ __forceinline__ void elements(const StepHeader& h, const View<Stored>& where, Shared<Real>& shared,
+                                                  Sums& sums) {
+    const View<Stored> view = where;
+    const int size = shared.size;
+    const SegmentConstants<Real>& c = shared.constants;
+    const bool pulls = shared.settings[kStrength] > 0 && view.anchor && (view.prior || h.has(kTransferToAnchor));
+    const bool has_prior = pulls && view.prior;
+    const bool anchors = pulls && view.transfer && h.has(kTransferToAnchor);
+    const bool adds = pulls && h.mode() == kCoupled;
+    const Real unscale = Real(1) / c.gradient_factor;
+    for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
+      const int n = size - at < kCount ? size - at : kCount;
+      const bool whole = view.aligned && n == kCount;
+      Real weight[kCount], gradient[kCount], anchor[kCount] = {}, prior[kCount] = {}, average[kCount] = {};
+      load(view.param + at, n, whole, weight);
+      load(view.grad + at, n, whole, gradient);
+      if (pulls) view.load_anchor(at, n, whole, anchor);
+      if (has_prior) load(view.prior + at, n, whole, prior);
+      if (view.transfer) load(view.transfer + at, n, whole, average);
+      if (view.previous) store(weight, view.previous + at, n, whole);
+      Real prior_term = 0, anchor_term = 0, transfer_sum = 0;
+      int nonfinite = 0, counted = 0;
+      bool changed = adds;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (i >= n) continue;
+        const Real g = gradient[i] * c.gradient_factor;
+        const bool usable = is_finite(g), moves = usable || !c.hold;
+        nonfinite += usable ? 0 : 1;
+        changed = changed || !moves;
+        if (view.transfer && moves) {
+          average[i] = accumulate_square(average[i], g, c.transfer_beta, c.one_minus_transfer_beta);
+        }
+        const Real transfer = average[i] * c.correction, distance = weight[i] - anchor[i];
+        if (moves) {
+          transfer_sum += transfer;
+          ++counted;
+        }
+        if (has_prior) prior_term += prior[i] * distance * distance;
+        if (anchors) anchor_term += transfer * distance * distance;
+        const Real pull = c.prior_weight * prior[i] + (anchors ? c.to_anchor * transfer : Real(0));
+        Real effective = adds ? coupled(g, weight[i], anchor[i], bounded_weight(pull)) : g;
+        effective = !c.hold || is_finite(effective) ? effective : Real(0);
+        gradient[i] = adds || !moves ? effective * unscale : gradient[i];
+      }
+      if (changed) store(gradient, view.grad + at, n, whole);
+      if (view.transfer) store(average, view.transfer + at, n, whole);
+      sums.prior += double(prior_term);
+      sums.to_anchor += double(anchor_term);
+      sums.sum += double(transfer_sum);
+      sums.counted += counted;
+      sums.nonfinite += nonfinite;
+    }
+  }
+};
+
+// Resident blocks a multiprocessor that registers are held to: three of 256 threads, each with six loads of 16 bytes
+// under way, are 73 KB in flight, about three times what latency times bandwidth asks of an H200's. Four compile
+// without a spill, too (64 registers), but leave less room to have loads under way: which is faster is to be measured.
+template <class Stored, bool kRanked>
+__global__ void __launch_bounds__(kThreads, sizeof(Stored) == 4 ? 3 : 2)
+    fused_adam_kernel(const __grid_constant__ StepArguments arguments) {
+  walk<FusedAdam<Stored, kRanked>>(arguments);
+}
+
+template <class Stored>
+__global__ void __launch_bounds__(kThreads, 1) any_step_kernel(const __grid_constant__ StepArguments arguments) {
+  walk<AnyStep<Stored>>(arguments);
+}
+
+template <class Stored>
+__global__ void __launch_bounds__(kThreads, 1) prepare_kernel(const __grid_constant__ StepArguments arguments) {
+  walk<Prepare<Stored>>(arguments);
+}
+
+}  // namespace srft::cuda
