@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import srft_kernels
-from srft_kernels.ops.native import library
+from srft_kernels.ops.native import cuda_library, library
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD_MODULES = ("setuptools", "cmake", "ninja", "pybind11")
@@ -41,10 +41,11 @@ def run(
 
 
 def pip_wheel(source: Path, out: Path, *, python: Path | str = sys.executable, **variables: str) -> tuple[int, str]:
+    # Without CUDA kernels, which take minutes: test_cuda_build.py is about those.
     done = run(
         *(python, "-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps", "--no-index", "-w", out),
         cwd=source,
-        **variables,
+        **{"SRFT_NO_CUDA": "1", "SRFT_CUDA": "", **variables},
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -87,7 +88,8 @@ def package_data() -> set[str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("has_build_tools")
 def test_a_wheel_holds_both_libraries_and_the_data_and_works_by_itself(source: Path, tmp_path: Path) -> None:
-    code, output = pip_wheel(source, tmp_path / "wheels")
+    # As on a machine without nvcc: CUDA_HOME goes before PATH and the usual folders.
+    code, output = pip_wheel(source, tmp_path / "wheels", SRFT_NO_CUDA="", CUDA_HOME=str(tmp_path))
     assert code == 0, output
     name, files = contents(tmp_path / "wheels")
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
@@ -116,6 +118,8 @@ def test_a_wheel_holds_both_libraries_and_the_data_and_works_by_itself(source: P
     found = json.loads(done.stdout)
     assert found["cpu"]["backend"] == "native"
     assert found["built"]["version"] == found["version"]
+    assert found["cuda_built"] is None
+    assert "bin/nvcc" in found["cuda_not_built"] or "without CUDA" in found["cuda_not_built"]
     where = run(
         sys.executable,
         "-c",
@@ -219,6 +223,9 @@ def test_the_report_says_what_runs_here() -> None:
         assert found["cpu"]["capability"] in found["built"]["instruction_sets"]
     else:
         assert found["cpu"]["backend"] == "reference"
+    assert (found["cuda_built"] is not None) == cuda_library.available
+    assert (found["cuda_not_built"] == "") == cuda_library.available
+    assert bool(found["cuda"]["devices"]) == torch.cuda.is_available()
     table = run(sys.executable, "-m", "srft_kernels").stdout
     assert torch.__version__ in table
     assert max(map(len, table.splitlines())) < 160

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 import srft_kernels as srft
+from srft_kernels import ops
+from srft_kernels.ops import reference
 from srft_kernels.ops.native import library
+from srft_kernels.ops.plan import OperatorPlan, StepTensors
 from srft_kernels.ops.reference import rank_by_sort
 from srft_kernels.optimizer import EXTRA_STATE
 
@@ -239,7 +242,7 @@ def test_global_normalisation_divides_by_the_mean_over_all_tensors() -> None:
     train(model, optimizer, 1)
     mean = sum(t.double().sum() for t in prior.values()) / sum(t.numel() for t in prior.values())
     expected = torch.stack([1 / mean] * 6)
-    torch.testing.assert_close(optimizer._plans[0].prior_scales[:, 0], expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(optimizer._plans[0].tensors.prior_scales[:, 0], expected, rtol=1e-6, atol=0)
 
 
 # ---------------------------------------------------------------- the rank of T, and the published update
@@ -394,6 +397,20 @@ def test_a_frozen_parameter_that_thaws_is_anchored_there() -> None:
     before = model[0].weight.detach().clone()
     train(model, optimizer, 2)
     assert not torch.equal(before, model[0].weight)
+
+
+def test_a_gpu_without_kernels_has_the_reference_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the operator, which for CUDA tensors asks for the best backend again."""
+    monkeypatch.setattr(ops, "cuda_unavailable", lambda device: "no kernels")
+    monkeypatch.setattr(ops, "triton_available", lambda: (False, "no triton"))
+    backend, make = ops.plan_maker(None, torch.device("cuda", 0))
+    plan = make(StepTensors([], torch.zeros(0), torch.zeros(0, 0), torch.zeros(0, 2)))
+    assert backend == "reference"
+    assert isinstance(plan, OperatorPlan)
+    assert plan._operator is reference.step
+    for name in ("native", "triton"):
+        with pytest.raises(RuntimeError, match=f"backend='{name}' was asked for, but no"):
+            ops.plan_maker(name, torch.device("cuda", 0))  # type: ignore[arg-type]
 
 
 def test_sparse_and_complex_are_refused_by_name_before_anything_changes() -> None:
@@ -734,18 +751,18 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
         srft.SRFT(AdamW(network().named_parameters()), **options)
 
 
-def test_distributed_parameters_are_refused_by_name() -> None:
+def test_placements_other_than_fsdps_are_refused_by_name() -> None:
     dist = pytest.importorskip("torch.distributed")
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo")
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import Shard, distribute_tensor
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        sharded = nn.Parameter(distribute_tensor(torch.ones(4), init_device_mesh("cpu", (1,))))
-        with pytest.raises(ValueError, match="distributed parameters"):
-            srft.SRFT(AdamW([sharded]))
+        sharded = nn.Parameter(distribute_tensor(torch.ones(4, 3), init_device_mesh("cpu", (1,)), [Shard(1)]))
+        with pytest.raises(ValueError, match=r"w is distributed as \(Shard\(dim=1\),\)"):
+            srft.SRFT(AdamW([("w", sharded)]))
     finally:
         dist.destroy_process_group()
 

@@ -19,6 +19,7 @@ from srft_kernels.schedule import (
     ExponentialKappa,
     Kappa,
     LinearKappa,
+    SigmoidKappa,
     as_schedule,
     evaluate,
     schedule_from_state,
@@ -54,6 +55,27 @@ def test_defaults_hand_over_from_prior_to_transfer() -> None:
     assert ExponentialKappa(2)(1) == pytest.approx(0.1)
 
 
+@given(step=st.integers(0, 10**6), k=st.floats(1e-6, 1e3), t0=st.floats(-1e6, 1e6))
+def test_a_sigmoid_follows_its_formula(step: int, k: float, t0: float) -> None:
+    """Against the logistic function as a hyperbolic tangent, which overflows nowhere; and against its symmetry."""
+    kappa = SigmoidKappa(k, t0)(step)
+    assert kappa == pytest.approx(0.5 - 0.5 * np.tanh(0.5 * k * (step - t0)), abs=1e-15)
+    assert SigmoidKappa(k, step)(step) == 0.5
+    logit = k * (t0 - step)
+    if abs(logit) < 700:  # and where the hyperbolic tangent has rounded the tail away, by its logarithm
+        assert np.log(kappa) == pytest.approx(-np.logaddexp(0.0, -logit), rel=1e-12)
+
+
+def test_the_sigmoid_is_what_recadam_leaves_of_one() -> None:
+    """RecAdam's λ(t) = 1 / (1 + exp(-k (t - t0))) at its first steps, which it counts from 1."""
+    schedule = SigmoidKappa(0.5, t0=3 - 1)
+    recadam = [1 / (1 + math.exp(-0.5 * (t - 3))) for t in range(1, 8)]
+    assert [1 - schedule(step) for step in range(7)] == pytest.approx(recadam, rel=1e-15)
+    assert SigmoidKappa(1.0, 1000.0)(0) == 1.0
+    assert SigmoidKappa(1.0, 1000.0)(10_000) == 0.0
+    assert [type(SigmoidKappa(1, 2)(step)) for step in (0, 2, 4)] == [float] * 3
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -67,10 +89,17 @@ def test_defaults_hand_over_from_prior_to_transfer() -> None:
         (lambda: LinearKappa(10, end="0"), "end"),  # type: ignore[arg-type]
         (lambda: ExponentialKappa(10, end=0.0), "end"),
         (lambda: ExponentialKappa(10, start=0.0), "start"),
+        (lambda: SigmoidKappa(0.0, 10.0), "k must"),
+        (lambda: SigmoidKappa(-0.1, 10.0), "k must"),
+        (lambda: SigmoidKappa(math.inf, 10.0), "k must"),
+        (lambda: SigmoidKappa(True, 10.0), "k must"),
+        (lambda: SigmoidKappa(0.1, math.nan), "t0 must"),
+        (lambda: SigmoidKappa(0.1, "10"), "t0 must"),  # type: ignore[arg-type]
         (lambda: ConstantKappa(2.0), "value"),
         (lambda: as_schedule(-1.0), "kappa"),
         (lambda: as_schedule("cosine"), "kappa"),  # type: ignore[arg-type]
         (lambda: CosineKappa(10)(-1), "step"),
+        (lambda: SigmoidKappa(0.1, 10.0)(-1), "step"),
         (lambda: ConstantKappa()(-1), "step"),
     ],
 )
@@ -81,7 +110,13 @@ def test_unfit_arguments_are_refused_by_name(make: Callable[[], object], named: 
 
 @pytest.mark.parametrize(
     "schedule",
-    [CosineKappa(7, 0.9, 0.1), LinearKappa(3), ExponentialKappa(5, 0.8, 0.02), ConstantKappa(0.25)],
+    [
+        CosineKappa(7, 0.9, 0.1),
+        LinearKappa(3),
+        ExponentialKappa(5, 0.8, 0.02),
+        SigmoidKappa(0.1, 250.0),
+        ConstantKappa(0.25),
+    ],
 )
 def test_state_survives_a_weights_only_checkpoint(schedule: Kappa, tmp_path: Path) -> None:
     torch.save({"kappa": schedule_state(schedule)}, tmp_path / "checkpoint.pt")
@@ -112,6 +147,7 @@ def test_a_live_callable_does_not_replace_a_saved_schedule() -> None:
         {},
         {"type": "SawtoothKappa"},
         {"type": "LinearKappa"},
+        {"type": "SigmoidKappa", "k": 0.1},
         {"type": "ConstantKappa", "value": 1.0, "x": 1},
         {"type": "LinearKappa", "total_steps": 0, "start": 1.0, "end": 0.0},
     ],

@@ -7,6 +7,7 @@ import io
 import math
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -508,6 +509,150 @@ def test_signs_and_generators_on_the_gpu() -> None:
     for name in expected:
         assert made[name].is_cuda
         torch.testing.assert_close(made[name].cpu(), expected[name], rtol=1e-9, atol=0.0)
+
+
+# ---- from outputs: GNB and MAS ----
+
+
+def outputs(model: nn.Module, batch: Batch) -> Tensor:
+    out: Tensor = model(batch[0])
+    return out
+
+
+def regression() -> tuple[nn.Linear, Batch, Tensor]:
+    """Softmax regression, a batch of 6 and the class probabilities of the model, (6, 3)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = nn.Linear(4, 3, bias=False).double()
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return model, (x, torch.zeros(6).long()), model(x).detach().softmax(1)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3, 100])
+def test_gnb_is_the_fisher_of_softmax_regression_with_the_variance_of_theory(micro_batches: int) -> None:
+    """∂ -log p(y) / ∂W_cj = (p_c - [y = c]) x_j, so F_cj = mean p_c (1 - p_c) x_j²; and its fourth moment."""
+    model, batch, p = regression()
+    x, draws = batch[0], 4000
+    made = estimate_prior(
+        model, None, [batch], "gnb", outputs_fn=outputs, micro_batches=micro_batches, draws=draws, seed=5
+    )
+    second = torch.einsum("nc,nj->ncj", p * (1 - p), x**2)
+    fourth = torch.einsum("nc,nj->ncj", p * (1 - p) ** 4 + (1 - p) * p**4, x**4)
+    variance = torch.zeros(3, 4, dtype=torch.float64)
+    for part in torch.arange(6).tensor_split(min(micro_batches, 6)):
+        # Of (Σ g)² for independent g with mean zero: Σ m_4 + 3 ((Σ σ²)² - Σ σ⁴) - (Σ σ²)².
+        s, squares = second[part].sum(0), second[part].square().sum(0)
+        variance += fourth[part].sum(0) + 2 * s.square() - 3 * squares
+    scores = (made["weight"] * 6 - second.sum(0)) / (variance / draws).sqrt()
+    # 12 scores, each nearly standard normal: the largest exceeds 4 with probability below 8e-4.
+    assert scores.abs().max() < 4.0
+    # and if the variance were another, so would their mean square be: 12 correlated ones, four wide.
+    assert 0.2 < float(scores.square().mean()) < 4.0
+    assert made.samples == 6
+
+
+def test_gnb_for_bernoulli_and_gaussian_outputs() -> None:
+    model, batch, _ = regression()
+    x, draws = batch[0], 4000
+    p = model(x).detach().sigmoid()
+    for likelihood, variance in (("bernoulli", p * (1 - p)), ("gaussian", torch.ones_like(p))):
+        made = estimate_prior(
+            model, None, [batch], "gnb", outputs_fn=outputs, likelihood=likelihood, micro_batches=6, draws=draws
+        )
+        truth = torch.einsum("nc,nj->cj", variance, x**2) / 6
+        # A square's variance is at most twice its squared mean for a normal, and less for a coin's away from the ends:
+        # the relative standard error is at most √(2 / 4000), 2.3 %, and in a mean over six smaller still.
+        torch.testing.assert_close(made["weight"], truth, rtol=4.5 * math.sqrt(2 / draws), atol=0.0)
+
+
+def test_gnb_takes_every_position_as_a_sample() -> None:
+    model, batch, _ = regression()
+    rows = estimate_prior(model, None, [batch], "gnb", outputs_fn=outputs)
+
+    def by_position(model: nn.Module, batch: Batch) -> Tensor:
+        return outputs(model, batch).reshape(2, 3, 3)
+
+    positions = estimate_prior(model, None, [batch], "gnb", outputs_fn=by_position)
+    assert positions.samples == 6
+    assert torch.equal(positions["weight"], rows["weight"])
+    assert estimate_prior(model, None, [batch], "gnb", outputs_fn=outputs, samples=4).samples == 4
+
+
+def test_gnb_does_not_look_at_the_labels() -> None:
+    model, batch, _ = regression()
+    other = (batch[0], torch.ones(6).long())
+    one, two = (estimate_prior(model, None, [b], "gnb", outputs_fn=outputs) for b in (batch, other))
+    assert torch.equal(one["weight"], two["weight"])
+    assert not torch.equal(
+        one["weight"], estimate_prior(model, None, [batch], "gnb", outputs_fn=outputs, seed=1)["weight"]
+    )
+
+
+def test_mas_is_the_mean_absolute_gradient_of_the_squared_norm() -> None:
+    model, batch, _ = regression()
+    x, w = batch[0], model.weight.detach()
+    truth = (2.0 * torch.einsum("nc,nj->ncj", x @ w.T, x)).abs().mean(0)  # ∂ |Wx|² / ∂W = 2 W x xᵀ
+    made = estimate_prior(model, None, [(batch[0][:4], None), (batch[0][4:], None)], "mas", outputs_fn=outputs)
+    torch.testing.assert_close(made["weight"], truth, rtol=1e-12, atol=0.0)
+    # The absolute value of the summed gradient is another number: samples cancel in it.
+    assert (2.0 * torch.einsum("nc,nj->cj", x @ w.T, x)).abs().div(6).sum() < 0.9 * truth.sum()
+    scaled = estimate_prior(model, None, [batch], "mas", outputs_fn=outputs, loss_scale=64.0)
+    torch.testing.assert_close(scaled["weight"], truth, rtol=1e-12, atol=0.0)
+    four = estimate_prior(model, None, [batch], "mas", outputs_fn=outputs, samples=4)
+    assert four.samples == 4
+
+
+@pytest.mark.parametrize("estimator", ["gnb", "mas"])
+def test_estimators_from_outputs_leave_the_model_and_refuse_what_does_not_fit(estimator: str, tmp_path: Path) -> None:
+    model, batch = Everything(0, 4, 0.1), data((4,), dtype=torch.float32)[0]
+    before = snapshot(model)
+    made = estimate_prior(model, None, [batch], estimator, outputs_fn=outputs, training=True)
+    assert_untouched(before, snapshot(model))
+    assert made.info["options"]["outputs_fn"].endswith("outputs")
+    made.save(tmp_path / "map.safetensors")
+    for arguments, complaint in (
+        ({}, "needs outputs_fn="),
+        ({"outputs_fn": 3}, "needs outputs_fn="),
+        ({"outputs_fn": outputs, "loss_fn": per_sample}, "uses no loss"),
+        ({"outputs_fn": lambda m, b: [1.0]}, "got list"),
+        ({"outputs_fn": lambda m, b: b[1]}, "int64"),
+        ({"outputs_fn": lambda m, b: m(b[0]).detach()}, "do not depend"),
+        ({"outputs_fn": outputs, "batches": None}, "needs batches"),
+        ({"outputs_fn": outputs, "loss_scale": -1.0}, "loss_scale"),
+    ):
+        given: dict[str, Any] = {"loss_fn": None, "batches": [batch], **arguments}
+        with pytest.raises(ValueError, match=complaint):
+            estimate_prior(model, estimator=estimator, **given)
+    bad = (batch[0] * math.nan, batch[1])
+    with pytest.warns(RuntimeWarning, match="1 of 2 batches"):
+        estimate_prior(model, None, [bad, batch], estimator, outputs_fn=outputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"likelihood": "poisson"}, "one of categorical, bernoulli, gaussian"),
+        ({"micro_batches": 0}, "micro_batches must be at least 1"),
+        ({"draws": 0}, "draws must be at least 1"),
+        ({"outputs_fn": lambda m, b: m(b[0])[:, 0]}, "likelihood='bernoulli'"),
+    ],
+)
+def test_gnb_refuses_unfit_options(arguments: dict[str, Any], complaint: str) -> None:
+    model, batch, _ = regression()
+    with pytest.raises(ValueError, match=complaint):
+        estimate_prior(model, None, [batch], "gnb", **{"outputs_fn": outputs, **arguments})
+
+
+def test_any_pass_can_stop_at_a_relative_error() -> None:
+    model, batches = net(), data((1,) * 400)
+    made = estimate_prior(model, per_sample, batches, "fisher_exact", relative_error=0.2)
+    used = made.info["batches"]
+    assert 8 <= used < 400
+    assert made.info["relative_error"] <= 0.2
+    g = torch.cat([each[:used].square().flatten(1) for each in gradients_by_func(model, batches).values()], dim=1)
+    variance = g.var(0, correction=1).sum() / used
+    expected = (variance / (g.mean(0).square().sum() - variance)).sqrt()
+    assert made.info["relative_error"] == pytest.approx(float(expected), rel=1e-9)
 
 
 # ---- progress ----

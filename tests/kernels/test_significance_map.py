@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from srft_kernels.significance import SignificanceMap, storage
-from srft_kernels.significance.statistics import LayerStatistics
+from srft_kernels.significance.statistics import LayerStatistics, depth_grid, quantile_grid
 
 
 def small_map(**made: Any) -> SignificanceMap:
@@ -429,3 +429,92 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install srft-kernels\[plot\]"):
         small_map().plot()
+
+
+# ---- two maps, and heat maps ----
+
+
+def rank_by_numpy(values: np.ndarray) -> np.ndarray:
+    """Mean ranks by counting: smaller ones, and half of the equal ones."""
+    return (values[:, None] > values[None]).sum(1) + ((values[:, None] == values[None]).sum(1) - 1) / 2.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_rank_correlation_against_numpy_with_ties(pairs: list[tuple[int, int]]) -> None:
+    a, b = np.array(pairs, dtype=float).T
+    row = SignificanceMap({"w": torch.tensor(a)}).compare({"w": torch.tensor(b)}).rows[0]
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        assert np.isnan(row.rank_correlation)
+        assert np.isnan(row.shared_top)
+    else:
+        expected = np.corrcoef(rank_by_numpy(a), rank_by_numpy(b))[0, 1]
+        assert row.rank_correlation == pytest.approx(expected, abs=1e-12)
+
+
+def test_compare_by_hand() -> None:
+    up = torch.arange(20.0).reshape(4, 5)
+    first = SignificanceMap({"a.weight": up, "a.bias": torch.tensor([1.0, 2.0]), "gone": torch.ones(1)})
+    turned = up.flip(0, 1)
+    half = up.clone()
+    half[3, 4] = 0.0  # the largest of all is now the smallest, but for one
+    second = {"a.weight": turned, "a.bias": torch.tensor([2.0, 4.0]), "new": torch.ones(1)}
+    compared = first.compare(second)
+    weight, bias = compared.rows
+    assert (weight.rank_correlation, weight.shared_top, weight.mass_ratio) == pytest.approx((-1.0, 0.0, 1.0))
+    assert (bias.rank_correlation, bias.shared_top, bias.mass_ratio) == pytest.approx((1.0, 1.0, 0.5))
+    assert compared.rank_correlation == pytest.approx((-20 + 2) / 22)
+    assert (compared.only_first, compared.only_second) == (("gone",), ("new",))
+    assert first.compare({"a.weight": half}).rows[0].shared_top == 0.5
+    (layer,) = first.compare({**second, "a.weight": 3 * up}, by="layer").rows
+    assert (layer.name, layer.elements) == ("a", 22)
+    lines = compared.report().splitlines()
+    assert lines[1].split()[:2] == ["layer", "elements"]
+    assert lines[3].split() == ["a.weight", "20", "-1.000", "0.0", "1.000e+00"]
+    assert lines[-2:] == ["only in the first: gone", "only in the second: new"]
+
+
+def test_compare_refuses_maps_of_different_models() -> None:
+    with pytest.raises(ValueError, match="no name in common"):
+        small_map().compare({"other": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"'b' has shape \(\) in one and \(3,\)"):
+        small_map().compare({"b": torch.ones(3)})
+    with pytest.raises(ValueError, match="by must be"):
+        small_map().compare(small_map(), by="tensor")  # type: ignore[arg-type]
+
+
+def test_heat_maps_show_the_quantiles_and_the_depths(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plotting needs matplotlib")
+    made = SignificanceMap(
+        {
+            "embed.weight": torch.full((2,), 3.0),
+            "blocks.0.attn.weight": torch.arange(1.0, 101.0),
+            "blocks.1.attn.weight": torch.full((3,), 2.0),
+            "blocks.1.attn.bias": torch.zeros(3),
+        }
+    )
+    grid = quantile_grid(made, "parameter")
+    assert grid.rows == list(made)
+    assert grid.values[1] == [1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 100.0]
+    depth = depth_grid(made)
+    assert (depth.rows, depth.columns) == (["-", "blocks.0", "blocks.1"], ["embed.weight", "attn.weight", "attn.bias"])
+    np.testing.assert_array_equal(depth.values, [[3.0, np.nan, np.nan], [np.nan, 50.5, np.nan], [np.nan, 2.0, 0.0]])
+    nested = SignificanceMap({f"1.layers.{k}.mlp.{j}.bias": torch.ones(1) for k in range(3) for j in (0, 2)})
+    assert depth_grid(nested).columns == ["mlp.0.bias", "mlp.2.bias"]
+    assert depth_grid(nested).rows == ["1.layers.0", "1.layers.1", "1.layers.2"]
+    drawings: list[Callable[[Path], object]] = [
+        lambda path: made.plot_heatmap(path),
+        lambda path: made.plot_heatmap(path, columns="kind"),
+        lambda path: made.compare(made).plot(path),
+        lambda path: SignificanceMap({"z": torch.zeros(3), "none": torch.zeros(0)}).plot_heatmap(path),
+    ]
+    for k, draw in enumerate(drawings):
+        draw(tmp_path / f"{k}.png")
+        assert (tmp_path / f"{k}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    axes = made.plot_heatmap(columns="kind")
+    shown = axes.images[0].get_array()
+    assert shown is not None
+    assert shown.shape == (3, 3)
+    assert [label.get_text() for label in axes.get_yticklabels()] == depth.rows
+    with pytest.raises(ValueError, match="columns must be"):
+        made.plot_heatmap(columns="depth")  # type: ignore[arg-type]

@@ -169,6 +169,8 @@ CONFIGURATIONS = [
     {"transfer_to_anchor": True},
     {"transfer_to_anchor": True, "own": True, "mode": Mode.COUPLED},
     {"transfer_to_anchor": True, "mode": Mode.DECOUPLED},
+    {"transfer_to_anchor": True, "kappa": 1.0},  # where there is no prior, nothing pulls
+    {"transfer_to_anchor": True, "own": True, "mode": Mode.COUPLED, "kappa": 1.0},
     {"strength": 0.0},
     {"kappa": 1.0},
     {"kappa": 0.0},
