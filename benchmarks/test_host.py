@@ -1,25 +1,33 @@
-"""Host time of one step over many tensors of hardly any data."""
+"""Host time of one step over many tensors of hardly any data; nothing waits for a device while the clock runs."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 import torch
-from torch.optim import AdamW
 
-import srft_kernels as srft
+from benchmarks import host
+from benchmarks.contestants import Unavailable
+from benchmarks.report import Report
+from benchmarks.timing import wait
 
-TENSORS, ELEMENTS = 350, 4
+HOST_ROUNDS, WARM_ROUNDS = 200, 20
 
 
-@pytest.mark.parametrize("name", ["torch AdamW(fused=True)", "SRFT, kappa 1", "SRFT, kappa 0.5"])
-def test_host_time(benchmark: Any, device: torch.device, name: str) -> None:
-    parameters = [torch.nn.Parameter(torch.randn(ELEMENTS, device=device)) for _ in range(TENSORS)]
-    for p in parameters:
-        p.grad = torch.randn_like(p)
-    optimizer: torch.optim.Optimizer = AdamW(parameters, fused=name.startswith("torch"))
-    if name.startswith("SRFT"):
-        prior = {p: torch.rand_like(p) for p in parameters}
-        optimizer = srft.SRFT(optimizer, prior=prior, kappa=float(name.split()[-1]))
-    benchmark(optimizer.step)
+@pytest.mark.benchmark(timer=time.perf_counter)
+@pytest.mark.parametrize("key", [key for key, _ in host.host_rows("cuda")])
+def test_host_time(benchmark: Any, device: torch.device, report: Report, key: str) -> None:
+    names = dict(host.host_rows(device.type))
+    if key not in names:
+        pytest.skip(f"{key} is of CUDA devices")
+    try:
+        optimizer = host.make(key, device)
+    except Unavailable as reason:
+        pytest.skip(f"not measured: {reason}")
+    benchmark.pedantic(optimizer.step, setup=lambda: wait(device), rounds=HOST_ROUNDS, warmup_rounds=WARM_ROUNDS)
+    stats = benchmark.stats.stats
+    rows = report.sections.get("host", {"rows": []})["rows"]
+    row = {"key": key, "contestant": names[key], "us": stats.median * 1e6, "least us": stats.min * 1e6}
+    report.add("host", {"rows": [*rows, row], "rounds": HOST_ROUNDS})

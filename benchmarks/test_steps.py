@@ -1,28 +1,43 @@
-"""One entry per contestant; `test_ratios.py` is the fairer comparison, because there they take turns."""
+"""One pytest-benchmark entry per contestant, for a look at one; the tables are the fairer comparison."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.contestants import NAMES, contestants
-from benchmarks.workload import ROUNDS, Workload, now
+from benchmarks.contestants import Contestant, Unavailable
+from benchmarks.lineup import TABLES
+from benchmarks.timing import clock
+from benchmarks.workload import ROUNDS, Workload
+
+# By key; those of a GPU include those of a CPU.
+ENTRIES: dict[str, str] = {c.key: table for table, make in TABLES.items() for c in make("cuda") if not c.same_as}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_step(benchmark: Any, work: Workload, name: str) -> None:
-    contestant = contestants(work)[name]()
+def contestant_of(key: str, device: torch.device) -> Contestant:
+    for c in TABLES[ENTRIES[key]](device.type):
+        if c.key == key:
+            return c
+    pytest.skip(f"{key} is of CUDA devices")
 
-    def step() -> None:
-        contestant.step()
-        now(work.device)
 
-    step()  # first steps allocate, compile and gather statistics
-    benchmark.pedantic(step, rounds=1 if contestant.slow else ROUNDS, warmup_rounds=0 if contestant.slow else 2)
-    moved = contestant.bytes_per_element * work.elements
+@pytest.mark.benchmark(timer=clock)
+@pytest.mark.parametrize("key", ENTRIES)
+def test_step(benchmark: Any, work: Workload, key: str) -> None:
+    contestant = contestant_of(key, work.device)
+    try:
+        running = contestant.make(work)
+    except Unavailable as reason:
+        pytest.skip(f"not measured: {reason}")
+    running.step()  # first steps allocate, compile and gather statistics
+    slow = contestant.slow
+    benchmark.pedantic(running.step, rounds=1 if slow else ROUNDS, warmup_rounds=0 if slow else 2)
+    moved = contestant.traffic.bytes_per_element * work.elements
     benchmark.extra_info.update(
         bytes_moved=moved,
+        formula=contestant.traffic.formula,
         gigabytes_per_second=moved / benchmark.stats.stats.median / 1e9,
-        state_bytes_per_parameter=contestant.state_bytes_per_element,
+        state_bytes_per_parameter=running.state_bytes() / work.elements,
     )
