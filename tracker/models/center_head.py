@@ -39,9 +39,14 @@ def decode_boxes(score: Tensor, size: Tensor, offset: Tensor) -> Tensor:
     return torch.cat([(corner.to(within.dtype) + within) / cells, width_height], dim=1)
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """fp32 for anything narrower: in bf16, 1 - 1e-4 is 1, and cells of the middle come in steps of an eighth."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def bounded_sigmoid(logits: Tensor) -> Tensor:
     """Sigmoid kept off 0 and 1, so that the focal loss takes no logarithm of zero."""
-    return logits.sigmoid().clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    return at_least_single(logits).sigmoid().clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
 
 
 class ConvNormAct(nn.Module):
@@ -103,9 +108,9 @@ class CenterHead(nn.Module):
         return self
 
     def forward(self, features: Tensor) -> HeadMaps:
-        """``(B, D, S, S)`` features of the search region to :class:`HeadMaps`."""
+        """``(B, D, S, S)`` features of the search region to :class:`HeadMaps`, in fp32 also under autocast."""
         return HeadMaps(
             score=bounded_sigmoid(self.score(features)),
             size=bounded_sigmoid(self.size(features)),
-            offset=self.offset(features),
+            offset=at_least_single(self.offset(features)),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,27 @@ def evenly_spaced_layers(depth: int, count: int) -> tuple[int, ...]:
     return tuple((i + 1) * depth // count - 1 for i in range(count))
 
 
+def elimination_layers(depth: int) -> tuple[int, ...]:
+    """Where a network of ``depth`` drops tokens: before each quarter but the first, OSTrack's 3, 6, 9 of 12."""
+    return tuple(sorted({depth * quarter // 4 for quarter in (1, 2, 3)}))
+
+
+def check_keep_ratio(ratio: float) -> None:
+    """Raises RGBXError unless ``ratio`` is in (0, 1]."""
+    if not 0.0 < ratio <= 1.0:
+        raise RGBXError(f"keep_ratio {ratio} is not in (0, 1]")
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Architecture of a tracker; sizes in pixels of the square crops.
 
     ``cross_layers`` are the 0-based layers after which a cross block lets the two streams attend to each
     other; None means one for every three layers, evenly spaced, which is SRTrack's 2, 5, 8, 11 at depth 12.
-    ``temporal`` adds DropMAE's learned template and search embeddings. ``drop_path`` is the rate of the
-    last layer (linear from 0).
+    ``temporal`` adds DropMAE's learned template and search embeddings, shared by both modalities.
+    ``drop_path`` is the rate of the last layer (linear from 0). In ``elimination_layers`` (0-based; OSTrack's
+    are 3, 6, 9) each stream drops search tokens down to ``keep_ratio`` of what came in (OSTrack: 0.7; 1 drops
+    nothing); see :mod:`tracker.models.elimination`.
 
     Raises RGBXError where the numbers cannot make a network.
     """
@@ -41,6 +55,8 @@ class NetworkConfig:
     temporal: bool = False
     drop_path: float = 0.0
     mlp_ratio: float = 4.0
+    elimination_layers: tuple[int, ...] = ()
+    keep_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -60,7 +76,7 @@ class NetworkConfig:
             raise RGBXError(
                 f"head_channels {self.head_channels} does not divide by 8, and the head halves it three times"
             )
-        for name in ("drop_path", "mlp_ratio"):
+        for name in ("drop_path", "mlp_ratio", "keep_ratio"):
             if not isinstance(getattr(self, name), (int, float)):
                 raise RGBXError(f"network setting {name} is {getattr(self, name)!r}; it must be a number")
         if not 0.0 <= self.drop_path < 1.0:
@@ -70,13 +86,23 @@ class NetworkConfig:
         layers = self.cross_layers
         if layers is None:
             layers = evenly_spaced_layers(self.depth, max(1, self.depth // 3))
+        self._check_layers("cross_layers", layers)
+        self._check_layers("elimination_layers", self.elimination_layers)
+        check_keep_ratio(self.keep_ratio)
+        if self.keep_ratio < 1.0 and not self.elimination_layers:
+            raise RGBXError(
+                f"keep_ratio {self.keep_ratio} drops nothing without elimination_layers; give them, for instance "
+                f"{elimination_layers(self.depth)}"
+            )
+        object.__setattr__(self, "cross_layers", tuple(layers))
+
+    def _check_layers(self, name: str, layers: object) -> None:
         if not isinstance(layers, tuple) or any(
             isinstance(layer, bool) or not isinstance(layer, int) for layer in layers
         ):
-            raise RGBXError(f"cross_layers {layers} must be layer numbers")
+            raise RGBXError(f"{name} {layers} must be layer numbers")
         if list(layers) != sorted(set(layers)) or any(not 0 <= layer < self.depth for layer in layers):
-            raise RGBXError(f"cross_layers {layers} must be increasing layer numbers from 0 to {self.depth - 1}")
-        object.__setattr__(self, "cross_layers", tuple(layers))
+            raise RGBXError(f"{name} {layers} must be increasing layer numbers from 0 to {self.depth - 1}")
 
     @property
     def cross(self) -> tuple[int, ...]:
@@ -108,6 +134,7 @@ class NetworkConfig:
         """Plain values that JSON and YAML can hold."""
         values = dataclasses.asdict(self)
         values["cross_layers"] = list(self.cross)
+        values["elimination_layers"] = list(self.elimination_layers)
         return values
 
     @classmethod
@@ -118,29 +145,52 @@ class NetworkConfig:
         if unknown:
             raise RGBXError(f"unknown network settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         values = dict(values)
-        if isinstance(values.get("cross_layers"), list):
-            values["cross_layers"] = tuple(values["cross_layers"])
+        for name in ("cross_layers", "elimination_layers"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         return cls(**values)
+
+
+_SMALL_SIZES: dict[str, Any] = {"template_size": 128, "search_size": 256}
+_LARGE_SIZES: dict[str, Any] = {"template_size": 192, "search_size": 384}
+_VIT_B: dict[str, Any] = {"drop_path": 0.1, "embed_dim": 768, "num_heads": 12, "head_channels": 256}
+_VIT_S: dict[str, Any] = {"drop_path": 0.1, "embed_dim": 384, "num_heads": 6, "head_channels": 128}
+_VIT_T: dict[str, Any] = {"drop_path": 0.1, "embed_dim": 192, "num_heads": 3, "head_channels": 64}
 
 
 def vit_b_256(**changes: Any) -> NetworkConfig:
     """SRTrack's and OSTrack's 256 network: ViT-B/16, template 128, search 256."""
-    return NetworkConfig(drop_path=0.1).replace(**changes)
+    return NetworkConfig(**_VIT_B, **_SMALL_SIZES).replace(**changes)
 
 
 def vit_b_384(**changes: Any) -> NetworkConfig:
     """The 384 network: ViT-B/16, template 192, search 384."""
-    return NetworkConfig(drop_path=0.1, template_size=192, search_size=384).replace(**changes)
+    return NetworkConfig(**_VIT_B, **_LARGE_SIZES).replace(**changes)
 
 
 def vit_s_256(**changes: Any) -> NetworkConfig:
     """ViT-S/16 at the 256 sizes."""
-    return NetworkConfig(drop_path=0.1, embed_dim=384, num_heads=6, head_channels=128).replace(**changes)
+    return NetworkConfig(**_VIT_S, **_SMALL_SIZES).replace(**changes)
+
+
+def vit_s_384(**changes: Any) -> NetworkConfig:
+    """ViT-S/16 at the 384 sizes."""
+    return NetworkConfig(**_VIT_S, **_LARGE_SIZES).replace(**changes)
 
 
 def vit_t_256(**changes: Any) -> NetworkConfig:
     """ViT-Ti/16 at the 256 sizes."""
-    return NetworkConfig(drop_path=0.1, embed_dim=192, num_heads=3, head_channels=64).replace(**changes)
+    return NetworkConfig(**_VIT_T, **_SMALL_SIZES).replace(**changes)
+
+
+def vit_t_384(**changes: Any) -> NetworkConfig:
+    """ViT-Ti/16 at the 384 sizes."""
+    return NetworkConfig(**_VIT_T, **_LARGE_SIZES).replace(**changes)
+
+
+def droptrack_b_384(**changes: Any) -> NetworkConfig:
+    """DropTrack's network: the 384 one with DropMAE's temporal embeddings. Its search factor is 5, not 4."""
+    return vit_b_384(temporal=True).replace(**changes)
 
 
 def tiny(**changes: Any) -> NetworkConfig:
@@ -157,12 +207,9 @@ def tiny(**changes: Any) -> NetworkConfig:
     return base.replace(**changes)
 
 
-PRESETS = {
-    "vit_b_256": vit_b_256,
-    "vit_b_384": vit_b_384,
-    "vit_s_256": vit_s_256,
-    "vit_t_256": vit_t_256,
-    "tiny": tiny,
+PRESETS: dict[str, Callable[..., NetworkConfig]] = {
+    make.__name__: make
+    for make in (vit_b_256, vit_b_384, vit_s_256, vit_s_384, vit_t_256, vit_t_384, droptrack_b_384, tiny)
 }
 
 

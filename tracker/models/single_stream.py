@@ -1,4 +1,4 @@
-"""The RGB tracker: one ViT over template and search tokens (OSTrack without candidate elimination)."""
+"""The RGB tracker: one ViT over template and search tokens (OSTrack)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from torch import Tensor
 
 from tracker.errors import RGBXError
 from tracker.models.config import NetworkConfig
+from tracker.models.elimination import to_grid
 from tracker.models.stream import Stream, Tracker, TrackerOutput
 
 
 class SingleStreamTracker(Tracker):
-    """OSTrack (Ye et al., ECCV 2022) with every search token kept and no class token."""
+    """OSTrack (Ye et al., ECCV 2022) without a class token; elimination where ``config`` asks for it."""
 
     def __init__(self, config: NetworkConfig) -> None:
         if config.kind != "single_stream":
@@ -26,6 +27,8 @@ class SingleStreamTracker(Tracker):
         """
         self.check_inputs(template, search, channels=(3, 6))
         tokens = self.tokens(self.rgb, template[:, :3], search[:, :3])
-        for block in self.rgb.blocks:
-            tokens = block(tokens)
-        return self.answer(self.rgb.norm(tokens))
+        kept: Tensor | None = None
+        for layer in range(self.config.depth):
+            tokens, kept = self.layer(self.rgb, layer, tokens, kept)
+        features = self.rgb.norm(tokens)
+        return self.answer(to_grid(features, kept, self.config.template_cells**2, self.config.search_cells))

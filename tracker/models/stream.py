@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tracker.errors import RGBXError
 from tracker.models.center_head import CenterHead, decode_boxes
-from tracker.models.config import NetworkConfig
+from tracker.models.config import NetworkConfig, check_keep_ratio
+from tracker.models.elimination import EliminationBlock, kept_tokens
 
 
 class TrackerOutput(NamedTuple):
@@ -34,9 +35,9 @@ class TrackerOutput(NamedTuple):
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
-def vit_block(config: NetworkConfig, layer: int) -> Block:
+def vit_block(config: NetworkConfig, layer: int, kind: type[Block] = Block) -> Block:
     """One pre-norm ViT block of timm, with the drop-path rate of its layer."""
-    return Block(
+    return kind(
         dim=config.embed_dim,
         num_heads=config.num_heads,
         mlp_ratio=config.mlp_ratio,
@@ -52,7 +53,10 @@ class Stream(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(None, config.patch, 3, config.embed_dim)
-        self.blocks = nn.ModuleList(vit_block(config, layer) for layer in range(config.depth))
+        self.blocks = nn.ModuleList(
+            vit_block(config, layer, EliminationBlock if layer in config.elimination_layers else Block)
+            for layer in range(config.depth)
+        )
         self.norm = layer_norm(config.embed_dim)
 
 
@@ -103,6 +107,28 @@ class Tracker(nn.Module):
         self.config = config
         self.positions = Positions(config)
         self.head = CenterHead(config.embed_dim, config.head_channels)
+        self.set_keep_ratio(config.keep_ratio)
+
+    def set_keep_ratio(self, ratio: float) -> None:
+        """Keep ``ratio`` of the search tokens at each elimination layer from now on, in training and evaluation.
+
+        For the warm-up of training (:func:`tracker.models.elimination.keep_ratio_at`); the configuration stays as
+        it is. A compiled network is compiled again for each number of tokens. No effect without such layers.
+
+        Raises RGBXError unless it is in (0, 1].
+        """
+        check_keep_ratio(ratio)
+        # Whole numbers, so that torch.compile sees constants.
+        self.kept_tokens = kept_tokens(self.config.search_cells**2, ratio, len(self.config.elimination_layers))
+
+    def layer(self, stream: Stream, index: int, tokens: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Layer ``index`` of a stream; ``kept`` are the grid's cells that are left, None while all of them are."""
+        block = stream.blocks[index]
+        if index not in self.config.elimination_layers:
+            return block(tokens), kept
+        count = self.kept_tokens[self.config.elimination_layers.index(index)]
+        tokens, kept = block(tokens, kept, self.config.template_cells, count)
+        return tokens, kept
 
     def initialise_blocks(self) -> None:
         """ViT initialisation: truncated normal of 0.02 in every linear layer, zero biases."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tracker.errors import RGBXError
 from tracker.models.config import NetworkConfig
+from tracker.models.elimination import mean_of_streams
 from tracker.models.stream import Stream, Tracker, TrackerOutput, vit_block
 
 
@@ -15,6 +16,10 @@ class TwoStreamTracker(Tracker):
 
     After each of ``config.cross_layers`` an ordinary ViT block attends over the tokens of both streams
     together. The head sees the mean of the two normed streams.
+
+    Where ``config`` asks for elimination (SRTrack has none), each stream drops its own tokens, by its own template,
+    before the cross block of that layer sees them, as SDSTrack does it: fusion gets cheaper too, and attention does
+    not need the two sets to be the same.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -34,10 +39,13 @@ class TwoStreamTracker(Tracker):
         self.check_inputs(template, search, channels=(6,))
         rgb = self.tokens(self.rgb, template[:, :3], search[:, :3])
         x = self.tokens(self.x, template[:, 3:], search[:, 3:])
+        rgb_kept: Tensor | None = None
+        x_kept: Tensor | None = None
         meetings = iter(self.cross)
         for layer in range(self.config.depth):
-            rgb = self.rgb.blocks[layer](rgb)
-            x = self.x.blocks[layer](x)
+            rgb, rgb_kept = self.layer(self.rgb, layer, rgb, rgb_kept)
+            x, x_kept = self.layer(self.x, layer, x, x_kept)
             if layer in self.config.cross:
                 rgb, x = next(meetings)(torch.cat([rgb, x], dim=1)).chunk(2, dim=1)
-        return self.answer((self.rgb.norm(rgb) + self.x.norm(x)) / 2)
+        streams, kept = (self.rgb.norm(rgb), self.x.norm(x)), (rgb_kept, x_kept)
+        return self.answer(mean_of_streams(streams, kept, self.config.template_cells**2, self.config.search_cells))

@@ -1,0 +1,126 @@
+"""Candidate elimination: search tokens that the target attends least are dropped on the way (OSTrack, section 3.3).
+
+In a few layers, between attention and MLP, the search tokens are ranked by the attention that the template's
+central token pays them, averaged over the heads, and only the first of them go on. What went out comes back at
+the end as zeros in its place. Attention, positions and blocks do not care how many tokens there are, so the
+weights are the same with and without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+
+def keep_ratio_at(epoch: int, final: float, start: int = 4, length: int = 16) -> float:
+    """OSTrack's warm-up: 1 before epoch ``start``, ``final`` from ``start + length`` on, half a cosine between.
+
+    OSTrack counts epochs from 1. A tracker that is fine-tuned from one trained without elimination needs it:
+    dropped at once, tokens that the head relies on would be zero.
+    """
+    if epoch < start:
+        return 1.0
+    if epoch >= start + length:
+        return final
+    return final + (1.0 - final) * (1.0 + math.cos((epoch - start) / length * math.pi)) / 2.0
+
+
+def kept_tokens(tokens: int, ratio: float, times: int) -> tuple[int, ...]:
+    """How many of ``tokens`` are left after each of ``times`` eliminations: ceil(ratio * what was there)."""
+    counts = []
+    for _ in range(times):
+        tokens = math.ceil(ratio * tokens)
+        counts.append(tokens)
+    return tuple(counts)
+
+
+def central_token(cells: int) -> int:
+    """Index of a template's central token, of ``cells`` x ``cells`` in reading order.
+
+    With an even side it is the upper left of the four around the centre (OSTrack's CTR_POINT: row and column
+    3 of 8, 5 of 12).
+    """
+    middle = (cells - 1) // 2
+    return middle * cells + middle
+
+
+def central_attention(queries: Tensor, keys: Tensor, centre: int, template_tokens: int) -> Tensor:
+    """How much token ``centre`` attends to each search token, averaged over heads: ``(B, n)`` float32.
+
+    ``queries`` and ``keys`` are ``(B, heads, template_tokens + n, d)``, template first. One row of the attention
+    is computed here again, so that the whole of it need not be stored and fused kernels can stay in use.
+    """
+    row: Tensor = queries[:, :, centre : centre + 1] @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
+    attention = row.softmax(dim=-1, dtype=torch.promote_types(row.dtype, torch.float32))
+    return attention[:, :, 0, template_tokens:].mean(dim=1)
+
+
+def keep_most_attended(
+    tokens: Tensor, kept: Tensor | None, attention: Tensor, template_tokens: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """All template tokens and the ``count`` search tokens of most attention, in the order they had.
+
+    ``tokens (B, template_tokens + n, D)``; ``kept (B, n)`` int64 says which cell of the search grid each search
+    token is, None that nothing is missing yet; ``attention (B, n)``. Answers tokens and ``kept`` of what is left.
+    """
+    best = attention.topk(count, dim=1).indices.sort(dim=1).values
+    search = tokens[:, template_tokens:].gather(1, best[..., None].expand(-1, -1, tokens.shape[-1]))
+    return torch.cat([tokens[:, :template_tokens], search], dim=1), best if kept is None else kept.gather(1, best)
+
+
+def to_grid(features: Tensor, kept: Tensor | None, template_tokens: int, cells: int) -> Tensor:
+    """``(B, template_tokens + n, D)`` to all ``template_tokens + cells**2``: what was dropped is zero."""
+    if kept is None:
+        return features
+    batch, _, dim = features.shape
+    grid = features.new_zeros(batch, cells * cells, dim)
+    grid = grid.scatter(1, kept[..., None].expand(-1, -1, dim), features[:, template_tokens:])
+    return torch.cat([features[:, :template_tokens], grid], dim=1)
+
+
+def mean_of_streams(
+    features: Sequence[Tensor], kept: Sequence[Tensor | None], template_tokens: int, cells: int
+) -> Tensor:
+    """The streams' mean ``(B, template_tokens + cells**2, D)``, each cell over those streams that kept it.
+
+    Streams eliminate on their own: what is empty in one picture may be the only sign of the target in the other.
+    A cell that one of them dropped takes the other's features undiminished, or the head, which knows them in one
+    size, would see them at half of it; one that both dropped is zero.
+    """
+    whole = [to_grid(each, index, template_tokens, cells) for each, index in zip(features, kept, strict=True)]
+    total = whole[0]
+    for each in whole[1:]:
+        total = total + each
+    if all(index is None for index in kept):
+        return total / len(whole)
+    counts = [
+        to_grid(torch.ones_like(each[..., :1]), index, template_tokens, cells)
+        for each, index in zip(features, kept, strict=True)
+    ]
+    return total / torch.stack(counts).sum(dim=0).clamp_min(1)
+
+
+class EliminationBlock(Block):
+    """A ViT block that may drop search tokens between its attention and its MLP; timm's parameters and names."""
+
+    def forward(  # type: ignore[override]
+        self, tokens: Tensor, kept: Tensor | None, template_cells: int, count: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """``tokens`` and ``kept`` as in :func:`keep_most_attended`; no more than ``count`` search tokens are left."""
+        batch, length, dim = tokens.shape
+        template_tokens = template_cells**2
+        attn: Any = self.attn
+        projected: Tensor = attn.qkv(self.norm1(tokens)).reshape(batch, length, 3, attn.num_heads, -1)
+        queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).reshape(batch, length, dim)
+        tokens = tokens + self.drop_path1(attn.proj(mixed))
+        if count < length - template_tokens:
+            attention = central_attention(queries, keys, central_token(template_cells), template_tokens)
+            tokens, kept = keep_most_attended(tokens, kept, attention, template_tokens, count)
+        return tokens + self.drop_path2(self.mlp(self.norm2(tokens))), kept
