@@ -87,35 +87,40 @@ def crop_transform(box: np.ndarray, factor: float, out_size: int) -> CropTransfo
     return CropTransform(x + w / 2 - side / 2, y + h / 2 - side / 2, side, out_size)
 
 
-def sample_region(frame: np.ndarray, transform: CropTransform) -> np.ndarray:
-    """Cut the region of ``transform`` out of ``frame`` (H, W, C) and resize it: (out, out, C), any C, same
-    dtype."""
-    scale = transform.side / transform.out_size
-    # Only the part of the frame that the region touches is copied, since planes of a six-channel frame are
-    # not contiguous.
+def cut_window(frame: np.ndarray, transform: CropTransform) -> tuple[np.ndarray, CropTransform]:
+    """What the region of ``transform`` touches of ``frame`` (H, W, C), and the region in that window's coordinates.
+
+    The window is a view, with the pixels that bilinear sampling reads beyond the region; beyond the window the frame
+    ends, or nothing is read. A region wholly outside of the frame has an empty window.
+    """
     height, width = frame.shape[:2]
     left, top = max(0, math.floor(transform.x) - 1), max(0, math.floor(transform.y) - 1)
     right = min(width, math.ceil(transform.x + transform.side) + 2)
     bottom = min(height, math.ceil(transform.y + transform.side) + 2)
-    out = np.zeros((transform.out_size, transform.out_size, frame.shape[2]), dtype=frame.dtype)
-    if right <= left or bottom <= top:
+    window = frame[top : max(top, bottom), left : max(left, right)]
+    return window, CropTransform(transform.x - left, transform.y - top, transform.side, transform.out_size)
+
+
+def sample_region(frame: np.ndarray, transform: CropTransform) -> np.ndarray:
+    """Cut the region of ``transform`` out of ``frame`` (H, W, C) and resize it: (out, out, C), any C, same
+    dtype."""
+    # Only the window is copied, since planes of a six-channel frame are not contiguous.
+    window, inside = cut_window(frame, transform)
+    out = np.zeros((inside.out_size, inside.out_size, frame.shape[2]), dtype=frame.dtype)
+    if window.size == 0:
         return out
-    matrix = np.array(
-        [
-            [scale, 0.0, transform.x - left + 0.5 * scale - 0.5],
-            [0.0, scale, transform.y - top + 0.5 * scale - 0.5],
-        ]
-    )
+    scale = inside.side / inside.out_size
+    matrix = np.array([[scale, 0.0, inside.x + 0.5 * scale - 0.5], [0.0, scale, inside.y + 0.5 * scale - 0.5]])
     for first in range(0, frame.shape[2], 3):
-        part = np.ascontiguousarray(frame[top:bottom, left:right, first : first + 3])
+        part = np.ascontiguousarray(window[:, :, first : first + 3])
         warped = cv2.warpAffine(
             part,
             matrix,
-            (transform.out_size, transform.out_size),
+            (inside.out_size, inside.out_size),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
         )
-        out[:, :, first : first + 3] = warped.reshape(transform.out_size, transform.out_size, -1)
+        out[:, :, first : first + 3] = warped.reshape(inside.out_size, inside.out_size, -1)
     return out
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
-from tracker.data.augment import augment_crop, draw_augmentation, flip_box
-from tracker.data.crop import crop_region
+from tracker.data.augment import PairAugmentation, augment_crop, draw_augmentation, flip_box
+from tracker.data.crop import CropTransform, crop_transform, jitter_box, sample_region
+from tracker.data.device_crop import Window, WindowBatch, window_of
 from tracker.data.sampling import CausalPairSampler
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
@@ -32,6 +34,8 @@ class PairSettings:
         augment: False turns grey, mirror and gain off (validation); jitter remains.
         broken: "raise", or "report": log and count a pair that cannot be read, then draw the next one.
         max_broken: with "report", so many broken draws for one sample raise after all.
+        crops: "host": a sample holds finished crops; "device": the windows that
+            :meth:`tracker.data.device_crop.WindowBatch.crops` makes the same crops of, in batches.
     """
 
     template_size: int = 64
@@ -51,6 +55,7 @@ class PairSettings:
     augment: bool = True
     broken: str = "raise"
     max_broken: int = 20
+    crops: str = "host"
 
     def __post_init__(self) -> None:
         for name in (
@@ -75,10 +80,16 @@ class PairSettings:
                 raise RGBXError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
         if self.broken not in ("raise", "report"):
             raise RGBXError(f"broken is {self.broken!r}; expected 'raise' or 'report'")
+        if self.crops not in ("host", "device"):
+            raise RGBXError(f"crops is {self.crops!r}; expected 'host' or 'device'")
 
 
-def _six_planes(crop: np.ndarray) -> torch.Tensor:
-    """(S, S, 6) or (S, S, 3) uint8 to (6, S, S); a missing X is zero."""
+NO_AUGMENTATION = PairAugmentation(False, False, False, 1.0, 1.0)
+
+
+def _six_planes(frame: np.ndarray, region: CropTransform, grayscale: bool, flip: bool, gain: float) -> torch.Tensor:
+    """The finished crop of a frame (H, W, 6) or (H, W, 3): (6, S, S) uint8; a missing X is zero."""
+    crop = augment_crop(sample_region(frame, region), grayscale, flip, gain)
     out = np.zeros((6, *crop.shape[:2]), dtype=np.uint8)
     out[: crop.shape[2]] = crop.transpose(2, 0, 1)
     return torch.from_numpy(out)
@@ -87,7 +98,8 @@ def _six_planes(crop: np.ndarray) -> torch.Tensor:
 class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Random causal pairs from a list of sequences.
 
-    ``dataset[i]`` is a dict: ``template`` uint8 (6, Hz, Wz), ``search`` uint8 (6, Hs, Ws), ``box`` float32
+    ``dataset[i]`` is a dict: ``template`` uint8 (6, Hz, Wz), ``search`` uint8 (6, Hs, Ws) (with ``crops`` "device"
+    the :class:`~tracker.data.device_crop.Window` of each; :func:`collate_pairs` makes batches of both), ``box`` float32
     (4,) as ``cx, cy, w, h`` in units of the search crop (a target that reaches out of the crop has a box that
     does too), ``sequence`` int64 0-d index of the sequence. It depends on (seed, epoch, i) alone, in any
     process and any order.
@@ -170,26 +182,36 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
         pair = self.sampler.draw(rng)
         sequence = self.sequences[pair.sequence]
         template_box, search_box = sequence.boxes[pair.template], sequence.boxes[pair.search]
-        template, _ = crop_region(sequence.planes(pair.template), template_box, s.template_factor, s.template_size)
-        search, transform = crop_region(
-            sequence.planes(pair.search),
-            search_box,
-            s.search_factor,
-            s.search_size,
-            center_jitter=s.center_jitter,
-            scale_jitter=s.scale_jitter,
-            rng=rng,
-        )
-        box = transform.to_crop(search_box)
+        jittered = jitter_box(search_box, s.center_jitter, s.scale_jitter, rng)
+        drawn = NO_AUGMENTATION
         if s.augment:
             drawn = draw_augmentation(rng, s.grayscale, s.flip, s.flip_each, s.brightness)
-            template = augment_crop(template, drawn.grayscale, drawn.template_flip, drawn.template_gain)
-            search = augment_crop(search, drawn.grayscale, drawn.search_flip, drawn.search_gain)
-            if drawn.search_flip:
-                box = flip_box(box)
+        template_region = crop_transform(template_box, s.template_factor, s.template_size)
+        search_region = crop_transform(jittered, s.search_factor, s.search_size)
+        box = search_region.to_crop(search_box)
+        if drawn.search_flip:
+            box = flip_box(box)
+        make = _six_planes if s.crops == "host" else window_of
         return {
-            "template": _six_planes(template),
-            "search": _six_planes(search),
+            "template": make(
+                sequence.planes(pair.template),
+                template_region,
+                drawn.grayscale,
+                drawn.template_flip,
+                drawn.template_gain,
+            ),
+            "search": make(
+                sequence.planes(pair.search), search_region, drawn.grayscale, drawn.search_flip, drawn.search_gain
+            ),
             "box": torch.from_numpy(box.astype(np.float32)),
             "sequence": torch.tensor(pair.sequence, dtype=torch.int64),
         }
+
+
+def collate_pairs(samples: collections.abc.Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples to a batch: tensors stacked, windows packed into a :class:`~tracker.data.device_crop.WindowBatch`."""
+    batch: dict[str, Any] = {}
+    for key, first in samples[0].items():
+        values = [sample[key] for sample in samples]
+        batch[key] = WindowBatch.pack(values) if isinstance(first, Window) else default_collate(values)
+    return batch
