@@ -39,6 +39,11 @@ class NetworkSection(Section):
     cross_layers: tuple[int, ...] | None = None
     drop_path: float | None = Field(default=None, ge=0.0, lt=1.0)
     mlp_ratio: float | None = Field(default=None, gt=0.0, le=16.0)
+    temporal: bool | None = Field(default=None, description="DropMAE's template and search embeddings")
+    elimination_layers: tuple[int, ...] | None = Field(default=None, description="OSTrack's are 3, 6, 9 of 12")
+    keep_ratio: float | None = Field(
+        default=None, gt=0.0, le=1.0, description="share of search tokens kept at each elimination layer"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> NetworkSection:
@@ -49,6 +54,11 @@ class NetworkSection(Section):
     def changes(self) -> dict[str, Any]:
         """What differs from the preset, as keyword arguments of ``NetworkConfig``."""
         return {name: value for name, value in self if name != "preset" and value is not None}
+
+    def overrides(self) -> dict[str, Any]:
+        """Of the changes those that fit any weights, as keyword arguments of ``load_network``."""
+        free = ("drop_path", "template_size", "search_size", "elimination_layers", "keep_ratio")
+        return {name: value for name, value in self.changes().items() if name in free}
 
 
 class DataSection(Section):
@@ -134,7 +144,16 @@ class TrainSection(Section):
     step_at: float = Field(default=0.8, gt=0.0, lt=1.0, description="share of the run after which `step` lowers the lr")
     step_factor: float = Field(default=0.1, gt=0.0, le=1.0)
     clip_grad_norm: float = Field(default=0.1, ge=0.0, description="0 leaves gradients as they are")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where torch sees one")
     precision: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = Field(default=False, description="fp32 matrix products and convolutions in TF32, on a GPU")
+    compile: bool = Field(default=False, description="torch.compile the network for training")
+    channels_last: bool = Field(default=False, description="the head's convolutions in channels-last memory")
+    deterministic: bool = Field(default=True, description="torch's deterministic algorithms, where there are any")
+    crops: Literal["host", "device"] = Field(default="host", description="where crops are resized and augmented")
+    prefetch: int = Field(default=2, ge=1, le=64, description="batches that each loader process has ready")
+    accumulate: int = Field(default=1, ge=1, description="parts that a batch goes through the network in; less memory")
+    activation_checkpointing: bool = Field(default=False, description="compute blocks twice; much less memory")
     batchnorm: Literal["train", "frozen"] = "frozen"
     seed: int = Field(default=0, ge=0, lt=2**31)
     log_every: int = Field(default=10, ge=1, description="steps between two log lines")
@@ -146,6 +165,8 @@ class TrainSection(Section):
     def _consistent(self) -> TrainSection:
         if self.batch_size > self.samples_per_epoch:
             raise ValueError(f"batch_size {self.batch_size} is larger than samples_per_epoch {self.samples_per_epoch}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} does not divide into {self.accumulate} equal parts")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), not {self.betas}")
         if self.warmup_steps >= self.total_steps:
@@ -187,17 +208,31 @@ class OptimizerSection(Section):
 class PriorSection(Section):
     """Estimation of the prior significance."""
 
-    estimator: Literal["fisher", "fisher_exact"] = "fisher"
+    estimator: Literal["fisher", "fisher_exact", "hutchinson", "gnb", "mas", "magnitude", "uniform"] = "fisher"
     samples: int = Field(default=512, ge=1)
     batch_size: int = Field(default=32, ge=1)
+    workers: int = Field(default=0, ge=0, le=256, description="loader processes; 0 decodes in the estimating process")
     seed: int = Field(default=0, ge=0, lt=2**31)
+    draws: int = Field(default=1, ge=1, description="random signs or probes a batch: fisher, hutchinson, gnb")
+    method: Literal["autograd", "finite_difference"] = Field(
+        default="autograd", description="of hutchinson; finite_difference takes a third of the memory"
+    )
+    relative_error: float | None = Field(
+        default=None, gt=0.0, lt=1.0, description="stop as soon as the map is known so well"
+    )
 
 
 class ValidationSection(Section):
-    """Tracking on held-out generated sequences in the course of training; ``every: 0`` does none."""
+    """Tracking on held-out sequences in the course of training; ``every: 0`` does none.
+
+    They are generated (length, difficulty and seed are theirs), or with ``source: split`` those that ``split`` of the
+    training data set names: by default its share of training sequences that training leaves out.
+    """
 
     every: int = Field(default=0, ge=0, description="epochs between two validations")
-    sequences: int = Field(default=8, ge=1)
+    source: Literal["generated", "split"] = "generated"
+    split: str = Field(default="val", description="split of the training data set, for source: split")
+    sequences: int = Field(default=8, ge=1, description="how many; at most so many of a split")
     length: int = Field(default=40, ge=2)
     difficulty: float = Field(default=0.5, ge=0.0, le=1.0)
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import os
 import random
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.testing
 
 from tracker.config import DataSection, PairSection, RunConfig, TrainSection, load_config
 from tracker.data.dataset import PairDataset
 from tracker.errors import RGBXError
 from tracker.models.build import build_network
-from tracker.models.config import preset
+from tracker.models.config import NetworkConfig, preset
 from tracker.models.initialise import initialise_two_stream
 from tracker.models.stream import Tracker
+from tracker.train.activations import recompute_blocks
 from tracker.train.finetune import fine_tuner
 from tracker.train.losses import TrackingLoss
 from tracker.train.pretrain import TargetCellLoss
@@ -269,6 +274,134 @@ def test_frozen_groups_stay(pairs: PairDataset) -> None:
     for key, value in before.items():
         frozen = key.startswith(("head.", "positions."))
         assert torch.equal(value, after[key]) == frozen, key
+
+
+def gradient_of_first_step(
+    pairs: PairDataset, *overrides: str, config: NetworkConfig = SMALL
+) -> tuple[float, torch.Tensor]:
+    """Loss, and the gradient of all weights as one vector, of the first batch."""
+    torch.manual_seed(11)
+    network = initialise_two_stream(build_network(config))
+    # At the target's cell the loss is continuous in the weights; at the best cell it jumps.
+    settings = run_config("loss.cell=target", "train.clip_grad_norm=0", *overrides)
+    trainer = fine_tuner(settings, network, None, pairs)
+    trainer.folder = None
+    trainer.run(until=1)
+    gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    return trainer.history[0].scalars["loss/total"], gradient
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_has_the_whole_batchs_gradient(pairs: PairDataset, parts: int) -> None:
+    still = SMALL.replace(drop_path=0.0)
+    loss, whole = gradient_of_first_step(pairs, config=still)
+    loss_in_parts, gradient = gradient_of_first_step(pairs, f"train.accumulate={parts}", config=still)
+    assert loss_in_parts == pytest.approx(loss, rel=1e-5)
+    assert relative(gradient, whole) < 1e-5
+
+
+def test_parts_must_be_equal() -> None:
+    with pytest.raises(RGBXError, match="batch_size 4 does not divide into 3 equal parts"):
+        run_config("train.accumulate=3")
+
+
+def test_activation_checkpointing_computes_the_same_gradient_of_less(pairs: PairDataset) -> None:
+    """With drop path: what is computed twice has to draw the same numbers twice."""
+    saved: list[int] = []
+
+    def kept(*overrides: str) -> tuple[float, torch.Tensor, int]:
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+            loss, gradient = gradient_of_first_step(pairs, *overrides)
+        return loss, gradient, sum(saved)
+
+    loss, whole, all_of_it = kept()
+    loss_twice, gradient, less = kept("train.activation_checkpointing=true")
+    assert loss_twice == loss
+    assert torch.equal(gradient, whole)
+    assert less < 0.5 * all_of_it
+
+
+def test_activation_checkpointing_leaves_names_and_copies_alone() -> None:
+    network = initialise_two_stream(build_network(SMALL))
+    names, expected = list(network.state_dict()), network.state_dict()
+    recompute_blocks(network)
+    assert list(network.state_dict()) == names
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    template, search = torch.randn(1, 6, 32, 32), torch.randn(1, 6, 64, 64)
+    plain = initialise_two_stream(build_network(SMALL))
+    plain.load_state_dict(expected)
+    # The copy's blocks are its own, with its own weights.
+    assert torch.equal(network(template, search).features, plain(template, search).features)
+    assert not twin(template, search).features.any()
+
+
+def test_a_compiled_network_trains_alike(pairs: PairDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced by torch.compile, without its code generator: that the training step goes through it at all."""
+    counted = torch._dynamo.testing.CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
+    still = SMALL.replace(drop_path=0.0)
+    loss, whole = gradient_of_first_step(pairs, config=still)
+    assert counted.frame_count == 0
+    loss_compiled, gradient = gradient_of_first_step(pairs, "train.compile=true", config=still)
+    assert counted.frame_count == 1
+    assert loss_compiled == pytest.approx(loss, rel=1e-5)
+    assert relative(gradient, whole) < 1e-5
+
+
+def test_channels_last_is_the_heads_memory_and_not_its_values(pairs: PairDataset) -> None:
+    still = SMALL.replace(drop_path=0.0)
+    loss, whole = gradient_of_first_step(pairs, config=still)
+    loss_last, gradient = gradient_of_first_step(pairs, "train.channels_last=true", config=still)
+    assert loss_last == pytest.approx(loss, rel=1e-5)
+    assert relative(gradient, whole) < 1e-5
+    config = run_config("train.channels_last=true", "optimizer.name=srft")
+    trainer = trainer_of(config, pairs)
+    trainer.run(until=2)
+    kernel = next(p for name, p in trainer.network.named_parameters() if name.startswith("head.") and p.ndim == 4)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_crops_of_the_device_train_and_resume_to_the_same_bits(pairs: PairDataset, tmp_path: Path) -> None:
+    windows = PairDataset(pairs.sequences, dataclasses.replace(pairs.settings, crops="device"), 18, seed=3)
+    still = SMALL.replace(drop_path=0.0)
+    loss, whole = gradient_of_first_step(pairs, config=still)
+    loss_device, gradient = gradient_of_first_step(windows, config=still)
+    # A level of 255 here and there is all that differs.
+    assert loss_device == pytest.approx(loss, rel=1e-3)
+    assert relative(gradient, whole) < 0.02
+
+    config = run_config("train.workers=1", "optimizer.name=srft")
+    run = trainer_of(config, windows)
+    run.run(until=6)
+    trainer_of(config, windows, tmp_path).run(until=3)
+    rest = trainer_of(config, windows, tmp_path)
+    rest.resume(tmp_path)
+    rest.run(until=6)
+    assert_same(run.state(), rest.state())
+
+
+def test_candidate_elimination_warms_up_with_the_epochs(pairs: PairDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OSTrack's schedule counts epochs from 1: 1.0 in the first three, then half a cosine of 16 epochs."""
+    eliminating = SMALL.replace(elimination_layers=(1,), keep_ratio=0.5)
+    torch.manual_seed(0)
+    network = initialise_two_stream(build_network(eliminating))
+    given: list[float] = []
+    plain = network.set_keep_ratio
+    monkeypatch.setattr(network, "set_keep_ratio", lambda ratio: (given.append(ratio), plain(ratio)))
+    trainer = fine_tuner(run_config("train.epochs=22", "train.samples_per_epoch=4"), network, None, pairs)
+    trainer.folder = None
+    trainer.run()
+    cosine = [0.5 + 0.25 * (1 + math.cos(math.pi * k / 16)) for k in range(17)]
+    assert given == pytest.approx([1.0] * 3 + cosine + [0.5] * 2)
+    assert network.kept_tokens == (8,)
 
 
 def network_output(network: Tracker, score_at: tuple[int, int]) -> Any:

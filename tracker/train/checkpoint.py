@@ -107,12 +107,17 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     random.setstate((python["version"], tuple(python["numbers"].tolist()), python["gauss"]))
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and Python, and ask torch for deterministic algorithms."""
+def seed_process(seed: int, rank: int, step: int = 0) -> None:
+    """Numbers of its own for dropout in one of several processes: the same ones again for the same three numbers."""
+    torch.manual_seed(int(np.random.default_rng([seed, rank, step]).integers(2**63)))
+
+
+def seed_everything(seed: int, deterministic: bool = True) -> None:
+    """Seed torch, numpy and Python, and ask torch for deterministic algorithms (or take that back)."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # It would fill every fresh tensor with NaN: a debugging aid that costs a pass over memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -13,6 +13,7 @@ from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
 from tracker.models.initialise import initialise_two_stream
 from tracker.models.stream import Tracker
 from tracker.train.checkpoint import seed_everything
+from tracker.train.distributed import Processes, processes
 from tracker.train.optimizers import build_optimizer
 from tracker.train.pretrain import run_meta, tracking_loss
 from tracker.train.prior import load_prior, prior_for
@@ -20,7 +21,6 @@ from tracker.train.schedule import lr_scheduler
 from tracker.train.sources import pairs_of
 from tracker.train.trainer import StepRecord, Trainer
 from tracker.train.validate import validation
-
 
 def group_settings(train: TrainSection) -> GroupSettings:
     """Learning rates of the groups: ``train.lr`` times ``train.lr_scale``; a scale of 0 freezes."""
@@ -31,13 +31,20 @@ def group_settings(train: TrainSection) -> GroupSettings:
 def starting_network(config: RunConfig) -> Tracker:
     """The network that fine-tuning starts from: a two-stream checkpoint as it is, an RGB one in both streams.
 
+    Width and depth are the checkpoint's. Sizes of the crops, drop path and elimination are those of ``config.network``
+    where they stand there.
+
     Raises:
         RGBXError: no or an unusable checkpoint.
     """
     if config.init is None:
         raise RGBXError("init is not set; give the RGB checkpoint to start from, for instance init=tiny_rgb")
-    network, shape, _ = load_network(find_weights(config.init), drop_path=config.network.drop_path)
-    return network if shape.kind == "two_stream" else initialise_two_stream(network)
+    network, shape, _ = load_network(find_weights(config.init), **config.network.overrides())
+    if shape.kind == "two_stream":
+        return network
+    cross = config.network.cross_layers
+    wanted = shape.replace(kind="two_stream", **({} if cross is None else {"cross_layers": cross}))
+    return initialise_two_stream(network, wanted)
 
 
 def find_weights(path: Path) -> Path:
@@ -58,9 +65,13 @@ def fine_tuner(
     pairs: Any = None,
     title: str = "train",
     validate: Callable[[int], Mapping[str, float]] | None = None,
+    group: Processes | None = None,
 ) -> Trainer:
-    """A trainer for ``network`` as ``config`` has it; ``pairs`` replaces the configured data."""
-    seed_everything(config.train.seed)
+    """A trainer for ``network``, on the device that it is on, as ``config`` has it.
+
+    ``pairs`` replaces the configured data; ``group`` are the processes of the run.
+    """
+    seed_everything(config.train.seed, config.train.deterministic)
     optimizer = build_optimizer(
         parameter_groups(network, group_settings(config.train)), config.train, config.optimizer, prior
     )
@@ -69,31 +80,38 @@ def fine_tuner(
         tracking_loss(config),
         optimizer,
         lr_scheduler(optimizer, config.train),
-        pairs_of(config.data, config.pairs, config.train, network.config) if pairs is None else pairs,
+        pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops)
+        if pairs is None
+        else pairs,
         config.train,
         config.output,
         config.model_dump(mode="json"),
         validate,
         title,
+        group,
     )
 
 
 def fine_tune(config: RunConfig, resume: Path | None = None, command: str = "") -> tuple[Path, list[StepRecord]]:
     """Fine-tune; returns the file with the network (``<output>/network.safetensors``) and the log.
 
+    In the processes that torchrun has started, or in this one alone: :mod:`tracker.train.distributed`.
+
     Raises:
         RGBXError: configuration, data, checkpoint or significance map cannot be used.
     """
-    network = starting_network(config)
-    prior = None
-    if config.optimizer.name == "srft" and config.optimizer.prior is not None:
-        prior = prior_for(network, load_prior(config.optimizer.prior))
-    trainer = fine_tuner(config, network, prior, validate=validation(config, network))
-    if resume is not None:
-        trainer.resume(resume)
-    history = trainer.run()
-    path = config.output / "network.safetensors"
-    save_trained(path, network, config, trainer, command)
+    with processes(config.train.device) as group:
+        network = starting_network(config).to(group.device)
+        prior = None
+        if config.optimizer.name == "srft" and config.optimizer.prior is not None:
+            prior = prior_for(network, load_prior(config.optimizer.prior))
+        trainer = fine_tuner(config, network, prior, validate=validation(config, network, group), group=group)
+        if resume is not None:
+            trainer.resume(resume)
+        history = trainer.run()
+        path = config.output / "network.safetensors"
+        if group.first:
+            save_trained(path, network, config, trainer, command)
     return path, history
 
 

@@ -47,14 +47,16 @@ def progress(
     title: str = "",
     initial: int = 0,
     unit: str = "it",
+    shown: bool = True,
 ) -> tqdm[Any]:
-    """A progress bar on stderr with rate and time left."""
+    """A progress bar on stderr with rate and time left; not ``shown`` in all processes of a run but one."""
     return tqdm(
         items,
         total=total,
         desc=title,
         initial=initial,
         unit=unit,
+        disable=not shown,
         file=sys.stderr,
         dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 10.0,

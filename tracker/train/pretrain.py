@@ -17,6 +17,7 @@ from tracker.models.checkpoints import save_network
 from tracker.models.config import NetworkConfig, preset
 from tracker.models.stream import TrackerOutput
 from tracker.train.checkpoint import seed_everything
+from tracker.train.distributed import processes
 from tracker.train.losses import TrackingLoss, gaussian_target
 from tracker.train.optimizers import build_optimizer, decay_groups
 from tracker.train.schedule import lr_scheduler
@@ -66,31 +67,35 @@ def pretrain(
         RGBXError: the configuration, the data or the checkpoint to resume from cannot be used.
     """
     train = config.train
-    seed_everything(train.seed)
-    shape = network_config(config, "single_stream")
-    network = build_network(shape)
-    optimizer = build_optimizer(decay_groups(network, train.lr, train.weight_decay), train, config.optimizer)
-    trainer = Trainer(
-        network,
-        tracking_loss(config),
-        optimizer,
-        lr_scheduler(optimizer, train),
-        pairs_of(config.data, config.pairs, train, shape),
-        train,
-        config.output,
-        config.model_dump(mode="json"),
-        validation(config, network),
-        title="pretrain",
-    )
-    if resume is not None:
-        trainer.resume(resume)
-    trainer.run()
     path = config.output / "network.safetensors"
-    meta = run_meta(config, trainer, command)
-    save_network(path, network, shape, meta)
-    if weights is not None:
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        save_network(weights, network, shape, meta, half=True)
+    with processes(train.device) as group:
+        seed_everything(train.seed, train.deterministic)
+        shape = network_config(config, "single_stream")
+        network = build_network(shape).to(group.device)
+        optimizer = build_optimizer(decay_groups(network, train.lr, train.weight_decay), train, config.optimizer)
+        trainer = Trainer(
+            network,
+            tracking_loss(config),
+            optimizer,
+            lr_scheduler(optimizer, train),
+            pairs_of(config.data, config.pairs, train, shape, train.crops),
+            train,
+            config.output,
+            config.model_dump(mode="json"),
+            validation(config, network, group),
+            title="pretrain",
+            processes=group,
+        )
+        if resume is not None:
+            trainer.resume(resume)
+        trainer.run()
+        if not group.first:
+            return path
+        meta = run_meta(config, trainer, command)
+        save_network(path, network, shape, meta)
+        if weights is not None:
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            save_network(weights, network, shape, meta, half=True)
     return path
 
 

@@ -62,9 +62,14 @@ def evaluation_sequences(
     return list(synthetic_dataset(config, count))
 
 
-def pair_settings(pairs: PairSection, network: NetworkConfig) -> PairSettings:
+def of_split(data: DataSection, split: str) -> DataSection:
+    """The same data with another split."""
+    return data.model_copy(update={"split": split})
+
+
+def pair_settings(pairs: PairSection, network: NetworkConfig, crops: str = "host") -> PairSettings:
     settings: PairSettings = as_dataclass(
-        PairSettings, pairs, template_size=network.template_size, search_size=network.search_size
+        PairSettings, pairs, template_size=network.template_size, search_size=network.search_size, crops=crops
     )
     return settings
 
@@ -109,9 +114,11 @@ class RollingPairs:
         return pairs
 
 
-def pairs_of(data: DataSection, pairs: PairSection, train: TrainSection, network: NetworkConfig) -> Any:
-    """The training pairs of a run."""
-    settings = pair_settings(pairs, network)
+def pairs_of(
+    data: DataSection, pairs: PairSection, train: TrainSection, network: NetworkConfig, crops: str = "host"
+) -> Any:
+    """The training pairs of a run; ``crops`` says where :class:`~tracker.data.dataset.PairSettings` has them made."""
+    settings = pair_settings(pairs, network, crops)
     if data.source == "synthetic" and data.refresh:
         return RollingPairs(data, settings, train.samples_per_epoch, train.seed)
     return PairDataset(sequences_of(data), settings, train.samples_per_epoch, train.seed)

@@ -13,16 +13,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import cv2
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 
 from tracker.config import TrainSection
+from tracker.data.dataset import collate_pairs
 from tracker.data.normalise import normalise
 from tracker.errors import RGBXError
+from tracker.models.elimination import keep_ratio_at
+from tracker.train.activations import recompute_blocks
 from tracker.train.checkpoint import (
     check_module,
     checkpoint_path,
@@ -32,9 +37,12 @@ from tracker.train.checkpoint import (
     prune_checkpoints,
     rng_state,
     save_checkpoint,
+    seed_process,
     set_rng_state,
 )
+from tracker.train.distributed import Processes
 from tracker.train.log import ScalarLog, progress
+from tracker.train.prefetch import Batch, ahead
 
 LOSSES = ("total", "giou", "l1", "focal")
 
@@ -65,23 +73,29 @@ class StepRecord:
 
 
 class Remaining(Sampler[int]):
-    """Indices of the epoch that are still to come, in order: the data set itself is what is random."""
+    """Indices of the epoch that are still to come, in order: the data set itself is what is random.
 
-    def __init__(self, first: int, end: int) -> None:
-        self.first, self.end = first, end
+    Of each batch a process draws its own part, so that all of them together draw what one alone would.
+    """
+
+    def __init__(self, batch_size: int, processes: Processes) -> None:
+        self.first = self.end = 0
+        self.batch_size, self.share = batch_size, processes.share(batch_size)
+        self.offset = processes.rank * self.share
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.end))
+        for batch in range(self.first, self.end, self.batch_size):
+            yield from range(batch + self.offset, batch + self.offset + self.share)
 
     def __len__(self) -> int:
-        return self.end - self.first
+        return (self.end - self.first) // self.batch_size * self.share
 
 
 class Trainer:
     """Trains ``network`` on ``dataset`` for ``settings.total_steps`` steps.
 
     Args:
-        network: answers ``network(template, search)`` with what ``loss`` understands.
+        network: answers ``network(template, search)`` with what ``loss`` understands; already on its device.
         loss: ``loss(output, boxes (B,4))`` gives a dict of per-sample losses (B,), ``total`` among them.
         optimizer: any torch optimizer; ``penalty`` and ``kappa`` are logged where it has them.
         scheduler: stepped once a training step.
@@ -89,14 +103,19 @@ class Trainer:
         settings: batch size, clipping, precision, how often to log and save.
         folder: receives ``checkpoints/`` and ``tensorboard/``; None writes nothing.
         config: the run's configuration as plain types, stored in checkpoints.
-        validate: called with the epoch at its end; returns scalars to log.
+        validate: called with the epoch at its end, by every process; returns scalars to log.
         title: of the progress bar.
+        processes: those of the run, one by default. Each takes an equal part of every batch, gradients are averaged,
+            and the first one logs and saves. With dropout left out the run is that of one process, up to rounding.
+
+    Raises:
+        RGBXError: batches cannot be shared by the processes, or batch norms would train on parts of them.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        loss: Callable[..., Mapping[str, torch.Tensor]],
+        loss: Callable[..., Mapping[str, Tensor]],
         optimizer: Optimizer,
         scheduler: LRScheduler,
         dataset: Pairs,
@@ -105,19 +124,53 @@ class Trainer:
         config: Mapping[str, Any] | None = None,
         validate: Callable[[int], Mapping[str, float]] | None = None,
         title: str = "train",
+        processes: Processes | None = None,
     ) -> None:
         self.network, self.loss, self.optimizer, self.scheduler = network, loss, optimizer, scheduler
         self.dataset, self.settings, self.folder = dataset, settings, folder
         self.config, self.validate, self.title = dict(config or {}), validate, title
         self.device = next(network.parameters()).device
+        self.processes = processes or Processes(device=self.device)
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.step = 0  # finished steps
         self.epoch = 0  # the epoch being trained
         self.index = 0  # samples of that epoch already used
         self.history: list[StepRecord] = []
-        self._remaining = Remaining(0, 0)
-        self._loader: DataLoader[dict[str, torch.Tensor]] | None = None
-        self._stop = False
+        self._remaining = Remaining(settings.batch_size, self.processes)
+        if self._remaining.share % settings.accumulate:
+            raise RGBXError(
+                f"a process's {self._remaining.share} samples do not divide into {settings.accumulate} equal parts; "
+                "change train.accumulate or train.batch_size"
+            )
+        if self.processes.count > 1 and settings.batchnorm == "train":
+            raise RGBXError(
+                "train.batchnorm=train would give every process statistics of its own part of the batch; "
+                "set train.batchnorm=frozen, or train in one process"
+            )
+        self._loader: DataLoader[dict[str, Tensor]] | None = None
+        self._stop = False  # asked of this process
+        self._stopping = False  # what all processes have agreed on
+        self.model = self._prepared()
+        if not self.processes.first:
+            # Drop path of its own; the first one's is that of a run in one process.
+            seed_process(settings.seed, self.processes.rank)
+
+    def _prepared(self) -> Callable[..., Any]:
+        """What the forward pass of training goes through; ``network`` keeps its weights and its names."""
+        s = self.settings
+        if self.device.type == "cuda" and s.tf32:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+        if s.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if s.activation_checkpointing:
+            recompute_blocks(self.network)
+        model: nn.Module = self.network
+        if self.processes.count > 1:
+            where = [self.device] if self.device.type == "cuda" else None
+            # No buffer changes: batch norms are frozen.
+            model = DistributedDataParallel(model, where, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return torch.compile(model) if s.compile else model
 
     # ---------------------------------------------------------------- the loop
 
@@ -130,22 +183,24 @@ class Trainer:
         """
         s = self.settings
         last = s.total_steps if until is None else min(until, s.total_steps)
-        log = ScalarLog(self.folder / "tensorboard", self.step) if self.folder else None
-        bar = progress(total=last, initial=self.step, title=self.title, unit="step")
+        first = self.processes.first
+        log = ScalarLog(self.folder / "tensorboard", self.step) if self.folder and first else None
+        bar = progress(total=last, initial=self.step, title=self.title, unit="step", shown=first)
         clock, clock_step = time.perf_counter(), self.step
         self.train_mode()
         try:
             with self._signals():
                 while self.step < last:
-                    self.dataset.set_epoch(self.epoch)
-                    for batch in self.batches():
+                    self.begin_epoch()
+                    for batch in ahead(self.batches(), self.device):
                         scalars = self.train_step(batch)
                         bar.update()
                         if self.step % s.log_every == 0 or self.step == last:
+                            values = self.read(scalars)
                             now = time.perf_counter()
                             rate = (self.step - clock_step) * s.batch_size / max(now - clock, 1e-9)
                             clock, clock_step = now, self.step
-                            record = StepRecord(self.step, {**self.read(scalars), "samples_per_second": rate})
+                            record = StepRecord(self.step, {**values, "samples_per_second": rate})
                             self.history.append(record)
                             bar.set_postfix(loss=f"{record.scalars['loss/total']:.3f}", refresh=False)
                             if log:
@@ -155,7 +210,7 @@ class Trainer:
                             self.epoch, self.index = self.epoch + 1, 0
                         if self.folder and self._due(at_end, last):
                             self.save()
-                        if self._stop:
+                        if self._stopping:
                             raise Interrupted(self.save() if self.folder else None, self.step)
                         if self.step >= last:
                             break
@@ -173,39 +228,47 @@ class Trainer:
                 log.close()
         return self.history
 
-    def train_step(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def begin_epoch(self) -> None:
+        """Tell the data, and a network that eliminates candidates, which epoch it is."""
+        self.dataset.set_epoch(self.epoch)
+        config = getattr(self.network, "config", None)
+        if getattr(config, "elimination_layers", ()):
+            # Its schedule counts epochs from 1.
+            self.network.set_keep_ratio(keep_ratio_at(self.epoch + 1, config.keep_ratio))  # type: ignore[union-attr, operator]
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Forward, loss, backward, clip, step. Scalars stay tensors until they are logged."""
         # Batch norm moves its statistics in the forward pass, before anything is known of the loss.
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
-        losses = self.loss(self.forward(batch), batch["box"].to(self.device))
-        scalars = {f"loss/{name}": losses[name].detach().mean() for name in LOSSES if name in losses}
-        total = losses["total"].mean()
-        if not bool(torch.isfinite(total)):
-            parts = ", ".join(f"{name[5:]} {value.item():.4g}" for name, value in scalars.items())
-            raise self._refusal(f"loss is not finite ({parts})", buffers)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        limit = self.settings.clip_grad_norm or math.inf
+        parts = list(zip(*(tensor.chunk(self.settings.accumulate) for tensor in batch), strict=True))
+        sums: dict[str, Tensor] = {}
+        for number, (template, search, box) in enumerate(parts, start=1):
+            with self._averaging(number == len(parts)):
+                losses = self.loss(self.forward(template, search), box)
+                (losses["total"].mean() / len(parts)).backward()
+            for name in LOSSES:
+                if name in losses:
+                    value = losses[name].detach().mean() / len(parts)
+                    sums[f"loss/{name}"] = sums[f"loss/{name}"] + value if number > 1 else value
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        if not bool(torch.isfinite(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise self._refusal(f"gradient is not finite (norm {norm.item()})", buffers)
-        nn.utils.clip_grads_with_norm_(self.trained, limit, norm)
+        self._agree(sums, norm, buffers)
+        nn.utils.clip_grads_with_norm_(self.trained, self.settings.clip_grad_norm or math.inf, norm)
         self.optimizer.step()
         self.scheduler.step()
         self.step += 1
         self.index += self.settings.batch_size
-        return {**scalars, "gradient_norm": norm}
+        return {**sums, "gradient_norm": norm}
 
-    def forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
-        template = normalise(batch["template"].to(self.device, non_blocking=True))
-        search = normalise(batch["search"].to(self.device, non_blocking=True))
+    def forward(self, template: Tensor, search: Tensor) -> Any:
+        """The network's answer to crops (B, 6, H, W) uint8, in the configured precision."""
+        template, search = normalise(template), normalise(search)
         if self.settings.precision == "fp32":
-            return self.network(template, search)
+            return self.model(template, search)
         with torch.autocast(self.device.type, torch.bfloat16), self._attention():
-            return self.network(template, search)
+            return self.model(template, search)
 
-    def batches(self) -> DataLoader[dict[str, torch.Tensor]]:
+    def batches(self) -> DataLoader[dict[str, Tensor]]:
         """What is left of the epoch. The loader has its own generator, so that it does not move torch's."""
         s = self.settings
         self._remaining.first = self.index
@@ -213,11 +276,13 @@ class Trainer:
         if self._loader is None:
             self._loader = DataLoader(
                 self.dataset,  # type: ignore[arg-type]
-                batch_size=s.batch_size,
+                batch_size=self._remaining.share,
                 sampler=self._remaining,
+                collate_fn=collate_pairs,
                 num_workers=s.workers,
+                prefetch_factor=s.prefetch if s.workers else None,
                 persistent_workers=s.workers > 0,
-                worker_init_fn=_leave_signals_to_the_trainer,
+                worker_init_fn=_prepare_loader_process,
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator().manual_seed(s.seed),
             )
@@ -231,9 +296,10 @@ class Trainer:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def read(self, scalars: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """Bring what is logged to the host."""
-        values = {name: value.item() for name, value in scalars.items()}
+    def read(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
+        """Bring what is logged to the host: losses are the means of all processes."""
+        means = self.processes.mean(torch.stack([value.float() for value in scalars.values()]))
+        values = dict(zip(scalars, means.tolist(), strict=True))
         values["lr"] = float(self.optimizer.param_groups[-1]["lr"])
         for name in ("penalty", "kappa"):
             value = getattr(self.optimizer, name, None)
@@ -256,16 +322,24 @@ class Trainer:
         }
 
     def save(self) -> Path:
-        """Write a checkpoint, then drop the oldest; an interrupted write leaves the previous ones alone."""
+        """Write a checkpoint, then drop the oldest; an interrupted write leaves the previous ones alone.
+
+        All processes call it, because the state of each one's generators goes in; the first writes.
+        """
         if self.folder is None:
             raise RGBXError("this run has no folder to save checkpoints in")
         path = checkpoint_path(self.folder / "checkpoints", self.step)
-        save_checkpoint(path, self.state())
-        prune_checkpoints(path.parent, self.settings.keep_checkpoints)
+        generators = self.processes.gathered(rng_state())
+        if self.processes.first:
+            save_checkpoint(path, {**self.state(), "rng_of_other_processes": generators[1:]})
+            prune_checkpoints(path.parent, self.settings.keep_checkpoints)
         return path
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint file, or from the newest one in a run folder.
+
+        As many processes as wrote it go on to the same bits. With another number of them the run goes on with the same
+        batches, and with new random numbers for dropout.
 
         Raises:
             RGBXError: there is none, it is not whole, or it does not fit; nothing is changed then.
@@ -282,7 +356,11 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
-        set_rng_state(state["rng"])
+        generators = [state["rng"], *state.get("rng_of_other_processes", ())]
+        if len(generators) == self.processes.count:
+            set_rng_state(generators[self.processes.rank])
+        else:
+            seed_process(self.settings.seed, self.processes.rank, self.step)
 
     # ----------------------------------------------------------------- details
 
@@ -290,7 +368,28 @@ class Trainer:
         every = self.settings.checkpoint_every
         return self.step >= last or (self.step % every == 0 if every else at_end)
 
-    def _refusal(self, what: str, buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> RGBXError:
+    def _averaging(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Processes average their gradients once a step, in the backward pass of a batch's last part."""
+        if last or self.processes.count == 1:
+            return contextlib.nullcontext()
+        distributed: Any = self.model
+        found: contextlib.AbstractContextManager[None] = distributed.no_sync()
+        return found
+
+    def _agree(self, losses: Mapping[str, Tensor], norm: Tensor, buffers: list[tuple[Tensor, Tensor]]) -> None:
+        """One look at the device: is everything finite, and has any process been asked to stop?"""
+        total = losses["loss/total"]
+        stop = torch.full_like(norm, self._stop)
+        found = self.processes.largest(torch.stack([~total.isfinite(), ~norm.isfinite(), stop > 0]).float())
+        bad_loss, bad_norm, stopping = found.tolist()
+        if bad_loss or bad_norm:
+            self.optimizer.zero_grad(set_to_none=True)
+            parts = ", ".join(f"{name[5:]} {value.item():.4g}" for name, value in losses.items())
+            what = f"loss is not finite ({parts})" if bad_loss else f"gradient is not finite (norm {norm.item()})"
+            raise self._refusal(what, buffers)
+        self._stopping = stopping > 0
+
+    def _refusal(self, what: str, buffers: list[tuple[Tensor, Tensor]]) -> RGBXError:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -307,12 +406,15 @@ class Trainer:
         return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
 
     def _signals(self) -> _StopAfterStep:
-        self._stop = False
+        self._stop = self._stopping = False
         return _StopAfterStep(self)
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches loader processes too, and the step under way still needs their data."""
+def _prepare_loader_process(worker: int) -> None:
+    """Ctrl-C reaches loader processes too, and the step under way still needs their data. Each has one thread: there
+    are as many processes as cores are to be kept busy.
+    """
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from tracker.config import RunConfig
+from tracker.errors import RGBXError
 from tracker.evaluation import evaluate
 from tracker.inference import InferenceSettings, track_sequences
-from tracker.train.sources import generated_sequences
+from tracker.train.distributed import Processes
+from tracker.train.sources import generated_sequences, of_split, sequences_of
+
+LARGEST_BATCH = 16
+"""Sequences that advance together."""
 
 
 def inference_settings(config: RunConfig) -> InferenceSettings:
@@ -32,18 +37,48 @@ def held_out_sequences(config: RunConfig) -> list[Any]:
     return generated_sequences(data, settings.sequences, 0)
 
 
-def validation(config: RunConfig, network: nn.Module) -> Callable[[int], dict[str, float]] | None:
-    """A function of the epoch for the trainer: success and precision on held-out sequences, when due."""
+def validation_sequences(config: RunConfig) -> Sequence[Any]:
+    """What the configuration validates on: generated sequences, or a split of the training data set.
+
+    Raises:
+        RGBXError: there is no such split; or ``data`` is a generator, whose splits are the other source.
+    """
+    settings = config.validation
+    if settings.source == "generated":
+        return held_out_sequences(config)
+    if config.data.source == "synthetic":
+        raise RGBXError("validation.source=split needs data.source=folder; generated data have source=generated")
+    sequences = sequences_of(of_split(config.data, settings.split))
+    return evenly_spaced(sequences, settings.sequences)
+
+
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` of them, from all over the list: the same ones each time."""
+    kept = min(count, len(items))
+    return [items[index * len(items) // kept] for index in range(kept)]
+
+
+def validation(
+    config: RunConfig, network: nn.Module, processes: Processes | None = None
+) -> Callable[[int], dict[str, float]] | None:
+    """A function of the epoch for the trainer: success and precision on held-out sequences, when due.
+
+    Several processes take turns in the sequences, and all of them get the same scores.
+    """
     every = config.validation.every
     if not every:
         return None
-    sequences = held_out_sequences(config)
+    together = processes or Processes()
+    sequences = validation_sequences(config)
     settings = inference_settings(config)
 
     def measure(epoch: int) -> dict[str, float]:
         if epoch % every:
             return {}
-        tracks = track_sequences(network, sequences, settings, batch=len(sequences))
+        own = sequences[together.rank :: together.count]
+        tracks = track_sequences(network, own, settings, batch=min(len(own), LARGEST_BATCH)) if own else {}
+        for others in together.gathered(tracks):
+            tracks = {**tracks, **others}
         scores = evaluate(sequences, tracks, "lasher").scores
         return {f"validation/{name}": float(value) for name, value in scores.items()}
 

@@ -1,0 +1,118 @@
+"""The processes of one run, as torchrun starts them: who this one is, and what they do together.
+
+``torchrun --nproc-per-node=4 -m tracker train ...`` is one run of four processes, one a GPU; a plain ``rgbx train`` is
+one of a single process, for which everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tracker.errors import RGBXError
+
+PATIENCE = timedelta(hours=1)
+"""How long a process waits for the others, which may be writing a checkpoint or tracking a long sequence."""
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among the ``count`` of its run; ``device`` is its own."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = CPU
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes files and says what happens."""
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> int:
+        """How much of a batch each process takes, so that the batch is the same however many they are.
+
+        Raises:
+            RGBXError: it cannot be shared equally.
+        """
+        if batch_size % self.count:
+            raise RGBXError(
+                f"train.batch_size {batch_size} cannot be shared by {self.count} processes; "
+                f"it is the whole batch, so make it a multiple of {self.count}"
+            )
+        return batch_size // self.count
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest of the processes' values, element by element. A collective."""
+        if self.count > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of the processes' values, element by element. A collective."""
+        if self.count > 1:
+            dist.all_reduce(values)
+            values = values / self.count
+        return values
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What every process gave, by rank. A collective."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+
+def chosen_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        RGBXError: a GPU is asked for and torch sees none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RGBXError("train.device is cuda, and torch sees no CUDA device here; use cpu or auto")
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def processes(device: str = "auto") -> Iterator[Processes]:
+    """The process group that torchrun's environment describes, for the time of a run; one process without it.
+
+    NCCL between GPUs, Gloo between CPUs.
+
+    Raises:
+        RGBXError: more processes on a machine than it has GPUs, or no such device.
+    """
+    where = chosen_device(device)
+    count, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
+    if count == 1:
+        yield Processes(device=where)
+        return
+    if where.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise RGBXError(
+                f"process {local} of this machine has no GPU of its own: torch sees {torch.cuda.device_count()}; "
+                "start as many processes as there are GPUs, or set train.device=cpu"
+            )
+        where = torch.device("cuda", local)
+        torch.cuda.set_device(where)
+    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(rank, count, where)
+    finally:
+        dist.destroy_process_group()
+
+
+_ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
