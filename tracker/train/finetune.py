@@ -22,6 +22,7 @@ from tracker.train.sources import pairs_of
 from tracker.train.trainer import StepRecord, Trainer
 from tracker.train.validate import validation
 
+
 def group_settings(train: TrainSection) -> GroupSettings:
     """Learning rates of the groups: ``train.lr`` times ``train.lr_scale``; a scale of 0 freezes."""
     rates = {name: getattr(train.lr_scale, name) * train.lr or None for name in GROUPS}
