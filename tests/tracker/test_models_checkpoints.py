@@ -6,17 +6,20 @@ import argparse
 import json
 import os
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tracker.errors import RGBXError
+from tracker.inference import InferenceSettings
 from tracker.models.build import build_network
-from tracker.models.checkpoints import load_network, save_network, to_ostrack, to_srtrack
+from tracker.models.checkpoints import load_network, save_network, save_published, to_ostrack, to_srtrack
 from tracker.models.config import NetworkConfig
 from tracker.models.stream import Tracker
 
@@ -139,7 +142,11 @@ def test_published_layouts_there_and_back(tmp_path: Path, kind: str, temporal: b
         torch.save({"epoch": 300, "net": state}, path)
     loaded, config, meta = load_network(path, num_heads=2)
     assert config == network.config
-    assert meta == {"layout": "ostrack" if kind == "single_stream" else "srtrack"}
+    assert meta["layout"] == ("ostrack" if kind == "single_stream" else "srtrack")
+    # A DropTrack checkpoint does not say that its search region is wider; its temporal embeddings tell who it is.
+    assert ("inference" in meta) == (temporal and kind == "single_stream")
+    if "inference" in meta:
+        assert InferenceSettings.from_meta(meta) == InferenceSettings(search_factor=5.0)
     assert same(loaded, network)
 
 
@@ -186,6 +193,83 @@ def test_what_a_checkpoint_carries_besides_tensors_is_never_run(tmp_path: Path) 
     assert (tmp_path / "flag").exists()
 
 
+class Meter:
+    """As OSTrack's statistics: an ordinary object, with whatever its training put into it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.history = value, [value, None]
+
+
+class Settings:
+    """As OSTrack's: objects in objects, paths, devices, dictionaries."""
+
+    def __init__(self) -> None:
+        self.env = Meter("/home/somebody/tensorboard")
+        self.device = torch.device("cuda:0")
+        self.search_area_factor = {"template": 2.0, "search": 4.0}
+        self.seeds = {1, 2}
+
+
+def test_a_training_checkpoint_of_the_published_code_is_read(tmp_path: Path) -> None:
+    """Everything that lies beside ``net`` in the files that OSTrack's and SRTrack's trainers write."""
+    network = seeded(small())
+    optimizer = torch.optim.AdamW(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    content = {
+        "epoch": 30,
+        "actor_type": "OSTrackActor",
+        "net_type": "OSTrack",
+        "net": {f"module.{name}": tensor for name, tensor in to_srtrack(network.state_dict()).items()},
+        "net_info": None,
+        "constructor": None,
+        "optimizer": optimizer.state_dict(),
+        "stats": OrderedDict(train=OrderedDict({"Loss/total": Meter(np.float64(1.5)), "IoU": Meter(torch.ones(()))})),
+        "settings": Settings(),
+    }
+    torch.save(content, tmp_path / "OSTrack_ep0030.pth.tar")
+    loaded, config, meta = load_network(tmp_path / "OSTrack_ep0030.pth.tar", num_heads=2)
+    assert same(loaded, network)
+    assert (config, meta) == (network.config, {"layout": "srtrack"})
+
+
+class Bomb:
+    """Unpickled by ordinary pickle, this runs a command; ``os.system`` is one that torch will not name harmless."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+class EasyDict(dict[str, Any]):
+    """A subclass of dict, which torch's safe loading does not fill."""
+
+
+@pytest.mark.parametrize("where", ["beside", "inside"])
+def test_commands_in_a_checkpoint_are_refused_in_one_sentence(tmp_path: Path, where: str) -> None:
+    state: dict[str, Any] = dict(to_ostrack(seeded(small(kind="single_stream")).state_dict()))
+    bomb = Bomb(f"touch {tmp_path / 'flag'}")
+    content = {"net": state, "stats": bomb} if where == "beside" else {"net": {**state, "backbone.x": bomb}}
+    torch.save(content, tmp_path / "a.pth.tar")
+    with pytest.raises(RGBXError, match="holds more than tensors") as refusal:
+        load_network(tmp_path / "a.pth.tar", num_heads=2)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "flag").exists()
+    torch.load(tmp_path / "a.pth.tar", weights_only=False)  # the bomb is real
+    assert (tmp_path / "flag").exists()
+
+
+def test_what_cannot_be_read_safely_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    state = to_ostrack(seeded(small(kind="single_stream")).state_dict())
+    torch.save({"net": state, "cfg": EasyDict(lr=1e-4)}, tmp_path / "a.pth.tar")
+    with pytest.raises(RGBXError, match="save its 'net' entry alone") as refusal:
+        load_network(tmp_path / "a.pth.tar", num_heads=2)
+    assert "\n" not in str(refusal.value)
+
+
 def test_unknown_objects_in_place_of_weights_are_refused(tmp_path: Path) -> None:
     state: dict[str, Any] = dict(to_ostrack(seeded(small(kind="single_stream")).state_dict()))
     state["backbone.norm.weight"] = argparse.Namespace()
@@ -195,6 +279,57 @@ def test_unknown_objects_in_place_of_weights_are_refused(tmp_path: Path) -> None
     torch.save([1, 2], tmp_path / "b.pth")
     with pytest.raises(RGBXError, match="holds no weights"):
         load_network(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("kind", ["single_stream", "two_stream"])
+@pytest.mark.parametrize("name", ["a.pth.tar", "a.safetensors"])
+def test_published_files_are_written_as_their_code_reads_them(tmp_path: Path, kind: str, name: str) -> None:
+    network = seeded(small(kind=kind, temporal=True))
+    layout = save_published(tmp_path / name, network)
+    assert layout == ("ostrack" if kind == "single_stream" else "srtrack")
+    written = (
+        load_file(tmp_path / name)
+        if name == "a.safetensors"
+        else torch.load(tmp_path / name, weights_only=True, map_location="cpu")["net"]
+    )
+    stream = "" if kind == "single_stream" else "_event"
+    assert torch.equal(
+        written[f"backbone.blocks{stream}.2.mlp.fc2.bias"],
+        network.state_dict()["rgb.blocks.2.mlp.fc2.bias" if kind == "single_stream" else "x.blocks.2.mlp.fc2.bias"],
+    )
+    assert torch.equal(written["backbone.temporal_pos_embed_z"], network.positions.template_temporal)
+    loaded, config, _ = load_network(tmp_path / name, num_heads=2)
+    assert config == network.config
+    assert same(loaded, network)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_elimination_and_sizes_may_be_given_anew(tmp_path: Path) -> None:
+    network = seeded(small(kind="single_stream"))
+    save_network(tmp_path / "a.safetensors", network)
+    save_published(tmp_path / "b.pth", network)
+    for name in ("a.safetensors", "b.pth"):
+        heads = {"num_heads": 2} if name == "b.pth" else {}
+        loaded, config, _ = load_network(tmp_path / name, elimination_layers=(1,), keep_ratio=0.5, **heads)
+        assert config == network.config.replace(elimination_layers=(1,), keep_ratio=0.5)
+        assert loaded.config == config
+        assert loaded.kept_tokens == (8,)
+        assert same(loaded, network)
+        save_network(tmp_path / "c.safetensors", loaded)
+        assert load_network(tmp_path / "c.safetensors")[1] == config
+        with pytest.raises(RGBXError, match="drops nothing without elimination_layers"):
+            load_network(tmp_path / name, keep_ratio=0.5, **heads)
+
+
+def test_files_from_before_elimination_still_load(tmp_path: Path) -> None:
+    network = seeded(small())
+    save_network(tmp_path / "a.safetensors", network)
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["rgbx_network"])
+    for name in ("elimination_layers", "keep_ratio"):
+        del header["config"][name]
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", {"rgbx_network": json.dumps(header)})
+    assert load_network(tmp_path / "b.safetensors")[1] == network.config
 
 
 # --- files that cannot be used ---

@@ -6,11 +6,11 @@ and the configuration travels with the weights.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
-import pickle
 import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tracker.models.config import NetworkConfig
 from tracker.models.initialise import initialise_two_stream, load_state, stream_mapping
 from tracker.models.layouts import (
     State,
+    check_state,
     from_ostrack,
     from_srtrack,
     is_srtrack,
@@ -32,12 +33,15 @@ from tracker.models.layouts import (
     to_ostrack,
     to_srtrack,
 )
+from tracker.models.position_resizing import fit_positions
 from tracker.models.stream import Tracker
+from tracker.models.torch_file import read_torch_file
 
 __all__ = [
     "initialise_two_stream",
     "load_network",
     "save_network",
+    "save_published",
     "stream_mapping",
     "to_ostrack",
     "to_srtrack",
@@ -45,6 +49,8 @@ __all__ = [
 
 METADATA_KEY = "rgbx_network"
 FORMAT_VERSION = 1
+PUBLISHED_LAYOUTS = {"single_stream": "ostrack", "two_stream": "srtrack"}
+DROPTRACK_SEARCH_FACTOR = 5.0
 
 
 def save_network(
@@ -77,7 +83,33 @@ def save_network(
         metadata = {METADATA_KEY: json.dumps(header, sort_keys=True)}
     except (TypeError, ValueError) as error:
         raise RGBXError(f"the meta given for {path.name} is not JSON: {error}") from error
-    content = safetensors.torch.save(state, metadata=metadata)
+    _write_whole(path, safetensors.torch.save(state, metadata=metadata))
+
+
+def save_published(path: str | os.PathLike[str], network: Tracker) -> str:
+    """Write a network in the layout of the published code, whole or not at all; answers the layout's name.
+
+    A single-stream network becomes OSTrack's (DropTrack's, with temporal embeddings), a two-stream one SRTrack's:
+    for ``.safetensors`` the tensors, for any other name a torch checkpoint with them under ``net``, which is what
+    their ``torch.load`` looks for. The number of attention heads, the cross layers and elimination are not in it.
+
+    Raises OSError where the disk refuses; the file is left as it was.
+    """
+    path = Path(path)
+    layout = PUBLISHED_LAYOUTS[network.config.kind]
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    state = to_ostrack(state) if layout == "ostrack" else to_srtrack(state)
+    if path.suffix == ".safetensors":
+        content = safetensors.torch.save(state)
+    else:
+        buffer = io.BytesIO()
+        torch.save({"net": state}, buffer)
+        content = buffer.getvalue()
+    _write_whole(path, content)
+    return layout
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -100,42 +132,76 @@ def _to_half(name: str, tensor: Tensor, file: str) -> Tensor:
 
 
 def load_network(
-    path: str | os.PathLike[str], *, num_heads: int | None = None, drop_path: float | None = None
+    path: str | os.PathLike[str],
+    *,
+    num_heads: int | None = None,
+    drop_path: float | None = None,
+    template_size: int | None = None,
+    search_size: int | None = None,
+    elimination_layers: tuple[int, ...] | None = None,
+    keep_ratio: float | None = None,
 ) -> tuple[Tracker, NetworkConfig, dict[str, Any]]:
     """A network from a file: ours, OSTrack's, DropTrack's or SRTrack's (``.pth.tar`` or safetensors).
 
     Answers the network (fp32, on the CPU, in evaluation mode), its configuration, and the ``meta`` it was
-    saved with (for a published file: ``{"layout": "ostrack" | "srtrack"}``). ``num_heads`` is needed only
-    for published files with other than 64 channels a head; ``drop_path`` replaces the stored rate, for
-    training.
+    saved with; for a published file ``{"layout": "ostrack" | "srtrack"}``, and for one with temporal embeddings
+    (DropTrack's) its search factor under ``"inference"``. ``num_heads`` is needed only for published files with
+    other than 64 channels a head. The other settings replace those of the file: none of them changes what weights
+    there are, but position embeddings are resized to another ``template_size`` or ``search_size``, which is logged
+    and noted in the meta (``"positions_resized"``: cells along a side before and after).
 
-    Nothing but tensors is unpickled: torch's ``weights_only`` loading, in which what published files carry
-    besides tensors (settings, statistics) becomes an inert placeholder.
+    Nothing but tensors is unpickled: see :func:`tracker.models.torch_file.read_torch_file`.
 
     Raises RGBXError, one sentence, for a file that is absent, truncated, foreign, or does not fit its
-    network.
+    network, and for settings that make no network.
     """
     path = Path(path)
     if not path.is_file():
         raise RGBXError(f"there is no file {path}; give the path of a network's weights")
+    given = {
+        "drop_path": drop_path,
+        "template_size": template_size,
+        "search_size": search_size,
+        "elimination_layers": elimination_layers,
+        "keep_ratio": keep_ratio,
+    }
+    state, config, meta = _read(path, num_heads)
+    wanted = config.replace(**{name: value for name, value in given.items() if value is not None})
+    if (wanted.template_cells, wanted.search_cells) != (config.template_cells, config.search_cells):
+        check_state(state, config, path.name)
+        state, resized = fit_positions(state, wanted, path.name)
+        meta["positions_resized"] = [*meta.get("positions_resized", []), resized]
+    return load_state(wanted, _single_precision(state), path.name), wanted, meta
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal: says later which weights a network was made from."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path, num_heads: int | None) -> tuple[State, NetworkConfig, dict[str, Any]]:
+    """State by our names, the configuration that it was made for, and meta."""
     if _is_safetensors(path):
         state, metadata = _read_safetensors(path)
         if METADATA_KEY in metadata:
-            return _from_our_format(path, state, metadata[METADATA_KEY], num_heads, drop_path)
+            return state, *_our_header(path, metadata[METADATA_KEY], num_heads)
     else:
-        state = _read_torch(path)
+        state = read_torch_file(path)
     source = path.name
-    config = published_config(state, source, num_heads, drop_path or 0.0)
+    config = published_config(state, source, num_heads)
     if is_srtrack(state):
-        layout, converted = "srtrack", from_srtrack(state, config, source)
-    else:
-        layout, converted = "ostrack", from_ostrack(state, config, source)
-    return load_state(config, _single_precision(converted), source), config, {"layout": layout}
+        return from_srtrack(state, config, source), config, {"layout": "srtrack"}
+    meta: dict[str, Any] = {"layout": "ostrack"}
+    if config.temporal:
+        meta["inference"] = {"search_factor": DROPTRACK_SEARCH_FACTOR}
+    return from_ostrack(state, config, source), config, meta
 
 
-def _from_our_format(
-    path: Path, state: State, header: str, num_heads: int | None, drop_path: float | None
-) -> tuple[Tracker, NetworkConfig, dict[str, Any]]:
+def _our_header(path: Path, header: str, num_heads: int | None) -> tuple[NetworkConfig, dict[str, Any]]:
     try:
         content = json.loads(header)
         version, settings, meta = content["version"], content["config"], content["meta"]
@@ -148,9 +214,7 @@ def _from_our_format(
     config = NetworkConfig.from_dict(settings)
     if num_heads is not None and num_heads != config.num_heads:
         raise RGBXError(f"{path.name} has {config.num_heads} attention heads, not {num_heads}")
-    if drop_path is not None:
-        config = config.replace(drop_path=drop_path)
-    return load_state(config, _single_precision(state), path.name), config, meta
+    return config, meta
 
 
 def _single_precision(state: Mapping[str, Tensor]) -> State:
@@ -178,43 +242,3 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         raise RGBXError(
             f"{path.name} ({path.stat().st_size} bytes) is truncated or not safetensors: {error}"
         ) from error
-
-
-class _Placeholder:
-    """Stands for whatever a checkpoint carries besides tensors. Takes any state and does nothing with it."""
-
-    def __new__(cls, *_: Any, **__: Any) -> _Placeholder:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-def _read_torch(path: Path) -> State:
-    """The tensors of a torch checkpoint, those under ``net`` if there is one."""
-    if not zipfile.is_zipfile(path):
-        raise RGBXError(f"{path.name} is truncated, or neither safetensors nor a checkpoint of torch 1.6 or newer")
-    try:
-        extras = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(_Placeholder, name) for name in extras]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "WeightsUnpickler" in line), str(error))
-        raise RGBXError(
-            f"{path.name} holds more than tensors and torch's weights_only loading refuses it "
-            f"({reason.strip()}); save its 'net' entry alone"
-        ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RGBXError(f"{path.name} is damaged or no torch checkpoint: {reason}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
-        content = content["net"]
-    if not isinstance(content, Mapping) or not content:
-        raise RGBXError(f"{path.name} holds no weights: expected named tensors, or such under 'net'")
-    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if others:
-        raise RGBXError(
-            f"{path.name} is no tracker's checkpoint: {', '.join(others[:4])} should be tensors and are not"
-        )
-    return {str(name): tensor for name, tensor in content.items()}

@@ -10,9 +10,12 @@ from torch import Tensor
 from tracker.errors import RGBXError
 from tracker.models.build import build_network
 from tracker.models.config import NetworkConfig
-from tracker.models.layouts import State, check_state, from_ostrack, is_ostrack
+from tracker.models.layouts import State, check_state, from_ostrack, is_ostrack, published_config
+from tracker.models.position_resizing import fit_positions
 from tracker.models.stream import Tracker
 from tracker.models.two_stream import TwoStreamTracker
+
+SOURCE = "the RGB tracker's state"
 
 
 def stream_mapping(config: NetworkConfig) -> Callable[[str], list[str]]:
@@ -57,10 +60,11 @@ def initialise_two_stream(rgb: Tracker | Mapping[str, Tensor], config: NetworkCo
 
     ``rgb`` is a single-stream tracker, its state, or a state with OSTrack's published names. ``config``
     describes the two-stream network; for a tracker it may be left out, and is then the tracker's own with
-    two streams. The copies share no memory with ``rgb`` or each other. Answers in evaluation mode.
+    two streams. The copies share no memory with ``rgb`` or each other. Position embeddings are resized where the
+    crops of ``config`` have other sizes, which is logged. Answers in evaluation mode.
 
     Raises RGBXError with the names that differ where the RGB tracker does not fit ``config``: another
-    width, depth or size of the crops, whose position embeddings are not resized.
+    width or depth.
     """
     if isinstance(rgb, Tracker):
         if config is None:
@@ -75,16 +79,15 @@ def initialise_two_stream(rgb: Tracker | Mapping[str, Tensor], config: NetworkCo
         raise RGBXError("a state tells no configuration; give a two-stream one with it")
     if config.kind != "two_stream":
         raise RGBXError(f"a two-stream network needs a two_stream configuration, not {config.kind}")
-    single = config.replace(kind="single_stream")
     if is_ostrack(rgb):
-        rgb = from_ostrack(rgb, single)
-    else:
-        check_state(rgb, single, "the RGB tracker's state")
+        rgb = from_ostrack(rgb, published_config(rgb, SOURCE, config.num_heads))
+    rgb, _ = fit_positions(rgb, config, SOURCE)
+    check_state(rgb, config.replace(kind="single_stream"), SOURCE)
     where = stream_mapping(config)
     state: State = {}
     for name, tensor in rgb.items():
         for target in where(name):
             state[target] = tensor.detach().clone()
-    network = load_state(config, state, "the RGB tracker's state")
+    network = load_state(config, state, SOURCE)
     assert isinstance(network, TwoStreamTracker)
     return network

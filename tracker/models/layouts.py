@@ -151,9 +151,7 @@ def _shape(state: Mapping[str, Tensor], name: str, dimensions: int, source: str)
     return shape
 
 
-def published_config(
-    state: Mapping[str, Tensor], source: str, num_heads: int | None = None, drop_path: float = 0.0
-) -> NetworkConfig:
+def published_config(state: Mapping[str, Tensor], source: str, num_heads: int | None = None) -> NetworkConfig:
     """The architecture of an OSTrack or SRTrack state, read off its shapes.
 
     The number of attention heads leaves no trace in the shapes: ``num_heads``, or one head for 64 channels,
@@ -194,6 +192,5 @@ def published_config(
         head_channels=_shape(state, "box_head.conv1_ctr.0.weight", 4, source)[0],
         cross_layers=evenly_spaced_layers(depth, count) if count else None,
         temporal="backbone.temporal_pos_embed_z" in state,
-        drop_path=drop_path,
         mlp_ratio=_shape(state, f"{blocks}0.mlp.fc1.weight", 2, source)[0] / embed_dim,
     )
