@@ -2,69 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader
 
 import srft_kernels as srft
 from srft_kernels import SignificanceMap
-from tracker.config import RunConfig
+from tracker.config import PriorSection, RunConfig
+from tracker.data.dataset import collate_pairs
 from tracker.data.normalise import normalise
 from tracker.errors import RGBXError
 from tracker.models.config import NetworkConfig
 from tracker.models.initialise import stream_mapping
-from tracker.models.stream import Tracker
+from tracker.models.position_resizing import fit_positions
+from tracker.models.stream import Tracker, TrackerOutput
 from tracker.train.atomic import write_error
 from tracker.train.losses import TrackingLoss
+from tracker.train.prefetch import Batch, on_device
 from tracker.train.sources import pairs_of
 
 
-class RGBBatches:
-    """The first ``prior.samples`` training pairs of the old task, in batches; sized, for the time left."""
+def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[str, Any]]:
+    """The first ``prior.samples`` training pairs of the old task, in batches.
 
-    def __init__(self, config: RunConfig, network: NetworkConfig) -> None:
-        train = config.train.model_copy(
-            update={"samples_per_epoch": config.prior.samples, "seed": config.prior.seed, "batch_size": 1}
-        )
-        self.pairs = pairs_of(config.data, config.pairs, train, network)
-        self.samples, self.size = config.prior.samples, config.prior.batch_size
+    Of RGB-X data the RGB tracker sees the RGB half, so that where its own data are not at hand the target data can
+    stand in for them.
 
-    def __len__(self) -> int:
-        return -(-self.samples // self.size)
-
-    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
-        for first in range(0, self.samples, self.size):
-            yield default_collate([self.pairs[i] for i in range(first, min(first + self.size, self.samples))])
+    Raises RGBXError for data that cannot be opened.
+    """
+    prior = config.prior
+    train = config.train.model_copy(
+        update={"samples_per_epoch": prior.samples, "seed": prior.seed, "batch_size": prior.batch_size}
+    )
+    pairs = pairs_of(config.data, config.pairs, train, network)
+    return DataLoader(
+        pairs, batch_size=prior.batch_size, shuffle=False, num_workers=prior.workers, collate_fn=collate_pairs
+    )
 
 
 def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = True) -> SignificanceMap:
-    """Empirical Fisher of the tracking loss on RGB pairs, by parameter of the single-stream tracker.
+    """Significance of each parameter of the single-stream tracker for RGB tracking, on its own device.
+
+    ``config.prior.estimator`` is one of :func:`srft_kernels.estimate_prior`. The Fishers and ``hutchinson`` judge by
+    the tracking loss; ``mas`` by all three maps of the head; ``gnb`` by the score map alone, each cell a Bernoulli
+    variable, so that the branches for size and offset get no significance; ``magnitude`` and ``uniform`` read no
+    data.
 
     Raises:
         RGBXError: the network is not a single-stream tracker, or nothing could be estimated.
     """
     if network.config.kind != "single_stream":
         raise RGBXError("a prior is estimated on the pre-trained RGB tracker, and this checkpoint is a two-stream one")
+    prior = config.prior
     loss = TrackingLoss(config.loss.giou, config.loss.l1, config.loss.focal)
     device = next(network.parameters()).device
 
-    def per_sample(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        template, search = (normalise(batch[name].to(device)) for name in ("template", "search"))
-        return loss(model(template, search), batch["box"].to(device))["total"]
+    def run(model: nn.Module, batch: Mapping[str, Any]) -> tuple[TrackerOutput, Batch]:
+        crops = on_device(batch, device)
+        return model(normalise(crops.template), normalise(crops.search)), crops
 
+    def per_sample(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        output, crops = run(model, batch)
+        return loss(output, crops.box)["total"]
+
+    def maps(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        output, _ = run(model, batch)
+        return torch.cat([output.score_map, output.size_map, output.offset_map], dim=1).flatten(1)
+
+    def score_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        return run(model, batch)[0].score_map.flatten(1).logit()
+
+    arguments = _arguments(prior)
+    if prior.estimator in ("fisher", "fisher_exact", "hutchinson"):
+        arguments["loss_fn"] = per_sample
+    elif prior.estimator in ("mas", "gnb"):
+        arguments["outputs_fn"] = maps if prior.estimator == "mas" else score_logits
+    if prior.estimator not in ("magnitude", "uniform"):
+        arguments["batches"] = rgb_batches(config, network.config)
+        arguments["relative_error"] = prior.relative_error
     try:
-        return srft.estimate_prior(
-            network,
-            per_sample,
-            RGBBatches(config, network.config),
-            estimator=config.prior.estimator,
-            seed=config.prior.seed,
-            progress=progress,
-        )
+        return srft.estimate_prior(network, estimator=prior.estimator, seed=prior.seed, progress=progress, **arguments)
     except ValueError as error:
+        if isinstance(error, RGBXError):
+            raise
         raise RGBXError(f"the prior could not be estimated: {error}") from error
+
+
+def _arguments(prior: PriorSection) -> dict[str, Any]:
+    """The settings that an estimator has of its own."""
+    if prior.estimator == "fisher":
+        return {"draws": prior.draws}
+    if prior.estimator == "gnb":
+        return {"draws": prior.draws, "likelihood": "bernoulli"}
+    if prior.estimator == "hutchinson":
+        return {"probes": prior.draws, "method": prior.method}
+    return {}
 
 
 def save_prior(prior: SignificanceMap, path: Path) -> None:
@@ -88,6 +124,10 @@ def load_prior(path: Path) -> SignificanceMap:
 def prior_for(network: Tracker, prior: SignificanceMap) -> SignificanceMap:
     """The map under the names of ``network``: as it is where it fits, else carried from one stream to two.
 
+    It goes the way of the weights: to both streams and the cross blocks, and the significance of the position
+    embeddings is resized as they are (bilinear, which keeps it from becoming negative) and noted in the map's
+    ``info["positions_resized"]``.
+
     Raises:
         RGBXError: it fits neither way; the message names what differs.
     """
@@ -96,6 +136,16 @@ def prior_for(network: Tracker, prior: SignificanceMap) -> SignificanceMap:
         mapping = stream_mapping(network.config)
         if network.config.kind == "two_stream":
             prior = prior.rename(mapping)
+    fitted, resized = fit_positions(prior, network.config, "the significance map", interpolation="bilinear")
+    if resized:
+        prior = SignificanceMap(
+            fitted,
+            estimator=prior.estimator,
+            samples=prior.samples,
+            model=prior.model,
+            info={**prior.info, "positions_resized": resized},
+            version=prior.version,
+        )
     try:
         prior.check(network, strict=False)
     except ValueError as error:
