@@ -12,6 +12,8 @@ from tracker.commands.demonstration import demo
 from tracker.commands.evaluation import evaluate
 from tracker.commands.tracking import track
 from tracker.commands.training import pretrain, prior, train
+from tracker.commands.viewing import compare, view
+from tracker.commands.weights import weights
 from tracker.errors import RGBXError
 
 EXIT_BAD_INPUT = 2
@@ -69,7 +71,7 @@ def cli(debug: bool, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-for command in (pretrain, prior, train, track, evaluate, demo, data):
+for command in (pretrain, prior, train, track, evaluate, demo, data, weights, view, compare):
     cli.add_command(command)
 
 
