@@ -28,7 +28,6 @@ from tracker.models.layouts import (
     check_state,
     from_ostrack,
     from_srtrack,
-    is_srtrack,
     published_config,
     to_ostrack,
     to_srtrack,
@@ -145,10 +144,11 @@ def load_network(
 
     Answers the network (fp32, on the CPU, in evaluation mode), its configuration, and the ``meta`` it was
     saved with; for a published file ``{"layout": "ostrack" | "srtrack"}``, and for one with temporal embeddings
-    (DropTrack's) its search factor under ``"inference"``. ``num_heads`` is needed only for published files with
-    other than 64 channels a head. The other settings replace those of the file: none of them changes what weights
-    there are, but position embeddings are resized to another ``template_size`` or ``search_size``, which is logged
-    and noted in the meta (``"positions_resized"``: cells along a side before and after).
+    (DropTrack, and what SRTrack made of it) its search factor under ``"inference"``. ``num_heads`` is needed only for
+    published files with other than 64 channels a head. The other settings replace those of the file: none of them
+    changes what weights there are, but position embeddings are resized to another ``template_size`` or
+    ``search_size``, which is logged and noted in the meta (``"positions_resized"``: cells along a side before and
+    after).
 
     Nothing but tensors is unpickled: see :func:`tracker.models.torch_file.read_torch_file`.
 
@@ -193,12 +193,12 @@ def _read(path: Path, num_heads: int | None) -> tuple[State, NetworkConfig, dict
         state = read_torch_file(path)
     source = path.name
     config = published_config(state, source, num_heads)
-    if is_srtrack(state):
-        return from_srtrack(state, config, source), config, {"layout": "srtrack"}
-    meta: dict[str, Any] = {"layout": "ostrack"}
+    layout = PUBLISHED_LAYOUTS[config.kind]
+    meta: dict[str, Any] = {"layout": layout}
     if config.temporal:
         meta["inference"] = {"search_factor": DROPTRACK_SEARCH_FACTOR}
-    return from_ostrack(state, config, source), config, meta
+    ours = from_ostrack if layout == "ostrack" else from_srtrack
+    return ours(state, config, source), config, meta
 
 
 def _our_header(path: Path, header: str, num_heads: int | None) -> tuple[NetworkConfig, dict[str, Any]]:
