@@ -214,9 +214,6 @@ class PriorSection(Section):
     workers: int = Field(default=0, ge=0, le=256, description="loader processes; 0 decodes in the estimating process")
     seed: int = Field(default=0, ge=0, lt=2**31)
     draws: int = Field(default=1, ge=1, description="random signs or probes a batch: fisher, hutchinson, gnb")
-    method: Literal["autograd", "finite_difference"] = Field(
-        default="autograd", description="of hutchinson; finite_difference takes a third of the memory"
-    )
     relative_error: float | None = Field(
         default=None, gt=0.0, lt=1.0, description="stop as soon as the map is known so well"
     )
@@ -270,7 +267,9 @@ def load_config(
 
     Args:
         kind: the pydantic model to fill.
-        path: YAML file, or the bare name of one shipped in ``tracker/configs``; none starts empty.
+        path: YAML file, or the name of one shipped in ``tracker/configs`` (``tiny_rgbt``,
+            ``corrected/ostrack_rgbt``); none starts empty. Under the file lies its ``base``, if it names one or a list
+            of them, of which the last wins: shipped configurations, or files beside it.
         overrides: ``section.key=value`` strings, values in YAML; later ones win.
         defaults: a nested mapping that lies under the file.
 
@@ -281,9 +280,9 @@ def load_config(
     _merge(tree, defaults or {})
     source = "defaults"
     if path is not None:
-        file = find_config(path)
         source = str(path)
-        _merge(tree, _read_yaml(file, source))
+        for layer in _with_bases(find_config(path), source):
+            _merge(tree, layer)
     overridden: set[str] = set()
     for text in overrides:
         key, separator, value = text.partition("=")
@@ -315,16 +314,21 @@ def validate(kind: type[ConfigT], tree: Mapping[str, Any], source: str, overridd
 
 
 def find_config(path: Path | str) -> Path:
-    """The file itself, or the shipped configuration of that name (``tiny_pretrain``)."""
+    """The file itself, or the shipped configuration of that name (``tiny_pretrain``, ``corrected/ostrack_rgbt``)."""
     file = Path(path)
     if file.is_file():
         return file
-    if file.parent == Path("."):
-        for name in (file.name, f"{file.name}.yaml"):
-            if (CONFIG_FOLDER / name).is_file():
-                return CONFIG_FOLDER / name
-    shipped = ", ".join(sorted(item.stem for item in CONFIG_FOLDER.glob("*.yaml")))
-    raise RGBXError(f"configuration file {path} does not exist; shipped ones are: {shipped}")
+    if not file.is_absolute():
+        for shipped in (CONFIG_FOLDER / file, CONFIG_FOLDER / f"{file}.yaml"):
+            if shipped.is_file():
+                return shipped
+    raise RGBXError(f"configuration file {path} does not exist; shipped ones are: {', '.join(shipped_configs())}")
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the package."""
+    files = CONFIG_FOLDER.rglob("*.yaml")
+    return sorted(file.relative_to(CONFIG_FOLDER).with_suffix("").as_posix() for file in files)
 
 
 def known_keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
@@ -424,6 +428,23 @@ def _read_yaml(file: Path, source: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise RGBXError(f"{source}: expected sections with keys, found {type(tree).__name__}")
     return tree
+
+
+def _with_bases(file: Path, source: str, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """The trees of a file and of all that it is based on, the lowest first."""
+    if file.resolve() in above:
+        raise RGBXError(f"{source}: base: {file.name} is based on itself")
+    tree = _read_yaml(file, source)
+    bases = tree.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise RGBXError(f"{source}: base: expected the name of a configuration or a list of them, not {bases!r}")
+    trees: list[dict[str, Any]] = []
+    for base in bases:
+        beside = file.parent / base
+        lower = beside if beside.is_file() else find_config(base)
+        trees += _with_bases(lower, f"{source}: base {base}", (*above, file.resolve()))
+    return [*trees, tree]
 
 
 def _merge(tree: dict[str, Any], update: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ def has_build_tools() -> None:
 
 def package_data() -> set[str]:
     """Files that are not Python and that the packages read or ship."""
-    kinds = ("configs/*.yaml", "weights/*.safetensors", "py.typed")
+    kinds = ("configs/**/*.yaml", "weights/*.safetensors", "py.typed")
     return {
         path.relative_to(REPOSITORY).as_posix()
         for package in ("srft_kernels", "tracker")

@@ -18,6 +18,7 @@ from tracker.config import (
     find_config,
     known_keys,
     load_config,
+    shipped_configs,
 )
 from tracker.data.dataset import PairSettings
 from tracker.errors import RGBXError
@@ -115,6 +116,28 @@ def test_overrides_win_and_the_rest_of_the_file_stays(tmp_path: Path) -> None:
     assert config.train.lr_scale.head == 0
 
 
+def test_a_file_lies_over_its_bases(tmp_path: Path) -> None:
+    (tmp_path / "low.yaml").write_text("train: {lr: 1e-3, epochs: 7, seed: 5}\n")
+    (tmp_path / "high.yaml").write_text("base: low.yaml\ntrain: {epochs: 8}\npairs: {flip: 0.25}\n")
+    (tmp_path / "apart.yaml").write_text("pairs: {flip: 0.75}\n")
+    path = written(tmp_path, "base: [high.yaml, apart.yaml]\ntrain: {seed: 6}\n")
+    config = load_config(RunConfig, path, ["train.batch_size=3"])
+    assert (config.train.lr, config.train.epochs, config.train.seed, config.pairs.flip) == (1e-3, 8, 6, 0.75)
+    assert config.train.batch_size == 3
+    shipped = written(tmp_path, "base: tiny_pretrain\ntrain: {lr: 1e-5}\n")
+    assert load_config(RunConfig, shipped).train.epochs == load_config(RunConfig, "tiny_pretrain").train.epochs
+
+
+def test_bad_bases_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "base: other.yaml\n")
+    (tmp_path / "other.yaml").write_text("base: mine.yaml\n")
+    assert message(path).endswith("base: mine.yaml is based on itself")
+    assert "expected the name of a configuration" in message(written(tmp_path, "base: {train: 3}\n"))
+    assert "configuration file nowhere does not exist" in message(written(tmp_path, "base: nowhere\n"))
+    (tmp_path / "other.yaml").write_text("train: [\n")
+    assert "base other.yaml: not valid YAML" in message(written(tmp_path, "base: other.yaml\n"))
+
+
 def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-4 as text, and everybody writes it."""
     assert load_config(RunConfig, written(tmp_path, "train: {lr: 1e-4}")).train.lr == 1e-4
@@ -134,11 +157,14 @@ def test_yaml_round_trip(lr: float, epochs: int, mode: str, root: str) -> None:
 
 
 def test_shipped_configurations_are_valid() -> None:
-    shipped = sorted(CONFIG_FOLDER.glob("*.yaml"))
-    assert shipped
-    for path in shipped:
-        load_config(RunConfig, path.stem)
-        assert find_config(path.name) == path
+    shipped = sorted(CONFIG_FOLDER.rglob("*.yaml"))
+    assert len(shipped) == len(shipped_configs())
+    for path, name in zip(shipped, sorted(shipped_configs()), strict=True):
+        # Recipes for data on disk ask for the place alone.
+        given = [] if path.parent == CONFIG_FOLDER else ["data.root=/data"]
+        load_config(RunConfig, name, given)
+        assert find_config(name) == path
+        assert find_config(f"{name}.yaml") == path
 
 
 def test_sections_follow_the_dataclasses_they_fill() -> None:

@@ -1,0 +1,163 @@
+"""Recipes against the table of what SRTrack's code and paper have, typed here a second time."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from tracker.config import RunConfig, load_config, shipped_configs
+from tracker.models.build import build_network
+from tracker.models.config import NetworkConfig, preset
+from tracker.models.groups import parameter_groups
+from tracker.train.finetune import group_settings
+from tracker.train.optimizers import build_optimizer
+from tracker.train.schedule import lr_factor
+
+
+class Published(NamedTuple):
+    """A row: crops, their factors, jitter, batch, epochs, data."""
+
+    template: int
+    search: int
+    factor: float
+    center: float
+    scale: float
+    batch: int
+    epochs: int
+    sets: tuple[str, ...]
+    temporal: bool
+
+
+TABLE = {
+    "ostrack_rgbt": Published(128, 256, 4.0, 3.0, 0.25, 80, 30, ("lasher",), False),
+    "ostrack_rgbd": Published(128, 256, 4.0, 3.0, 0.25, 80, 20, ("depthtrack",), False),
+    "ostrack_rgbe": Published(128, 256, 4.0, 3.0, 0.25, 80, 30, ("coesot",), False),
+    "ostrack_rgbt_384": Published(192, 384, 4.0, 3.0, 0.25, 56, 16, ("lasher",), False),
+    "ostrack_rgbd_384": Published(192, 384, 4.0, 3.0, 0.25, 56, 20, ("depthtrack",), False),
+    "droptrack_rgbt": Published(192, 384, 5.0, 4.5, 0.5, 56, 20, ("lasher",), True),
+    "droptrack_rgbd": Published(192, 384, 5.0, 4.5, 0.5, 56, 20, ("depthtrack",), True),
+    "droptrack_rgbe": Published(192, 384, 5.0, 4.5, 0.5, 56, 30, ("coesot",), True),
+}
+MODALITIES = {"lasher": "thermal", "depthtrack": "depth", "coesot": "event", "visevent": "event"}
+RELEASED = dict.fromkeys(("norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross"), 1e-6)
+INTENDED = {
+    "norms": 1e-6, "embed_rgb": 5e-5, "embed_x": 5e-5, "blocks_rgb": 1e-4, "blocks_x": 1e-4, "cross": 5e-5,
+}  # fmt: skip
+
+
+def recipe(name: str, *overrides: str) -> RunConfig:
+    return load_config(RunConfig, name, ["data.root=/data", *overrides])
+
+
+def test_every_row_has_a_published_and_a_corrected_recipe() -> None:
+    expected = {f"{kind}/{name}" for kind in ("published", "corrected") for name in TABLE}
+    assert {name for name in shipped_configs() if "/" in name} == expected
+
+
+@pytest.mark.parametrize("kind", ["published", "corrected"])
+@pytest.mark.parametrize("name", list(TABLE))
+def test_a_recipe_has_the_tables_numbers(kind: str, name: str) -> None:
+    row, config = TABLE[name], recipe(f"{kind}/{name}")
+    network, pairs, train = config.network, config.pairs, config.train
+    assert (network.template_size, network.search_size, network.drop_path) == (row.template, row.search, 0.1)
+    assert not network.elimination_layers
+    made = preset(network.preset, kind="two_stream", **network.changes())
+    assert (made.embed_dim, made.depth, made.num_heads, made.patch, made.cross) == (768, 12, 12, 16, (2, 5, 8, 11))
+    assert made.temporal == row.temporal
+    assert (pairs.template_factor, pairs.search_factor) == (2.0, row.factor)
+    assert (pairs.center_jitter, pairs.scale_jitter) == (row.center, row.scale)
+    assert (pairs.max_gap, pairs.min_frames, pairs.min_present) == (200, 20, 5)
+    assert (pairs.grayscale, pairs.flip, pairs.flip_each, pairs.brightness) == (0.05, 0.5, 0.5, 0.2)
+    assert (config.loss.giou, config.loss.l1, config.loss.focal, config.loss.cell) == (2.0, 5.0, 1.0, "best")
+    assert (train.batch_size, train.epochs, train.samples_per_epoch) == (row.batch, row.epochs, 80_000)
+    assert (train.weight_decay, train.clip_grad_norm, train.batchnorm) == (1e-4, 0.1, "frozen")
+    assert (train.warmup_steps, train.betas, train.accumulate) == (0, (0.9, 0.999), 1)
+    assert config.data.source == "folder"
+    assert config.output.as_posix() == f"runs/{kind}/{name}"
+
+
+@pytest.mark.parametrize("kind", ["published", "corrected"])
+@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if len(row.sets) == 1])
+def test_a_recipe_trains_on_the_tables_data(kind: str, name: str) -> None:
+    data = recipe(f"{kind}/{name}").data
+    (layout,) = TABLE[name].sets
+    assert (data.layout, data.modality) == (layout, MODALITIES[layout])
+    assert data.split == {"published": "train", "corrected": "train_without_val"}[kind]
+
+
+def small(config: RunConfig) -> NetworkConfig:
+    """The recipe's network in small: the groups are those of its names."""
+    return preset(config.network.preset, kind="two_stream", embed_dim=16, num_heads=2, head_channels=8)
+
+
+@pytest.mark.parametrize(("kind", "rates"), [("published", RELEASED), ("corrected", INTENDED)])
+@pytest.mark.parametrize("name", list(TABLE))
+def test_groups_learn_at_the_tables_rates(kind: str, rates: dict[str, float], name: str) -> None:
+    config = recipe(f"{kind}/{name}")
+    with torch.device("meta"):
+        network = build_network(small(config))
+    groups = parameter_groups(network, group_settings(config.train))
+    assert {group["name"]: group["lr"] for group in groups} == pytest.approx(rates)
+    assert {group["weight_decay"] for group in groups} == {1e-4}
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in network.named_parameters() if name.startswith(("head.", "positions."))}
+
+
+@pytest.mark.parametrize("kind", ["published", "corrected"])
+@pytest.mark.parametrize("name", list(TABLE))
+def test_rates_fall_where_the_release_has_them_fall(kind: str, name: str) -> None:
+    """At epoch 48, which no run reaches; RGB-E from OSTrack at 20."""
+    train = recipe(f"{kind}/{name}").train
+    drop = 20 if name == "ostrack_rgbe" else 48
+    for epoch in range(train.epochs):
+        first, last = epoch * train.steps_per_epoch, (epoch + 1) * train.steps_per_epoch - 1
+        expected = 0.1 if epoch >= drop else 1.0
+        assert lr_factor(first, train) == pytest.approx(expected)
+        assert lr_factor(last, train) == pytest.approx(expected)
+
+
+def optimizer_of(config: RunConfig, prior: bool) -> Any:
+    network = build_network(small(config))
+    significance = {name: torch.ones_like(p) for name, p in network.named_parameters()} if prior else None
+    groups = parameter_groups(network, group_settings(config.train))
+    return build_optimizer(groups, config.train, config.optimizer, significance)
+
+
+@pytest.mark.parametrize("name", ["ostrack_rgbt", "droptrack_rgbe"])
+def test_regularisation_is_damping_alone_as_released_and_srft_corrected(name: str) -> None:
+    released = optimizer_of(recipe(f"published/{name}"), prior=False)
+    assert released.kappa == 0.0
+    for group in released.param_groups:
+        assert (group["strength"], group["damping"], tuple(group["mu"])) == (0.0, "rank", (0.25, 0.65))
+    corrected = optimizer_of(recipe(f"corrected/{name}"), prior=True)
+    assert corrected.kappa == 1.0
+    for group in corrected.param_groups:
+        assert (group["strength"], group["damping"], tuple(group["mu"])) == (10.0, "rank", (0.25, 0.65))
+        assert group["mode"] == "proximal"
+
+
+@pytest.mark.parametrize("name", list(TABLE))
+def test_the_test_set_is_watched_by_neither(name: str) -> None:
+    assert recipe(f"published/{name}").validation.every == 0
+    validation = recipe(f"corrected/{name}").validation
+    assert (validation.every > 0, validation.source, validation.split) == (True, "split", "val")
+
+
+def test_corrections_are_all_that_differs() -> None:
+    """What a corrected recipe changes is what corrections.yaml and its own few lines say."""
+    allowed = {
+        "output", "data.split", "train.lr", "train.lr_scale", "train.precision", "train.crops", "pairs.broken",
+        "optimizer.strength", "optimizer.kappa", "optimizer.kappa_start", "validation.every", "validation.source",
+        "validation.sequences",
+    }  # fmt: skip
+    for name in TABLE:
+        published, corrected = (recipe(f"{kind}/{name}").model_dump() for kind in ("published", "corrected"))
+        differing = {
+            f"{section}.{key}" if isinstance(value, dict) else section
+            for section, value in published.items()
+            for key in (value if isinstance(value, dict) else [section])
+            if (value[key] != corrected[section][key] if isinstance(value, dict) else value != corrected[section])
+        }
+        assert differing == allowed, name
