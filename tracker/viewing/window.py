@@ -44,7 +44,8 @@ class LiveWindow:
         import matplotlib.pyplot as plt
 
         try:
-            figure = plt.figure(title, dpi=DPI, facecolor="black")
+            with plt.rc_context({"toolbar": "None"}):
+                figure = plt.figure(title, dpi=DPI, facecolor="black")
         except ImportError as error:
             raise _no_toolkit(str(error)) from error
         # Where it finds none, matplotlib draws into memory without a word.
@@ -80,6 +81,8 @@ class LiveWindow:
             axes.set_axis_off()
             self._image = axes.imshow(picture)
             self._plt.show(block=False)
+            # The toolkit takes the new size up first, which would blank what was drawn before.
+            self._figure.canvas.flush_events()
         else:
             self._image.set_data(picture)
         self._figure.canvas.draw()
