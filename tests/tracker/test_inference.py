@@ -270,7 +270,7 @@ def test_online_tracker_and_whole_sequence_agree() -> None:
 def test_batches_equal_one_by_one_with_different_lengths() -> None:
     sequences = [moving(f"s{k}", 6 + 5 * (k % 3), phase=k) for k in range(7)] + [moving("single", 1)]
     torch.manual_seed(0)
-    real = build_network(tiny(kind="two_stream"))
+    real = build_network(tiny(kind="two_stream", embed_dim=32, depth=2, num_heads=2, head_channels=8))
     for network, tolerance in ((BrightestBlob(1.5), 0.0), (real, 1e-3)):
         alone = {s.name: track_sequence(network, s) for s in sequences}
         for batch in (1, 3, 8):
@@ -362,7 +362,7 @@ def test_a_broken_sequence_stops_the_run_and_keeps_what_is_whole(tmp_path: Path)
     bad = Broken("bad", "thermal", moving("bad", 9)._frames, moving("bad", 9).boxes)
     with pytest.raises(RGBXError, match="bad: frame 4 is missing"):
         track_dataset(BrightestBlob(1.5), [good, bad], tmp_path, progress=False)
-    assert sorted(p.name for p in tmp_path.glob("*.txt")) == ["good.txt"]
+    assert sorted(p.name for p in tmp_path.glob("*.txt")) == ["good.txt", "good_lost.txt"]
     with pytest.raises(RGBXError, match="two sequences are named good"):
         track_dataset(BrightestBlob(1.5), [good, good], tmp_path, progress=False)
     with pytest.raises(RGBXError, match="batch is 0"):

@@ -3,8 +3,8 @@ run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -16,9 +16,13 @@ from tracker.evaluation.lasher import LasHeROptions
 from tracker.evaluation.metrics import Metrics
 from tracker.evaluation.protocols import evaluate
 from tracker.evaluation.report import write_report
+from tracker.inference.engine import Engine
+from tracker.inference.missing import DroppedSequence
 from tracker.inference.online import InferenceSettings
 from tracker.inference.overlay import write_overlay
-from tracker.inference.run import Track, track_sequence, write_track
+from tracker.inference.run import Track, track_sequence, write_json, write_track
+from tracker.inference.speed import speed_summary
+from tracker.inference.stream import SPEED_FILE
 
 
 @dataclass(frozen=True)
@@ -31,60 +35,71 @@ class FolderRun:
         metrics: one a tracker, PR, NPR and SR over the frames that have a box; empty where no frame but
             the first has one.
         files: what was written.
+        speed: label to :func:`tracker.inference.speed.speed_summary`.
     """
 
     sequence: Sequence
     tracks: dict[str, Track]
     metrics: list[Metrics]
     files: list[Path]
+    speed: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
 def track_folder(
     folder: str | Path,
-    networks: nn.Module | Mapping[str, nn.Module],
+    networks: nn.Module | Engine | Mapping[str, nn.Module | Engine],
     output: str | Path,
     *,
     layout: str = "auto",
     init_box: object | None = None,
     settings: InferenceSettings | None = None,
     overlay: str | None = "gif",
+    drop_rgb: Iterable[range] = (),
+    drop_x: Iterable[range] = (),
     progress: bool = True,
 ) -> FolderRun:
     """Run one or several trackers on one folder of paired frames.
 
-    Writes into ``output``: ``NAME.txt`` and ``scores/NAME.txt`` (in a folder for each label where a
-    mapping is given), ``overlay.gif`` or ``overlay.mp4``, and the report of
+    Writes into ``output``: ``NAME.txt``, ``scores/NAME.txt``, ``NAME_lost.txt`` and ``speed.json`` (in a folder for
+    each label where a mapping is given), ``overlay.gif`` or ``overlay.mp4``, and the report of
     :func:`tracker.evaluation.report.write_report` where there are boxes to compare with. Frames without a box
     are left out of the figures (``absent="excluded"``), since a folder may be annotated here and there only.
 
     Args:
         folder: see :func:`tracker.data.layouts.open_sequence`.
-        networks: a network, or label to network.
+        networks: a network or an engine, or label to network.
         init_box: ``x, y, w, h`` in frame 0, first pixel 0; needed where the folder has no boxes, and used in
             place of its own first box.
         overlay: ``gif``, ``mp4`` or None.
+        drop_rgb, drop_x: frames whose RGB or X is taken away, to see what comes of it; the overlay has them black.
 
     Raises:
         RGBXError: frames, boxes or settings that cannot be used.
     """
     if overlay not in (None, "gif", "mp4"):
         raise RGBXError(f"overlay {overlay!r} is unknown; expected gif, mp4 or none")
-    sequence = open_sequence(Path(folder), layout=layout)
+    sequence: Sequence = open_sequence(Path(folder), layout=layout)
+    drop_rgb, drop_x = list(drop_rgb), list(drop_x)
+    if drop_rgb or drop_x:
+        sequence = DroppedSequence(sequence, drop_rgb, drop_x)
     if init_box is None and not sequence.present.any():
         raise RGBXError(f"{folder} has no boxes; give the target in the first frame as x,y,w,h")
     output = Path(output)
     several = isinstance(networks, Mapping)
-    named: Mapping[str, nn.Module] = networks if isinstance(networks, Mapping) else {"tracker": networks}
+    named: Mapping[str, nn.Module | Engine] = networks if isinstance(networks, Mapping) else {"tracker": networks}
     bad = next((n for n in named if not n or n in (".", "..") or Path(n).name != n), None)
     if bad is not None:
         raise RGBXError(f"the label {bad!r} cannot name a folder; use letters, digits and dashes")
     tracks: dict[str, Track] = {}
     files: list[Path] = []
+    speed: dict[str, dict[str, object]] = {}
     for label, network in named.items():
         tracks[label] = track_sequence(network, sequence, settings, init_box=init_box, progress=progress)
         place = output / label if several else output
         write_track(place, sequence, tracks[label])
-        files += [place / f"{sequence.name}.txt", place / "scores" / f"{sequence.name}.txt"]
+        speed[label] = speed_summary([tracks[label]])
+        write_json(place / SPEED_FILE, speed[label])
+        files += [place / f"{sequence.name}.txt", place / "scores" / f"{sequence.name}.txt", place / SPEED_FILE]
     metrics = []
     if int(sequence.present.sum()) > 1:
         options = LasHeROptions(absent="excluded")
@@ -95,4 +110,4 @@ def track_folder(
         files += write_report(metrics, output).values()
     if overlay is not None:
         files.append(write_overlay(output / f"overlay.{overlay}", sequence, tracks))
-    return FolderRun(sequence, tracks, metrics, files)
+    return FolderRun(sequence, tracks, metrics, files, speed)

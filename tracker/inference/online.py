@@ -8,28 +8,55 @@ As OSTrack and SRTrack do it, with their mistakes corrected:
   small targets can be tracked;
 - a prediction that is not finite, has no area, or comes with no score above 0, leaves the last box where it
   was and scores 0.
+
+What they do not do is there to be switched on: a wider search while the target is lost, and a template that is
+updated. A frame of which RGB or X is missing is tracked with a stand-in (:mod:`tracker.inference.missing`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as ListLike
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from tracker.data.crop import crop_region
-from tracker.data.normalise import normalise
+from tracker.data.crop import crop_region, crop_transform
 from tracker.errors import RGBXError
-from tracker.models.center_head import decode_boxes
+from tracker.inference.confidence import LostSignal
+from tracker.inference.engine import (
+    Engine,
+    as_engine,
+    evaluation_mode,
+    hann_window,
+    network_device,
+    network_sizes,
+    planes,
+)
+from tracker.inference.missing import POLICIES, Frame, Halves, check_frame
+
+__all__ = [
+    "InferenceSettings",
+    "OnlineTracker",
+    "Result",
+    "TargetState",
+    "advance",
+    "clip_box",
+    "evaluation_mode",
+    "hann_window",
+    "network_device",
+    "network_sizes",
+    "start_target",
+]
 
 SMALLEST_SIDE = 1.0
 """Pixels that a box keeps along each axis, so that the next search region exists."""
+WIDEST_SEARCH = 2.0
+"""How much wider than usual a search region may become: a network knows targets of about one size in the crop."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +68,51 @@ class InferenceSettings:
         search_factor: side of the search region over sqrt(w*h) of the last box (4; DropTrack's 384 models:
             5).
         window: weigh the score map with a Hann window before the best cell is chosen.
+        missing: what stands in for a half that is missing, one of :data:`tracker.inference.missing.POLICIES`.
+        lost_below, found_above, patience: :class:`tracker.inference.confidence.LostSignal`, on the score. By
+            itself the signal changes no box.
+        search_growth: the search region's side grows by this with every frame that the target is lost, up to
+            :data:`WIDEST_SEARCH` times; 1: not at all.
+        template_update: frames between two updates of the template; 0: the first one for ever.
+        template_confidence: an update waits for a score of at least this.
+        template_share: share of the new crop in the template, the rest is the first one's; 1 replaces it. While
+            the target is lost, the first template alone is used.
     """
 
     template_factor: float = 2.0
     search_factor: float = 4.0
     window: bool = True
+    missing: str = "hold"
+    lost_below: float = 0.15
+    found_above: float = 0.3
+    patience: int = 3
+    search_growth: float = 1.0
+    template_update: int = 0
+    template_confidence: float = 0.5
+    template_share: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("template_factor", "search_factor"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise RGBXError(f"{name} is {value}; it must be a positive number")
+        if self.missing not in POLICIES:
+            raise RGBXError(f"missing is {self.missing!r}; choose one of {', '.join(POLICIES)}")
+        for name in ("lost_below", "found_above", "template_confidence", "template_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise RGBXError(f"{name} is {value}; it must lie between 0 and 1")
+        if self.found_above < self.lost_below:
+            raise RGBXError(
+                f"found_above is {self.found_above}, which is less than lost_below, {self.lost_below}; "
+                "a target would be lost and found at once"
+            )
+        if self.patience < 1 or self.template_update < 0:
+            raise RGBXError(
+                f"patience is {self.patience} and template_update {self.template_update}; expected at least 1 and 0"
+            )
+        if not 1 <= self.search_growth <= WIDEST_SEARCH:
+            raise RGBXError(f"search_growth is {self.search_growth}; it must lie between 1 and {WIDEST_SEARCH:g}")
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> InferenceSettings:
@@ -71,11 +132,13 @@ class Result(NamedTuple):
         score: the largest value of the windowed score map, in [0, 1]: the tracker's confidence.
         peak: the largest value of the score map itself. Much above ``score``: something else, away from the
             centre, looks like the target.
+        lost: the tracker takes the target for lost; the box is where it was seen last, or a guess.
     """
 
     box: np.ndarray
     score: float
     peak: float
+    lost: bool = False
 
 
 @dataclass
@@ -83,22 +146,22 @@ class TargetState:
     """What is carried from frame to frame for one target.
 
     Attributes:
-        template: (C, Hz, Wz) uint8.
+        template: (C, Hz, Wz) uint8, what the network is shown.
         box: (4,) float64 ``x, y, w, h``, always finite and at least one pixel a side.
+        first_template: the first frame's, where updates go back to.
+        signal: whether the target is lost.
+        halves: the last images of RGB and X.
+        lacking: channels of the first template that were missing in its frame and are still to be had.
+        age: frames since the template was made.
     """
 
     template: torch.Tensor
     box: np.ndarray
-
-
-def hann_window(cells: int) -> torch.Tensor:
-    """(1, 1, S, S) float32, the outer product of 0.5 * (1 - cos(2 pi k / (S + 1))), k = 1..S.
-
-    The zeros at k = 0 and S + 1 lie outside, so that no cell is ruled out. (OSTrack convention.)
-    """
-    k = torch.arange(1, cells + 1, dtype=torch.float64)
-    line = 0.5 * (1.0 - torch.cos(2.0 * math.pi * k / (cells + 1)))
-    return torch.outer(line, line)[None, None].float()
+    first_template: torch.Tensor
+    signal: LostSignal
+    halves: Halves
+    lacking: slice | None = None
+    age: int = field(default=0)
 
 
 def clip_box(box: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -109,15 +172,6 @@ def clip_box(box: np.ndarray, width: int, height: int) -> np.ndarray:
     right = float(np.clip(box[0] + box[2], left + smallest, width))
     bottom = float(np.clip(box[1] + box[3], top + smallest, height))
     return np.array([left, top, right - left, bottom - top])
-
-
-def check_frame(frame: np.ndarray) -> None:
-    """Raises RGBXError unless the frame is (H, W, 6) or (H, W, 3) uint8."""
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] not in (3, 6):
-        shape = getattr(frame, "shape", type(frame).__name__)
-        raise RGBXError(f"a frame has shape {shape}; expected (H, W, 6), RGB first and X last")
-    if frame.dtype != np.uint8 or 0 in frame.shape:
-        raise RGBXError(f"a frame is {frame.shape} {frame.dtype}; expected a non-empty image of uint8 pixels")
 
 
 def check_box(box: object, width: int, height: int) -> np.ndarray:
@@ -141,70 +195,47 @@ def check_box(box: object, width: int, height: int) -> np.ndarray:
     return values
 
 
-def start_target(frame: np.ndarray, box: object, template_size: int, settings: InferenceSettings) -> TargetState:
+def start_target(
+    frame: np.ndarray | Frame, box: object, template_size: int, settings: InferenceSettings
+) -> TargetState:
     """Cut the template.
 
     Raises:
         RGBXError: a frame or box that cannot be used.
     """
     check_frame(frame)
-    first = check_box(box, frame.shape[1], frame.shape[0])
-    crop, _ = crop_region(frame, first, settings.template_factor, template_size)
-    return TargetState(_planes(crop), first)
+    halves = Halves(settings.missing)
+    whole = halves.complete(frame)
+    if whole is None:
+        raise RGBXError("the first frame has neither RGB nor X; start where there is an image")
+    first = check_box(box, whole.shape[1], whole.shape[0])
+    crop, _ = crop_region(whole, first, settings.template_factor, template_size)
+    template = planes(crop)
+    signal = LostSignal(settings.lost_below, settings.found_above, settings.patience)
+    return TargetState(template, first, template, signal, halves, _missing_channels(frame))
 
 
-def _planes(crop: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+def _missing_channels(frame: np.ndarray | Frame) -> slice | None:
+    if not isinstance(frame, Frame):
+        return None
+    if frame.rgb is None:
+        return slice(0, 3)
+    return slice(3, 6) if frame.x is None else None
 
 
-def network_device(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a network's parameters live and their floating dtype; the CPU and float32 if it has none."""
-    for parameter in network.parameters():
-        return parameter.device, parameter.dtype if parameter.is_floating_point() else torch.float32
-    return torch.device("cpu"), torch.float32
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """``network.eval()``, with every module's own training flag put back afterwards."""
-    flags = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
-def network_sizes(network: nn.Module) -> tuple[int, int]:
-    """Sides of the template and search crops in pixels, from ``network.config``.
-
-    Raises:
-        RGBXError: the network does not carry its configuration.
-    """
-    config: Any = getattr(network, "config", None)
-    try:
-        return int(config.template_size), int(config.search_size)
-    except AttributeError:
-        raise RGBXError(
-            f"{type(network).__name__} has no config with template_size and search_size; make it with "
-            "tracker.models.build_network or load_network"
-        ) from None
-
-
-@torch.inference_mode()
 def advance(
-    network: nn.Module,
+    network: nn.Module | Engine,
     targets: ListLike[TargetState],
-    frames: ListLike[np.ndarray],
+    frames: ListLike[np.ndarray | Frame],
     settings: InferenceSettings,
 ) -> list[Result]:
     """One frame further for several targets at once, each in its own video, as one batch.
 
     Args:
-        network: in evaluation mode.
-        targets: what is tracked; their boxes are updated.
-        frames: the next frame of each, (H, W, C) uint8.
+        network: an engine, or a network in evaluation mode.
+        targets: what is tracked; they are updated.
+        frames: the next frame of each, (H, W, C) uint8, or its halves. Where both are missing, the box stays and
+            the score is 0.
 
     Returns:
         One result a target. It does not depend on the other targets but for rounding in the network.
@@ -214,29 +245,60 @@ def advance(
     """
     for frame in frames:
         check_frame(frame)
-    search_size = network_sizes(network)[1]
-    device, dtype = network_device(network)
-    crops, transforms = [], []
-    for target, frame in zip(targets, frames, strict=True):
-        crop, transform = crop_region(frame, target.box, settings.search_factor, search_size)
-        crops.append(_planes(crop))
-        transforms.append(transform)
-    template = normalise(torch.stack([t.template for t in targets]).to(device)).to(dtype)
-    output = network(template, normalise(torch.stack(crops).to(device)).to(dtype))
-    score = torch.nan_to_num(output.score_map.float(), nan=0.0, posinf=0.0, neginf=0.0)
-    windowed = score * hann_window(score.shape[-1]).to(device) if settings.window else score
-    best = decode_boxes(windowed, output.size_map.float(), output.offset_map.float())
-    boxes = best.double().cpu().numpy()
-    confidence = windowed.flatten(1).amax(dim=1).tolist()
-    peaks = score.flatten(1).amax(dim=1).tolist()
-    results = []
-    for i, (target, frame) in enumerate(zip(targets, frames, strict=True)):
-        box = transforms[i].to_image(boxes[i])
-        usable = confidence[i] > 0 and bool(np.isfinite(box).all()) and box[2] > 0 and box[3] > 0
-        if usable:
-            target.box = clip_box(box, frame.shape[1], frame.shape[0])
-        results.append(Result(target.box.copy(), confidence[i] if usable else 0.0, peaks[i]))
+    engine = as_engine(network, settings.window)
+    wholes = [target.halves.complete(frame) for target, frame in zip(targets, frames, strict=True)]
+    seen = [index for index, whole in enumerate(wholes) if whole is not None]
+    images = [whole for whole in wholes if whole is not None]
+    results = [Result(target.box.copy(), 0.0, 0.0) for target in targets]
+    if seen:
+        regions = [
+            crop_transform(targets[i].box, search_factor(targets[i], settings), engine.search_size) for i in seen
+        ]
+        found = engine.locate(torch.stack([targets[i].template for i in seen]), images, regions)
+        for i, image, region, answer in zip(seen, images, regions, found, strict=True):
+            score, peak = float(answer[4]), float(answer[5])
+            box = region.to_image(answer[:4])
+            usable = score > 0 and bool(np.isfinite(box).all()) and box[2] > 0 and box[3] > 0
+            if usable:
+                targets[i].box = clip_box(box, image.shape[1], image.shape[0])
+            results[i] = Result(targets[i].box.copy(), score if usable else 0.0, peak)
+    for i, (target, result) in enumerate(zip(targets, results, strict=True)):
+        results[i] = result._replace(lost=target.signal.update(result.score))
+        whole = wholes[i]
+        if whole is not None:
+            _renew_template(target, frames[i], whole, result.score, settings)
     return results
+
+
+def search_factor(target: TargetState, settings: InferenceSettings) -> float:
+    """Of the next search region: wider, where that is asked for, the longer the target has been lost."""
+    frames_lost = min(target.signal.frames_lost, 64)
+    return settings.search_factor * min(settings.search_growth**frames_lost, WIDEST_SEARCH)
+
+
+def _renew_template(
+    target: TargetState, frame: np.ndarray | Frame, whole: np.ndarray, score: float, settings: InferenceSettings
+) -> None:
+    target.age += 1
+    whole_frame = _missing_channels(frame) is None
+    confident = whole_frame and not target.signal.lost and score >= settings.template_confidence
+    completes = confident and target.lacking is not None
+    due = confident and 0 < settings.template_update <= target.age
+    if completes or due:
+        size = target.template.shape[-1]
+        crop = planes(crop_region(whole, target.box, settings.template_factor, size)[0])
+        if target.lacking is not None:
+            # The first frame lacked RGB or X, and a stand-in is worse than a later image of the target.
+            target.first_template = target.first_template.clone()
+            target.first_template[target.lacking] = crop[target.lacking]
+            target.lacking = None
+            target.template = target.first_template
+        if due:
+            share = settings.template_share
+            mixed = (1 - share) * target.first_template.float() + share * crop.float()
+            target.template, target.age = mixed.round().to(torch.uint8), 0
+    elif target.signal.lost and target.template is not target.first_template:
+        target.template, target.age = target.first_template, 0
 
 
 class OnlineTracker:
@@ -244,7 +306,8 @@ class OnlineTracker:
 
     Args:
         network: any module with ``config.template_size`` and ``config.search_size`` that answers a
-            :class:`tracker.models.stream.TrackerOutput`; put in evaluation mode for each call only.
+            :class:`tracker.models.stream.TrackerOutput`, put in evaluation mode for each call only; or an engine
+            (:func:`tracker.inference.fast.make_engine`, :class:`tracker.export.onnx_engine.OnnxEngine`).
         settings: see :class:`InferenceSettings`.
 
     Example::
@@ -252,17 +315,20 @@ class OnlineTracker:
         tracker = OnlineTracker(network)
         tracker.initialise(frames[0], box)
         for frame in frames[1:]:
-            box, score, peak = tracker.track(frame)
+            result = tracker.track(frame)
+            print(result.box, result.score, result.lost)
+        tracker.track(rgb=image)  # X has not arrived
     """
 
-    def __init__(self, network: nn.Module, settings: InferenceSettings | None = None) -> None:
+    def __init__(self, network: nn.Module | Engine, settings: InferenceSettings | None = None) -> None:
         self.network = network
         self.settings = settings or InferenceSettings()
         self._template_size = network_sizes(network)[0]
+        self._engine = as_engine(network, self.settings.window)
         self._target: TargetState | None = None
 
-    def initialise(self, frame: np.ndarray, box: object) -> None:
-        """Take the target: ``box`` is ``x, y, w, h`` in pixels of ``frame``, (H, W, 6) uint8.
+    def initialise(self, frame: np.ndarray | Frame, box: object) -> None:
+        """Take the target: ``box`` is ``x, y, w, h`` in pixels of ``frame``, (H, W, 6) uint8 or its halves.
 
         Raises:
             RGBXError: a malformed frame, or a box that is malformed or outside the image. A target taken
@@ -270,13 +336,34 @@ class OnlineTracker:
         """
         self._target = start_target(frame, box, self._template_size, self.settings)
 
-    def track(self, frame: np.ndarray) -> Result:
-        """Find the target in the next frame, (H, W, 6) uint8.
+    def track(
+        self,
+        frame: np.ndarray | Frame | None = None,
+        *,
+        rgb: np.ndarray | None = None,
+        x: np.ndarray | None = None,
+    ) -> Result:
+        """Find the target in the next frame: (H, W, 6) uint8, or the halves that there are, (H, W, 3) uint8.
 
         Raises:
-            RGBXError: not initialised, or a malformed frame.
+            RGBXError: not initialised, a malformed frame, or a frame and halves of it at once.
         """
+        if frame is not None and (rgb is not None or x is not None):
+            raise RGBXError("track takes a frame, or rgb and x; it was given both")
+        with evaluation_mode(self.network):
+            return advance(self._engine, [self._taken()], [Frame(rgb, x) if frame is None else frame], self.settings)[0]
+
+    def late(self, *, rgb: np.ndarray | None = None, x: np.ndarray | None = None) -> None:
+        """Take in a half that came after its frame had been tracked: with ``missing="hold"`` it stands in from now on.
+
+        Raises:
+            RGBXError: not initialised, or a malformed image.
+        """
+        frame = Frame(rgb, x)
+        check_frame(frame)
+        self._taken().halves.remember(frame)
+
+    def _taken(self) -> TargetState:
         if self._target is None:
             raise RGBXError("the tracker has no target yet; call initialise(frame, box) first")
-        with evaluation_mode(self.network):
-            return advance(self.network, [self._target], [frame], self.settings)[0]
+        return self._target

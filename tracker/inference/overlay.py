@@ -30,12 +30,13 @@ NARROWEST_PANEL = 120
 
 @dataclass(frozen=True)
 class Mark:
-    """A tracker's answer in one frame: its label, its box ``x, y, w, h`` (NaN for none), and its
-    confidence."""
+    """A tracker's answer in one frame: its label, its box ``x, y, w, h`` (NaN for none), its confidence, and whether it
+    takes the target for lost."""
 
     label: str
     box: np.ndarray
     score: float | None = None
+    lost: bool = False
 
 
 @lru_cache(maxsize=8)
@@ -123,6 +124,8 @@ def compose_frame(
             reading.append(f"IoU {overlap(mark.box[None], truth[None])[0]:.2f}")
         if mark.score is not None and math.isfinite(mark.score):
             reading.append(f"confidence {mark.score:.2f}")
+        if mark.lost:
+            reading.append("LOST")
         _legend(draw, y, width, COLOURS[k % len(COLOURS)], mark.label, "   ".join(reading))
         y += LINE
     return np.asarray(canvas)
@@ -155,7 +158,7 @@ def _pictures(
 ) -> Iterator[np.ndarray]:
     for i in indices:
         marks = [
-            Mark(label, track.boxes[i], float(track.scores[i]))
+            Mark(label, track.boxes[i], float(track.scores[i]), track.lost is not None and bool(track.lost[i]))
             if isinstance(track, Track)
             else Mark(label, np.asarray(track[i], dtype=np.float64))
             for label, track in tracks.items()
@@ -268,17 +271,42 @@ def _encode_gif(pictures: Iterator[np.ndarray], seconds: float) -> bytes:
     return buffer.getvalue()
 
 
+class VideoWriter:
+    """An MP4 file, picture by picture.
+
+    Args:
+        path: ends in ``.mp4``.
+        fps: of the video.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps = path, fps
+        self._writer: cv2.VideoWriter | None = None
+
+    def add(self, picture: np.ndarray) -> None:
+        """One more picture, (H, W, 3) uint8, both sides even, all of one size.
+
+        Raises:
+            RGBXError: this OpenCV has no encoder.
+        """
+        if self._writer is None:
+            height, width = picture.shape[:2]
+            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), fourcc, self.fps, (width, height))
+            if not self._writer.isOpened():
+                raise RGBXError("this OpenCV cannot write MP4 files; write a .gif instead")
+        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file; there is none if no picture was added."""
+        if self._writer is not None:
+            self._writer.release()
+
+
 def _write_mp4(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
-    writer: cv2.VideoWriter | None = None
+    writer = VideoWriter(path, fps)
     try:
         for picture in pictures:
-            if writer is None:
-                height, width = picture.shape[:2]
-                fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(path), fourcc, fps, (width, height))
-                if not writer.isOpened():
-                    raise RGBXError("this OpenCV cannot write MP4 files; write a .gif instead")
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            writer.add(picture)
     finally:
-        if writer is not None:
-            writer.release()
+        writer.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -15,25 +14,26 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import torch
 from torch import nn
 from tqdm import tqdm
 
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.results import read_boxes, read_table, write_boxes, write_table
+from tracker.inference.engine import Engine, as_engine, evaluation_mode, network_fingerprint, network_sizes
+from tracker.inference.missing import Frame, available
 from tracker.inference.online import (
     InferenceSettings,
     Result,
     TargetState,
     advance,
-    evaluation_mode,
-    network_sizes,
     start_target,
 )
+from tracker.inference.speed import speed_summary
 
 RUN_FILE = "run.json"
 SCORES_FOLDER = "scores"
+LOST_SUFFIX = "_lost.txt"
 ONE_BASED_FILES = ("visible.txt", "infrared.txt", "init.txt")
 
 
@@ -58,6 +58,13 @@ class Track:
     peaks: np.ndarray
     first: int
     seconds: float
+    lost: np.ndarray | None = None
+    """(N,) bool: the tracker took the target for lost; None where that is not known."""
+    latencies: np.ndarray | None = None
+    """(N,) seconds from having a frame to having its box (of the whole batch, where sequences ran together); NaN up to
+    the first frame."""
+    decoding: np.ndarray | None = None
+    """(N,) seconds that reading a frame took, in a thread of its own."""
 
     @property
     def fps(self) -> float:
@@ -66,27 +73,56 @@ class Track:
 
 
 @dataclass
+class Recorder:
+    """A track that is being made, of ``count`` frames or of any number."""
+
+    name: str
+    first: int
+    results: list[Result] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    decoding: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def record(self, result: Result, latency: float, decoding: float) -> None:
+        self.results.append(result)
+        self.latencies.append(latency)
+        self.decoding.append(decoding)
+
+    def track(self) -> Track:
+        """What has been recorded, behind ``first`` frames without anything."""
+
+        def column(values: ListLike[object], before: object, dtype: type) -> np.ndarray:
+            return np.array([before] * self.first + list(values), dtype=dtype)
+
+        boxes = np.concatenate([np.full((self.first, 4), np.nan), np.stack([r.box for r in self.results])])
+        return Track(
+            self.name,
+            boxes,
+            column([r.score for r in self.results], np.nan, float),
+            column([r.peak for r in self.results], np.nan, float),
+            self.first,
+            self.seconds,
+            column([r.lost for r in self.results], False, bool),
+            column(self.latencies, np.nan, float),
+            column(self.decoding, np.nan, float),
+        )
+
+
+@dataclass
 class _Run:
     """A sequence on its way."""
 
     sequence: Sequence
-    first: int
     index: int
     target: TargetState
-    boxes: np.ndarray
-    scores: np.ndarray
-    peaks: np.ndarray
-    seconds: float = 0.0
-    upcoming: Future[np.ndarray] | None = field(default=None, repr=False)
+    recorder: Recorder
+    upcoming: Future[tuple[np.ndarray | Frame, float]] | None = field(default=None, repr=False)
 
-    def record(self, result: Result) -> None:
-        self.boxes[self.index] = result.box
-        self.scores[self.index] = result.score
-        self.peaks[self.index] = result.peak
 
-    def finished(self) -> Track:
-        name = self.sequence.name
-        return Track(name, self.boxes, self.scores, self.peaks, self.first, self.seconds)
+def _timed_frame(sequence: Sequence, index: int) -> tuple[np.ndarray | Frame, float]:
+    start = time.perf_counter()
+    frame = available(sequence, index)
+    return frame, time.perf_counter() - start
 
 
 def first_frame(sequence: Sequence) -> int:
@@ -104,27 +140,23 @@ def first_frame(sequence: Sequence) -> int:
 
 
 def _begin(sequence: Sequence, template_size: int, settings: InferenceSettings, init_box: object | None) -> _Run:
-    count = sequence.length
-    if init_box is not None and count == 0:
+    if init_box is not None and sequence.length == 0:
         raise RGBXError(f"sequence {sequence.name} has no frames")
     first = first_frame(sequence) if init_box is None else 0
-    frame = sequence.frame(first)
+    frame, decoding = _timed_frame(sequence, first)
     box = sequence.boxes[first] if init_box is None else init_box
     start = time.perf_counter()
     try:
         target = start_target(frame, box, template_size, settings)
     except RGBXError as error:
         raise RGBXError(f"sequence {sequence.name}, frame {first}: {error}") from error
-    boxes = np.full((count, 4), np.nan)
-    scores, peaks = np.full(count, np.nan), np.full(count, np.nan)
-    run = _Run(sequence, first, first, target, boxes, scores, peaks, time.perf_counter() - start)
-    run.record(Result(target.box, 1.0, 1.0))
-    run.index += 1
-    return run
+    recorder = Recorder(sequence.name, first, seconds=time.perf_counter() - start)
+    recorder.record(Result(target.box, 1.0, 1.0), np.nan, decoding)
+    return _Run(sequence, first + 1, target, recorder)
 
 
 def iterate_tracks(
-    network: nn.Module,
+    network: nn.Module | Engine,
     sequences: Iterable[Sequence],
     settings: InferenceSettings | None = None,
     *,
@@ -135,7 +167,7 @@ def iterate_tracks(
     """Track sequences in lock step and yield each as it ends (so not in order, if lengths differ).
 
     Up to ``batch`` sequences advance by one frame in one forward pass; when one ends, the next takes its
-    place. The following frames are read by a second thread meanwhile.
+    place. The following frames are read by other threads meanwhile.
 
     Args:
         sequences: taken one at a time.
@@ -148,11 +180,12 @@ def iterate_tracks(
     if batch < 1:
         raise RGBXError(f"batch is {batch}; at least one sequence has to be tracked at a time")
     settings = settings or InferenceSettings()
+    engine = as_engine(network, settings.window)
     template_size = network_sizes(network)[0]
     waiting = iter(sequences)
     running: list[_Run] = []
     with ExitStack() as stack:
-        reader = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        reader = stack.enter_context(ThreadPoolExecutor(max_workers=min(batch, os.cpu_count() or 1)))
         stack.enter_context(evaluation_mode(network))
         exhausted = False
         while True:
@@ -162,33 +195,33 @@ def iterate_tracks(
                     exhausted = True
                     break
                 run = _begin(sequence, template_size, settings, init_box)
-                _advance_progress(progress, run.first + 1)
+                _advance_progress(progress, run.index)
                 if run.index == sequence.length:
-                    yield run.finished()
+                    yield run.recorder.track()
                     continue
-                run.upcoming = reader.submit(sequence.frame, run.index)
+                run.upcoming = reader.submit(_timed_frame, sequence, run.index)
                 running.append(run)
             if not running:
                 return
-            frames = []
+            read = []
             for run in running:
                 assert run.upcoming is not None
-                frames.append(run.upcoming.result())
+                read.append(run.upcoming.result())
             for run in running:
                 more = run.index + 1 < run.sequence.length
-                run.upcoming = reader.submit(run.sequence.frame, run.index + 1) if more else None
+                run.upcoming = reader.submit(_timed_frame, run.sequence, run.index + 1) if more else None
             start = time.perf_counter()
-            results = advance(network, [run.target for run in running], frames, settings)
-            share = (time.perf_counter() - start) / len(running)
-            for run, result in zip(running, results, strict=True):
-                run.record(result)
-                run.seconds += share
+            results = advance(engine, [run.target for run in running], [frame for frame, _ in read], settings)
+            taken = time.perf_counter() - start
+            for run, result, (_, decoding) in zip(running, results, read, strict=True):
+                run.recorder.record(result, taken, decoding)
+                run.recorder.seconds += taken / len(running)
                 run.index += 1
             _advance_progress(progress, len(running))
             ended = [run for run in running if run.upcoming is None]
             running = [run for run in running if run.upcoming is not None]
             for run in ended:
-                yield run.finished()
+                yield run.recorder.track()
 
 
 def _advance_progress(progress: tqdm[NoReturn] | None, frames: int) -> None:
@@ -197,7 +230,7 @@ def _advance_progress(progress: tqdm[NoReturn] | None, frames: int) -> None:
 
 
 def track_sequence(
-    network: nn.Module,
+    network: nn.Module | Engine,
     sequence: Sequence,
     settings: InferenceSettings | None = None,
     *,
@@ -218,7 +251,7 @@ def track_sequence(
 
 
 def track_sequences(
-    network: nn.Module,
+    network: nn.Module | Engine,
     sequences: ListLike[Sequence],
     settings: InferenceSettings | None = None,
     *,
@@ -235,7 +268,7 @@ def track_sequences(
 
 
 def track_dataset(
-    network: nn.Module,
+    network: nn.Module | Engine,
     sequences: ListLike[Sequence],
     output: str | Path | None = None,
     settings: InferenceSettings | None = None,
@@ -249,8 +282,8 @@ def track_dataset(
 
     ``output/NAME.txt`` holds one box a frame (``x,y,w,h``, ``%.14f``, in the data set's own coordinates,
     zeros before the first frame), ``output/scores/NAME.txt`` the score and the peak, ``output/run.json``
-    the network's fingerprint, the settings and the speed. A sequence whose two files are there and whole
-    is read back and not tracked again.
+    the network's fingerprint, the settings and the speed (:mod:`tracker.inference.speed`), ``output/NAME_lost.txt``
+    whether the target was lost. A sequence whose files are there and whole is read back and not tracked again.
 
     Args:
         output: folder; None writes nothing.
@@ -283,6 +316,7 @@ def track_dataset(
             for name in names:
                 (folder / f"{name}.txt").unlink(missing_ok=True)
                 (folder / SCORES_FOLDER / f"{name}.txt").unlink(missing_ok=True)
+                (folder / f"{name}{LOST_SUFFIX}").unlink(missing_ok=True)
             (folder / RUN_FILE).unlink(missing_ok=True)
         else:
             _check_same_run(folder, fingerprint, settings)
@@ -317,11 +351,21 @@ def annotation_origin(sequence: Sequence) -> float:
 
 
 def write_track(folder: Path, sequence: Sequence, track: Track) -> None:
-    """Write scores, then boxes: a whole box file means a whole pair."""
+    """:func:`write_results` in the coordinates of the sequence's own annotation file."""
+    write_results(folder, track, annotation_origin(sequence))
+
+
+def write_results(folder: Path, track: Track, origin: float = 0.0) -> None:
+    """Write scores and whether the target was lost (0 or 1), then boxes: a whole box file means that all are.
+
+    ``origin`` is what the first pixel is called.
+    """
     boxes = track.boxes.copy()
-    boxes[:, :2] += annotation_origin(sequence)
+    boxes[:, :2] += origin
     scores = np.nan_to_num(np.stack([track.scores, track.peaks], axis=1))
     write_table(folder / SCORES_FOLDER / f"{track.name}.txt", scores)
+    if track.lost is not None:
+        write_table(folder / f"{track.name}{LOST_SUFFIX}", track.lost[:, None])
     write_boxes(folder / f"{track.name}.txt", boxes)
 
 
@@ -340,17 +384,12 @@ def read_track(folder: Path, sequence: Sequence) -> Track | None:
         return None
     boxes[:first] = np.nan
     scores[:first] = np.nan
-    return Track(sequence.name, boxes, scores[:, 0], scores[:, 1], first, float("nan"))
-
-
-def network_fingerprint(network: nn.Module) -> str:
-    """16 hexadecimal digits of SHA-256 over a network's parameters and buffers, names included."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.hexdigest()[:16]
+    lost: np.ndarray | None = None
+    with suppress(RGBXError):  # runs of earlier versions have none
+        lost = read_table(folder / f"{sequence.name}{LOST_SUFFIX}", (1,))[:, 0] > 0
+    if lost is not None and len(lost) != sequence.length:
+        return None
+    return Track(sequence.name, boxes, scores[:, 0], scores[:, 1], first, float("nan"), lost)
 
 
 def _check_same_run(folder: Path, fingerprint: str, settings: InferenceSettings) -> None:
@@ -366,7 +405,9 @@ def _check_same_run(folder: Path, fingerprint: str, settings: InferenceSettings)
         return
     except (OSError, ValueError):
         raise RGBXError(f"{folder / RUN_FILE} cannot be read; give another folder, or overwrite") from None
-    if (before.get("network"), before.get("settings")) != (fingerprint, asdict(settings)):
+    # Settings that a run of an earlier version does not name were what they are by default.
+    same = before.get("network") == fingerprint and isinstance(before.get("settings"), dict)
+    if not same or {**asdict(InferenceSettings()), **before["settings"]} != asdict(settings):
         raise RGBXError(
             f"{folder} holds results of another network or of other settings; give another folder, or ask to overwrite"
         )
@@ -375,12 +416,19 @@ def _check_same_run(folder: Path, fingerprint: str, settings: InferenceSettings)
 def _write_run(folder: Path, fingerprint: str, settings: InferenceSettings, tracks: list[Track]) -> None:
     path = folder / RUN_FILE
     content: dict[str, object] = {"network": fingerprint, "settings": asdict(settings)}
-    seconds = sum(t.seconds for t in tracks)
-    if seconds > 0:
-        content["fps"] = sum(len(t.boxes) - t.first for t in tracks) / seconds
+    speed = speed_summary(tracks)
+    if speed:
+        content |= {"fps": speed["fps"], "speed": speed}
     elif path.is_file():
-        with suppress(ValueError, KeyError, TypeError):
-            content["fps"] = json.loads(path.read_text(encoding="utf-8"))["fps"]
+        with suppress(ValueError, TypeError):
+            before = json.loads(path.read_text(encoding="utf-8"))
+            content |= {key: before[key] for key in ("fps", "speed") if key in before}
+    write_json(path, content)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write it whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
