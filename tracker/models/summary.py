@@ -48,7 +48,10 @@ def summary(source: str, network: Tracker, config: NetworkConfig, meta: Mapping[
     lines += [f"  {name:<14}{text}" for name, text in rows.items()]
     told = _without_run_settings(meta)
     if told:
-        lines += ["  meta", *("    " + line for line in yaml.safe_dump(told, sort_keys=False).splitlines())]
+        lines += [
+            "  meta",
+            *("    " + line for line in yaml.safe_dump(told, sort_keys=False).splitlines()),
+        ]
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from tracker.models.initialise import stream_mapping
 from tracker.models.position_resizing import fit_positions
 from tracker.models.stream import Tracker, TrackerOutput
 from tracker.train.atomic import write_error
+from tracker.train.distributed import chosen_device
 from tracker.train.losses import TrackingLoss
 from tracker.train.prefetch import Batch, on_device
 from tracker.train.sources import pairs_of
@@ -45,7 +46,9 @@ def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[st
 
 
 def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = True) -> SignificanceMap:
-    """Significance of each parameter of the single-stream tracker for RGB tracking, on its own device.
+    """Significance of each parameter of the single-stream tracker for RGB tracking.
+
+    It runs on ``config.train.device``; afterwards the network is where it was, and so is the map.
 
     ``config.prior.estimator`` is one of :func:`srft_kernels.estimate_prior`. The Fishers and ``hutchinson`` judge by
     the tracking loss; ``mas`` by all three maps of the head; ``gnb`` by the score map alone, each cell a Bernoulli
@@ -53,13 +56,13 @@ def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = Tru
     data.
 
     Raises:
-        RGBXError: the network is not a single-stream tracker, or nothing could be estimated.
+        RGBXError: the network is not a single-stream tracker, there is no such device, or nothing could be estimated.
     """
     if network.config.kind != "single_stream":
         raise RGBXError("a prior is estimated on the pre-trained RGB tracker, and this checkpoint is a two-stream one")
     prior = config.prior
     loss = TrackingLoss(config.loss.giou, config.loss.l1, config.loss.focal)
-    device = next(network.parameters()).device
+    home, device = next(network.parameters()).device, chosen_device(config.train.device)
 
     def run(model: nn.Module, batch: Mapping[str, Any]) -> tuple[TrackerOutput, Batch]:
         crops = on_device(batch, device)
@@ -85,11 +88,16 @@ def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = Tru
         arguments["batches"] = rgb_batches(config, network.config)
         arguments["relative_error"] = prior.relative_error
     try:
-        return srft.estimate_prior(network, estimator=prior.estimator, seed=prior.seed, progress=progress, **arguments)
+        estimated = srft.estimate_prior(
+            network.to(device), estimator=prior.estimator, seed=prior.seed, progress=progress, **arguments
+        )
     except ValueError as error:
         if isinstance(error, RGBXError):
             raise
         raise RGBXError(f"the prior could not be estimated: {error}") from error
+    finally:
+        network.to(home)
+    return estimated.to(device=home)
 
 
 def _arguments(prior: PriorSection) -> dict[str, Any]:
