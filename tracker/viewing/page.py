@@ -6,6 +6,7 @@ import base64
 import html
 import importlib.resources
 import json
+import math
 import os
 from collections.abc import Iterator
 from collections.abc import Sequence as ListLike
@@ -270,9 +271,9 @@ def _record_data(record: Record | None, sequence: Sequence) -> dict[str, Any] | 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
     """Four decimals: one more than is shown."""
-    return [round(float(v), 4) if np.isfinite(v) else None for v in values]
+    return [value if math.isfinite(value) else None for value in np.round(values, 4).tolist()]
 
 
 def _boxes(boxes: np.ndarray) -> list[list[float] | None]:
-    whole = np.isfinite(boxes).all(axis=1)
-    return [[round(float(v), 4) for v in box] if ok else None for box, ok in zip(boxes, whole, strict=True)]
+    whole = np.isfinite(boxes).all(axis=1).tolist()
+    return [box if ok else None for box, ok in zip(np.round(boxes, 4).tolist(), whole, strict=True)]

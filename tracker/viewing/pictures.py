@@ -45,8 +45,9 @@ def panel_size(width: int, height: int, panel_width: int) -> tuple[int, int]:
 def encode_frame(frame: np.ndarray, panel_width: int, quality: int, rgb_only: bool = False) -> bytes:
     """A JPEG of both panels of a frame, (H, W, 6) uint8; of the first where ``rgb_only``."""
     size = panel_size(frame.shape[1], frame.shape[0], panel_width)
-    halves = [frame[:, :, :3]] if rgb_only else [frame[:, :, :3], frame[:, :, 3:]]
-    panels = [cv2.resize(np.ascontiguousarray(half), size, interpolation=cv2.INTER_AREA) for half in halves]
+    planes = cv2.split(frame)
+    halves = [cv2.merge(planes[:3])] if rgb_only else [cv2.merge(planes[:3]), cv2.merge(planes[3:])]
+    panels = [cv2.resize(half, size, interpolation=cv2.INTER_AREA) for half in halves]
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     done, data = cv2.imencode(".jpg", cv2.cvtColor(np.hstack(panels), cv2.COLOR_RGB2BGR), options)
     if not done:

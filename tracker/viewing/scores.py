@@ -59,16 +59,12 @@ def score_runs(runs: ListLike[Run], sequences: ListLike[Sequence]) -> list[dict[
     Sequences that a run lacks, and those without ground truth beyond the first box, are left out.
     """
     options = LasHeROptions(absent="excluded")
-    return [
-        {
-            s.name: {
-                key: evaluate([s], {s.name: run.records[s.name].boxes}, options=options).scores[key] for key in SCORES
-            }
-            for s in sequences
-            if s.name in run.records and has_truth(s)
-        }
-        for run in runs
-    ]
+
+    def scores(run: Run, sequence: Sequence) -> dict[str, float]:
+        found = evaluate([sequence], {sequence.name: run.records[sequence.name].boxes}, options=options).scores
+        return {key: found[key] for key in SCORES}
+
+    return [{s.name: scores(run, s) for s in sequences if s.name in run.records and has_truth(s)} for run in runs]
 
 
 def mean_scores(scores: dict[str, dict[str, float]]) -> dict[str, float]:
