@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tracker.data import layouts
 from tracker.data.check import check_dataset, check_sequence
 from tracker.data.layouts import (
     detect_layout,
@@ -201,8 +200,8 @@ def test_lists_of_splits(tmp_path) -> None:
     mine.write_text("nowhere\n")
     with pytest.raises(RGBXError, match=r"sequence nowhere, listed in .*mine.txt, is not in"):
         open_dataset(tmp_path, split=str(mine))
-    with pytest.raises(RGBXError, match="split 'val' is not in"):
-        open_dataset(tmp_path, split="val")
+    with pytest.raises(RGBXError, match="split 'mine' is not in"):
+        open_dataset(tmp_path, split="mine")
     os.rename(train[0], tmp_path / "elsewhere")
     nested = tmp_path / "part" / train[0].name
     nested.parent.mkdir()
@@ -408,7 +407,7 @@ def test_a_list_is_not_written_when_a_sequence_fails(tmp_path, monkeypatch) -> N
     def fail(path: Path, image: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(layouts, "_encode", fail)
+    monkeypatch.setattr("tracker.data.layouts.writing.write_image", fail)
     with pytest.raises(OSError, match="No space left"):
         write_dataset([generated("thermal", 3)], tmp_path, "lasher", split="train")
     assert list(tmp_path.iterdir()) == []

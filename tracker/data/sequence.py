@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as ListLike
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 
+from tracker.data.events import ARRAY_SUFFIXES, array_to_image
 from tracker.errors import RGBXError
 
 MODALITIES = ("thermal", "depth", "event")
@@ -25,12 +28,18 @@ class Sequence(abc.ABC):
             covers the
             first pixel alone is ``0, 0, 1, 1``. Rows are NaN where the target is absent (or not annotated).
         rgb_only: the X half of every frame is zero.
+        x_boxes: (N, 4) boxes in the X image, where it was annotated separately (RGBT234, GTOT), or None.
+        tags: (N,) bool per name: attributes of frames, as VOT's ``*.tag`` files give them.
+        values: (N,) float64 per name, as VOT's ``*.value`` files give them.
     """
 
     name: str
     modality: str
     boxes: np.ndarray
     rgb_only: bool = False
+    x_boxes: np.ndarray | None = None
+    tags: Mapping[str, np.ndarray] = MappingProxyType({})
+    values: Mapping[str, np.ndarray] = MappingProxyType({})
 
     @property
     def length(self) -> int:
@@ -155,12 +164,15 @@ class FolderSequence(Sequence):
     Args:
         name, modality: see :class:`Sequence`.
         rgb_files: N image files.
-        x_files: N image files of the same size, or None for RGB alone.
+        x_files: N image files of the same size, or arrays of events (:func:`tracker.data.events.array_to_image`),
+            or None for RGB alone.
         boxes: (N, 4), as in :class:`Sequence`.
         render_x: turns the decoded X image, (H, W) or (H, W, 3) of its own dtype, into uint8 of one or three
             channels.
         source: the folder, named in messages.
-        tags: (N,) bool per name: attributes of frames, as VOT's ``*.tag`` files give them.
+        tags, values, x_boxes: see :class:`Sequence`.
+        origin: what the annotation file that the boxes are from calls the first pixel, for writing results as it does.
+        event_style: how arrays of events are rendered.
 
     Raises:
         RGBXError: the numbers of files and boxes differ.
@@ -170,19 +182,28 @@ class FolderSequence(Sequence):
         self,
         name: str,
         modality: str,
-        rgb_files: list[Path],
-        x_files: list[Path] | None,
+        rgb_files: ListLike[Path],
+        x_files: ListLike[Path] | None,
         boxes: object,
         render_x: Callable[[np.ndarray], np.ndarray] | None = None,
         source: Path | None = None,
-        tags: dict[str, np.ndarray] | None = None,
+        tags: Mapping[str, np.ndarray] | None = None,
+        *,
+        values: Mapping[str, np.ndarray] | None = None,
+        x_boxes: np.ndarray | None = None,
+        origin: float = 0.0,
+        event_style: str = "colour",
     ) -> None:
         self.name = name
         self.modality = modality
         self.rgb_files = rgb_files
         self.x_files = x_files
         self.source = source
-        self.tags = tags or {}
+        self.tags = dict(tags or {})
+        self.values = dict(values or {})
+        self.x_boxes = x_boxes
+        self.origin = origin
+        self.event_style = event_style
         self.boxes = as_boxes(boxes)
         self.rgb_only = x_files is None
         self._render_x = render_x
@@ -208,11 +229,19 @@ class FolderSequence(Sequence):
             )
         return image
 
+    def _drawn(self, index: int, path: Path, size: tuple[int, int]) -> np.ndarray:
+        try:
+            return array_to_image(path, size, self.event_style)
+        except RGBXError as error:
+            raise RGBXError(f"sequence {self.name}: frame {index}: {error}") from None
+
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         rgb = self._decode(index, self.rgb_files[index], cv2.IMREAD_COLOR)
         if self.x_files is None:
             return rgb, None
         path = self.x_files[index]
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            return rgb, self._drawn(index, path, (rgb.shape[1], rgb.shape[0]))
         x = self._decode(index, path, cv2.IMREAD_UNCHANGED)
         if x.ndim == 3 and x.shape[2] == 4:
             x = cv2.cvtColor(x, cv2.COLOR_BGRA2RGB)

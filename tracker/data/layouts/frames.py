@@ -1,0 +1,101 @@
+"""The images of a folder: found once, in natural order, and kept as names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+EVENT_SUFFIXES = (".npz", ".npy")
+"""Events of one frame as arrays, where a folder holds no images of them."""
+
+
+def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
+    """Sort key by which ``v9`` comes before ``v10`` and ``000010.jpg`` after ``9.jpg``."""
+    name = path.name if isinstance(path, Path) else path
+    return [(0, int(t), "") if t.isdigit() else (1, 0, t.lower()) for t in re.split(r"([0-9]+)", name) if t]
+
+
+class FrameList(Sequence[Path]):
+    """Files of one folder, in order.
+
+    A large data set has more than a million frames; a path for each would take ten times the memory of the names.
+    """
+
+    __slots__ = ("folder", "names")
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder = folder
+        self.names = list(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> FrameList: ...
+
+    def __getitem__(self, index: int | slice) -> Path | FrameList:
+        if isinstance(index, slice):
+            return FrameList(self.folder, self.names[index])
+        return self.folder / self.names[index]
+
+
+_ANY_DIGIT = str.maketrans("123456789", "000000000")
+
+
+def sorted_naturally(names: list[str]) -> list[str]:
+    """Names in natural order, whatever the naming."""
+    if len({name.translate(_ANY_DIGIT) for name in names}) <= 1:
+        return sorted(names)  # digits in the same places only: text order is natural order, and ten times as quick
+    return sorted(names, key=lambda name: (natural_key(name), name))
+
+
+def frame_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> FrameList:
+    """Files of the given kinds in natural order; hidden files and other kinds are passed over.
+
+    Empty where there is no such folder.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if e.name.lower().endswith(suffixes) and not e.name.startswith(".")]
+    except OSError:
+        names = []
+    return FrameList(folder, sorted_naturally(names))
+
+
+def any_frame(folder: Path) -> str:
+    """The name of some image of a folder, or an empty one; for telling how frames are named."""
+    try:
+        with os.scandir(folder) as entries:
+            return next((e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES)), "")
+    except OSError:
+        return ""
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(W, H) from the header, or None where that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError):
+        return None
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image (RGB order); OSError where the disk refuses it, which cv2.imwrite would swallow."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
+    done, data = cv2.imencode(path.suffix, bgr, options)
+    if not done:
+        raise OSError(f"{path} could not be encoded")
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,219 @@
+"""What every layout has in common: where frames and boxes of a sequence are, how they are read and how written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tracker.data.layouts.annotations import read_boxes, write_boxes
+from tracker.data.layouts.frames import IMAGE_SUFFIXES, FrameList, frame_files, image_size
+from tracker.data.rendering import XStyle
+from tracker.data.sequence import FolderSequence, Sequence
+
+
+@dataclass
+class Reading:
+    """What comes up while a sequence's folder is read.
+
+    Attributes:
+        style: how X is rendered.
+        problems: a sentence for every fault; a sequence with one is not to be used.
+        notes: what is odd and does no harm.
+    """
+
+    style: XStyle
+    problems: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of a sequence's images. ``x`` is None where there is RGB alone."""
+
+    rgb: Path
+    x: Path | None
+    modality: str
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of the frames that are written, relative to the sequence's folder, with ``{name}`` and ``{index}``."""
+
+    rgb: str
+    x: str | None
+    first: int = 1
+
+
+class Layout:
+    """One way in which a data set's sequences lie in folders. Subclasses say what differs.
+
+    Attributes:
+        name: as it is given in configurations and on the command line.
+        modality: of every sequence, or None where a layout holds any.
+        box_files: where the boxes are: the first of these files that exists.
+        x_box_file: boxes of the X image, where they are annotated separately.
+        boxes_required: a folder without boxes is refused.
+        origin: what the box files call the first pixel.
+        corners: box files hold two corners instead of corner and size.
+        special: box files may hold VOT's single numbers.
+        absent: line of a box file where the target is absent.
+        lists: name of the list file that is written for a split.
+        official: splits that the data set comes with; a split outside them has to be named by its list file.
+    """
+
+    name: str
+    modality: str | None = None
+    box_files: tuple[str, ...] = ("groundtruth.txt",)
+    x_box_file: str | None = None
+    boxes_required = True
+    origin = 0.0
+    corners = False
+    special = False
+    absent = "0,0,0,0"
+    lists: dict[str, str] = {"train": "train.txt", "test": "test.txt"}  # noqa: RUF012
+    official: tuple[str, ...] = ("train", "test")
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether a sequence's folder has this layout."""
+        raise NotImplementedError
+
+    def places(self, folder: Path, reading: Reading) -> Places | None:
+        """Where the images are; None, with a problem, where that cannot be told."""
+        raise NotImplementedError
+
+    def naming(self, modality: str) -> Naming:
+        """Names of the files that are written."""
+        raise NotImplementedError
+
+    def read(self, folder: Path, reading: Reading) -> FolderSequence | None:
+        """Open a sequence; None where nothing can be opened. Problems may remain where a sequence is returned."""
+        name, problems = folder.name, reading.problems
+        places = self.places(folder, reading)
+        if places is None:
+            return None
+        rgb_files = frame_files(places.rgb)
+        x_files = None if places.x is None else self.x_frames(places.x)
+        if not rgb_files:
+            problems.append(f"sequence {name}: {places.rgb} holds no image; expected {', '.join(IMAGE_SUFFIXES)} files")
+            return None
+        if x_files is not None and len(x_files) != len(rgb_files):
+            problems.append(
+                f"sequence {name}: {len(rgb_files)} frames in {places.rgb} but {len(x_files)} in {places.x}; expected "
+                "as many of each"
+            )
+            return None
+        if x_files is not None and not self.paired(name, rgb_files, x_files, problems):
+            return None
+        source = next((folder / n for n in self.box_files if (folder / n).is_file()), None)
+        boxes, x_boxes = np.full((len(rgb_files), 4), np.nan), None
+        if source is not None:
+            boxes = self._boxes(source, name, problems)
+            kept = self.annotated(folder, len(rgb_files), len(boxes), reading)
+            rgb_files, x_files = rgb_files[kept], None if x_files is None else x_files[kept]
+            if len(boxes) != len(rgb_files):
+                problems.append(
+                    f"sequence {name}: {len(rgb_files)} frames in {places.rgb} but {len(boxes)} boxes in {source}; "
+                    "expected one box per frame"
+                )
+                return None
+            shown = self.present(folder, boxes, reading)
+            if shown is not None:
+                boxes[~shown] = np.nan
+            x_boxes = self._second_boxes(folder, source, boxes, problems)
+            _check_inside(boxes, self.origin, name, source, rgb_files[0], problems)
+        elif self.boxes_required:
+            problems.append(f"sequence {name}: {folder} has no {' or '.join(self.box_files)}; the boxes are missing")
+            return None
+        tags, values = self.attributes(folder, len(rgb_files), reading)
+        return FolderSequence(
+            name,
+            places.modality,
+            rgb_files,
+            x_files,
+            boxes,
+            reading.style.renderer(places.modality),
+            source or folder,
+            tags,
+            values=values,
+            x_boxes=x_boxes,
+            origin=self.origin,
+            event_style=reading.style.event,
+        )
+
+    def x_frames(self, folder: Path) -> FrameList:
+        """The X images of a folder."""
+        return frame_files(folder)
+
+    def paired(self, name: str, rgb: ListLike[Path], x: ListLike[Path], problems: list[str]) -> bool:
+        """Whether images of the two folders belong together, for layouts whose names tell."""
+        return True
+
+    def annotated(self, folder: Path, frames: int, boxes: int, reading: Reading) -> slice:
+        """Which frames the boxes are of, for layouts that have more frames than boxes."""
+        return slice(None)
+
+    def present(self, folder: Path, boxes: np.ndarray, reading: Reading) -> np.ndarray | None:
+        """(N,) bool from a file of flags; None where the boxes alone tell."""
+        return None
+
+    def attributes(
+        self, folder: Path, count: int, reading: Reading
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Tags (bool) and values (float64) of frames."""
+        return {}, {}
+
+    def _boxes(self, path: Path, name: str, problems: list[str]) -> np.ndarray:
+        return read_boxes(path, name, problems, origin=self.origin, corners=self.corners, special=self.special)
+
+    def _second_boxes(self, folder: Path, source: Path, boxes: np.ndarray, problems: list[str]) -> np.ndarray | None:
+        if self.x_box_file is None or not (folder / self.x_box_file).is_file() or source.name == self.x_box_file:
+            return None
+        path = folder / self.x_box_file
+        second = self._boxes(path, folder.name, problems)
+        if len(second) == len(boxes):
+            return second
+        problems.append(
+            f"sequence {folder.name}: {len(boxes)} boxes in {source} but {len(second)} in {path}; expected as many "
+            "in both"
+        )
+        return None
+
+    def write_annotations(self, folder: Path, sequence: Sequence) -> None:
+        """Write everything but the images."""
+        self._write_boxes(folder / self.box_files[0], sequence.boxes)
+
+    def _write_boxes(self, path: Path, boxes: np.ndarray) -> None:
+        write_boxes(path, boxes, self.absent, origin=self.origin, corners=self.corners)
+
+
+def required(folder: Path, layout: str, rgb: str, x: str, modality: str, reading: Reading) -> Places | None:
+    """The two folders of these names; None, with a problem, where one is missing."""
+    for sub in (rgb, x):
+        if not (folder / sub).is_dir():
+            reading.problems.append(
+                f"sequence {folder.name}: the folder {folder / sub} is missing; the {layout} layout needs it"
+            )
+            return None
+    return Places(folder / rgb, folder / x, modality)
+
+
+def _check_inside(
+    boxes: np.ndarray, origin: float, name: str, source: Path, first_frame: Path, problems: list[str]
+) -> None:
+    """A problem for every box that does not touch the image."""
+    size = image_size(first_frame)
+    if size is None:
+        problems.append(f"sequence {name}: frame 0 cannot be decoded as an image: {first_frame}; restore the file")
+        return
+    with np.errstate(invalid="ignore"):
+        outside = (boxes[:, 0] >= size[0]) | (boxes[:, 1] >= size[1])
+        outside |= (boxes[:, 0] + boxes[:, 2] <= 0) | (boxes[:, 1] + boxes[:, 3] <= 0)
+    for index in np.flatnonzero(outside):
+        x, y, w, h = boxes[index] + (origin, origin, 0, 0)
+        problems.append(
+            f"sequence {name}: line {index + 1} of {source} is the box x={x:g} y={y:g} w={w:g} h={h:g}, wholly "
+            f"outside the {size[0]}x{size[1]} image; expected a box that touches the image, or an absent one"
+        )

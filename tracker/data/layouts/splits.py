@@ -1,0 +1,182 @@
+"""Which sequences a split has: official lists and folders, and a share of the training sequences for validation.
+
+``train`` and ``test`` are what the data set's own list files say, or folders of such a name. ``val`` is a share of the
+*training* sequences chosen by a hash of their names (the same on every machine, and never a test set, which is what
+several published configurations call "val"); ``train_without_val`` is the rest. Any other split is the path of a
+list file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence as ListLike
+from pathlib import Path
+
+from tracker.data.layouts.annotations import read_lines
+from tracker.data.layouts.frames import natural_key
+from tracker.data.layouts.registry import BY_NAME, LAYOUTS, check_layout, detect_layout
+from tracker.errors import RGBXError
+
+VAL_SHARE = 0.05
+DERIVED = ("val", "train_without_val")
+_SETS = ("depthtrack", "visevent", "coesot", "fe108")
+LIST_FILES: dict[str, tuple[str, ...]] = {
+    "train": (
+        *("trainingsetList.txt", "trainingset.txt", "trainlist.txt", "train_list.txt", "train.txt"),
+        *(f"{name}_train.txt" for name in _SETS),
+    ),
+    "test": (
+        *("testingsetList.txt", "testingset.txt", "testlist.txt", "test_list.txt", "test.txt"),
+        *(f"{name}_test.txt" for name in _SETS),
+        *("RGBT234.txt", "RGBT210.txt", "SequencesName.txt"),
+    ),
+}
+"""Usual names of list files, best first; they are looked for in the root and in its folders of lists."""
+LIST_FOLDERS = ("", "list", "lists", "split", "splits")
+
+
+def _is_part(name: str, split: str) -> bool:
+    """Whether a folder's name says that it holds a split: ``train``, ``TrainingSet``, ``Testing Subset``."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return re.fullmatch(rf"{split}(ing)?(set|subset|data|sequences)?", plain) is not None
+
+
+def _folders_in(base: Path) -> list[Path]:
+    with os.scandir(base) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return [base / name for name in sorted(names, key=natural_key)]
+
+
+def all_folders(base: Path) -> list[Path]:
+    """Folders of sequences in a folder, in natural order: those in it, or it itself, or those one level down.
+
+    Raises:
+        RGBXError: none of these is a sequence.
+    """
+    inner = _folders_in(base)
+    folders = [p for p in inner if detect_layout(p) is not None]
+    if not folders and detect_layout(base) is not None:
+        folders = [base]
+    if not folders:
+        folders = [q for p in inner for q in _folders_in(p) if detect_layout(q) is not None]
+    if not folders:
+        raise RGBXError(f"{base} holds no sequence in a known layout ({', '.join(LAYOUTS)}); check the path")
+    return folders
+
+
+def find_list(base: Path, split: str) -> Path | None:
+    """The list file of ``train`` or ``test``, or None."""
+    names = LIST_FILES.get(split, ())
+    return next((p for place in LIST_FOLDERS for n in names if (p := base / place / n).is_file()), None)
+
+
+def listed_folders(base: Path, listing: Path) -> tuple[list[Path], list[str]]:
+    """Folders of the listed sequences, in the list's order, and the names that have none.
+
+    Names are looked for in ``base``, in its folders, and in theirs.
+
+    Raises:
+        RGBXError: the list cannot be read, or is empty.
+    """
+    problems: list[str] = []
+    lines = read_lines(listing, problems, listing.name)
+    if problems:
+        raise RGBXError(problems[0])
+    names = [line.strip().rstrip("/") for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not names:
+        raise RGBXError(f"{listing} lists no sequence; expected one name per line")
+    found = {name: base / name for name in names if (base / name).is_dir()}
+    around = _folders_in(base) if len(found) < len(set(names)) else []
+    for depth in range(2):
+        absent = [name for name in names if name not in found]
+        if not absent:
+            break
+        if depth:
+            around = [q for p in around for q in _folders_in(p)]
+        for folder in around:
+            found.update({name: folder / name for name in absent if (folder / name).is_dir()})
+    return [found[name] for name in names if name in found], [name for name in names if name not in found]
+
+
+def held_out(folders: ListLike[Path], share: float = VAL_SHARE) -> set[Path]:
+    """The share of sequences that validation takes: those of the smallest hashes of their names, at least one.
+
+    Raises:
+        RGBXError: a share outside (0, 1), or fewer than two sequences.
+    """
+    if not 0 < share < 1:
+        raise RGBXError(f"the share of sequences for validation is {share}; expected one between 0 and 1")
+    if len(folders) < 2:
+        raise RGBXError(f"{len(folders)} training sequence cannot be shared with validation; at least 2 are needed")
+    ranked = sorted(folders, key=lambda folder: hashlib.sha256(folder.name.encode()).hexdigest())
+    return set(ranked[: min(max(1, round(share * len(folders))), len(folders) - 1)])
+
+
+def sequence_folders(
+    root: str | os.PathLike[str], layout: str = "auto", split: str | None = None, val_share: float = VAL_SHARE
+) -> list[Path]:
+    """Folders of a data set's sequences, in the order of the list file or in natural order.
+
+    Args:
+        root: the data set's folder, or one sequence's.
+        layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``.
+        split: ``"train"`` or ``"test"`` (a list file, or a folder of such a name, in ``root``; all sequences of a
+            benchmark without a training part are its test split, all sequences of one's own folders are training
+            ones), ``"val"`` or ``"train_without_val"`` (see the module), or the path of any list file with one name
+            per line. None takes all, or those of VOT's ``list.txt``.
+        val_share: share of the training sequences that is ``val``.
+
+    Raises:
+        RGBXError: no such folder or split, or a listed sequence that is not there.
+    """
+    base = Path(root)
+    check_layout(layout)
+    if not base.is_dir():
+        raise RGBXError(f"there is no folder {base}; expected the root of a data set")
+    if split in DERIVED:
+        training = sequence_folders(base, layout, "train")
+        apart = held_out(training, val_share)
+        return [folder for folder in training if (folder in apart) == (split == "val")]
+    base, listing = _find_split(base, layout, split)
+    if listing is None:
+        return all_folders(base)
+    folders, missing = listed_folders(base, listing)
+    if missing:
+        raise RGBXError(
+            f"sequence {missing[0]}, listed in {listing}, is not in {base}; restore it or take it off the list"
+        )
+    return folders
+
+
+def _find_split(base: Path, layout: str, split: str | None) -> tuple[Path, Path | None]:
+    """The folder to look in, and the list to go by, if any."""
+    vot_list = base / "list.txt"
+    if split is None:
+        return base, vot_list if vot_list.is_file() else None
+    if split not in LIST_FILES:
+        listing = next((p for p in (Path(split), base / split) if p.is_file()), None)
+        if listing is not None:
+            return base, listing
+        if (base / split).is_dir():
+            return base / split, None
+        raise RGBXError(f"split {split!r} is not in {base}: no list file {base / split}, nor a folder of that name")
+    listing = find_list(base, split)
+    if listing is not None:
+        return base, listing
+    parts = [p for p in _folders_in(base) if _is_part(p.name, split)]
+    if parts:
+        inner = parts[0] / "list.txt"
+        return parts[0], inner if inner.is_file() else find_list(parts[0], split)
+    if _is_part(base.name, split):
+        return base, vot_list if vot_list.is_file() else None
+    kind = BY_NAME[layout if layout != "auto" else str(detect_layout(all_folders(base)[0]))]
+    if split == "test" and vot_list.is_file():
+        return base, vot_list
+    if split == "train" and kind.official == ("test",):
+        raise RGBXError(f"{base} is {kind.name}, which has no training part; train on another data set")
+    if kind.official == (("test",) if split == "test" else ()):
+        return base, None
+    sought = ", ".join(LIST_FILES[split])
+    raise RGBXError(f"split {split!r} is not in {base}: none of {sought}, nor a folder of that name; give a list file")
