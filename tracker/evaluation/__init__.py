@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracker.evaluation.attributes import read_attributes, score_attributes
 from tracker.evaluation.folder import evaluate_folder
 from tracker.evaluation.lasher import AbsentFrames, LasHeROptions
 from tracker.evaluation.metrics import Curve, Metrics, SequenceScores
@@ -18,7 +19,9 @@ __all__ = [
     "SequenceScores",
     "evaluate",
     "evaluate_folder",
+    "read_attributes",
     "read_boxes",
+    "score_attributes",
     "write_boxes",
     "write_report",
 ]

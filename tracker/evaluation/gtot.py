@@ -14,6 +14,7 @@ results then give 92.4 / 78.3, without rounding 92.6 / 78.0. Annotations are int
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,26 +107,47 @@ def pool_frames(sequences: Iterable[FrameErrors], tracker: str = "tracker", roun
     return Metrics(tracker, "gtot", scores, curves, per_sequence, options={"round_results": round_results})
 
 
-def mean_of_sequences(sequences: Iterable[FrameErrors], tracker: str = "tracker") -> Metrics:
+def mean_of_sequences(sequences: Iterable[FrameErrors], tracker: str = "tracker", protocol: str = "rgbt234") -> Metrics:
     """RGBT234: MPR at 20 pixels (at most) and MSR as the mean of 21 points, averaged over sequences.
+
+    With ``protocol="rgbt210"`` the two are called PR and SR.
 
     Raises:
         RGBXError: no sequence.
     """
     sequences = tuple(sequences)
     if not sequences:
-        raise RGBXError("no sequence to evaluate; RGBT234's protocol needs at least one")
+        raise RGBXError("no sequence to evaluate; the protocols of RGBT234 and RGBT210 need at least one")
     rows = []
     for s in sequences:
         curves = {
             "precision": Curve(PIXEL_THRESHOLDS, count_within(s.error, PIXEL_THRESHOLDS) / len(s.error)),
             "success": Curve(IOU_THRESHOLDS, count_above(s.iou, IOU_THRESHOLDS) / len(s.iou)),
         }
-        scores = {"MPR": curves["precision"].at(20.0), "MSR": float(curves["success"].values.mean())}
-        rows.append(SequenceScores(s.name, len(s.iou), 0, scores, curves))
+        rows.append(SequenceScores(s.name, len(s.iou), 0, _mean_scores(curves, protocol), curves))
+    return mean_of_curves(rows, tracker, protocol)
+
+
+def mean_of_curves(rows: ListLike[SequenceScores], tracker: str, protocol: str) -> Metrics:
+    """The mean over sequences of RGBT234 (and RGBT210), from their curves."""
     mean = {
         key: Curve(rows[0].curves[key].thresholds, np.mean([r.curves[key].values for r in rows], axis=0))
         for key in ("precision", "success")
     }
-    scores = {"MPR": mean["precision"].at(20.0), "MSR": float(mean["success"].values.mean())}
-    return Metrics(tracker, "rgbt234", scores, mean, tuple(rows))
+    return Metrics(tracker, protocol, _mean_scores(mean, protocol), mean, tuple(rows))
+
+
+def _mean_scores(curves: dict[str, Curve], protocol: str) -> dict[str, float]:
+    precision, success = ("PR", "SR") if protocol == "rgbt210" else ("MPR", "MSR")
+    return {precision: curves["precision"].at(20.0), success: float(curves["success"].values.mean())}
+
+
+def pool_of_curves(rows: ListLike[SequenceScores], tracker: str, round_results: bool) -> Metrics:
+    """GTOT's pool of frames, from the curves of its sequences: their mean weighted by frames."""
+    frames = np.array([r.frames for r in rows], dtype=np.float64)
+    pooled = {
+        key: Curve(first.thresholds, np.average([r.curves[key].values for r in rows], axis=0, weights=frames))
+        for key, first in rows[0].curves.items()
+    }
+    scores = {"MPR": pooled["precision"].at(GTOT_PIXELS), "MSR": _trapezoid(pooled["success"])}
+    return Metrics(tracker, "gtot", scores, pooled, tuple(rows), options={"round_results": round_results})

@@ -1,34 +1,46 @@
-"""Precision and success plots of several trackers, best first, with their scores in the legend."""
+"""Plots of several trackers, best first, with their scores in the legend; and a radar of attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as ListLike
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tracker.errors import RGBXError
+from tracker.evaluation.attributes import AttributeScores
 from tracker.evaluation.metrics import Metrics
 
 COLOURS = ("#d1495b", "#2e6f95", "#3a9d6e", "#e39b3b", "#7d5ba6", "#4d4d4d", "#00a6a6", "#a0522d")
 STYLES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
-TITLES = {"precision": "Precision", "normalised_precision": "Normalised precision", "success": "Success"}
+TITLES = {
+    "precision": "Precision",
+    "normalised_precision": "Normalised precision",
+    "success": "Success",
+    "precision_recall": "Tracking precision and recall",
+}
 AXES = {
-    "precision": "centre error threshold (pixels)",
-    "normalised_precision": "centre error threshold (box sizes)",
-    "success": "overlap threshold (IoU)",
+    "precision": ("centre error threshold (pixels)", "share of frames"),
+    "normalised_precision": ("centre error threshold (box sizes)", "share of frames"),
+    "success": ("overlap threshold (IoU)", "share of frames"),
+    "precision_recall": ("recall", "precision"),
 }
-SCORES = {"precision": ("PR", "MPR"), "normalised_precision": ("NPR",), "success": ("SR", "MSR")}
-LEVELS = {
-    ("lasher", "precision"): 20.0,
-    ("visevent", "precision"): 20.0,
-    ("rgbt234", "precision"): 20.0,
-    ("gtot", "precision"): 5.0,
-    ("lasher", "normalised_precision"): 0.2,
-    ("visevent", "normalised_precision"): 0.2,
+SCORES = {
+    "precision": ("PR", "MPR", "RPR"),
+    "normalised_precision": ("NPR",),
+    "success": ("SR", "MSR", "RSR"),
+    "precision_recall": ("F",),
 }
+
+
+def level_of(protocol: str, curve: str) -> float | None:
+    """The threshold at which a protocol reads its score from a curve; None where the score is the curve's mean."""
+    if curve == "precision":
+        return 5.0 if protocol == "gtot" else 20.0
+    return 0.2 if curve == "normalised_precision" else None
 
 
 def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title: str | None = None) -> Path:
@@ -36,7 +48,7 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
 
     Args:
         metrics: one a tracker, all of one protocol.
-        curve: ``precision``, ``normalised_precision`` or ``success``.
+        curve: ``precision``, ``normalised_precision``, ``success`` or (DepthTrack) ``precision_recall``.
         path: the PNG.
         title: in place of the curve's own.
 
@@ -68,7 +80,7 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
             solid_capstyle="round",
             label=f"{m.tracker}  [{100 * m.scores[key]:.1f}]",
         )
-    level = LEVELS.get((metrics[0].protocol, curve))
+    level = level_of(metrics[0].protocol, curve)
     if level is not None:
         axes.axvline(level, color="#999999", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
         text = f"{key} at {level:g}" + (" px" if curve == "precision" else "")
@@ -82,11 +94,11 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
             va="bottom",
         )
     thresholds = metrics[0].curves[curve].thresholds
-    axes.set_xlim(float(thresholds[0]), float(thresholds[-1]))
+    axes.set_xlim(0.0, 1.0 if curve == "precision_recall" else float(thresholds[-1]))
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(AXES[curve])
-    axes.set_ylabel("share of frames")
+    axes.set_xlabel(AXES[curve][0])
+    axes.set_ylabel(AXES[curve][1])
     count = len(metrics[0].sequences)
     axes.set_title(title or f"{TITLES[curve]}, {count} sequence{'' if count == 1 else 's'}", fontsize=12, loc="left")
     axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -99,7 +111,7 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
     axes.legend(
         handles[::-1],
         labels[::-1],
-        loc="lower left" if curve == "success" else "lower right",
+        loc="lower left" if curve in ("success", "precision_recall") else "lower right",
         frameon=True,
         facecolor="white",
         edgecolor="none",
@@ -108,6 +120,61 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
         title=f"tracker  [{key}, %]",
         title_fontsize=8.5,
         alignment="left",
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def plot_attributes(attributes: AttributeScores, score: str, path: str | Path) -> Path:
+    """Draw one score of several trackers over the attributes as a radar plot, a PNG of 960 x 960 pixels.
+
+    The axes start at the next ten percent below the smallest value, so that trackers can be told apart.
+
+    Raises:
+        RGBXError: fewer than three attributes, or no such score.
+    """
+    if len(attributes.attributes) < 3:
+        raise RGBXError(f"{len(attributes.attributes)} attributes make no radar plot; expected at least three")
+    if score not in attributes.scores:
+        raise RGBXError(f"there is no score {score!r}; expected one of {', '.join(attributes.scores)}")
+    values = attributes.scores[score]
+    ranked = np.argsort(-values.mean(axis=1), kind="stable")
+    angles = np.linspace(0.0, 2.0 * np.pi, values.shape[1], endpoint=False)
+    figure = Figure(figsize=(6.4, 6.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(projection="polar")
+    for place in reversed(range(len(ranked))):
+        row = values[ranked[place]]
+        colour = COLOURS[place % len(COLOURS)]
+        axes.plot(
+            np.append(angles, angles[0]),
+            np.append(row, row[0]),
+            color=colour,
+            linestyle=STYLES[(place // len(COLOURS)) % len(STYLES)],
+            linewidth=2,
+            label=f"{attributes.trackers[ranked[place]]}  [{100 * row.mean():.1f}]",
+        )
+        if len(ranked) <= 3:
+            axes.fill(angles, row, color=colour, alpha=0.07)
+    labels = [f"{name} ({count})" for name, count in zip(attributes.attributes, attributes.counts, strict=True)]
+    axes.set_xticks(angles, labels, fontsize=8.5)
+    axes.set_ylim(np.floor(10 * values.min() - 1e-9).clip(0, 9) / 10, np.ceil(10 * values.max()).clip(1, 10) / 10)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.tick_params(axis="y", labelsize=8, labelcolor="#777777")
+    axes.grid(color="#e0e0e0", linewidth=0.8)
+    axes.spines["polar"].set_color("#bbbbbb")
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1],
+        names[::-1],
+        loc="outside lower center",
+        ncols=min(3, len(names)),
+        frameon=False,
+        fontsize=9,
+        title=f"{score} by attribute (sequences)  [mean, %]",
+        title_fontsize=9,
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from tracker.errors import RGBXError
-from tracker.evaluation.gtot import best_of_two, mean_of_sequences, pool_frames
+from tracker.evaluation import depthtrack, fe108
+from tracker.evaluation.gtot import best_of_two, mean_of_curves, mean_of_sequences, pool_frames, pool_of_curves
 from tracker.evaluation.lasher import LasHeROptions, mean_over_sequences, score_sequence
-from tracker.evaluation.metrics import Metrics
+from tracker.evaluation.metrics import Metrics, SequenceScores
+from tracker.evaluation.rgbt210 import first_frame_given
 
-ProtocolName = Literal["lasher", "visevent", "gtot", "rgbt234"]
+ProtocolName = Literal["lasher", "rgbt234", "rgbt210", "gtot", "visevent", "coesot", "fe108", "depthtrack"]
 PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
+ROUNDED = ("gtot", "rgbt210")
+"""Protocols whose published figures were made from result files with their numbers rounded to integers."""
+LASOT_FAMILY = ("lasher", "visevent", "coesot")
+"""Protocols that :class:`LasHeROptions` describe."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,14 @@ class Annotation:
         truth: (N, 4) ``x, y, w, h`` of the visible image.
         infrared: (N, 4) of the infrared image, where it has a ground truth of its own.
         present: (N,) bool from a separate absence file, where there is one.
+        size: width and height of the images in pixels, where known; DepthTrack's protocol clips boxes to it.
     """
 
     name: str
     truth: np.ndarray
     infrared: np.ndarray | None = None
     present: np.ndarray | None = None
+    size: tuple[int, int] | None = None
 
 
 class HasBoxes(Protocol):
@@ -47,6 +56,11 @@ def check_protocol(protocol: str) -> None:
         raise RGBXError(f"protocol {protocol!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
 
 
+def default_options(protocol: str) -> LasHeROptions:
+    """The options by which a protocol of the LaSOT family is defined."""
+    return LasHeROptions() if protocol == "lasher" else LasHeROptions(absent="failure", drop_zero=True)
+
+
 def evaluate_annotations(
     annotations: Iterable[Annotation],
     results: Mapping[str, np.ndarray],
@@ -55,18 +69,23 @@ def evaluate_annotations(
     tracker: str = "tracker",
     options: LasHeROptions | None = None,
     round_results: bool = True,
+    confidences: Mapping[str, np.ndarray] | None = None,
 ) -> Metrics:
     """Evaluate results in annotation coordinates.
 
     Args:
         results: sequence name to (>= N, 4) boxes.
-        options: only for ``lasher`` and ``visevent``; the default is the protocol's own.
-        round_results: recorded for ``gtot``, see :func:`tracker.evaluation.gtot.pool_frames`.
+        options: only for ``lasher``, ``visevent`` and ``coesot``; the default is the protocol's own.
+        round_results: recorded for ``gtot`` and ``rgbt210``, see :func:`tracker.evaluation.gtot.pool_frames`.
+        confidences: sequence name to (>= N,) confidences, which ``depthtrack`` needs.
 
     Raises:
-        RGBXError: an unknown protocol, a sequence without a result or with too short a one.
+        RGBXError: an unknown protocol, options that it does not have, a sequence without a result or confidences, or
+            with too few of them.
     """
     check_protocol(protocol)
+    if options is not None and protocol not in LASOT_FAMILY:
+        raise RGBXError(f"protocol {protocol} has no options; only {', '.join(LASOT_FAMILY)} have")
     annotations = list(annotations)
     missing = [a.name for a in annotations if a.name not in results]
     if missing:
@@ -80,10 +99,55 @@ def evaluate_annotations(
             for a in annotations
         ]
         return pool_frames(best, tracker, round_results) if protocol == "gtot" else mean_of_sequences(best, tracker)
-    if options is None:
-        options = LasHeROptions() if protocol == "lasher" else LasHeROptions(absent="failure", drop_zero=True)
+    if protocol == "rgbt210":
+        errors = [first_frame_given(a.name, results[a.name], a.truth) for a in annotations]
+        return replace(mean_of_sequences(errors, tracker, protocol), options={"round_results": round_results})
+    if protocol == "fe108":
+        return fe108.mean_over_sequences(
+            [fe108.score_sequence(a.name, results[a.name], a.truth, a.present) for a in annotations], tracker
+        )
+    if protocol == "depthtrack":
+        confidences = confidences or {}
+        silent = [a.name for a in annotations if a.name not in confidences]
+        if silent:
+            raise RGBXError(
+                f"{len(silent)} of {len(annotations)} sequences have no confidences ({', '.join(silent[:5])}"
+                f"{', …' if len(silent) > 5 else ''}); DepthTrack's Pr, Re and F need one "
+                "a frame (scores/NAME.txt or NAME_confidence.value), other protocols do without"
+            )
+        rows = [(a.name, results[a.name], confidences[a.name], a.truth, a.size) for a in annotations]
+        return depthtrack.score_sequences(rows, tracker)
+    options = options or default_options(protocol)
     scored = [score_sequence(a.name, results[a.name], a.truth, options, a.present) for a in annotations]
     return mean_over_sequences(scored, options, tracker, protocol)
+
+
+def restrict(metrics: Metrics, sequences: Iterable[str]) -> Metrics:
+    """The same figures over some of the sequences only (those of an attribute).
+
+    DepthTrack's thresholds stay those of the whole evaluation, and so the largest F may be at another of them.
+
+    Raises:
+        RGBXError: none of them was evaluated.
+    """
+    wanted = set(sequences)
+    rows = [s for s in metrics.sequences if s.name in wanted]
+    if not rows:
+        raise RGBXError(f"{metrics.tracker} has no result for any of the sequences asked for")
+    return _from_sequences(metrics, rows)
+
+
+def _from_sequences(metrics: Metrics, rows: ListLike[SequenceScores]) -> Metrics:
+    if metrics.protocol == "gtot":
+        return pool_of_curves(rows, metrics.tracker, bool(metrics.options.get("round_results")))
+    if metrics.protocol in ("rgbt234", "rgbt210"):
+        return replace(mean_of_curves(rows, metrics.tracker, metrics.protocol), options=metrics.options)
+    if metrics.protocol == "fe108":
+        return fe108.mean_over_sequences(rows, metrics.tracker)
+    if metrics.protocol == "depthtrack":
+        return depthtrack.mean_over_sequences(rows, metrics.tracker, metrics.options)
+    options = LasHeROptions(**metrics.options)
+    return mean_over_sequences(rows, options, metrics.tracker, metrics.protocol)
 
 
 def evaluate(
@@ -97,20 +161,38 @@ def evaluate(
 ) -> Metrics:
     """Evaluate tracks in memory against the boxes of sequences.
 
-    Both are in pixels with the first pixel at 0 and NaN where there is no box; they are moved to annotation
-    coordinates (first pixel 1, zeros for no box) before the protocol's rules are applied.
+    Both are in pixels with the first pixel at 0 and NaN where there is no box; but for ``depthtrack``, whose files are
+    so too, they are moved to annotation coordinates (first pixel 1, zeros for no box) before the protocol's rules are
+    applied.
 
     Args:
-        results: sequence name to (N, 4) boxes, or to anything with ``.boxes`` (a
+        results: sequence name to (N, 4) boxes, or to anything with ``.boxes`` and, for ``depthtrack``, ``.scores`` (a
             :class:`tracker.inference.run.Track`).
 
     Raises:
         RGBXError: see :func:`evaluate_annotations`.
     """
-    annotations = [Annotation(s.name, to_annotation(s.boxes)) for s in sequences]
-    boxes = {name: to_annotation(np.asarray(getattr(track, "boxes", track))) for name, track in results.items()}
-    metrics = evaluate_annotations(annotations, boxes, protocol, tracker=tracker, options=options, round_results=False)
+    if protocol == "depthtrack":
+        annotations = [Annotation(s.name, np.asarray(s.boxes), size=_image_size(s)) for s in sequences]
+        boxes = {name: np.asarray(getattr(track, "boxes", track)) for name, track in results.items()}
+    else:
+        annotations = [Annotation(s.name, to_annotation(s.boxes)) for s in sequences]
+        boxes = {name: to_annotation(np.asarray(getattr(track, "boxes", track))) for name, track in results.items()}
+    confidences = {
+        name: np.asarray(scores) for name, t in results.items() if (scores := getattr(t, "scores", None)) is not None
+    }
+    metrics = evaluate_annotations(
+        annotations, boxes, protocol, tracker=tracker, options=options, round_results=False, confidences=confidences
+    )
     return replace(metrics, speed=speed)
+
+
+def _image_size(sequence: Any) -> tuple[int, int] | None:
+    frame = getattr(sequence, "frame", None)
+    if frame is None:
+        return None
+    height, width = frame(0).shape[:2]
+    return width, height
 
 
 def to_annotation(boxes: np.ndarray) -> np.ndarray:

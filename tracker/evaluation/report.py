@@ -1,36 +1,52 @@
-"""The figures of one or several trackers as a text table, Markdown and JSON."""
+"""The figures of one or several trackers as a text table, Markdown, JSON, CSV and rows for LaTeX."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence as ListLike
 from pathlib import Path
 
 from tracker.errors import RGBXError
+from tracker.evaluation.attributes import AttributeScores
 from tracker.evaluation.metrics import Metrics
-from tracker.evaluation.plots import plot_curves
+from tracker.evaluation.plots import plot_attributes, plot_curves
+from tracker.evaluation.published import Published
 
 NAMES = {
     "lasher": "LasHeR protocol",
-    "visevent": "VisEvent protocol",
-    "gtot": "GTOT protocol",
     "rgbt234": "RGBT234 protocol",
+    "rgbt210": "RGBT210 protocol",
+    "gtot": "GTOT protocol",
+    "visevent": "VisEvent protocol",
+    "coesot": "COESOT protocol",
+    "fe108": "FE108 protocol (PyTracking's evaluator)",
+    "depthtrack": "DepthTrack protocol (VOT long-term)",
 }
 
 
+def _keys(metrics: ListLike[Metrics]) -> list[str]:
+    return list(dict.fromkeys(key for m in metrics for key in m.scores))
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
 def _rows(metrics: ListLike[Metrics]) -> tuple[list[str], list[list[str]]]:
-    keys = list(metrics[0].scores)
+    keys = _keys(metrics)
     speed = any(m.speed is not None for m in metrics)
     head = ["tracker", *keys, "sequences", "frames", *(["fps"] if speed else [])]
     rows = []
     for m in metrics:
-        row = [m.tracker, *(f"{100 * m.scores[k]:.1f}" for k in keys), str(len(m.sequences)), str(m.frames)]
+        row = [m.tracker, *(_percent(m.scores.get(k)) for k in keys), str(len(m.sequences)), str(m.frames)]
         rows.append(row + ([] if not speed else ["–" if m.speed is None else f"{m.speed:.1f}"]))
     return head, rows
 
 
 def _sequence_rows(metrics: ListLike[Metrics]) -> tuple[list[str], list[list[str]]]:
-    keys = list(metrics[0].scores)
+    keys = list(metrics[0].sequences[0].scores)
     several = len(metrics) > 1
     head = [
         "sequence",
@@ -66,6 +82,76 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([line(head), rule, *(line(r) for r in rows)])
 
 
+def _published_rows(metrics: ListLike[Metrics], published: Published) -> tuple[list[str], list[list[str]]]:
+    """Computed, published and their difference, for the trackers and scores that both have."""
+    keys = [key for key in _keys(metrics) if any(key in scores for scores in published.values())]
+    if not keys:
+        raise RGBXError(
+            f"the published figures have none of the scores {', '.join(_keys(metrics))}; name their columns so"
+        )
+    rows = []
+    for m in metrics:
+        theirs = published.get(m.tracker, {})
+        for key in keys:
+            if key in theirs and key in m.scores:
+                difference = f"{100 * (m.scores[key] - theirs[key]):+.1f}"
+                rows.append([m.tracker, key, _percent(m.scores[key]), _percent(theirs[key]), difference])
+    known = {m.tracker for m in metrics}
+    for name, scores in published.items():
+        if name not in known:
+            rows.extend([name, key, "–", _percent(scores[key]), "–"] for key in keys if key in scores)
+    return ["tracker", "score", "computed", "published", "difference"], rows
+
+
+def _attribute_rows(attributes: AttributeScores, score: str) -> tuple[list[str], list[list[str]]]:
+    head = [f"{score} by attribute", *attributes.attributes]
+    rows = [["sequences", *(str(count) for count in attributes.counts)]]
+    for tracker, values in zip(attributes.trackers, attributes.scores[score], strict=True):
+        rows.append([tracker, *(_percent(float(value)) for value in values)])
+    return head, rows
+
+
+def csv_rows(metrics: ListLike[Metrics]) -> str:
+    """A CSV table with a header: trackers, their scores in percent with two decimals, sequences and frames.
+
+    Raises:
+        RGBXError: no tracker, or several protocols.
+    """
+    _same_protocol(metrics)
+    keys = _keys(metrics)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["tracker", *keys, "sequences", "frames"])
+    for m in metrics:
+        cells = [f"{100 * m.scores[key]:.2f}" if key in m.scores else "" for key in keys]
+        writer.writerow([m.tracker, *cells, len(m.sequences), m.frames])
+    return text.getvalue()
+
+
+def latex_rows(metrics: ListLike[Metrics]) -> str:
+    """Rows of a LaTeX ``tabular``, the head as a comment and the best of each column in bold.
+
+    Raises:
+        RGBXError: no tracker, or several protocols.
+    """
+    _same_protocol(metrics)
+    keys = _keys(metrics)
+    shown = [[_percent(m.scores.get(key)) for key in keys] for m in metrics]
+    best = [max((row[k] for row in shown if row[k] != "–"), key=float, default="") for k in range(len(keys))]
+    lines = ["% tracker & " + " & ".join(keys)]
+    for m, row in zip(metrics, shown, strict=True):
+        bold = len(metrics) > 1
+        cells = [f"\\textbf{{{c}}}" if bold and c == best[k] else c.replace("–", "--") for k, c in enumerate(row)]
+        lines.append(" & ".join([_escape_latex(m.tracker), *cells]) + r" \\")
+    return "\n".join(lines) + "\n"
+
+
+def _escape_latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: "\\" + character for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)
+
+
 def _same_protocol(metrics: ListLike[Metrics]) -> None:
     if not metrics:
         raise RGBXError("nothing to report; evaluate at least one tracker first")
@@ -78,19 +164,38 @@ def _same_protocol(metrics: ListLike[Metrics]) -> None:
         )
 
 
-def text_table(metrics: ListLike[Metrics], *, per_sequence: bool = False) -> str:
-    """An aligned table for the terminal, scores in percent; with a second one per sequence where asked.
+def text_table(
+    metrics: ListLike[Metrics],
+    *,
+    per_sequence: bool = False,
+    attributes: AttributeScores | None = None,
+    published: Published | None = None,
+) -> str:
+    """An aligned table for the terminal, scores in percent; and one each of attributes, of published figures and of
+    sequences where asked.
 
     Raises:
         RGBXError: no tracker, or several protocols.
     """
     _same_protocol(metrics)
-    text = _align(*_rows(metrics))
-    return text + ("\n\n" + _align(*_sequence_rows(metrics)) if per_sequence else "")
+    tables = [_rows(metrics)]
+    if published is not None:
+        tables.append(_published_rows(metrics, published))
+    if attributes is not None:
+        tables += [_attribute_rows(attributes, score) for score in attributes.scores]
+    if per_sequence:
+        tables.append(_sequence_rows(metrics))
+    return "\n\n".join(_align(*table) for table in tables)
 
 
-def markdown_report(metrics: ListLike[Metrics], images: ListLike[str] = ()) -> str:
-    """A Markdown page: the figures, the options they were computed with, the plots, and every sequence.
+def markdown_report(
+    metrics: ListLike[Metrics],
+    images: ListLike[str] = (),
+    *,
+    attributes: AttributeScores | None = None,
+    published: Published | None = None,
+) -> str:
+    """A Markdown page: the figures, the options they were computed with, the plots, attributes and every sequence.
 
     Raises:
         RGBXError: no tracker, or several protocols.
@@ -104,32 +209,64 @@ def markdown_report(metrics: ListLike[Metrics], images: ListLike[str] = ()) -> s
         for m in metrics
         if m.missing
     )
+    if published is not None:
+        parts += ["## Beside published figures", _markdown(*_published_rows(metrics, published))]
     parts.extend(f"![{Path(image).stem}]({image})" for image in images)
+    if attributes is not None:
+        parts.append("## Attributes")
+        parts += [_markdown(*_attribute_rows(attributes, score)) for score in attributes.scores]
     parts += ["## Sequences", _markdown(*_sequence_rows(metrics))]
     return "\n\n".join(parts) + "\n"
 
 
-def write_report(metrics: ListLike[Metrics], output: str | Path) -> dict[str, Path]:
-    """Write ``report.md``, ``report.json`` and a plot per curve (``precision.png``, ``success.png``, …).
+def write_report(
+    metrics: ListLike[Metrics],
+    output: str | Path,
+    *,
+    attributes: AttributeScores | None = None,
+    published: Published | None = None,
+) -> dict[str, Path]:
+    """Write ``report.md``, ``report.json``, ``report.csv``, ``report.tex`` and a plot per curve (``precision.png``,
+    ``success.png``, …); with attributes ``attributes_SR.png`` and the like, one for every score.
 
     Args:
         metrics: one a tracker, all of one protocol.
         output: folder, made where needed.
+        attributes: see :func:`tracker.evaluation.attributes.score_attributes`.
+        published: tracker to score to fraction, see :func:`tracker.evaluation.published.read_published`.
 
     Returns:
-        What was written, by file stem (``report.md`` and ``report.json`` under their whole names).
+        What was written, by file stem (the reports under their whole names).
 
     Raises:
-        RGBXError: no tracker, or several protocols.
+        RGBXError: no tracker, several protocols, or published figures of none of the scores.
     """
     _same_protocol(metrics)
+    if published is not None:
+        _published_rows(metrics, published)  # refuses before anything is written
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     written = {key: plot_curves(metrics, key, output / f"{key}.png") for key in metrics[0].curves}
-    written["report.md"] = output / "report.md"
-    written["report.md"].write_text(
-        markdown_report(metrics, [p.name for p in written.values() if p.suffix == ".png"]), encoding="utf-8"
-    )
-    written["report.json"] = output / "report.json"
-    written["report.json"].write_text(json.dumps([m.to_dict() for m in metrics], indent=1), encoding="utf-8")
+    if attributes is not None and len(attributes.attributes) > 2:
+        for score in attributes.scores:
+            name = f"attributes_{score}"
+            written[name] = plot_attributes(attributes, score, output / f"{name}.png")
+    images = [p.name for p in written.values()]
+    content = [m.to_dict() for m in metrics]
+    if attributes is not None:
+        for index, record in enumerate(content):
+            record["attributes"] = {
+                name: {"sequences": attributes.counts[k]}
+                | {key: float(values[index, k]) for key, values in attributes.scores.items()}
+                for k, name in enumerate(attributes.attributes)
+            }
+    texts = {
+        "report.md": markdown_report(metrics, images, attributes=attributes, published=published),
+        "report.json": json.dumps(content, indent=1),
+        "report.csv": csv_rows(metrics),
+        "report.tex": latex_rows(metrics),
+    }
+    for name, text in texts.items():
+        written[name] = output / name
+        written[name].write_text(text, encoding="utf-8")
     return written

@@ -1,9 +1,11 @@
-"""Result files: one box a line, four numbers (x, y, w, h) or the eight of four corners."""
+"""Result files: one box a line, four numbers (x, y, w, h) or the eight of four corners, under whatever name."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from collections.abc import Sequence as ListLike
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,9 @@ import numpy as np
 from tracker.errors import RGBXError
 
 _SEPARATOR = re.compile(r"\s*[,;]\s*|\s+")
+EXTENSIONS = (".txt", ".csv", ".res", "")
+SIDE_FILES = re.compile(r"_(times?|lost|confidences?|(all_)?scores|all_boxes|flag)$")
+"""What trackers leave beside their boxes: ``car_time.txt`` is no result of ``car``."""
 
 
 def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
@@ -20,7 +25,8 @@ def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
         columns: the numbers of columns that are allowed; every line has the same.
 
     Returns:
-        (N, columns) float64. ``nan`` and ``inf`` are read as such. Empty lines at the end are ignored.
+        (N, columns) float64. ``nan`` and ``inf`` are read as such. Empty lines at the end are ignored, and so is a
+        first line without any number in it (``x,y,w,h``).
 
     Raises:
         RGBXError: the file is missing, is empty, or has a line that cannot be read; names file and line.
@@ -32,12 +38,19 @@ def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
         raise RGBXError(f"cannot read {path}: {error.strerror or error}; expected one box a line") from error
     except UnicodeDecodeError as error:
         raise RGBXError(f"{path} is not a text file; expected one box a line") from error
-    lines = text.rstrip().splitlines()
+    return parse_table(text.rstrip().splitlines(), path, columns)
+
+
+def parse_table(lines: ListLike[str], path: Path, columns: tuple[int, ...]) -> np.ndarray:
+    """What :func:`read_table` does with the lines of a file; ``path`` is for messages."""
     wanted = " or ".join(str(c) for c in columns)
     if not lines:
         raise RGBXError(f"{path} is empty; expected {wanted} numbers a line, one line a frame")
     rows: list[list[float]] = []
+    header = len(lines) > 1 and not any(_is_number(field) for field in _SEPARATOR.split(lines[0].strip()))
     for number, line in enumerate(lines, start=1):
+        if header and number == 1:
+            continue
         fields = _SEPARATOR.split(line.strip())
         try:
             row = [float(field) for field in fields]
@@ -55,6 +68,14 @@ def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
             )
         rows.append(row)
     return np.array(rows, dtype=np.float64)
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return not field  # a missing number is a mistake in a row, not a sign of a header
+    return True
 
 
 def corners_to_boxes(corners: np.ndarray) -> np.ndarray:
@@ -115,21 +136,62 @@ def write_boxes(path: str | Path, boxes: np.ndarray) -> None:
     write_table(path, boxes)
 
 
-def find_result(folder: str | Path, sequence: str) -> Path | None:
-    """The result file of a sequence: ``<sequence>.txt``, else the only ``<prefix>_<sequence>.txt``.
+def find_results(folder: str | Path, sequences: Iterable[str], suffixes: bool = True) -> dict[str, Path | None]:
+    """The result file of each sequence, or None.
+
+    A file is a sequence's if it is named after it (``car.txt``, ``car.csv``, ``car``, VOT's ``car_001.txt`` and
+    ``car/car_001.txt``), else if it is the only one that has the name behind a prefix or before a suffix, set off by
+    ``_`` or ``-`` (``MyTracker_car.txt``, ``car-MyTracker.txt``). A file that fits two sequences belongs to the one
+    with the longer name: ``car_2.txt`` is not the result of ``car`` where there is a sequence ``car_2``. Without
+    ``suffixes`` it is never that of ``car``.
 
     Raises:
-        RGBXError: several files carry the sequence's name behind a prefix.
+        RGBXError: several files that could be the result of a sequence.
     """
     folder = Path(folder)
-    exact = folder / f"{sequence}.txt"
-    if exact.is_file():
-        return exact
-    prefixed = sorted(p for p in folder.glob("*.txt") if p.name.endswith(f"_{sequence}.txt"))
-    if len(prefixed) > 1:
-        names = ", ".join(p.name for p in prefixed[:4])
-        raise RGBXError(
-            f"{folder} has {len(prefixed)} files that could be the result of {sequence} ({names}); name the "
-            f"right one {sequence}.txt"
-        )
-    return prefixed[0] if prefixed else None
+    names = list(dict.fromkeys(sequences))
+    found: dict[str, Path | None] = {}
+    for name in names:
+        plain = [folder / f"{name}{extension}" for extension in EXTENSIONS]
+        vot = [folder / f"{name}_001.txt", folder / name / f"{name}_001.txt"]
+        found[name] = next((p for p in [*plain, *vot] if p.is_file()), None)
+    taken = {path for path in found.values() if path is not None}
+    candidates: dict[str, list[Path]] = {name: [] for name in names}
+    longest_first = sorted(names, key=len, reverse=True)
+    if len(taken) < len(names):
+        for path in sorted(folder.iterdir()):
+            if path in taken or not path.is_file() or path.name.startswith(".") or path.suffix not in EXTENSIONS:
+                continue
+            owner = next((name for name in longest_first if _carries(path.stem, name, suffixes)), None)
+            if owner is not None and not SIDE_FILES.search(path.stem):
+                candidates[owner].append(path)
+    for name in names:
+        if found[name] is None and candidates[name]:
+            if len(candidates[name]) > 1:
+                several = ", ".join(p.name for p in candidates[name][:4])
+                raise RGBXError(
+                    f"{folder} has {len(candidates[name])} files that could be the result of {name} ({several}); name "
+                    f"the right one {name}.txt"
+                )
+            found[name] = candidates[name][0]
+    return found
+
+
+def _carries(stem: str, name: str, suffixes: bool) -> bool:
+    return any(stem.endswith(mark + name) or (suffixes and stem.startswith(name + mark)) for mark in "_-")
+
+
+def find_result(folder: str | Path, sequence: str) -> Path | None:
+    """The result file of one sequence, by its name or behind a prefix, see :func:`find_results`."""
+    return find_results(folder, [sequence], suffixes=False)[sequence]
+
+
+def find_confidences(folder: str | Path, sequence: str, result: Path) -> Path | None:
+    """The file with a tracker's confidences, one a frame: as ``rgbx track`` writes them (``scores/NAME.txt``), as VOT's
+    toolkit does (``NAME_001_confidence.value``), or ``_confidence``, ``_scores`` or ``_all_scores`` behind the name of
+    the result or of the sequence."""
+    candidates = [Path(folder) / "scores" / f"{sequence}.txt"]
+    for stem in (result.stem, sequence):
+        endings = ("_confidence.value", "_confidence.txt", "_confidences.txt", "_scores.txt", "_all_scores.txt")
+        candidates += [result.parent / f"{stem}{ending}" for ending in endings]
+    return next((path for path in candidates if path.is_file()), None)
