@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
 
 from tracker.commands.weights import weights
 from tracker.errors import RGBXError
@@ -18,6 +19,7 @@ from tracker.models.checkpoints import load_network, save_network, save_publishe
 from tracker.models.config import PRESETS, NetworkConfig
 from tracker.models.initialise import initialise_two_stream
 from tracker.models.layouts import to_ostrack
+from tracker.models.position_resizing import resize_positions
 from tracker.models.stream import Tracker
 from tracker.models.summary import parameter_counts, summary
 
@@ -116,11 +118,65 @@ def test_a_preset_gives_the_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     direct, _, _ = load_network(tmp_path / "a.pth", num_heads=2, template_size=24, search_size=48)
     assert same(network, direct)
     said = refused("convert", tmp_path / "a.pth", "--preset", "wide", "--out", tmp_path / "c.safetensors")
-    assert "a.pth is no wide: it has embed_dim 24 instead of 48, head_channels 8 instead of 16" in said
+    assert "a.pth does not fit the preset: it has embed_dim 24 instead of 48, head_channels 8 instead of 16" in said
     assert "preset 'huge' is unknown" in refused(
         "convert", tmp_path / "a.pth", "--preset", "huge", "--out", "c.safetensors"
     )
     assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.parametrize("stored", ["timm.safetensors", "deit.pth", "mae.pth"])
+def test_a_plain_vit_is_the_start_of_a_tracker(tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through timm's own network: its blocks and norm on the tracker's tokens give the tracker's features."""
+    monkeypatch.setitem(PRESETS, "small", lambda **changes: small(**changes))
+    torch.manual_seed(3)
+    vit = VisionTransformer(img_size=40, patch_size=8, embed_dim=24, depth=4, num_heads=2, num_classes=5).eval()
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    if stored == "timm.safetensors":
+        save_file(vit.state_dict(), tmp_path / stored)
+    elif stored == "deit.pth":
+        torch.save({"model": vit.state_dict()}, tmp_path / stored)
+    else:  # an autoencoder's: no classifier, but a decoder
+        state = {name: tensor for name, tensor in vit.state_dict().items() if not name.startswith("head.")}
+        state |= {"mask_token": torch.zeros(1, 1, 8), "decoder_blocks.0.norm1.weight": torch.ones(8)}
+        torch.save({"model": state}, tmp_path / stored)
+    assert "a ViT without a tracker's head" in refused("show", tmp_path / stored)
+    run("convert", tmp_path / stored, "--preset", "small", "--out", tmp_path / "start.safetensors")
+    network, config, meta = load_network(tmp_path / "start.safetensors")
+    assert (config, meta["head"], meta["made_from"]["layout"]) == (small(), "untrained", "vit")
+    template, search = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 32, 32)
+    grid = vit.pos_embed[:, 1:]
+    with torch.no_grad():
+        tokens = torch.cat(
+            [
+                vit.patch_embed.proj(image).flatten(2).transpose(1, 2) + resize_positions(grid, cells)
+                for image, cells in ((template, 2), (search, 4))
+            ],
+            dim=1,
+        )
+        expected = vit.norm(vit.blocks(tokens))
+        torch.testing.assert_close(network(template, search).features, expected)
+    run("convert", tmp_path / stored, "--preset", "small", "--out", tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "start.safetensors").read_bytes()
+    two = ("--kind", "two_stream", "--out", tmp_path / "two.safetensors")
+    assert "untrained head" in refused("convert", tmp_path / "start.safetensors", *two)
+
+
+def test_a_vit_of_another_kind_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "small", lambda **changes: small(**changes))
+    convert = ("--preset", "small", "--out", tmp_path / "start.safetensors")
+    settings: dict[str, Any] = {"img_size": 40, "patch_size": 8, "embed_dim": 24, "num_heads": 2, "num_classes": 0}
+    save_file(VisionTransformer(**settings, depth=3).state_dict(), tmp_path / "shallow.safetensors")
+    assert "lacks rgb.blocks.3" in refused("convert", tmp_path / "shallow.safetensors", *convert)
+    scaled = VisionTransformer(**settings, depth=4, init_values=0.1)
+    save_file(scaled.state_dict(), tmp_path / "scaled.safetensors")
+    assert "tensors that the network has not" in refused("convert", tmp_path / "scaled.safetensors", *convert)
+    state = VisionTransformer(**settings, depth=4).state_dict()
+    save_file({**state, "pos_embed": torch.zeros(1, 24, 24)}, tmp_path / "odd.safetensors")
+    assert "no square grid" in refused("convert", tmp_path / "odd.safetensors", *convert)
+    assert not (tmp_path / "start.safetensors").exists()
 
 
 def test_provenance_is_a_chain(ostrack: Path, tmp_path: Path) -> None:

@@ -156,8 +156,6 @@ def load_network(
     network, and for settings that make no network.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RGBXError(f"there is no file {path}; give the path of a network's weights")
     given = {
         "drop_path": drop_path,
         "template_size": template_size,
@@ -183,14 +181,21 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
+    """Every tensor of a file under the names that it has there, and the header's metadata where it has a header.
+
+    Raises RGBXError for a file that is absent, truncated, or neither safetensors nor a torch checkpoint.
+    """
+    if not path.is_file():
+        raise RGBXError(f"there is no file {path}; give the path of a network's weights")
+    return _read_safetensors(path) if _is_safetensors(path) else (read_torch_file(path), {})
+
+
 def _read(path: Path, num_heads: int | None) -> tuple[State, NetworkConfig, dict[str, Any]]:
     """State by our names, the configuration that it was made for, and meta."""
-    if _is_safetensors(path):
-        state, metadata = _read_safetensors(path)
-        if METADATA_KEY in metadata:
-            return state, *_our_header(path, metadata[METADATA_KEY], num_heads)
-    else:
-        state = read_torch_file(path)
+    state, metadata = read_tensors(path)
+    if METADATA_KEY in metadata:
+        return state, *_our_header(path, metadata[METADATA_KEY], num_heads)
     source = path.name
     config = published_config(state, source, num_heads)
     layout = PUBLISHED_LAYOUTS[config.kind]

@@ -70,6 +70,11 @@ def is_srtrack(names: Iterable[str]) -> bool:
     return {"backbone.patch_embed_rgb.proj.weight", "box_head.conv1_ctr.0.weight"} <= set(names)
 
 
+def is_vit(names: Iterable[str]) -> bool:
+    """Whether these tensor names are those of a plain ViT with learned positions: timm's, DeiT's, MAE's."""
+    return {"patch_embed.proj.weight", "pos_embed", "norm.weight", "blocks.0.attn.qkv.weight"} <= set(names)
+
+
 def _some(names: Iterable[str], most: int = 4) -> str:
     listed = sorted(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
@@ -163,6 +168,10 @@ def published_config(state: Mapping[str, Tensor], source: str, num_heads: int | 
         kind, stream = "two_stream", "_rgb"
     elif is_ostrack(state):
         kind, stream = "single_stream", ""
+    elif is_vit(state):
+        raise RGBXError(
+            f"{source} is a ViT without a tracker's head; `rgbx weights convert --preset` makes the start of one of it"
+        )
     else:
         raise RGBXError(f"{source} has no layout known here (ours, OSTrack's, SRTrack's): it holds {_some(state)}")
     embed_dim, _, patch, _ = _shape(state, f"backbone.patch_embed{stream}.proj.weight", 4, source)

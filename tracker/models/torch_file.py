@@ -13,6 +13,9 @@ from torch import Tensor
 
 from tracker.errors import RGBXError
 
+ENTRIES = ("net", "model")
+"""Where trackers' and ViTs' checkpoints keep the weights."""
+
 
 class _Placeholder:
     """Stands for whatever a checkpoint carries besides tensors. Takes any state and does nothing with it."""
@@ -26,7 +29,7 @@ class _Placeholder:
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, those under ``net`` if there is one, without ``DataParallel``'s ``module.``.
+    """The tensors of a checkpoint, those under ``net`` or ``model`` if it has such, without ``DataParallel``'s prefix.
 
     torch's ``weights_only`` loading, in which settings, statistics and the like, which published files carry,
     become inert placeholders. The file is mapped, not read: an optimizer's state in it costs nothing.
@@ -47,8 +50,9 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RGBXError(f"{path.name} is damaged or no torch checkpoint: {reason}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
-        content = content["net"]
+    for entry in ENTRIES:
+        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
+            content = content[entry]
     if not isinstance(content, Mapping) or not content:
         raise RGBXError(f"{path.name} holds no weights: expected named tensors, or such under 'net'")
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
