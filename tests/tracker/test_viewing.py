@@ -36,7 +36,10 @@ from viewing_data import (
 from tracker.cli import cli
 from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
-from tracker.inference.run import Track
+from tracker.inference.online import Result as InferenceResult
+from tracker.inference.run import Track, track_sequence
+from tracker.models.build import build_network
+from tracker.models.config import tiny
 from tracker.viewing import LiveWindow, PageSettings, Record, Run, find_runs, score_runs, write_page
 from tracker.viewing.pictures import encode_frame, panel_size, take_pictures
 from tracker.viewing.scores import compare_scores
@@ -357,6 +360,22 @@ def test_commands_refuse_in_one_sentence(example: Example, tmp_path: Path) -> No
 # ---- the window
 
 
+def test_what_is_watched_is_what_is_recorded() -> None:
+    network = build_network(tiny(kind="two_stream", embed_dim=16, depth=1, num_heads=1, head_channels=8))
+    sequence = moving(frames=5)
+    seen: list[tuple[int, np.ndarray, float]] = []
+
+    def watch(watched: object, index: int, frame: object, result: InferenceResult) -> None:
+        assert watched is sequence
+        np.testing.assert_array_equal(np.asarray(frame), sequence.frame(index))
+        seen.append((index, result.box, result.score))
+
+    track = track_sequence(network, sequence, watch=watch)
+    assert [index for index, *_ in seen] == [1, 2, 3, 4]
+    np.testing.assert_array_equal([box for _, box, _ in seen], track.boxes[1:])
+    np.testing.assert_array_equal([score for *_, score in seen], track.scores[1:])
+
+
 def test_a_window_without_a_display_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
@@ -380,6 +399,8 @@ WINDOW_SCRIPT = """
     import numpy as np
     from matplotlib.backend_bases import KeyEvent
 
+    from tracker.data.sequence import ArraySequence
+    from tracker.inference.online import Result
     from tracker.viewing import LiveWindow
 
     picture = np.zeros((120, 300, 3), np.uint8)
@@ -411,6 +432,18 @@ WINDOW_SCRIPT = """
         KeyEvent("key_press_event", canvas, "q")._process()
         assert not window.open
         assert not window.show(picture)
+    boxes = np.array([[20.0, 10.0, 60.0, 40.0]] * 3)
+    sequence = ArraySequence("watched", "thermal", np.zeros((3, 120, 160, 6), np.uint8), boxes)
+    with LiveWindow(fps=1e9) as window:
+        for attempt in range(100):
+            window.watch(sequence, 1, sequence.frame(1), Result(boxes[1] + 8, 0.5, 0.5))
+            shown = np.asarray(plt.gcf().canvas.buffer_rgba())[:, :, :3].astype(int)
+            red = (np.abs(shown - (0xD1, 0x49, 0x5B)).max(axis=2) < 30).sum()
+            if red > 100:
+                break
+            time.sleep(0.02)
+        assert red > 100
+        assert (shown.min(axis=2) > 220).sum() > 100  # the ground truth
     slow = LiveWindow(fps=1e-3)
     assert slow.show(picture)
     draws = []

@@ -20,7 +20,7 @@ from tracker.inference.engine import Engine
 from tracker.inference.missing import DroppedSequence
 from tracker.inference.online import InferenceSettings
 from tracker.inference.overlay import write_overlay
-from tracker.inference.run import Track, track_sequence, write_json, write_track
+from tracker.inference.run import Track, Watch, track_sequence, write_json, write_track
 from tracker.inference.speed import speed_summary
 from tracker.inference.stream import SPEED_FILE
 
@@ -57,6 +57,7 @@ def track_folder(
     drop_rgb: Iterable[range] = (),
     drop_x: Iterable[range] = (),
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> FolderRun:
     """Run one or several trackers on one folder of paired frames.
 
@@ -72,6 +73,7 @@ def track_folder(
             place of its own first box.
         overlay: ``gif``, ``mp4`` or None.
         drop_rgb, drop_x: frames whose RGB or X is taken away, to see what comes of it; the overlay has them black.
+        watch: shown what each tracker found in every frame after the first.
 
     Raises:
         RGBXError: frames, boxes or settings that cannot be used.
@@ -94,7 +96,7 @@ def track_folder(
     files: list[Path] = []
     speed: dict[str, dict[str, object]] = {}
     for label, network in named.items():
-        tracks[label] = track_sequence(network, sequence, settings, init_box=init_box, progress=progress)
+        tracks[label] = track_sequence(network, sequence, settings, init_box=init_box, progress=progress, watch=watch)
         place = output / label if several else output
         write_track(place, sequence, tracks[label])
         speed[label] = speed_summary([tracks[label]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as ListLike
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -34,6 +34,8 @@ from tracker.inference.speed import speed_summary
 RUN_FILE = "run.json"
 SCORES_FOLDER = "scores"
 LOST_SUFFIX = "_lost.txt"
+Watch = Callable[[Sequence, int, "np.ndarray | Frame", Result], object]
+"""Called with every frame once it is tracked: the sequence, the frame's index, the frame and the answer."""
 ONE_BASED_FILES = ("visible.txt", "infrared.txt", "init.txt")
 
 
@@ -163,6 +165,7 @@ def iterate_tracks(
     batch: int = 8,
     progress: tqdm[NoReturn] | None = None,
     init_box: object | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Track]:
     """Track sequences in lock step and yield each as it ends (so not in order, if lengths differ).
 
@@ -173,6 +176,7 @@ def iterate_tracks(
         sequences: taken one at a time.
         progress: advanced by the frames tracked.
         init_box: the target in frame 0, in place of the first box of each sequence.
+        watch: shown what was found in every frame after the first; the time that it takes is not counted.
 
     Raises:
         RGBXError: a sequence without a usable first box, or an unreadable frame.
@@ -213,9 +217,11 @@ def iterate_tracks(
             start = time.perf_counter()
             results = advance(engine, [run.target for run in running], [frame for frame, _ in read], settings)
             taken = time.perf_counter() - start
-            for run, result, (_, decoding) in zip(running, results, read, strict=True):
+            for run, result, (frame, decoding) in zip(running, results, read, strict=True):
                 run.recorder.record(result, taken, decoding)
                 run.recorder.seconds += taken / len(running)
+                if watch is not None:
+                    watch(run.sequence, run.index, frame, result)
                 run.index += 1
             _advance_progress(progress, len(running))
             ended = [run for run in running if run.upcoming is None]
@@ -236,18 +242,21 @@ def track_sequence(
     *,
     init_box: object | None = None,
     progress: bool = False,
+    watch: Watch | None = None,
 ) -> Track:
     """Track one sequence from the first frame in which its target is present.
 
     Args:
         init_box: ``x, y, w, h`` of the target in frame 0, for sequences without boxes.
         progress: show a bar with frames per second and time left.
+        watch: shown what was found in every frame after the first.
 
     Raises:
         RGBXError: no box to start from, a first box outside the image, or an unreadable frame.
     """
     with tqdm(total=sequence.length, desc=sequence.name, unit="frame", disable=not progress) as bar:
-        return next(iterate_tracks(network, [sequence], settings, batch=1, progress=bar, init_box=init_box))
+        tracks = iterate_tracks(network, [sequence], settings, batch=1, progress=bar, init_box=init_box, watch=watch)
+        return next(tracks)
 
 
 def track_sequences(

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
+from tracker.inference.missing import Frame
+from tracker.inference.online import Result
+from tracker.inference.overlay import Mark, compose_frame
+from tracker.inference.stream import picture
+from tracker.viewing.scores import has_truth
 
 TITLE = "rgbx"
 DPI = 100
@@ -66,13 +72,35 @@ class LiveWindow:
         figure.canvas.mpl_connect("key_press_event", self._pressed)
         figure.canvas.mpl_connect("close_event", self._closed)
 
+    @property
+    def due(self) -> bool:
+        """Whether a picture that is given now would be shown."""
+        return self.open and time.monotonic() - self._drawn >= self._interval
+
+    def watch(self, sequence: Sequence, index: int, frame: np.ndarray | Frame, result: Result) -> None:
+        """Show what was found in a frame: a :data:`tracker.inference.run.Watch`."""
+        image = picture(frame) if self.due else None
+        if image is None:
+            return
+        truth = sequence.boxes[index] if has_truth(sequence) else None
+        drawn = compose_frame(
+            image,
+            [Mark("tracker", result.box, result.score, result.lost)],
+            truth,
+            title=sequence.name,
+            counter=f"{index + 1} / {sequence.length}",
+            modality=sequence.modality,
+            rgb_only=sequence.rgb_only,
+        )
+        self.show(drawn)
+
     def show(self, picture: np.ndarray) -> bool:
         """Show a picture, (H, W, 3) uint8, as large as the window allows; blocks while paused.
 
         Returns:
             Whether the window is still open; once it is not, this does nothing.
         """
-        if not self.open or time.monotonic() - self._drawn < self._interval:
+        if not self.due:
             return self.open
         if self._image is None or self._image.get_size() != picture.shape[:2]:
             self._figure.clear()
