@@ -61,13 +61,41 @@ class NetworkSection(Section):
         return {name: value for name, value in self.changes().items() if name in free}
 
 
+class DataSetSection(Section):
+    """One of several data sets that are trained on together."""
+
+    root: Path
+    layout: str = "auto"
+    split: str | None = Field(default=None, description="as data.split, which it comes before")
+    ratio: float = Field(default=1.0, gt=0.0, description="how often it is drawn from, relative to the others")
+
+
 class DataSection(Section):
-    """Where sequences come from: the generator (``synthetic``) or folders on disk (``folder``)."""
+    """Where sequences come from: the generator (``synthetic``) or folders on disk (``folder``).
+
+    On disk that is a data set (``root``), one pair of folders (``rgb`` and ``x``) or several data sets (``sets``).
+    """
 
     source: Literal["synthetic", "folder"] = "synthetic"
     root: Path | None = Field(default=None, description="folder of sequences, for source: folder")
     layout: str = "auto"
-    split: str | None = Field(default=None, description="train or test: of the generator's photographs, or of a layout")
+    split: str | None = Field(
+        default=None,
+        description="train or test: of the generator's photographs, or of a layout; of a layout also val, "
+        "train_without_val and the path of a list file",
+    )
+    rgb: Path | None = Field(default=None, description="folder of RGB images, with x in place of root")
+    x: Path | None = Field(default=None, description="folder of as many X images; their kind by its name or modality")
+    sets: tuple[DataSetSection, ...] = Field(default=(), description="several data sets, in place of root")
+    val_share: float = Field(default=0.05, gt=0.0, lt=1.0, description="share of the training sequences that is val")
+    unusable: Literal["raise", "skip"] = Field(
+        default="raise", description="sequences that cannot be opened: stop, or log them and go on"
+    )
+    depth_style: Literal["jet", "grey", "raw", "jet_bgr"] = Field(
+        default="jet", description="how depth becomes three channels; jet_bgr is what published weights saw"
+    )
+    depth_clip: bool = Field(default=True, description="clip depth to min(3 * median, 10000) first")
+    event_style: Literal["colour", "grey"] = Field(default="colour", description="how arrays of events are drawn")
     modality: Literal["rgb", "thermal", "depth", "event"] = "thermal"
     sequences: int = Field(default=64, ge=1, le=1_000_000, description="how many sequences the generator makes")
     first: int = Field(default=0, ge=0, description="index of the first generated sequence")
@@ -80,8 +108,13 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> DataSection:
-        if self.source == "folder" and self.root is None:
-            raise ValueError("source: folder needs root, the folder of sequences")
+        given = [name for name in ("root", "rgb", "sets") if getattr(self, name)]
+        if (self.rgb is None) != (self.x is None):
+            raise ValueError("rgb and x are the two folders of one sequence; give both or neither")
+        if self.source == "folder" and not given:
+            raise ValueError("source: folder needs root, the folder of sequences (or rgb and x, or sets)")
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say where the data are; give one of them")
         if self.source == "synthetic" and self.split not in (None, "train", "test", "all"):
             raise ValueError(f"the generator has the splits train, test and all, not {self.split}")
         return self
