@@ -72,7 +72,10 @@ def fine_tuner(
 
     ``pairs`` replaces the configured data; ``group`` are the processes of the run.
     """
+    group = group or Processes(device=next(network.parameters()).device)
     seed_everything(config.train.seed, config.train.deterministic)
+    if pairs is None:
+        pairs = pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops, group.first)
     optimizer = build_optimizer(
         parameter_groups(network, group_settings(config.train)), config.train, config.optimizer, prior
     )
@@ -81,9 +84,7 @@ def fine_tuner(
         tracking_loss(config),
         optimizer,
         lr_scheduler(optimizer, config.train),
-        pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops)
-        if pairs is None
-        else pairs,
+        pairs,
         config.train,
         config.output,
         config.model_dump(mode="json"),

@@ -78,7 +78,7 @@ def pretrain(
             tracking_loss(config),
             optimizer,
             lr_scheduler(optimizer, train),
-            pairs_of(config.data, config.pairs, train, shape, train.crops),
+            pairs_of(config.data, config.pairs, train, shape, train.crops, group.first),
             train,
             config.output,
             config.model_dump(mode="json"),

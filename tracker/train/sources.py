@@ -11,7 +11,6 @@ import torch
 from tracker.config import DataSection, PairSection, TrainSection, as_dataclass
 from tracker.data.dataset import PairDataset, PairSettings
 from tracker.data.sequence import Sequence
-from tracker.errors import RGBXError
 from tracker.models.config import NetworkConfig
 
 
@@ -29,23 +28,19 @@ def generated_sequences(data: DataSection, count: int | None = None, first: int 
     )
 
 
-def sequences_of(data: DataSection) -> collections.abc.Sequence[Sequence]:
-    """The configured sequences: generated, or found in a folder.
+def sequences_of(
+    data: DataSection, progress: bool = False
+) -> tuple[collections.abc.Sequence[Sequence], list[float] | None]:
+    """The configured sequences, generated or found on disk, and how often each is drawn (None: all alike).
 
     Raises:
-        RGBXError: the folder is missing, empty or not in a known layout.
+        RGBXError: a folder that is missing, or holds nothing that can be opened.
     """
     if data.source == "synthetic":
-        return generated_sequences(data)
-    from tracker.data.layouts import open_dataset
+        return generated_sequences(data), None
+    from tracker.data.sources import open_sources
 
-    assert data.root is not None
-    if not data.root.is_dir():
-        raise RGBXError(f"data.root {data.root} is not a folder")
-    sequences = open_dataset(data.root, layout=data.layout, split=data.split)
-    if not sequences:
-        raise RGBXError(f"data.root {data.root} holds no sequences in the {data.layout} layout")
-    return sequences
+    return open_sources(data, progress)
 
 
 def evaluation_sequences(
@@ -60,11 +55,6 @@ def evaluation_sequences(
 
     config = SyntheticConfig(modality=modality, length=length, seed=seed, split=split or "test")
     return list(synthetic_dataset(config, count))
-
-
-def of_split(data: DataSection, split: str) -> DataSection:
-    """The same data with another split."""
-    return data.model_copy(update={"split": split})
 
 
 def pair_settings(pairs: PairSection, network: NetworkConfig, crops: str = "host") -> PairSettings:
@@ -115,10 +105,16 @@ class RollingPairs:
 
 
 def pairs_of(
-    data: DataSection, pairs: PairSection, train: TrainSection, network: NetworkConfig, crops: str = "host"
+    data: DataSection,
+    pairs: PairSection,
+    train: TrainSection,
+    network: NetworkConfig,
+    crops: str = "host",
+    progress: bool = False,
 ) -> Any:
     """The training pairs of a run; ``crops`` says where :class:`~tracker.data.dataset.PairSettings` has them made."""
     settings = pair_settings(pairs, network, crops)
     if data.source == "synthetic" and data.refresh:
         return RollingPairs(data, settings, train.samples_per_epoch, train.seed)
-    return PairDataset(sequences_of(data), settings, train.samples_per_epoch, train.seed)
+    sequences, weights = sequences_of(data, progress)
+    return PairDataset(sequences, settings, train.samples_per_epoch, train.seed, weights)

@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from tracker.config import RunConfig
+from tracker.data.sources import with_split
 from tracker.errors import RGBXError
 from tracker.evaluation import evaluate
 from tracker.inference import InferenceSettings, track_sequences
 from tracker.train.distributed import Processes
-from tracker.train.sources import generated_sequences, of_split, sequences_of
+from tracker.train.sources import generated_sequences, sequences_of
 
 LARGEST_BATCH = 16
 """Sequences that advance together."""
@@ -48,7 +49,7 @@ def validation_sequences(config: RunConfig) -> Sequence[Any]:
         return held_out_sequences(config)
     if config.data.source == "synthetic":
         raise RGBXError("validation.source=split needs data.source=folder; generated data have source=generated")
-    sequences = sequences_of(of_split(config.data, settings.split))
+    sequences, _ = sequences_of(with_split(config.data, settings.split))
     return evenly_spaced(sequences, settings.sequences)
 
 
