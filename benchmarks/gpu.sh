@@ -169,7 +169,8 @@ fi
 
 # The tables come first: what is last goes without where time runs out.
 stage bench 240 required env SRFT_BENCH_OUT="$work" "$PYTHON" -m pytest benchmarks/test_host.py \
-  benchmarks/test_ratios.py benchmarks/test_hutchinson.py --benchmark-only -m gpu -q -p no:cacheprovider
+  benchmarks/test_ratios.py benchmarks/test_hutchinson.py benchmarks/test_loader.py --benchmark-only -m gpu -q \
+  -p no:cacheprovider
 
 stage plot 45 required "$PYTHON" -m benchmarks.bandwidth_plot --device cuda --out "$work"
 

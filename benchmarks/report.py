@@ -75,6 +75,12 @@ COLUMNS: dict[str, Columns] = {
     ),
     "hutchinson": HUTCHINSON_COLUMNS,
     "hutchinson_bf16": HUTCHINSON_COLUMNS,
+    "loader": (
+        ("what runs", "contestant", ""),
+        ("samples/s", "samples/s", ".1f"),
+        ("spread", "spread", "%"),
+        ("x published", "x published", ".2f"),
+    ),
 }
 SECTION_TITLES = {
     **TITLES,
@@ -83,6 +89,7 @@ SECTION_TITLES = {
     "graph": "The optimizer's step in a CUDA graph",
     "hutchinson": "One Hutchinson update",
     "hutchinson_bf16": "One Hutchinson update under bfloat16 autocast",
+    "loader": "Training from files",
 }
 
 
@@ -165,16 +172,25 @@ forward in float32 and central under bfloat16.
 """
 
 
+READING_LOADER = """\
+Samples a second of template and search pairs, from JPEG files to a finished step; every contestant takes some steps
+in each turn, its loader starting from nothing. The loader alone includes what makes the crops. The published way:
+crops on the host, float32, eager, the published update, a scalar read and `empty_cache()` in every step. On a CPU step
+and loader share the cores.
+"""
+
+
 def apart_text(facts: dict[str, Any], name: str, section: dict[str, Any]) -> str:
     """One section's page of its own, of a CPU. The targets are the GPU's and for its batches."""
+    wanted = () if name == "loader" else targets.hutchinson(name)
     parts = [
         f"# {facts['device']}, {facts['network']}",
         "",
-        "`pytest benchmarks --benchmark-only -k hutchinson`: " + "; ".join(f"{k} {v}" for k, v in facts.items()) + ".",
+        f"`pytest benchmarks --benchmark-only -k {name}`: " + "; ".join(f"{k} {v}" for k, v in facts.items()) + ".",
         "",
         section_text(name, section),
-        targets_text(targets.hutchinson(name), {name: section}, "The GPU's targets, read from the table above"),
-        READING_HUTCHINSON,
+        *([targets_text(wanted, {name: section}, "The GPU's targets, read from the table above")] if wanted else []),
+        READING_LOADER if name == "loader" else READING_HUTCHINSON,
     ]
     return "\n".join(parts)
 
@@ -213,7 +229,7 @@ def gpu_text(results: dict[str, Any]) -> str:
     parts += [kernels_text(results.get("kernels"), results.get("ncu"))]
     plot = results.get("plot")
     parts += ["## Bandwidth against size", "", f"![GB/s against elements]({plot})" if plot else f"{NOT_MEASURED}.", ""]
-    parts += [READING + READING_GPU, READING_HUTCHINSON]
+    parts += [READING + READING_GPU, READING_HUTCHINSON, READING_LOADER]
     return "\n".join(parts)
 
 
@@ -234,7 +250,7 @@ def kernels_text(kernels: list[dict[str, Any]] | None, counters: list[dict[str, 
 
 def unmeasured_sections() -> dict[str, dict[str, Any]]:
     """Every section of a card's page, its rows without figures."""
-    from benchmarks import hutchinson, training
+    from benchmarks import hutchinson, loader, training
     from benchmarks.host import host_rows
 
     sections: dict[str, dict[str, Any]] = {
@@ -244,6 +260,7 @@ def unmeasured_sections() -> dict[str, dict[str, Any]]:
     sections["training"] = {"rows": training.empty_rows("cuda"), "note": training.NOTE}
     sections["graph"] = {"rows": training.empty_graph_rows()}
     sections |= {name: {"rows": hutchinson.empty_rows()} for name in hutchinson.AUTOCAST}
+    sections["loader"] = {"rows": loader.empty_rows("cuda"), "note": loader.NOTE}
     return sections
 
 
