@@ -49,7 +49,7 @@ def converted(
         network = load_state(config, network.state_dict(), path.name)
     if kind == "two_stream" and config.kind == "single_stream":
         if "head" in meta:
-            raise RGBXError(f"{path.name} has an untrained head: train the RGB tracker first, with rgbx pretrain")
+            raise RGBXError(f"{path.name} has an untrained head: train the RGB tracker first")
         config = config.replace(kind="two_stream")
         network = initialise_two_stream(network, config)
     origin = {"file": path.name, "sha256": file_digest(path), **{k: v for k, v in meta.items() if k not in CARRIED}}
