@@ -11,8 +11,8 @@ from tracker.data.normalise import IMAGENET_MEAN
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 
-POLICIES = ("hold", "mean", "mirror")
-"""What stands in for a missing half: the last one seen; the colour that normalisation makes zero; the other half."""
+POLICIES = ("mirror", "mean", "hold")
+"""What stands in for a missing half: the other half; the colour that normalisation makes zero; the last one seen."""
 
 MEAN_COLOUR = np.array([round(255 * value) for value in IMAGENET_MEAN], dtype=np.uint8)
 

@@ -82,13 +82,13 @@ class InferenceSettings:
     template_factor: float = 2.0
     search_factor: float = 4.0
     window: bool = True
-    missing: str = "hold"
-    lost_below: float = 0.15
+    missing: str = "mirror"
+    lost_below: float = 0.2
     found_above: float = 0.3
     patience: int = 3
     search_growth: float = 1.0
     template_update: int = 0
-    template_confidence: float = 0.5
+    template_confidence: float = 0.7
     template_share: float = 0.5
 
     def __post_init__(self) -> None:

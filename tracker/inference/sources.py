@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ import numpy as np
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.inference.missing import Frame, available
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 log = logging.getLogger("rgbx")
 
@@ -51,7 +54,7 @@ class FrameSource(abc.ABC):
     def close(self) -> None:  # noqa: B027 a source in memory has nothing to let go of
         """Let go of files and devices."""
 
-    def __enter__(self) -> FrameSource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

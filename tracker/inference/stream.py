@@ -162,7 +162,7 @@ def track_stream(
 
 def _timed(
     source: FrameSource, spans: tuple[ListLike[range], ListLike[range]]
-) -> Iterable[tuple[np.ndarray | Frame, float]]:
+) -> Iterator[tuple[np.ndarray | Frame, float]]:
     start, index = time.perf_counter(), 0
     for frame in source:
         taken = time.perf_counter() - start

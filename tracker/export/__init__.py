@@ -1,0 +1,8 @@
+"""Trackers outside of PyTorch: ONNX files, and running them."""
+
+from __future__ import annotations
+
+from tracker.export.onnx_engine import OnnxEngine
+from tracker.export.onnx_export import export_onnx
+
+__all__ = ["OnnxEngine", "export_onnx"]
