@@ -121,6 +121,9 @@ class EliminationBlock(Block):
         mixed = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).reshape(batch, length, dim)
         tokens = tokens + self.drop_path1(attn.proj(mixed))
         if count < length - template_tokens:
-            attention = central_attention(queries, keys, central_token(template_cells), template_tokens)
+            # A rank has no gradient, so the row needs no graph.
+            attention = central_attention(
+                queries.detach(), keys.detach(), central_token(template_cells), template_tokens
+            )
             tokens, kept = keep_most_attended(tokens, kept, attention, template_tokens, count)
         return tokens + self.drop_path2(self.mlp(self.norm2(tokens))), kept
