@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from srft_kernels import SignificanceMap
 from tracker.config import RunConfig, load_config, shipped_configs
+from tracker.data.layouts import write_dataset
+from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.models.build import build_network
+from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import NetworkConfig, preset
 from tracker.models.groups import parameter_groups
-from tracker.train.finetune import group_settings
+from tracker.train.finetune import fine_tune, group_settings, starting_network
 from tracker.train.optimizers import build_optimizer
+from tracker.train.prior import save_prior
 from tracker.train.schedule import lr_factor
+from tracker.train.sources import sequences_of
+from tracker.train.validate import validation_sequences
 
 
 class Published(NamedTuple):
@@ -178,3 +186,55 @@ def test_corrections_are_all_that_differs() -> None:
         }
         depth = {"data.depth_style"} if "depthtrack" in TABLE[name].sets else set()
         assert differing == allowed | depth, name
+
+
+@pytest.fixture(scope="module")
+def three_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with visevent/, depthtrack/ and lasher/, of three generated sequences each."""
+    root = tmp_path_factory.mktemp("sets")
+    for layout, modality in (("visevent", "event"), ("depthtrack", "depth"), ("lasher", "thermal")):
+        config = SyntheticConfig(modality=modality, length=20, size=(96, 72), seed=1)
+        write_dataset(synthetic_dataset(config, 3), root / layout, layout, split="train")
+    return root
+
+
+def test_the_joint_recipe_runs_as_it_is_but_for_its_size(
+    three_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights by data set, validation on what training leaves out, SRFT with a prior, crops on the device, bf16."""
+    monkeypatch.chdir(three_sets)
+    torch.manual_seed(0)
+    shape = preset("tiny", kind="single_stream", embed_dim=16, depth=2, num_heads=2, template_size=32, search_size=64,
+                   head_channels=8, cross_layers=(0, 1), temporal=True)  # fmt: skip
+    rgb = build_network(shape)
+    save_network(tmp_path / "rgb.safetensors", rgb)
+    prior = SignificanceMap({name: torch.rand_like(p) for name, p in rgb.named_parameters()})
+    save_prior(prior, tmp_path / "rgb.significance.safetensors")
+    config = load_config(
+        RunConfig,
+        "corrected/droptrack_rgbx",
+        [
+            f"init={tmp_path / 'rgb.safetensors'}", f"output={tmp_path / 'run'}", "network.template_size=32",
+            f"optimizer.prior={tmp_path / 'rgb.significance.safetensors'}", "network.search_size=64",
+            "train.samples_per_epoch=4", "train.batch_size=2", "train.epochs=2", "train.workers=0",
+            "train.log_every=1", "train.device=cpu",
+        ],
+    )  # fmt: skip
+    network_file, history = fine_tune(config)
+    validated = [record for record in history if "validation/SR" in record.scalars]
+    assert [record.step for record in validated] == [4]  # every second epoch
+    assert [record.step for record in history if "penalty" in record.scalars] == [1, 2, 3, 4]
+    trained, trained_shape, meta = load_network(network_file)
+    assert trained_shape.temporal
+    assert meta["inference"]["search_factor"] == 5.0
+    start = starting_network(config).state_dict()
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, start[name]) == name.startswith(("head.", "positions.")), name
+
+    training, weights = sequences_of(config.data)
+    held_out = validation_sequences(config)
+    names = [{sequence.name for sequence in group} for group in (training, held_out)]
+    assert names[0].isdisjoint(names[1])
+    assert sorted(sequence.modality for sequence in held_out) == ["depth", "event", "thermal"]
+    assert len(training) + len(held_out) == 9
+    assert weights == pytest.approx([0.5] * 6)  # two sequences of each set, the sets alike

@@ -21,9 +21,12 @@ def pretrain(
     config = load_config(RunConfig, path, overrides)
     if shown(config, show_config):
         return
+    from tracker.train.distributed import first_process
     from tracker.train.pretrain import pretrain as run
 
-    click.echo(f"wrote {run(config, resume, invocation('pretrain', path, overrides), weights)}")
+    written = run(config, resume, invocation("pretrain", path, overrides), weights)
+    if first_process():
+        click.echo(f"wrote {written}")
 
 
 @click.command()
@@ -55,11 +58,16 @@ def prior(checkpoint: Path, path: str, show_config: bool, overrides: tuple[str, 
 @configured("tiny_rgbt")
 @click.option("--resume", type=click.Path(path_type=Path), help="Checkpoint or run folder to continue from.")
 def train(path: str, show_config: bool, overrides: tuple[str, ...], resume: Path | None) -> None:
-    """Fine-tune the two-stream tracker from an RGB checkpoint, on generated sequences or a data set."""
+    """Fine-tune the two-stream tracker from an RGB checkpoint, on generated sequences or a data set.
+
+    On several GPUs: torchrun --nproc-per-node=4 -m tracker train ... is one run of four processes.
+    """
     config = load_config(RunConfig, path, overrides)
     if shown(config, show_config):
         return
+    from tracker.train.distributed import first_process
     from tracker.train.finetune import fine_tune
 
     weights, _ = fine_tune(config, resume, invocation("train", path, overrides))
-    click.echo(f"wrote {weights}")
+    if first_process():
+        click.echo(f"wrote {weights}")

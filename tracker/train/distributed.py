@@ -73,6 +73,11 @@ class Processes:
         return values
 
 
+def first_process() -> bool:
+    """Whether this is the process of a run that speaks for it; also before and after there is a group."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def chosen_device(name: str) -> torch.device:
     """``auto``, ``cpu`` or ``cuda``.
 
