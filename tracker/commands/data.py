@@ -1,7 +1,8 @@
-"""``rgbx data``: generate and check."""
+"""``rgbx data``: generate, check, and draw events."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -9,27 +10,32 @@ import click
 from tracker.commands.shared import writing
 from tracker.errors import RGBXError
 
+LAYOUTS = (
+    "lasher", "rgbt234", "rgbt210", "gtot", "depthtrack", "vot_rgbd", "visevent", "coesot", "fe108", "folders",
+)  # fmt: skip
+MODALITIES = {
+    **dict.fromkeys(LAYOUTS[:4], "thermal"),
+    **dict.fromkeys(LAYOUTS[4:6], "depth"),
+    **dict.fromkeys(LAYOUTS[6:9], "event"),
+}
+
 
 @click.group()
 def data() -> None:
-    """Generate data sets, and check folders."""
+    """Generate data sets, check folders, and draw event cameras' recordings."""
 
 
 @data.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option(
-    "--layout",
-    type=click.Choice(["lasher", "depthtrack", "visevent", "folders"]),
-    default="lasher",
-    show_default=True,
-)
+@click.option("--layout", type=click.Choice(LAYOUTS), default="lasher", show_default=True)
 @click.option("--count", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--length", type=click.IntRange(2), default=60, show_default=True)
 @click.option("--size", default="192x144", show_default=True, help="WIDTHxHEIGHT")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--difficulty", type=click.FloatRange(0, 1), default=0.5, show_default=True)
-@click.option("--modality", type=click.Choice(["thermal", "depth", "event"]), help="For the layout folders.")
+@click.option("--modality", type=click.Choice(["rgb", "thermal", "depth", "event"]), help="For the layout folders.")
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
+@click.option("--recordings", is_flag=True, help="Also write .aedat4 recordings (needs dv-processing).")
 def generate(
     root: Path,
     layout: str,
@@ -40,12 +46,13 @@ def generate(
     difficulty: float,
     modality: str | None,
     split: str,
+    recordings: bool,
 ) -> None:
     """Write generated RGB-X sequences to ROOT in a data set's layout."""
-    from tracker.data.layouts import write_dataset
-    from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
+    from tracker.data.generate import generate_dataset
+    from tracker.data.synthetic import SyntheticConfig
 
-    own = {"lasher": "thermal", "depthtrack": "depth", "visevent": "event"}.get(layout)
+    own = MODALITIES.get(layout)
     if modality is not None and own is not None and modality != own:
         raise RGBXError(f"the layout {layout} holds {own} sequences, not {modality}; leave --modality out")
     try:
@@ -61,20 +68,54 @@ def generate(
         split=split,
     )
     with writing(root):
-        written = write_dataset(synthetic_dataset(config, count, cache=False), root, layout, split, progress=True)
+        written = generate_dataset(config, count, root, layout, split, recordings, progress=True)
     click.echo(f"wrote {len(written)} sequences to {root}")
 
 
 @data.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--layout", default="auto", show_default=True)
-@click.option("--split", help="train or test, where the data set has lists.")
+@click.option("--split", help="train, test, val, train_without_val or a list file; by default everything.")
 @click.option("--decode/--no-decode", default=True, help="Read every frame, or file names and boxes only.")
-def check(root: Path, layout: str, split: str | None, decode: bool) -> None:
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode; by default one for each core.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the whole report to this file.")
+def check(root: Path, layout: str, split: str | None, decode: bool, workers: int | None, file: Path | None) -> None:
     """Say what is wrong with the data set in ROOT; exit 1 if anything is."""
     from tracker.data.check import check_dataset
 
-    report = check_dataset(root, layout, split, decode, progress=True)
+    report = check_dataset(root, layout, split, decode, progress=True, workers=workers)
     click.echo(str(report))
+    if file is not None:
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        click.echo(f"wrote {file}")
     if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+@data.command("render-events")
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--layout", type=click.Choice(["auto", "visevent", "coesot", "fe108"]), default="auto", show_default=True)
+@click.option("--split", help="train, test or a list file; by default everything.")
+@click.option(
+    "--style",
+    type=click.Choice(["colour", "grey"]),
+    help="Red and blue on white, of the exposure; or three greys, of the time up to the next frame. By default grey "
+    "for FE108, colour for the others.",
+)
+@click.option("--first", type=click.IntRange(0), help="Frame of the recording that the first image is.")
+@click.option("--overwrite", is_flag=True, help="Draw again where event images are.")
+def render_events(
+    root: Path, layout: str, split: str | None, style: str | None, first: int | None, overwrite: bool
+) -> None:
+    """Draw the events of .aedat4 recordings in ROOT, an image for each frame, where the layout has them."""
+    from tracker.data.event_images import render_dataset
+
+    with writing(root):
+        written, failed = render_dataset(root, layout, split, style, first, overwrite, progress=True)
+    click.echo(f"drew the events of {len(written)} sequences in {root}")
+    for sentence in failed:
+        click.echo(sentence)
+    if failed:
         raise click.exceptions.Exit(1)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tracker.data.layouts import LAYOUTS, detect_layout, load_sequence, sequence_folders
+from tracker.data.layouts.frames import image_size
+from tracker.data.layouts.reading import load_sequence
+from tracker.data.layouts.registry import BY_NAME, LAYOUTS, check_layout, detect_layout
+from tracker.data.layouts.splits import LIST_FILES, all_folders, find_list, listed_folders, sequence_folders
 from tracker.data.sampling import CausalPairSampler
+from tracker.data.sequence import FolderSequence
 from tracker.errors import RGBXError
 
 
@@ -40,11 +46,12 @@ class SequenceReport:
 
 @dataclass
 class Report:
-    """A data set: its sequences, and problems that belong to none of them."""
+    """A data set: its sequences, and problems and notes that belong to none of them."""
 
     root: Path
     sequences: list[SequenceReport]
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -52,16 +59,48 @@ class Report:
         return not self.problems and all(not s.problems for s in self.sequences)
 
     def __str__(self) -> str:
-        lines = list(self.problems)
+        """Problems and notes by sequence, then a table, one row for each layout and modality, and the sum."""
+        lines = list(self.problems) + [f"({text})" for text in self.notes]
         for s in self.sequences:
             state = "ok" if not s.problems else f"{len(s.problems)} problem{'s' if len(s.problems) > 1 else ''}"
             kind = f"{s.layout or 'unknown layout'}, {s.modality or 'unknown modality'}"
             lines.append(f"{s.name}: {state}; {kind}; {s.usable}/{s.frames} frames usable, target in {s.present}")
             lines += [f"  - {text}" for text in s.problems]
             lines += [f"  ({text})" for text in s.notes]
+        lines += ["", *self._table()]
         good = sum(not s.problems for s in self.sequences)
         lines.append(f"{good} of {len(self.sequences)} sequences in {self.root} are usable as they are")
         return "\n".join(lines)
+
+    def _table(self) -> list[str]:
+        header = ("layout", "modality", "sequences", "usable", "frames", "usable", "with target", "problems")
+        kinds: dict[tuple[str, str], list[SequenceReport]] = {}
+        for s in self.sequences:
+            kinds.setdefault((s.layout or "unknown", s.modality or "unknown"), []).append(s)
+        rows = [header]
+        for kind, group in sorted(kinds.items()):
+            counts = (
+                len(group),
+                sum(not s.problems for s in group),
+                sum(s.frames for s in group),
+                sum(s.usable for s in group),
+                sum(s.present for s in group),
+                sum(len(s.problems) for s in group),
+            )
+            rows.append((*kind, *(f"{count:,}" for count in counts)))  # type: ignore[arg-type]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        sequences = [{**asdict(s), "folder": str(s.folder)} for s in self.sequences]
+        return {
+            "root": str(self.root),
+            "ok": self.ok,
+            "problems": self.problems,
+            "notes": self.notes,
+            "sequences": sequences,
+        }
 
 
 def check_dataset(
@@ -70,71 +109,178 @@ def check_dataset(
     split: str | None = None,
     decode: bool = True,
     progress: bool = False,
+    workers: int | None = None,
 ) -> Report:
     """Look at every sequence of a data set (or at one sequence's folder).
 
     Args:
         root, layout, split: as for :func:`tracker.data.layouts.open_dataset`.
-        decode: decode every frame; without it only names, numbers, boxes and the first image's header are
-            looked at.
+        decode: decode every frame; without it only names, numbers, boxes and the first image's header are looked at.
         progress: show a progress bar.
+        workers: threads that decode (OpenCV does so outside Python's lock); by default one for each core.
 
     Raises:
         RGBXError: an unknown layout; everything else is in the report.
     """
-    if layout != "auto" and layout not in LAYOUTS:
-        raise RGBXError(f"layout is {layout!r}; expected auto or one of {', '.join(LAYOUTS)}")
+    check_layout(layout)
     report = Report(Path(root), [])
-    try:
-        folders = sequence_folders(root, layout, split)
-    except RGBXError as error:
-        report.problems.append(str(error))
-        return report
-    if split is None and len(folders) and folders[0] != report.root:
-        known = set(folders)
-        for other in sorted(p for p in report.root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            if other not in known and not any(other in folder.parents for folder in folders):
-                report.problems.append(f"{other} is not a sequence in a known layout ({', '.join(LAYOUTS)})")
-    for folder in tqdm(folders, desc="sequences", disable=not progress):
-        report.sequences.append(check_sequence(folder, layout, decode))
+    folders = _folders(report, layout, split)
+    opened = []
+    for folder in tqdm(folders, desc="opening sequences", disable=not progress):
+        found, sequence = _open(folder, layout)
+        report.sequences.append(found)
+        if sequence is not None:
+            opened.append((found, sequence))
+    frames = sum(sequence.length for _, sequence in opened) if decode else 0
+    threads = workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool, tqdm(total=frames, desc="frames", disable=not progress) as bar:
+        for found, sequence in opened:
+            if decode:
+                _decode_all(found, sequence, pool, bar)
+            _note_use(found, sequence)
     return report
 
 
 def check_sequence(folder: str | os.PathLike[str], layout: str = "auto", decode: bool = True) -> SequenceReport:
     """Look at one sequence's folder; see :func:`check_dataset`."""
-    path = Path(folder)
-    found = SequenceReport(path.name, path)
-    found.layout = (detect_layout(path) or "") if layout == "auto" else layout
-    sequence = load_sequence(path, layout, found.problems)
+    found, sequence = _open(Path(folder), layout)
     if sequence is None:
         return found
-    found.modality = sequence.modality
-    found.frames = found.usable = sequence.length
-    found.present = int(sequence.present.sum())
     if decode:
-        found.usable = 0
-        size: tuple[int, ...] | None = None
-        for index in range(sequence.length):
-            try:
-                shape = sequence.frame(index).shape[:2]
-            except RGBXError as error:
-                if str(error) not in found.problems:
-                    found.problems.append(str(error))
-                continue
-            found.usable += 1
-            if size is None:
-                size = shape
-            elif shape != size:
-                found.notes.append(f"frame {index} is {shape[1]}x{shape[0]}, the first one {size[1]}x{size[0]}")
+        with ThreadPoolExecutor(1) as pool, tqdm(disable=True) as bar:
+            _decode_all(found, sequence, pool, bar)
+    _note_use(found, sequence)
+    return found
+
+
+def _folders(report: Report, layout: str, split: str | None) -> list[Path]:
+    """Folders of the sequences; what is wrong with lists and with other folders goes to the report."""
+    root = report.root
+    if not root.is_dir():
+        report.problems.append(f"there is no folder {root}; expected the root of a data set")
+        return []
+    lists = {name: path for name in LIST_FILES if (path := find_list(root, name)) is not None}
+    if split is None and (root / "list.txt").is_file():
+        lists["all"] = root / "list.txt"
+    listed: dict[Path, str] = {}
+    for name, path in lists.items():
+        if split in LIST_FILES and name != split:
+            continue
+        try:
+            present, missing = listed_folders(root, path)
+        except RGBXError as error:
+            report.problems.append(str(error))
+            continue
+        report.problems += [f"sequence {n}, listed in {path}, is not in {root}" for n in missing]
+        for folder in present:
+            if listed.setdefault(folder, name) != name:
+                report.problems.append(f"sequence {folder.name} is in both lists, {listed[folder]} and {name}")
+    try:
+        if split is not None:
+            # A list with names that are not there has been told of; the rest of it is looked at all the same.
+            return list(listed) if split in lists else sequence_folders(root, layout, split)
+        folders = all_folders(root)
+    except RGBXError as error:
+        report.problems.append(str(error))
+        return list(listed)
+    known = set(folders)
+    if folders and folders[0] != root:
+        for other in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            if other not in known | set(listed) and not any(other in folder.parents for folder in folders):
+                report.problems.append(f"{other} is not a sequence in a known layout ({', '.join(LAYOUTS)})")
+    folders += [folder for folder in listed if folder not in known]
+    unlisted = [folder.name for folder in folders if folder not in listed] if listed else []
+    if unlisted:
+        shown = ", ".join(unlisted[:5]) + (", …" if len(unlisted) > 5 else "")
+        report.notes.append(f"{len(unlisted)} of {len(folders)} sequences are on no list: {shown}")
+    return folders
+
+
+def _open(path: Path, layout: str) -> tuple[SequenceReport, FolderSequence | None]:
+    found = SequenceReport(path.name, path)
+    found.layout = (detect_layout(path) or "") if layout == "auto" else layout
+    sequence = load_sequence(path, layout, found.problems, notes=found.notes)
+    if sequence is not None:
+        found.modality = sequence.modality
+        found.frames = found.usable = sequence.length
+        found.present = int(sequence.present.sum())
+        _check_annotations(found, sequence)
+    return found, sequence
+
+
+def _check_annotations(found: SequenceReport, sequence: FolderSequence) -> None:
+    """Second ground truths and tags against the boxes."""
+    second = sequence.x_boxes
+    if second is not None and found.layout == "lasher":
+        same = np.isclose(second, sequence.boxes, rtol=0, atol=1e-6, equal_nan=True).all(axis=1)
+        if not same.all():
+            found.notes.append(f"visible.txt and infrared.txt differ in {int((~same).sum())} frames, first in frame "
+                               f"{int(np.argmin(same))}; the visible boxes are used")  # fmt: skip
+    if second is not None:
+        one_sided = np.isfinite(second).all(axis=1) != sequence.present
+        if one_sided.any():
+            found.notes.append(
+                f"the target has a box in one image only in {int(one_sided.sum())} frames, first in frame "
+                f"{int(np.argmax(one_sided))}"
+            )
+    outside = _beyond(sequence)
+    if outside:
+        found.notes.append(f"{outside} boxes reach beyond the image")
+
+
+def _beyond(sequence: FolderSequence) -> int:
+    """Number of boxes that touch the image and reach more than a pixel beyond it."""
+    size = image_size(sequence.rgb_files[0])
+    if size is None:
+        return 0
+    width, height = size
+    x, y, w, h = sequence.boxes.T
+    with np.errstate(invalid="ignore"):
+        beyond = (x < -1) | (y < -1) | (x + w > width + 1) | (y + h > height + 1)
+    return int(beyond.sum())
+
+
+def _decode_all(found: SequenceReport, sequence: FolderSequence, pool: ThreadPoolExecutor, bar: Any) -> None:
+    def look(index: int) -> tuple[tuple[int, ...], str, str]:
+        """(Shape, kind of X, error) of a frame."""
+        try:
+            rgb, x = sequence.raw(index)
+        except RGBXError as error:
+            return (), "", str(error)
+        return rgb.shape[:2], "" if x is None else f"{x.dtype}, {1 if x.ndim == 2 else x.shape[2]} channels", ""
+
+    shapes: dict[tuple[int, ...], int] = {}
+    kinds: dict[str, int] = {}
+    found.usable = 0
+    for index, (shape, kind, error) in enumerate(pool.map(look, range(sequence.length))):
+        bar.update()
+        if error:
+            if error not in found.problems:
+                found.problems.append(error)
+            continue
+        found.usable += 1
+        shapes.setdefault(shape, index)
+        kinds.setdefault(kind, index)
+    first = next(iter(shapes), ())
+    for shape, index in list(shapes.items())[1:]:
+        found.notes.append(f"frame {index} is {shape[1]}x{shape[0]}, the first one {first[1]}x{first[0]}")
+    if sequence.modality == "depth" and found.layout in BY_NAME and BY_NAME[found.layout].modality == "depth":
+        for kind, index in kinds.items():
+            if kind != "uint16, 1 channels":
+                assert sequence.x_files is not None
+                found.problems.append(
+                    f"sequence {sequence.name}: frame {index} has depth of {kind}: {sequence.x_files[index]}; expected "
+                    "16 bits, millimetres (a colour map that was made of it cannot be measured)"
+                )
+
+
+def _note_use(found: SequenceReport, sequence: FolderSequence) -> None:
     if not np.isfinite(sequence.boxes).any():
         found.notes.append("no boxes: good for `rgbx track`, not for training or evaluation")
-    else:
-        try:
-            CausalPairSampler([sequence])
-        except RGBXError as error:
-            found.notes.append(f"not drawn in training: {str(error).split(': ', 1)[-1]}")
-        if not sequence.present[0]:
-            found.notes.append(
-                "the target is absent in the first frame; a tracker starts at the first frame that shows it"
-            )
-    return found
+        return
+    try:
+        CausalPairSampler([sequence])
+    except RGBXError as error:
+        found.notes.append(f"not drawn in training: {str(error).split(': ', 1)[-1]}")
+    if not sequence.present[0]:
+        found.notes.append("the target is absent in the first frame; a tracker starts at the first frame that shows it")
