@@ -1,8 +1,9 @@
-"""Missing halves, the signal that a target is lost, wider search and template updates, against hand-computed answers."""
+"""Missing halves, lost targets, wider search and template updates, against hand-computed answers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -225,7 +226,7 @@ def test_lost_is_told_and_the_search_grows_up_to_twice() -> None:
     results = [tracker.track(BLACK) for _ in range(7)]
     assert [result.lost for result in results] == [False, False, True, True, True, False, False]
     widths = [10.0] + [float(result.box[2]) for result in results]
-    ratios = [after / before for before, after in zip(widths, widths[1:], strict=False)]
+    ratios = [after / before for before, after in pairwise(widths)]
     np.testing.assert_allclose(ratios[:5], [1, 1, 1, 1.5, 2], rtol=1e-6)
     assert ratios[6] == pytest.approx(1)
 
