@@ -388,6 +388,32 @@ def test_crops_of_the_device_train_and_resume_to_the_same_bits(pairs: PairDatase
     assert_same(run.state(), rest.state())
 
 
+@pytest.mark.gpu
+def test_a_gpu_trains_alike_with_everything_on(pairs: PairDataset, tmp_path: Path) -> None:
+    """Never run so far: batches sent ahead, crops made there, bf16, TF32, resumed to the same bits."""
+    windows = PairDataset(pairs.sequences, dataclasses.replace(pairs.settings, crops="device"), 18, seed=3)
+    config = run_config("train.workers=1", "train.precision=bf16", "train.tf32=true", "optimizer.name=srft")
+
+    def on_gpu(folder: Path | None = None) -> Trainer:
+        torch.manual_seed(11)
+        network = initialise_two_stream(build_network(SMALL.replace(drop_path=0.0))).cuda()
+        trainer = fine_tuner(config, network, None, windows)
+        trainer.folder = folder
+        return trainer
+
+    whole = on_gpu()
+    whole.run(until=6)
+    on_gpu(tmp_path).run(until=3)
+    rest = on_gpu()
+    rest.resume(tmp_path)
+    rest.run(until=6)
+    assert_same(whole.state(), rest.state())
+    alone = trainer_of(run_config("optimizer.name=srft"), pairs)
+    alone.run(until=1)
+    first, same = (t.history[0].scalars["loss/total"] for t in (whole, alone))
+    assert first == pytest.approx(same, rel=0.05)
+
+
 def test_candidate_elimination_warms_up_with_the_epochs(pairs: PairDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """OSTrack's schedule counts epochs from 1: 1.0 in the first three, then half a cosine of 16 epochs."""
     eliminating = SMALL.replace(elimination_layers=(1,), keep_ratio=0.5)
