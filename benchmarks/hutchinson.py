@@ -27,7 +27,7 @@ from benchmarks.timing import clock, spread, wait
 from benchmarks.training import CLASSES, SIDE, SMALL_LR, TRAINED
 from benchmarks.turns import Row, why_absent
 from benchmarks.workload import ROUNDS, timm_network
-from srft_kernels.curvature import fold
+from srft_kernels.curvature import evaluate, fold
 
 TURNS = max(2, ROUNDS // 3)  # an update takes several times as long as what the other tables are of
 MIB = 2**20
@@ -129,7 +129,9 @@ class Updates:
                 loss.backward()
             return loss
 
-        fold(spec, self.parameters, range(len(self.parameters)), into, draw, closure)
+        numbers = range(len(self.parameters))
+        _, product = evaluate(spec, self.parameters, numbers, into, draw, closure)
+        fold(self.parameters, numbers, into, product)
 
     def contestant(self, key: str) -> Callable[[], object]:
         """What is timed: one update."""

@@ -40,6 +40,11 @@ std::map<std::string, long> contract() {
       {"MU_MAX", kMuMax},
       {"TAU", kTau},
       {"TRANSFER_BETA", kTransferBeta},
+      {"PROBE_SEED_LOW", kProbeSeedLow},
+      {"PROBE_SEED_HIGH", kProbeSeedHigh},
+      {"PROBE_STEP", kProbeStep},
+      {"FOLD_DECAY", kFoldDecay},
+      {"FOLD_WEIGHT", kFoldWeight},
       {"SETTINGS", kSettings},
       {"NONE", kNone},
       {"ADAM", kAdam},
@@ -64,12 +69,20 @@ std::map<std::string, long> contract() {
       {"PROPAGATE_NONFINITE", kPropagateNonfinite},
       {"RESET_PENALTIES", kResetPenalties},
       {"COUNT_SKIPPED", kCountSkipped},
+      {"FOLD", kFold},
+      {"FOLD_GRADIENT", kFoldGradient},
+      {"PRIOR_SCALE", kPriorScale},
+      {"INVERSE_RMS", kInverseRms},
+      {"CURVATURE_SCALE", kCurvatureScale},
+      {"PROBE_NUMBER", kProbeNumber},
+      {"SCALES", kScales},
       {"LOW", kLow},
       {"DENSITY", kDensity},
       {"SMALLEST", kSmallest},
       {"LARGEST", kLargest},
       {"SUM", kSum},
       {"COUNT", kCount},
+      {"CURVATURE_SUM", kCurvatureSum},
       {"BINS", kBins},
       {"HISTOGRAM", kHistogram},
       {"STATISTICS", kStatistics},
@@ -102,20 +115,30 @@ class CpuPlan {
       t.transfer = from.at(kTransfer, i);
       t.statistics = from.statistics + i * kStatistics;
       t.taken = from.steps + i;
-      t.inverse_mean = from.prior_scales[2 * i];
-      t.inverse_rms = from.prior_scales[2 * i + 1];
+      t.curvature = from.at(kCurvature, i);
+      t.path = from.at(kPath, i);
     }
+    scales_ = from.scales;
   }
 
   void step(const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads,
+            const std::vector<uintptr_t>& plus, const std::vector<uintptr_t>& minus,
             const std::array<double, srft::kSettings>& settings, uintptr_t report, int flags, int phase) {
     using namespace srft;
-    if (params.size() != tensors_.size() || (!grads.empty() && grads.size() != tensors_.size())) {
-      throw std::invalid_argument("srft: the plan was made for " + std::to_string(tensors_.size()) + " parameters");
+    if (params.size() != tensors_.size()) throw wrong_number();
+    for (const auto* list : {&grads, &plus, &minus}) {
+      if (!list->empty() && list->size() != tensors_.size()) throw wrong_number();
     }
+    const auto at = [](const std::vector<uintptr_t>& list, size_t i) {
+      return reinterpret_cast<const void*>(list.empty() ? 0 : list[i]);
+    };
     for (size_t i = 0; i < tensors_.size(); ++i) {
-      tensors_[i].param = reinterpret_cast<void*>(params[i]);
-      tensors_[i].grad = grads.empty() ? nullptr : reinterpret_cast<const void*>(grads[i]);
+      cpu::Tensor& t = tensors_[i];
+      t.param = reinterpret_cast<void*>(params[i]);
+      t.grad = at(grads, i);
+      t.plus = at(plus, i);
+      t.minus = at(minus, i);
+      cpu::set_scales(t, scales_ + i * kScales);  // which may have changed since the last step
     }
     cpu::Options options{};
     options.flags = flags;
@@ -124,7 +147,11 @@ class CpuPlan {
   }
 
  private:
+  std::invalid_argument wrong_number() const {
+    return std::invalid_argument("srft: the plan was made for " + std::to_string(tensors_.size()) + " parameters");
+  }
   std::vector<srft::cpu::Tensor> tensors_;
+  const double* scales_;
 };
 
 }  // namespace
@@ -145,11 +172,12 @@ PYBIND11_MODULE(_build, m) {
       .def(
           py::init([](std::vector<int64_t> sizes, const std::vector<int>& dtypes, const std::vector<int>& anchor_dtypes,
                       const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps,
-                      uintptr_t statistics, uintptr_t prior_scales) {
-            return CpuPlan({std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, prior_scales});
+                      uintptr_t statistics, uintptr_t scales) {
+            return CpuPlan({std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, scales});
           }),
           py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"), py::arg("columns"),
-          py::arg("steps"), py::arg("statistics"), py::arg("prior_scales"))
-      .def("step", &CpuPlan::step, py::arg("params"), py::arg("grads"), py::arg("settings"), py::arg("report"),
-           py::arg("flags"), py::arg("phase"), py::call_guard<py::gil_scoped_release>());
+          py::arg("steps"), py::arg("statistics"), py::arg("scales"))
+      .def("step", &CpuPlan::step, py::arg("params"), py::arg("grads"), py::arg("plus"), py::arg("minus"),
+           py::arg("settings"), py::arg("report"), py::arg("flags"), py::arg("phase"),
+           py::call_guard<py::gil_scoped_release>());
 }

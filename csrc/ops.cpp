@@ -50,8 +50,8 @@ void check_length(const TensorList& list, size_t count, const char* what) {
 
 void step(TensorList params, TensorList grads, TensorList first_moments, TensorList second_moments,
           TensorList max_second_moments, TensorList steps, TensorList previous, TensorList anchors, TensorList priors,
-          Tensor prior_scales, TensorList transfers, TensorList statistics, Tensor settings, Tensor report,
-          int64_t flags, int64_t phase) {
+          Tensor scales, TensorList transfers, TensorList curvatures, TensorList plus, TensorList minus,
+          TensorList paths, TensorList statistics, Tensor settings, Tensor report, int64_t flags, int64_t phase) {
   using namespace srft;
   const size_t count = params.size();
   check_length(grads, count, "gradients");
@@ -62,9 +62,14 @@ void step(TensorList params, TensorList grads, TensorList first_moments, TensorL
   check_length(anchors, count, "anchors");
   check_length(priors, count, "priors");
   check_length(transfers, count, "transfer significances");
+  check_length(curvatures, count, "curvatures");
+  check_length(plus, count, "plus");
+  check_length(minus, count, "minus");
+  check_length(paths, count, "paths");
   STD_TORCH_CHECK(steps.size() == count && statistics.size() == count,
                   "srft: steps and statistics must match the parameters");
-  STD_TORCH_CHECK(prior_scales.numel() == int64_t(2 * count), "srft: prior_scales must have two values a parameter");
+  STD_TORCH_CHECK(scales.numel() == int64_t(kScales * count), "srft: scales must have ", kScales,
+                  " values a parameter");
   STD_TORCH_CHECK(settings.numel() == kSettings && report.numel() == kReport,
                   "srft: settings or report has the wrong size");
 
@@ -72,7 +77,7 @@ void step(TensorList params, TensorList grads, TensorList first_moments, TensorL
   options.flags = int(flags);
   const double* s = static_cast<const double*>(settings.const_data_ptr());
   for (int i = 0; i < kSettings; ++i) options.settings[i] = s[i];
-  const double* scales = static_cast<const double*>(prior_scales.const_data_ptr());
+  const double* scale = static_cast<const double*>(scales.const_data_ptr());
 
   std::vector<cpu::Tensor> tensors(count);
   for (size_t i = 0; i < count; ++i) {
@@ -97,8 +102,11 @@ void step(TensorList params, TensorList grads, TensorList first_moments, TensorL
     }
     t.statistics = static_cast<double*>(statistics[i].mutable_data_ptr());
     t.taken = static_cast<float*>(steps[i].mutable_data_ptr());
-    t.inverse_mean = scales[2 * i];
-    t.inverse_rms = scales[2 * i + 1];
+    t.curvature = pointer(curvatures, i, t.size, "curvature", state);
+    t.plus = pointer(plus, i, t.size, "plus", dtype);
+    t.minus = pointer(minus, i, t.size, "minus", dtype);
+    t.path = pointer(paths, i, t.size, "path", state);
+    cpu::set_scales(t, scale + i * kScales);
   }
   cpu::step(options, tensors, static_cast<Phase>(phase), static_cast<double*>(report.mutable_data_ptr()));
 }

@@ -14,8 +14,8 @@
 namespace srft {
 
 constexpr const char* kColumnNames[kColumns] = {
-    "params",   "grads",   "first_moments", "second_moments", "max_second_moments",
-    "previous", "anchors", "priors",        "transfers"};
+    "params",   "grads",   "plus",   "minus",     "first_moments", "second_moments", "max_second_moments",
+    "previous", "anchors", "priors", "transfers", "curvatures",    "paths"};
 
 struct PlanTensors {
   std::vector<int64_t> sizes;
@@ -23,15 +23,15 @@ struct PlanTensors {
   std::vector<uintptr_t> columns[kColumns];  // each empty, or one address a tensor; 0 where that tensor has none
   float* steps;                              // (n,)
   double* statistics;                        // (n, kStatistics)
-  const double* prior_scales;                // (n, 2)
+  const double* scales;                      // (n, kScales)
 
   PlanTensors(std::vector<int64_t> sizes_, const std::vector<int>& dtypes_, const std::vector<int>& anchor_dtypes_,
               const std::map<std::string, std::vector<uintptr_t>>& named, uintptr_t steps_, uintptr_t statistics_,
-              uintptr_t prior_scales_)
+              uintptr_t scales_)
       : sizes(std::move(sizes_)),
         steps(reinterpret_cast<float*>(steps_)),
         statistics(reinterpret_cast<double*>(statistics_)),
-        prior_scales(reinterpret_cast<const double*>(prior_scales_)) {
+        scales(reinterpret_cast<const double*>(scales_)) {
     for (int code : dtypes_) dtypes.push_back(static_cast<DType>(code));
     for (int code : anchor_dtypes_) anchor_dtypes.push_back(static_cast<DType>(code));
     if (dtypes.size() != count() || anchor_dtypes.size() != count()) {

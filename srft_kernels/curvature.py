@@ -32,9 +32,11 @@ class Hutchinson:
 
     ``step`` is h, by default by the narrowest dtype in the gradient's graph and the number of elements.
 
+    Means are those that the last fold left, with the change of H's bias accounted for, because the step that folds a
+    product in reads H in the same pass.
+
     Cost: finite differences, ``probes`` (central: twice as many) forward and backward passes every ``every`` steps, and
-    during those one copy of the parameters and one of the gradients; always, H and the blended prior, 8 bytes a
-    parameter.
+    during those one copy of the parameters and one more gradient (central: two); always, H, 4 bytes a parameter.
     """
 
     every: int = 10
@@ -69,28 +71,62 @@ class Hutchinson:
         return asdict(self)
 
 
+@dataclass
+class Product:
+    """What the last probe of a draw adds to H: H ← decay H + weight z ⊙ (plus - minus), each by parameter and laid out
+    like it. ``minus`` is None where it is the gradient that the closure left, or, with ``whole``, nothing.
+    """
+
+    plus: dict[Tensor, Tensor]
+    minus: dict[Tensor, Tensor] | None
+    whole: bool
+    decay: float
+    weight: float
+    seed: int
+    step: int
+
+
 @torch.no_grad()
-def fold(
+def evaluate(
     spec: Hutchinson,
     params: Sequence[Tensor],
     numbers: Sequence[int],
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> Any:
-    """Evaluate ``closure``, fold this draw's z ⊙ Hz into ``curvatures``, leave the loss's gradients in ``.grad``.
+) -> tuple[Any, Product]:
+    """Evaluate ``closure`` and this draw's products, leaving the loss's gradients in ``.grad``: all but the last
+    product are folded into ``curvatures``; the last is for whoever reads H next, in the same pass over memory.
 
     ``numbers`` key each parameter's signs, ``draw`` the draw; of a sharded parameter both are this process's, and
-    ``curvatures`` holds the local shard. Returns the loss.
+    ``curvatures`` holds the local shard. Returns the loss and the last product.
 
     Raises
     ------
     RuntimeError
         Where a closure does not fit the method; parameters are as before.
     """
-    return (_by_autograd if spec.method == "autograd" else _by_differences)(
-        spec, params, numbers, curvatures, draw, closure
-    )
+    products = _by_autograd if spec.method == "autograd" else _by_differences
+    return products(spec, params, numbers, curvatures, draw, closure)
+
+
+@torch.no_grad()
+def fold(params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[Tensor], product: Product) -> None:
+    """Fold the last product of :func:`evaluate` in a pass of its own."""
+    chosen = [k for k, p in enumerate(params) if p in product.plus]
+    plus = [product.plus[params[k]] for k in chosen]
+    minus: list[Tensor] = []
+    if product.minus is not None:
+        minus = [product.minus[params[k]] for k in chosen]
+    elif not product.whole:
+        minus = [laid_out(_own(params[k].grad), local(params[k])) for k in chosen]
+    _fold_lists(product, [curvatures[k] for k in chosen], plus, minus, [numbers[k] for k in chosen])
+
+
+def _fold_lists(
+    product: Product, curvatures: list[Tensor], plus: list[Tensor], minus: list[Tensor], numbers: list[int]
+) -> None:
+    fold_probes_(curvatures, plus, minus, product.decay, product.weight, product.seed, product.step, numbers)
 
 
 def _by_autograd(
@@ -100,7 +136,7 @@ def _by_autograd(
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> Any:
+) -> tuple[Any, Product]:
     # The fused kernels of attention have no second derivative.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
         loss = closure()
@@ -113,32 +149,51 @@ def _by_autograd(
             ) from error
         refuse_once_differentiable(gradients)
         curved = [k for k, g in enumerate(gradients) if g is not None and g.requires_grad]
-        decay = spec.beta
-        for probe in range(spec.probes if curved else 0):
+
+        def product(probe: int) -> Product:
             step = draw * spec.probes + probe
-            signs = [torch.empty_like(params[k], requires_grad=False) for k in curved]
-            fill_probes_(signs, spec.seed, step, [numbers[k] for k in curved])
-            rows = torch.autograd.grad(
-                [gradients[k] for k in curved],
-                [params[k] for k in curved],
-                [z.to(gradients[k].dtype) for z, k in zip(signs, curved, strict=True)],
-                retain_graph=probe + 1 < spec.probes,
-                allow_unused=True,
-            )
-            fold_probes_(
-                [curvatures[k] for k in curved],
-                [laid_out(row, params[k]) for row, k in zip(rows, curved, strict=True)],
-                [],
-                decay,
-                (1 - spec.beta) / spec.probes,
-                spec.seed,
-                step,
-                [numbers[k] for k in curved],
-            )
-            decay = 1.0
+            rows: Sequence[Tensor | None] = []
+            if curved:
+                signs = [torch.empty_like(params[k], requires_grad=False) for k in curved]
+                fill_probes_(signs, spec.seed, step, [numbers[k] for k in curved])
+                rows = torch.autograd.grad(
+                    [gradients[k] for k in curved],
+                    [params[k] for k in curved],
+                    [z.to(gradients[k].dtype) for z, k in zip(signs, curved, strict=True)],
+                    retain_graph=probe + 1 < spec.probes,
+                    allow_unused=True,
+                )
+            plus = {params[k]: laid_out(row, params[k]) for row, k in zip(rows, curved, strict=True)}
+            return _weighed(spec, probe, plus, None, True, (1 - spec.beta) / spec.probes, step)
+
+        last = _all_but_last(spec, product, params, numbers, curvatures)
     for p, g in zip(params, gradients, strict=True):
         p.grad = None if g is None else g.detach()
-    return loss
+    return loss, last
+
+
+def _weighed(
+    spec: Hutchinson,
+    probe: int,
+    plus: dict[Tensor, Tensor],
+    minus: dict[Tensor, Tensor] | None,
+    whole: bool,
+    weight: float,
+    step: int,
+) -> Product:
+    return Product(plus, minus, whole, spec.beta if probe == 0 else 1.0, weight, spec.seed, step)
+
+
+def _all_but_last(
+    spec: Hutchinson,
+    product: Callable[[int], Product],
+    params: Sequence[Tensor],
+    numbers: Sequence[int],
+    curvatures: Sequence[Tensor],
+) -> Product:
+    for probe in range(spec.probes - 1):
+        fold(params, numbers, curvatures, product(probe))
+    return product(spec.probes - 1)
 
 
 def _by_differences(
@@ -148,12 +203,12 @@ def _by_differences(
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> Any:
+) -> tuple[Any, Product]:
     generators = Generators()
     with torch.enable_grad():
         loss = closure()
     base = [p.grad for p in params]
-    kept = [None if g is None else g.clone() for g in base]  # DistributedDataParallel's buckets are written again
+    kept = [None if g is None else _kept(g) for g in base]
     moved = [k for k, g in enumerate(base) if g is not None]
     if not moved:
         raise RuntimeError("the closure left no gradients: it must call backward(), as for any optimizer")
@@ -163,10 +218,7 @@ def _by_differences(
     chosen, keys = [local(params[k]) for k in moved], [numbers[k] for k in moved]
     originals = [p.detach().clone(memory_format=torch.preserve_format) for p in chosen]
 
-    def own_gradient(grad: Tensor | None) -> Tensor | None:
-        return None if grad is None else local(grad)
-
-    def gradients(scale: float, key: int) -> list[Tensor]:
+    def gradients(scale: float, key: int) -> dict[Tensor, Tensor]:
         for p in params:
             p.grad = None
         generators.restore()
@@ -174,36 +226,36 @@ def _by_differences(
         torch.clear_autocast_cache()  # or it would keep casts of the weights as they were
         with torch.enable_grad():
             closure()
-        found = [laid_out(own_gradient(params[k].grad), p) for k, p in zip(moved, chosen, strict=True)]
-        return [g.clone() for g in found] if difference == "central" else found
+        found = {params[k]: _kept(laid_out(_own(params[k].grad), p)) for k, p in zip(moved, chosen, strict=True)}
+        for p, g in zip(params, kept, strict=True):
+            p.grad = g
+        return found
+
+    def product(probe: int) -> Product:
+        key = draw * spec.probes + probe
+        plus = gradients(step, key)
+        minus = gradients(-step, key) if difference == "central" else None
+        span = 2 * step if difference == "central" else step
+        return _weighed(spec, probe, plus, minus, False, (1 - spec.beta) / (spec.probes * span), key)
 
     try:
-        decay = spec.beta
-        for probe in range(spec.probes):
-            key = draw * spec.probes + probe
-            plus = gradients(step, key)
-            if difference == "central":
-                minus = gradients(-step, key)
-            else:
-                minus = [laid_out(own_gradient(kept[k]), p) for k, p in zip(moved, chosen, strict=True)]
-            span = 2 * step if difference == "central" else step
-            weight = (1 - spec.beta) / (spec.probes * span)
-            fold_probes_([curvatures[k] for k in moved], plus, minus, decay, weight, spec.seed, key, keys)
-            decay = 1.0
+        last = _all_but_last(spec, product, params, numbers, curvatures)
     finally:
         torch._foreach_copy_(chosen, originals)
         torch.clear_autocast_cache()
         for p, g, value in zip(params, base, kept, strict=True):
-            p.grad = g if g is None or value is None else g.copy_(value)
-    return loss
+            p.grad = g if g is None or value is None or value is g else g.copy_(value)
+    return loss, last
 
 
-@torch.no_grad()
-def blended(
-    prior: Tensor | None, inverse_mean: float, curvature: Tensor, mean: Tensor, blend: float, out: Tensor
-) -> None:
-    """out ← (1 - blend) P / mean(P) + blend |H| / mean(|H|); a mean of zero leaves its part out."""
-    scale = torch.where(mean > 0, blend / mean, torch.zeros_like(mean))
-    torch.abs(curvature, out=out).mul_(scale)
-    if prior is not None and blend < 1:
-        out.add_(prior, alpha=(1 - blend) * inverse_mean)
+def _kept(grad: Tensor) -> Tensor:
+    """A gradient that the next evaluation leaves alone: itself, but for a view of memory that is written again, such as
+    ``DistributedDataParallel``'s buckets.
+    """
+    own = local(grad)
+    alone = own.layout != torch.strided or own.untyped_storage().nbytes() <= own.numel() * own.element_size()
+    return grad if alone else grad.clone()
+
+
+def _own(grad: Tensor | None) -> Tensor | None:
+    return None if grad is None else local(grad)

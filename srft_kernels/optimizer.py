@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from . import curvature as hutchinson
 from . import sharded
-from .curvature import Hutchinson, blended, fold
+from .curvature import Hutchinson, Product
 from .ops import Backend, contract, plan_maker, preview
 from .ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
 from .ops.plan import StepPlan, StepTensors
@@ -75,6 +76,9 @@ class _Work:
     plan: _Plan
     grads: list[Tensor]
     laid_out: bool  # as the kernels read them
+    flags: int = 0  # of the product that this step folds
+    plus: list[Tensor] = field(default_factory=list)
+    minus: list[Tensor] = field(default_factory=list)
 
 
 class SRFT(Optimizer):
@@ -196,6 +200,10 @@ class SRFT(Optimizer):
         self._plans: dict[int, _Plan] = {}
         self._outdated: list[_Plan] = []  # captured ones that steps use no more: a replay would still write there
         self._scales: dict[Tensor, tuple[float, float]] = {}  # 1 / mean P, 1 / rho
+        self._paths: dict[Tensor, Tensor] | None = None  # of a PathIntegral
+        self._product: Product | None = None  # that the present step folds
+        self._curved = False  # H and its means are there, from a fold before
+        self._rescale = False  # a plan lacks the scales of H
         protects = prior is not None or curvature is not None
         schedule = as_schedule(kappa) if kappa is not None else ConstantKappa(1.0 if protects else 0.0)
         defaults = {
@@ -358,6 +366,9 @@ class SRFT(Optimizer):
         damps = group["damping"] is not None and group["mode"] != "coupled"
         return bool(group["regularize"] and (damps or group["transfer_anchor"] == "initial"))
 
+    def _keeps_statistics(self, group: dict[str, Any]) -> bool:
+        return bool(self._weighs_transfer(group) or (self.curvature is not None and group["regularize"]))
+
     def _own_transfer(self, group: dict[str, Any]) -> bool:
         if not self._weighs_transfer(group):
             return False
@@ -384,11 +395,12 @@ class SRFT(Optimizer):
             if pulls and group["regularize"]:
                 anchor = anchors.get(param, param.detach())
                 state["anchor"] = _like(param, _anchor_dtype(param, anchor), anchor)
-            if self._weighs_transfer(group):
+            if self._keeps_statistics(group):
                 state["transfer_statistics"] = torch.zeros(
                     contract.STATISTICS, dtype=torch.float64, device=param.device
                 )
             self._complete_state(group, param, taken)
+        self._curved = False
         self._forget_plans()
 
     def _complete_state(self, group: dict[str, Any], param: Tensor, taken: Mapping[str, Any]) -> None:
@@ -414,7 +426,6 @@ class SRFT(Optimizer):
         self._outdated += [plan for plan in self._plans.values() if plan.captured]
         self._plans.clear()
         self._scales = {}
-        self._blended: dict[Tensor, Tensor] = {}
 
     def _means(self) -> dict[Tensor, tuple[float, float]]:
         """(1 / mean P, 1 / rho) of every parameter with a prior or an anchor."""
@@ -451,8 +462,9 @@ class SRFT(Optimizer):
         a step that ``GradScaler`` or ``nonfinite="skip_step"`` skips is skipped there, without a synchronisation, and
         counts for κ all the same.
         """
+        self._product = None
         if self.curvature is not None and self.param_groups[0]["updates"] % self.curvature.every == 0:
-            loss = self._fold_curvature(self.curvature, closure)
+            loss = self._evaluate_curvature(self.curvature, closure)
         elif closure is not None:
             with torch.enable_grad():
                 loss = closure()
@@ -462,6 +474,11 @@ class SRFT(Optimizer):
         if found_inf is not None and self._mesh is not None:
             found_inf = sharded.anywhere(found_inf, self._mesh)
         work = [self._collect(index, group) for index, group in enumerate(self.param_groups)]
+        if self._product is not None:
+            for one in work:
+                self._add_product(one, self._product)
+        if self._rescale:
+            self._scale_curvature()
         on_device = self.device.type == "cuda" and self._inner_kind is not Inner.NONE
         if not on_device and found_inf is not None and bool(found_inf):
             return loss
@@ -479,6 +496,10 @@ class SRFT(Optimizer):
             self._step_around(work, grad_scale)
         elif not self._step_fused(work, found_inf, grad_scale, count):
             return loss
+        if self._product is not None:
+            self._share_curvature_sums(work, found_inf)
+            self._product = None
+            self._scale_curvature()
         if not self._capturing():
             for group in self.param_groups:
                 group["updates"] += 1
@@ -514,8 +535,10 @@ class SRFT(Optimizer):
             self._write_settings(plan, group, self._values(group))
             group["updates"] += 1
 
-    def _fold_curvature(self, spec: Hutchinson, closure: Callable[[], Any] | None) -> Any:
-        """The closure's gradients, and one draw of z ⊙ Hz in every parameter's curvature and prior."""
+    def _evaluate_curvature(self, spec: Hutchinson, closure: Callable[[], Any] | None) -> Any:
+        """The closure's gradients, and the product that this step folds into H where it can: from the second time on,
+        because the means of H come from the fold before.
+        """
         if closure is None:
             raise RuntimeError(
                 f"curvature is estimated in every {spec.every}th step, which needs a closure that evaluates the loss: "
@@ -523,50 +546,97 @@ class SRFT(Optimizer):
             )
         if self._capturing():
             raise RuntimeError("a step that estimates curvature cannot be captured: capture the steps between")
-        numbered = [
-            (number, p)
-            for number, p in enumerate(p for g in self.param_groups for p in g["params"])
-            if p.requires_grad and "curvature" in self.state[p]
-        ]
-        params = [p for _, p in numbered]
-        # Shards of a parameter are tensors with signs of their own.
-        number_of_all = sum(len(group["params"]) for group in self.param_groups)
-        first = 0 if self._mesh is None else self._mesh.get_local_rank() * number_of_all
-        loss = fold(
-            spec,
-            params,
-            [number + (first if is_sharded(p) else 0) for number, p in numbered],
-            [local(self.state[p]["curvature"]) for p in params],
-            self.param_groups[0]["updates"] // spec.every,
-            closure,
-        )
-        self._blend()
+        numbers = {p: n for p, n in self._probe_numbers().items() if p.requires_grad and "curvature" in self.state[p]}
+        params = list(numbers)
+        curvatures = [local(self.state[p]["curvature"]) for p in params]
+        draw = self._draws()
+        loss, product = hutchinson.evaluate(spec, params, list(numbers.values()), curvatures, draw, closure)
+        if self._curved and self._inner_kind is not Inner.NONE:
+            self._product = product
+        else:
+            hutchinson.fold(params, list(numbers.values()), curvatures, product)
+            self._sum_curvature(params)
+            self._curved = True
+        self._rescale = True
         return loss
 
-    def _blend(self) -> None:
-        """The prior that the kernels read, out of P and H."""
+    def _draws(self) -> int:
+        """Draws that were folded into H before the present step's."""
         assert self.curvature is not None
-        if not self._scales:
-            self._scales = self._means()
-        held = [(g, p) for g in self.param_groups for p in g["params"] if "curvature" in self.state.get(p, {})]
-        sums = {p: local(self.state[p]["curvature"]).abs().sum(dtype=torch.float64) for _, p in held}
-        if sums and self._mesh is not None:
-            shared = sharded.totals(torch.stack(list(sums.values())), list(sums), self._mesh)
-            sums = dict(zip(sums, shared.unbind(), strict=True))
-        total = torch.stack(list(sums.values())).sum() / max(sum(p.numel() for p in sums), 1) if sums else None
-        for group, param in held:
-            curvature = local(self.state[param]["curvature"])
-            prior = self.state[param].get("prior")
-            mean = sums[param] / max(param.numel(), 1)
-            if group["normalize"] == "global":
-                mean = cast(Tensor, total)
+        return int(self.param_groups[0]["updates"]) // self.curvature.every
+
+    def _probe_numbers(self) -> dict[Tensor, int]:
+        """What keys each parameter's signs; shards of a parameter are tensors with signs of their own."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        first = 0 if self._mesh is None else self._mesh.get_local_rank() * len(params)
+        return {p: number + (first if is_sharded(p) else 0) for number, p in enumerate(params)}
+
+    def _sum_curvature(self, params: list[Tensor]) -> None:
+        """The sums of |H|, by a pass of their own, for the scales of coming steps."""
+        sums = torch.stack([local(self.state[p]["curvature"]).abs().sum(dtype=torch.float64) for p in params])
+        if self._mesh is not None:
+            sums = sharded.totals(sums, params, self._mesh)
+        for param, total in zip(params, sums.unbind(), strict=True):
+            self.state[param]["transfer_statistics"][contract.CURVATURE_SUM] = total
+
+    def _share_curvature_sums(self, work: list[_Work], found_inf: Tensor | None) -> None:
+        """After a fold: of a shard's |H| the sums over all shards. A step that was skipped left those shared."""
+        for one in work:
+            if one.plan.sharing is None:
+                continue
+            column = one.plan.tensors.statistics[:, contract.CURVATURE_SUM]
+            shared = sharded.totals(column, one.plan.params, self._mesh)
+            column.copy_(shared if found_inf is None else torch.where(found_inf.reshape(()) != 0, column, shared))
+
+    def _scale_curvature(self) -> None:
+        """What the next step multiplies |H| by, on the device and without waiting for it."""
+        self._rescale = False
+        if self.curvature is None:
+            return
+        # A step that folds has the means of the fold before, when less of H's beginning at zero was gone.
+        beta, draws = self.curvature.beta, self._draws()
+        bias = 1 - beta ** (draws + 1)
+        correction = (1 - beta**draws) / bias if self._product is not None and draws else 1.0
+        held = [p for group in self.param_groups for p in group["params"] if "curvature" in self.state.get(p, {})]
+        sums = {p: self.state[p]["transfer_statistics"][contract.CURVATURE_SUM] for p in held}
+        everything = torch.stack(list(sums.values())).sum() / max(sum(p.numel() for p in held), 1) if held else None
+        for group, plan in ((self.param_groups[index], plan) for index, plan in self._plans.items()):
+            column = plan.tensors.scales[:, contract.CURVATURE_SCALE]
+            if not column.numel():
+                continue
+            if group["normalize"] == "global" and everything is not None:
+                means = everything.expand_as(column)
             elif group["normalize"] is None:
-                mean = torch.ones_like(mean)
-            out = self._blended.get(param)
-            if out is None:
-                out = self._blended[param] = torch.empty_like(curvature)
-            prior = None if prior is None else local(prior)
-            blended(prior, self._scales[param][0], curvature, mean, self.curvature.blend, out)
+                means = torch.full_like(column, correction * bias)
+            else:
+                sizes = torch.tensor([max(p.numel(), 1) for p in plan.params], dtype=torch.float64)
+                means = plan.tensors.statistics[:, contract.CURVATURE_SUM] / sizes.to(self.device)
+            scale = correction * self.curvature.blend
+            column.copy_(torch.where(means > 0, scale / means, torch.zeros_like(means)))
+
+    def _add_product(self, work: _Work, product: Product) -> None:
+        """What the group's kernels fold into H, beside its gradients."""
+        none = torch.empty(0, device=self.device)
+        dense = work.plan.tensors.params
+
+        def listed(found: dict[Tensor, Tensor]) -> list[Tensor]:
+            return [
+                _matching(p, found[q]) if q in found else none for p, q in zip(dense, work.plan.params, strict=True)
+            ]
+
+        work.plus = listed(product.plus)
+        work.minus = listed(product.minus) if product.minus is not None else []
+        work.flags = contract.FOLD | (contract.FOLD_GRADIENT if product.minus is None and not product.whole else 0)
+
+    def follow(self, paths: dict[Tensor, Tensor] | None) -> bool:
+        """Gather -g (new θ - θ) of every step into ``paths``, by parameter, in the same pass: for
+        :class:`PathIntegral`. None stops it. False where this optimizer cannot, or does for another already.
+        """
+        if self._inner_kind is Inner.NONE or (paths is not None and self._paths is not None):
+            return False
+        self._paths = paths
+        self._forget_plans()
+        return True
 
     def _capturing(self) -> bool:
         return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -630,7 +700,15 @@ class SRFT(Optimizer):
             Setting.TAU: group["tau"],
             Setting.TRANSFER_BETA: group["transfer_beta"],
         }
-        return [values[s] for s in Setting]
+        if self._product is not None:
+            seed = self._product.seed & (2**64 - 1)
+            values[Setting.PROBE_SEED_LOW], values[Setting.PROBE_SEED_HIGH] = (
+                float(seed & 0xFFFFFFFF),
+                float(seed >> 32),
+            )
+            values[Setting.PROBE_STEP] = float(self._product.step)
+            values[Setting.FOLD_DECAY], values[Setting.FOLD_WEIGHT] = self._product.decay, self._product.weight
+        return [values.get(s, 0.0) for s in Setting]
 
     def _write_settings(self, plan: _Plan, group: dict[str, Any], values: list[float]) -> None:
         plan.settings.copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)
@@ -681,7 +759,7 @@ class SRFT(Optimizer):
         if grads and not work.laid_out:
             grads = [_matching(p, g) for p, g in zip(params, grads, strict=True)]
         settings = self._settings(plan, group)
-        flags = self._flags(group) | extra_flags
+        flags = self._flags(group) | extra_flags | work.flags
         if not plan.seen and preview.gathers(flags):
             if self._capturing():
                 raise RuntimeError(f"{CAPTURED_TOO_EARLY} (one that was skipped makes none)")
@@ -690,7 +768,16 @@ class SRFT(Optimizer):
                 preview.fill(plan.tensors, grads, values, flags, grad_scale, plan.sharing)
                 plan.seen = True
         plan.steps.step(
-            params, grads, settings, self._report, flags, int(phase), found_inf=found_inf, grad_scale=grad_scale
+            params,
+            grads,
+            settings,
+            self._report,
+            flags,
+            int(phase),
+            found_inf=found_inf,
+            grad_scale=grad_scale,
+            plus=work.plus,
+            minus=work.minus,
         )
         if plan.sharing is not None and preview.gathers_in(flags, phase):
             by_rank, by_global_mean = preview.ranks(flags), preview.means_globally(flags)
@@ -761,6 +848,7 @@ class SRFT(Optimizer):
         if not self._scales:  # of all groups: a global mean needs them, and none changes from step to step
             self._scales = self._means()
         tensors = self._tensors(group, chosen)
+        self._rescale = self.curvature is not None
         self._plans[index] = plan = _Plan(
             having=having,
             strides=strides,
@@ -793,22 +881,27 @@ class SRFT(Optimizer):
 
         step = "step" if self._inner_kind is not Inner.NONE else "transfer_step"
         statistics = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=self.device)
-        scales = torch.tensor([self._scales[p] for p in chosen], dtype=torch.float64).reshape(-1, 2)
+        scales = torch.zeros(len(chosen), contract.SCALES, dtype=torch.float64)
+        if chosen:
+            scales[:, : contract.INVERSE_RMS + 1] = torch.tensor([self._scales[p] for p in chosen], dtype=torch.float64)
+            numbers = self._probe_numbers()
+            scales[:, contract.PROBE_NUMBER] = torch.tensor([numbers[p] for p in chosen], dtype=torch.float64)
         priors = listed("prior")
-        if self.curvature is not None:
-            if any("curvature" in s and p not in self._blended for p, s in zip(chosen, state, strict=True)):
-                self._blend()
-            priors = [self._blended.get(p, none) for p in chosen]
-            for row, p in zip(scales, chosen, strict=True):
-                row[0] = 1.0 if p in self._blended else row[0]
+        if self.curvature is not None and priors:  # H takes its share of the prior, or all of it
+            curved = ["curvature" in s for s in state]
+            scales[torch.tensor(curved), contract.PRIOR_SCALE] *= 1 - self.curvature.blend
+            if self.curvature.blend == 1:
+                priors = [none if c else prior for c, prior in zip(curved, priors, strict=True)]
         tensors = StepTensors(
             params=[_densely(local(p)) for p in chosen],
             steps=together(step, torch.zeros((), dtype=torch.float32)),
             statistics=together("transfer_statistics", statistics),
-            prior_scales=scales.to(self.device),
+            scales=scales.to(self.device),
             anchors=listed("anchor"),
             priors=priors,
             transfers=listed("transfer"),
+            curvatures=listed("curvature"),
+            paths=[] if self._paths is None else [self._path_of(p, none) for p in chosen],
         )
         if self._inner_kind is Inner.ADAM:
             tensors.first_moments, tensors.second_moments = listed("exp_avg"), listed("exp_avg_sq")
@@ -818,6 +911,15 @@ class SRFT(Optimizer):
         elif self._weighs_transfer(group) and group["transfer_anchor"] == "previous":
             tensors.previous = [torch.empty_like(p) for p in tensors.params]
         return tensors
+
+    def _path_of(self, param: Tensor, none: Tensor) -> Tensor:
+        assert self._paths is not None
+        path = self._paths.get(param)
+        if path is None:
+            return none
+        if local(path).stride() != _dense_like(local(param)).stride():
+            path = self._paths[param] = _like(param, path.dtype, path)
+        return local(path)
 
     def _match_layout(self, param: Tensor) -> None:
         """State lies in memory as its parameter does, also after the parameter's layout changed."""
@@ -889,7 +991,7 @@ class SRFT(Optimizer):
                     if value is not None:
                         dtype = _anchor_dtype(param, value) if name == "anchor" else _real(param)
                         state[name] = _like(param, dtype, value)
-                if self._weighs_transfer(group):
+                if self._keeps_statistics(group):
                     fresh = torch.zeros(contract.STATISTICS, dtype=torch.float64)
                     state["transfer_statistics"] = loaded.get("transfer_statistics", fresh).to(
                         param.device, torch.float64, copy=True
@@ -904,6 +1006,15 @@ class SRFT(Optimizer):
             self.inner.param_groups = self.param_groups
         self._report.zero_()
         self._forget_plans()
+        self._find_curvature()
+
+    def _find_curvature(self) -> None:
+        """After loading: whether there is an H, and its sums where they were not saved."""
+        held = [p for group in self.param_groups for p in group["params"] if "curvature" in self.state.get(p, {})]
+        unknown = [p for p in held if not self.state[p]["transfer_statistics"][contract.CURVATURE_SUM] > 0]
+        if unknown:
+            self._sum_curvature(unknown)
+        self._curved = any(self.state[p]["transfer_statistics"][contract.CURVATURE_SUM] > 0 for p in held)
 
     def _check_loaded(self, loaded: dict[str, Any]) -> None:
         """Refuse state that does not fit before anything is touched."""

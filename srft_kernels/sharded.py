@@ -43,6 +43,16 @@ def like(param: Tensor, shard: Tensor) -> Tensor:
     return DTensor.from_local(shard, mesh, placements, shape=param.shape, stride=param.stride())
 
 
+def rank_of(tensor: Tensor) -> int:
+    """This process's place among those that a distributed tensor's shards are on."""
+    return int(tensor.device_mesh.get_local_rank())  # type: ignore[attr-defined]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All elements of it, on every process. A collective for a distributed one."""
+    return tensor.full_tensor() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+
+
 def shard_of(value: Tensor, param: Tensor) -> Tensor:
     """The elements of ``value``, full (and then the same on every process) or distributed, that are beside
     ``local(param)``.

@@ -19,6 +19,11 @@ enum Setting {
   kMuMax,
   kTau,
   kTransferBeta,
+  kProbeSeedLow,  // of the draw whose product is folded into H: the seed's halves,
+  kProbeSeedHigh,
+  kProbeStep,
+  kFoldDecay,  // H <- decay H + weight z (product)
+  kFoldWeight,
   kSettings
 };
 
@@ -42,9 +47,34 @@ constexpr int kTransferToAnchor = 1 << 11;  // transfer_anchor="initial"
 constexpr int kPropagateNonfinite = 1 << 12;
 constexpr int kResetPenalties = 1 << 13;  // the report's penalties are set, not added to: a step's first group
 constexpr int kCountSkipped = 1 << 14;    // a step that is skipped counts its elements that are not finite
+constexpr int kFold = 1 << 15;            // `plus` is folded into H before the step reads it
+constexpr int kFoldGradient = 1 << 16;    // less the step's own gradient, where there is no `minus`
 
 // A group's lists of tensors, as a plan keeps them (plan_tensors.h has their names).
-enum Column { kParam, kGrad, kFirst, kSecond, kMaximum, kPrevious, kAnchor, kPrior, kTransfer, kColumns };
+// The first four come with every step.
+enum Column {
+  kParam,
+  kGrad,
+  kPlus,
+  kMinus,
+  kFirst,
+  kSecond,
+  kMaximum,
+  kPrevious,
+  kAnchor,
+  kPrior,
+  kTransfer,
+  kCurvature,
+  kPath,
+  kColumns
+};
+
+// Positions in a tensor's row of `scales`.
+constexpr int kPriorScale = 0;      // times P: its part of P^
+constexpr int kInverseRms = 1;      // 1 / rho
+constexpr int kCurvatureScale = 2;  // times |H|: its part of P^
+constexpr int kProbeNumber = 3;     // that keys the tensor's signs
+constexpr int kScales = 4;
 
 // Positions in a tensor's `statistics` of its transfer significance, gathered in one step and read in the next.
 constexpr int kLow = 0;       // key of the lower end of the histogram's regular bins
@@ -53,8 +83,9 @@ constexpr int kSmallest = 2;  // smallest and largest key seen, zeros left out
 constexpr int kLargest = 3;
 constexpr int kSum = 4;  // sum of T over finite elements, and how many they are
 constexpr int kCount = 5;
-constexpr int kBins = 256;     // bin 0: zeros; 1: below; 2..254: regular; 255: above
-constexpr int kHistogram = 8;  // first bin's position
+constexpr int kCurvatureSum = 6;  // of |H|, as the last fold left it
+constexpr int kBins = 256;        // bin 0: zeros; 1: below; 2..254: regular; 255: above
+constexpr int kHistogram = 8;     // first bin's position
 constexpr int kStatistics = kHistogram + kBins;
 
 // Positions in `report`.

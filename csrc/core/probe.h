@@ -78,10 +78,12 @@ SRFT_CORE Real perturbed(Real original, Real scale, typename SignOf<Real>::Bits 
   return original + turned(scale, sign);
 }
 
-// A running mean of z (plus - minus), whose expectation is the curvature's diagonal.
+// A running mean of z (plus - minus), whose expectation is the curvature's diagonal. It stays as it is where it would
+// not be finite.
 template <class Real>
 SRFT_CORE Real folded(Real estimate, Real difference, Real decay, Real weight, typename SignOf<Real>::Bits sign) {
-  return decay * estimate + turned(weight, sign) * difference;
+  const Real next = decay * estimate + turned(weight, sign) * difference;
+  return is_finite(next) ? next : estimate;
 }
 
 }  // namespace srft

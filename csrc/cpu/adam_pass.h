@@ -94,8 +94,9 @@ int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& co
     Real anchor_weight = 0, current_weight = 0;
     if (kPull) {
       const Real distance = current - a;
-      s.prior_term[i] = s.prior[i] * distance * distance;
-      anchor_weight = bounded_weight(c.prior_weight * s.prior[i]);
+      const Real significance = absolute(s.prior[i]);  // of H, where that is the prior
+      s.prior_term[i] = significance * distance * distance;
+      anchor_weight = bounded_weight(c.prior_weight * significance);
     }
     const Real transfer = v * c.correction;
     if (kDamping == Hold::kByRank) current_weight = c.table[rank_bin(float(transfer), c.low, c.density)];
@@ -147,9 +148,10 @@ AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, Hold damping, bool e
   return pull ? chosen_pass<false, true, Real>(damping, exact) : chosen_pass<false, false, Real>(damping, exact);
 }
 
-// Whether a tensor's fused step may go through adam_pass.
+// Whether a tensor's fused step may go through adam_pass, which reads one significance and changes none.
 bool is_adam_pass(const Options& o, const Tensor& t) {
-  return o.inner() == kAdam && !o.has(kAmsgrad) && o.mode() != kCoupled && !o.has(kTransferToAnchor) && !t.transfer;
+  return o.inner() == kAdam && !o.has(kAmsgrad) && o.mode() != kCoupled && !o.has(kTransferToAnchor) && !t.transfer &&
+         !t.plus && !t.path && !(t.prior && t.curvature);
 }
 
 // Where what is not stored as Real is converted to and from, and what the sums are taken of.
@@ -167,10 +169,12 @@ template <class Real>
 void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
   PassBuffers<Real> b;
   const bool in_place = t.dtype == Native<Real>::dtype;
-  const bool pull = o.pull_active && t.anchor && t.prior;
+  const void* significance = t.prior ? t.prior : t.curvature;
+  const double scale = t.prior ? t.prior_scale : t.curvature_scale;
+  const bool pull = o.pull_active && t.anchor && significance;
   const Hold damping = !o.damping_active ? Hold::kNone : (o.damping() == kRank ? Hold::kByRank : Hold::kByMean);
   const PassConstants<Real> constants = {adam_constants<Real>(o, t),
-                                         Real(t.prior_weight),
+                                         Real(t.prior_weight * scale),
                                          Real(t.transfer_correction),
                                          Real(t.mean_damping),
                                          damping_of<Real>(t),
@@ -184,7 +188,7 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
                                     {static_cast<const char*>(t.first_moment), state},
                                     {static_cast<const char*>(t.second_moment), state},
                                     {static_cast<const char*>(t.anchor), bytes_of(t.anchor_dtype)},
-                                    {static_cast<const char*>(t.prior), state}};
+                                    {static_cast<const char*>(significance), state}};
   LaneSum<double> prior_sum, transfer_sum, mean_sum;
 
   for (int64_t offset = begin; offset < end; offset += kBlock) {
@@ -194,7 +198,7 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
     s.gradient = task_gradient<Real>(o, t, offset, n, b.gradient);
     if (pull) {
       s.anchor = load<Real>(t.anchor, t.anchor_dtype, offset, n, b.anchor);
-      s.prior = static_cast<const Real*>(t.prior) + offset;
+      s.prior = static_cast<const Real*>(significance) + offset;
     }
     s.first = static_cast<Real*>(t.first_moment) + offset;
     s.second = static_cast<Real*>(t.second_moment) + offset;
@@ -218,7 +222,7 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
     }
     if (!in_place) store(b.result, t.param, t.dtype, offset, n);
   }
-  sums.prior += prior_sum.total();
+  sums.prior += scale * prior_sum.total();
   sums.transfer += transfer_sum.total();
   sums.sum += mean_sum.total();
 }

@@ -5,10 +5,7 @@
 
 #include "../core/contract.h"
 #include "../core/dtype.h"
-
-namespace srft {
-struct Draw;  // core/probe.h
-}
+#include "../core/probe.h"
 
 namespace srft::cpu {
 
@@ -30,20 +27,27 @@ struct Tensor {
   void* max_second_moment;
   const void* anchor;
   const void* prior;
-  void* transfer;  // null: the second moment
+  void* transfer;     // null: the second moment
+  void* curvature;    // H; |H| is significance beside P
+  const void* plus;   // what a fold adds to H, of the parameter's dtype; null: no fold
+  const void* minus;  // less this; null: nothing, or the gradient (kFoldGradient)
+  void* path;         // of synaptic intelligence
+  uint32_t number;    // that keys the tensor's signs
   double* statistics;
-  float* taken;                      // steps
-  double inverse_mean, inverse_rms;  // 1 / mean(P), 1 / rho
+  float* taken;            // steps
+  double prior_scale;      // times P: its part of P^
+  double curvature_scale;  // times |H|: its part of P^
+  double inverse_rms;      // 1 / rho
 
   // Per tensor constants of this step.
   double negative_step_size;
   double correction2_root;
   double one_minus_dampening;
   double transfer_correction;    // 1 / (1 - beta^t)
-  double prior_weight;           // times P: the anchor's weight (coupled: the gradient's)
-  double prior_weight_per_unit;  // the same for a P that is normalised already and kappa = 1
+  double prior_weight;           // times P^: the anchor's weight (coupled: the gradient's)
+  double prior_weight_per_unit;  // the same at kappa = 1
   double transfer_to_anchor;     // times T: the same, for transfer_anchor="initial"
-  double prior_penalty;          // times P (theta - a)^2 / 2: the penalty
+  double prior_penalty;          // times P^ (theta - a)^2 / 2: the penalty
   double transfer_penalty;       // times transfer_to_anchor T (theta - a)^2 / 2: likewise
   double mean_damping;           // times T: the weight toward the current value, for damping="mean"
   float low, density;            // this step's histogram
@@ -57,6 +61,7 @@ struct Options {
   bool pull_active;        // strength > 0
   bool statistics_active;  // T damps or pulls, now or later
   bool scale_gradient;
+  Draw draw;  // of the product that is folded
   double settings[kSettings];
 
   int inner() const { return (flags >> kInnerShift) & 3; }
@@ -67,10 +72,11 @@ struct Options {
 };
 
 struct ChunkSums {
-  double prior;      // sum of P (theta - a)^2, before the step
+  double prior;      // sum of P^ (theta - a)^2, before the step
   double to_anchor;  // sum of T (theta - a)^2, likewise
   double transfer;   // sum of w_t (new theta - theta)^2
   double sum;        // of T
+  double curvature;  // sum of |H|, after a fold
   int64_t finite;
   int64_t nonfinite;
 };

@@ -10,6 +10,7 @@
 #include "adam_pass.h"
 #include "block.h"
 #include "chunk.h"
+#include "probe_signs.h"
 #include "rank_block.h"
 
 namespace srft::cpu::SRFT_ISA {
@@ -21,6 +22,9 @@ struct Block {
   alignas(64) Real gradient[kBlock];
   alignas(64) Real effective[kBlock];  // the gradient that the inner optimizer sees
   alignas(64) Real anchor[kBlock];
+  alignas(64) Real significance[kBlock];  // P^
+  alignas(64) Real plus[kBlock];
+  alignas(64) Real minus[kBlock];
   alignas(64) Real proposed[kBlock];
   alignas(64) Real result[kBlock];
   alignas(64) Real transfer[kBlock];
@@ -40,11 +44,16 @@ SRFT_CORE int64_t count_finite(const Real* x, int n) {
   return finite;
 }
 
-// Sum of T over the elements with a finite gradient; over all where `gradient` is null.
+// Sum of T over the elements with a finite gradient; over all where `gradient` is null. Chosen first and summed then:
+// g++ 12 for AVX2 takes the mask of the first half of the lanes for both, where a sum's term has a condition in it.
 template <class Real>
 double finite_sum(int n, const Real* transfer, const Real* gradient) {
-  if (!gradient) return block_sum<Real>(n, [&](int i) { return transfer[i]; });
-  return block_sum<Real>(n, [&](int i) { return is_finite(gradient[i]) ? transfer[i] : Real(0); });
+  alignas(64) Real chosen[kBlock];
+  SRFT_VECTORISE
+  for (int i = 0; i < n; ++i) chosen[i] = !gradient || is_finite(gradient[i]) ? transfer[i] : Real(0);
+  LaneSum<Real> sum;
+  sum.add(chosen, n);
+  return sum.total();
 }
 
 template <bool kDecoupledWeightDecay, bool kMaximum, bool kHold, class Real>
@@ -119,6 +128,53 @@ void update_transfer(const Options& o, const Tensor& t, int64_t offset, int n, c
   }
 }
 
+// Folds a block of the product z (plus - minus) into H. Returns the sum of |H|.
+template <class Real>
+double fold_block(const Options& o, const Tensor& t, int64_t offset, int n, const Real* gradient, Block<Real>& b) {
+  using Bits = typename SignOf<Real>::Bits;
+  const Real factor = Real(o.settings[kGradientFactor]);
+  const Real decay = Real(o.settings[kFoldDecay]), weight = Real(o.settings[kFoldWeight]);
+  const Real* plus = load<Real>(t.plus, t.dtype, offset, n, b.plus);
+  const Real* minus = t.minus ? load<Real>(t.minus, t.dtype, offset, n, b.minus) : nullptr;
+  const bool from_gradient = o.has(kFoldGradient);
+  SRFT_VECTORISE
+  for (int i = 0; i < n; ++i) {
+    const Real less = minus ? factor * minus[i] : (from_gradient ? gradient[i] : Real(0));
+    b.plus[i] = factor * plus[i] - less;
+  }
+  Real* curvature = static_cast<Real*>(t.curvature) + offset;
+  alignas(64) uint32_t words[kBlock / 32];
+  draw_signs(o.draw, t.number, offset, words);
+  over_signs<Bits>(words, n,
+                   [&](int i, Bits sign) { curvature[i] = folded(curvature[i], b.plus[i], decay, weight, sign); });
+  return block_sum<Real>(n, [&](int i) { return absolute(curvature[i]); });
+}
+
+// P^ of a block, from P and H.
+template <class Real>
+const Real* significance_of(const Tensor& t, int64_t offset, int n, Real* out) {
+  const Real* prior = t.prior ? static_cast<const Real*>(t.prior) + offset : nullptr;
+  const Real* curvature = t.curvature ? static_cast<const Real*>(t.curvature) + offset : nullptr;
+  const Real prior_scale = Real(t.prior_scale), curvature_scale = Real(t.curvature_scale);
+  SRFT_VECTORISE
+  for (int i = 0; i < n; ++i) {
+    const Real of_prior = prior ? prior_scale * prior[i] : Real(0);
+    out[i] = of_prior + (curvature ? curvature_scale * absolute(curvature[i]) : Real(0));
+  }
+  return out;
+}
+
+// Adds to the path what a block's gradients say of its moves (Zenke, Poole and Ganguli 2017, equation 3).
+template <class Real>
+void follow_path(const Tensor& t, int64_t offset, int n, const Real* gradient, const Real* before, const Real* after) {
+  Real* path = static_cast<Real*>(t.path) + offset;
+  SRFT_VECTORISE
+  for (int i = 0; i < n; ++i) {
+    const Real fall = gradient[i] * (before[i] - after[i]);
+    path[i] += is_finite(fall) ? fall : Real(0);
+  }
+}
+
 // Sum of significance (theta - a)^2 over a block.
 template <class Real>
 double weighted_square(int n, const Real* significance, Real factor, const Real* weight, const Real* anchor) {
@@ -131,18 +187,19 @@ double weighted_square(int n, const Real* significance, Real factor, const Real*
 // What the pull needs to know of a tensor in this step.
 struct Pull {
   bool to_anchor;  // by T
-  bool active;     // by anything; P or T is there
+  bool by_prior;   // by P or H
+  bool active;     // by anything
   Pull(const Options& o, const Tensor& t)
       : to_anchor(o.pull_active && t.anchor && o.has(kTransferToAnchor) && t.transfer_to_anchor != 0),
-        active(o.pull_active && t.anchor && (t.prior || to_anchor)) {}
+        by_prior(o.pull_active && t.anchor && (t.prior || t.curvature)),
+        active(by_prior || to_anchor) {}
 };
 
 // The values of the penalty at the weights before the step (T of its own: this step's), and in coupled mode its
 // gradient.
 template <class Real>
 const Real* penalise(const Options& o, const Tensor& t, const Pull& pull, int64_t offset, int n, const Real* weight,
-                     const Real* anchor, const Real* gradient, Real* effective, ChunkSums& sums) {
-  const Real* prior = t.prior ? static_cast<const Real*>(t.prior) + offset : nullptr;
+                     const Real* anchor, const Real* prior, const Real* gradient, Real* effective, ChunkSums& sums) {
   const Real* average = pull.to_anchor && t.transfer ? static_cast<const Real*>(t.transfer) + offset : nullptr;
   const Real correction = Real(t.transfer_correction);
   if (prior) sums.prior += weighted_square(n, prior, Real(1), weight, anchor);
@@ -162,7 +219,7 @@ const Real* penalise(const Options& o, const Tensor& t, const Pull& pull, int64_
 // The weights of a block's pulls.
 template <class Real>
 struct Blend {
-  const Real* prior;     // P, or null
+  const Real* prior;     // P^, or null
   const Real* transfer;  // T where it pulls to the anchor, or null
   const Real* damping;   // w_t
   Real prior_weight, transfer_weight;
@@ -215,7 +272,6 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     const Real* weight = load<Real>(t.previous ? t.previous : t.param, t.dtype, offset, n, b.weight);
     const Real* gradient = fused ? task_gradient<Real>(o, t, offset, n, b.gradient) : nullptr;
     const Real* anchor = pull ? load<Real>(t.anchor, t.anchor_dtype, offset, n, b.anchor) : nullptr;
-    const Real* prior = pull && t.prior ? static_cast<const Real*>(t.prior) + offset : nullptr;
     Real* out = in_place ? static_cast<Real*>(t.param) + offset : b.result;
 
     const int64_t finite = gradient ? count_finite(gradient, n) : n;
@@ -224,7 +280,10 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
 
     const Real* effective = gradient;
     if (fused && t.transfer) update_transfer(o, t, offset, n, gradient, hold);
-    if (fused && pull) effective = penalise(o, t, pulling, offset, n, weight, anchor, gradient, b.effective, sums);
+    if (fused && t.plus) sums.curvature += fold_block(o, t, offset, n, gradient, b);
+    const Real* prior = pull && pulling.by_prior ? significance_of(t, offset, n, b.significance) : nullptr;
+    if (fused && pull)
+      effective = penalise(o, t, pulling, offset, n, weight, anchor, prior, gradient, b.effective, sums);
 
     // The inner optimizer.
     const Real* proposed = b.proposed;
@@ -263,9 +322,10 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     const bool damp = damped && transfer_used;
 
     // The pull, and the store.
+    const Real* result = b.result;
     if ((!pull && !damp) || is_coupled) {
       if (!fused) continue;  // nothing to add to what the inner optimizer stored
-      for (int i = 0; i < n; ++i) out[i] = proposed[i];
+      result = proposed;
     } else {
       Blend<Real> w;
       w.prior = prior;
@@ -289,11 +349,17 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
           return b.damping[i] * d * d;
         });
       }
-      if (in_place) {
-        for (int i = 0; i < n; ++i) out[i] = b.result[i];
+    }
+    if (in_place) {
+      if (fused && t.path) follow_path(t, offset, n, gradient, weight, result);
+      for (int i = 0; i < n; ++i) out[i] = result[i];
+    } else {
+      store(result, t.param, t.dtype, offset, n);
+      if (fused && t.path) {  // from weight to weight as they are stored
+        const Real* stored = load<Real>(t.param, t.dtype, offset, n, b.effective);
+        follow_path(t, offset, n, gradient, weight, stored);
       }
     }
-    if (!in_place) store(b.result, t.param, t.dtype, offset, n);
   }
 }
 
@@ -316,7 +382,8 @@ void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     const Real* effective = gradient;
     if (pull.active) {
       const Real* anchor = load<Real>(t.anchor, t.anchor_dtype, offset, n, b.anchor);
-      effective = penalise(o, t, pull, offset, n, weight, anchor, gradient, b.effective, sums);
+      const Real* prior = pull.by_prior ? significance_of(t, offset, n, b.significance) : nullptr;
+      effective = penalise(o, t, pull, offset, n, weight, anchor, prior, gradient, b.effective, sums);
     }
     if (t.previous) {
       const int bytes = bytes_of(t.dtype);

@@ -105,6 +105,7 @@ Gathered run(const Options& options, const std::vector<Tensor>& tensors, const s
     to.to_anchor += sums[i].to_anchor;
     to.transfer += sums[i].transfer;
     to.sum += sums[i].sum;
+    to.curvature += sums[i].curvature;
     to.finite += sums[i].finite;
     to.nonfinite += sums[i].nonfinite;
   }
@@ -184,8 +185,8 @@ void set_constants(const Options& options, Tensor& t, Phase phase) {
   // DESIGN section 2: w_p = lr lambda kappa P^ / rho; coupled: lambda kappa P^.
   const double unit = coupled ? s[kStrength] : s[kLearningRate] * s[kStrength] * t.inverse_rms;
   t.prior_weight_per_unit = unit;
-  t.prior_weight = unit * s[kKappa] * t.inverse_mean;
-  t.prior_penalty = s[kStrength] * s[kKappa] * t.inverse_mean * (coupled ? 1.0 : t.inverse_rms);
+  t.prior_weight = unit * s[kKappa];
+  t.prior_penalty = s[kStrength] * s[kKappa] * (coupled ? 1.0 : t.inverse_rms);
   t.transfer_penalty = coupled ? 1.0 : (s[kLearningRate] > 0 ? 1 / s[kLearningRate] : 0.0);
   t.mean_damping = t.transfer_to_anchor = 0;
 }
@@ -199,6 +200,11 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
   const bool to_anchor = options.has(kTransferToAnchor);
   options.pull_active = s[kStrength] > 0;
   options.scale_gradient = s[kGradientFactor] != 1.0;
+  const bool folds = options.has(kFold) && phase == Phase::kFused;
+  if (folds) {
+    const auto half = [&](Setting setting) { return uint64_t(s[setting]); };
+    options.draw = {half(kProbeSeedHigh) << 32 | half(kProbeSeedLow), uint32_t(s[kProbeStep])};
+  }
   const bool damped = options.damping() != kUndamped && !to_anchor && options.mode() != kCoupled;
   options.damping_active = damped && release > 0;
   // Whatever kappa is now: under a moving schedule the next step may need them.
@@ -213,6 +219,7 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
   std::vector<int32_t> all;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].size > 0) all.push_back(int32_t(i));
+    if (!folds || !tensors[i].curvature) tensors[i].plus = nullptr;
     set_constants(options, tensors[i], phase);
   }
   if (options.statistics_active) {
@@ -248,6 +255,7 @@ void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* re
   for (int32_t i : all) {
     const Tensor& t = tensors[i];
     if (gathers) keep(found, i, rank, t.statistics);
+    if (t.plus) t.statistics[kCurvatureSum] = found.sums[i].curvature;
     const ChunkSums& sums = found.sums[i];
     report[kPriorPenalty] += 0.5 * t.prior_penalty * sums.prior;
     report[kTransferPenalty] += 0.5 * t.transfer_penalty * t.transfer_to_anchor * sums.to_anchor;

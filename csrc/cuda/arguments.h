@@ -45,10 +45,12 @@ struct BlockReport {
   double nonfinite;
 };
 
+constexpr int kSums = 3;
+
 struct Scratch {
   TensorScratch* tensors;  // of this launch
   BlockReport* reports;    // (blocks,)
-  double* sums;            // of T, (blocks + tensors,), by segment_slot
+  double* sums;            // of T, of what counted and of |H|, (blocks + tensors, kSums), by segment_slot
   unsigned* arrived;       // blocks that are through
 };
 
@@ -60,7 +62,7 @@ constexpr uint64_t kWideAnchor = uint64_t(1) << 62;  // the anchor is stored in 
 struct StepHeader {
   double settings[kSettings];
   const double* device_settings;  // read instead of `settings`, where there are any
-  const double* prior_scales;     // (tensors of the plan, 2): 1 / mean(P), 1 / rho
+  const double* scales;           // (tensors of the plan, kScales)
   const double* means;            // sum and count of T over all tensors, for normalize="global"; else null
   const float* found_inf;         // null: no step is skipped
   const float* grad_scale;        // null: 1
@@ -75,13 +77,15 @@ struct StepHeader {
   uint16_t column[kColumns];  // where in `words` a column begins, or kNoColumn
   uint16_t sizes;             // likewise: sizes and their bits
   uint16_t starts;            // likewise: tensors + 1 first units, two in a word
-  uint16_t rows;              // likewise: places in steps, statistics and prior_scales, two in a word
+  uint16_t rows;              // likewise: places in steps, statistics and scales, two in a word
 
   SRFT_MEMBER bool has(int flag) const { return (flags & flag) != 0; }
   SRFT_MEMBER int inner() const { return (flags >> kInnerShift) & 3; }
   SRFT_MEMBER int mode() const { return (flags >> kModeShift) & 3; }
   SRFT_MEMBER int damping() const { return (flags >> kDampingShift) & 3; }
   SRFT_MEMBER int normalize() const { return (flags >> kNormalizeShift) & 3; }
+
+  SRFT_MEMBER bool folds() const { return has(kFold) && phase == Phase::kFused; }
 
   // What of T is weighed, and what is kept of it: csrc/cpu/step.cpp has the same.
   SRFT_MEMBER bool damped() const {
@@ -108,16 +112,6 @@ struct StepArguments {
   SRFT_MEMBER uint64_t bits(uint32_t tensor) const { return words[header.sizes + tensor]; }
   SRFT_MEMBER uint32_t start(uint32_t tensor) const { return half(header.starts, tensor); }
   SRFT_MEMBER uint32_t row(uint32_t tensor) const { return half(header.rows, tensor); }
-  // The tensor that a unit belongs to.
-  SRFT_MEMBER uint32_t tensor_of(uint64_t unit) const {
-    uint32_t first = 0, end = header.tensors;
-    while (end - first > 1) {
-      const uint32_t middle = (first + end) / 2;
-      if (start(middle) <= unit) first = middle;
-      else end = middle;
-    }
-    return first;
-  }
 
  private:
   SRFT_MEMBER uint32_t half(uint16_t first, uint32_t i) const {

@@ -43,15 +43,16 @@ std::vector<py::dict> devices() {
 cuda::StepPlan make_plan(std::vector<int64_t> sizes, const std::vector<int>& dtypes,
                          const std::vector<int>& anchor_dtypes,
                          const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps,
-                         uintptr_t statistics, uintptr_t prior_scales, int device, uintptr_t scratch) {
-  const PlanTensors tensors(std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, prior_scales);
+                         uintptr_t statistics, uintptr_t scales, int device, uintptr_t scratch) {
+  const PlanTensors tensors(std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, scales);
   return cuda::StepPlan(tensors, device, pointer<void>(scratch));
 }
 
 void step(cuda::StepPlan& plan, const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads,
+          const std::vector<uintptr_t>& plus, const std::vector<uintptr_t>& minus,
           const std::array<double, kSettings>& settings, uintptr_t device_settings, uintptr_t means,
           uintptr_t found_inf, uintptr_t grad_scale, uintptr_t report, int flags, int phase, uintptr_t stream) {
-  plan.step(params, grads,
+  plan.step({params, grads, plus, minus},
             {settings, pointer<const double>(device_settings), pointer<const double>(means),
              pointer<const float>(found_inf), pointer<const float>(grad_scale), pointer<double>(report), flags,
              static_cast<Phase>(phase), reinterpret_cast<cudaStream_t>(stream)});
@@ -119,13 +120,13 @@ PYBIND11_MODULE(SRFT_CUDA_MODULE, m) {
   py::class_<cuda::StepPlan>(m, "Plan", py::module_local(),
                              "A parameter group's tensors on a device, cut into launches.")
       .def(py::init(&make_plan), py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"),
-           py::arg("columns"), py::arg("steps"), py::arg("statistics"), py::arg("prior_scales"), py::arg("device"),
+           py::arg("columns"), py::arg("steps"), py::arg("statistics"), py::arg("scales"), py::arg("device"),
            py::arg("scratch"))
       .def_property_readonly("launches", &cuda::StepPlan::launches)
       .def_property_readonly("tensors_by_launch", &cuda::StepPlan::tensors_by_launch)
-      .def("step", &step, py::arg("params"), py::arg("grads"), py::arg("settings"), py::arg("device_settings"),
-           py::arg("means"), py::arg("found_inf"), py::arg("grad_scale"), py::arg("report"), py::arg("flags"),
-           py::arg("phase"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+      .def("step", &step, py::arg("params"), py::arg("grads"), py::arg("plus"), py::arg("minus"), py::arg("settings"),
+           py::arg("device_settings"), py::arg("means"), py::arg("found_inf"), py::arg("grad_scale"), py::arg("report"),
+           py::arg("flags"), py::arg("phase"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
   m.def("penalty_scratch_bytes", &cuda::penalty_scratch_bytes);
   m.def(
       "penalty_value",

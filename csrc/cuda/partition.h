@@ -25,6 +25,18 @@ struct Partition {
   SRFT_MEMBER uint32_t segments(uint64_t first, uint64_t end) const { return block_of(end - 1) - block_of(first) + 1; }
 };
 
+// The tensor that a unit belongs to.
+template <class Arguments>
+SRFT_CORE uint32_t tensor_of(const Arguments& a, uint64_t unit) {
+  uint32_t first = 0, end = a.header.tensors;
+  while (end - first > 1) {
+    const uint32_t middle = (first + end) / 2;
+    if (a.start(middle) <= unit) first = middle;
+    else end = middle;
+  }
+  return first;
+}
+
 // A segment's place among all of a launch's: going on takes either the next block or the next tensor, so the sum of
 // both numbers is never taken twice, and a tensor's segments lie side by side.
 SRFT_CORE uint32_t segment_slot(uint32_t block, uint32_t tensor) { return block + tensor; }

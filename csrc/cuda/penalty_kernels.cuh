@@ -30,15 +30,6 @@ struct PenaltyArguments {
   SRFT_MEMBER uint64_t start(uint32_t tensor) const {
     return tensor == header.tensors ? header.partition.units : word(tensor, 5);
   }
-  SRFT_MEMBER uint32_t tensor_of(uint64_t unit) const {
-    uint32_t first = 0, end = header.tensors;
-    while (end - first > 1) {
-      const uint32_t middle = (first + end) / 2;
-      if (start(middle) <= unit) first = middle;
-      else end = middle;
-    }
-    return first;
-  }
 };
 static_assert(sizeof(PenaltyArguments) <= 4096, "a launch's arguments must fit");
 
@@ -63,7 +54,7 @@ __device__ __forceinline__ void over_penalty(const PenaltyArguments& a, const Fu
   const Partition& cut = a.header.partition;
   const uint64_t end = cut.begin(blockIdx.x + 1);
   uint64_t unit = cut.begin(blockIdx.x);
-  for (uint32_t tensor = a.tensor_of(unit); tensor < a.header.tensors && unit < end; ++tensor) {
+  for (uint32_t tensor = tensor_of(a, unit); tensor < a.header.tensors && unit < end; ++tensor) {
     const uint64_t first = a.start(tensor), after = a.start(tensor + 1), stop = after < end ? after : end;
     const int64_t size = int64_t(a.word(tensor, 4) & kSizeMask), most = int64_t(stop - first) * kUnit;
     const int64_t to = most < size ? most : size;

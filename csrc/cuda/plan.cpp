@@ -21,6 +21,12 @@ void set_half(uint64_t* words, size_t i, uint32_t value) {
 
 bool is_aligned(uintptr_t address) { return address % 16 == 0; }
 
+// Whether a launch has words for a column: what comes with a step may be anywhere, so a place is kept for it.
+bool is_there(const PlanTensors& tensors, Column column) {
+  if (column == kParam || column == kGrad) return true;
+  return tensors.has(column == kPlus || column == kMinus ? kCurvature : column);
+}
+
 }  // namespace
 
 size_t StepPlan::capacity(int columns) {
@@ -31,16 +37,19 @@ size_t StepPlan::capacity(int columns) {
 
 size_t StepPlan::scratch_bytes(size_t tensors) {
   return tensors * sizeof(TensorScratch) + kMostBlocks * sizeof(BlockReport) +
-         2 * (kMostBlocks + tensors) * sizeof(double) + sizeof(double);
+         kSums * (kMostBlocks + tensors) * sizeof(double) + sizeof(double);
 }
 
 StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
     : count_(tensors.count()),
       device_(device),
       has_maximum_(tensors.has(kMaximum)),
-      has_transfer_(tensors.has(kTransfer)) {
-  int columns = 2;  // parameter and gradient
-  for (int c = kFirst; c < kColumns; ++c) columns += tensors.has(Column(c)) ? 1 : 0;
+      has_transfer_(tensors.has(kTransfer)),
+      has_path_(tensors.has(kPath)),
+      mixes_(false) {
+  for (size_t i = 0; i < count_; ++i) mixes_ = mixes_ || (tensors.at(kPrior, i) && tensors.at(kCurvature, i));
+  int columns = 0;
+  for (int c = 0; c < kColumns; ++c) columns += is_there(tensors, Column(c)) ? 1 : 0;
   const size_t most = capacity(columns);
   for (DType dtype : kDTypes) {
     for (uint32_t i = 0; i < count_; ++i) {
@@ -55,14 +64,14 @@ StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
   auto* each = static_cast<TensorScratch*>(scratch);
   auto* reports = reinterpret_cast<BlockReport*>(each + count_);
   auto* sums = reinterpret_cast<double*>(reports + kMostBlocks);
-  auto* arrived = reinterpret_cast<unsigned*>(sums + 2 * (kMostBlocks + count_));
+  auto* arrived = reinterpret_cast<unsigned*>(sums + kSums * (kMostBlocks + count_));
   for (Launch& launch : launches_) {
     StepHeader& h = launch.arguments->header;
     h.scratch = {each, reports, sums, arrived};
     each += launch.members.size();
     h.steps = tensors.steps;
     h.statistics = tensors.statistics;
-    h.prior_scales = tensors.prior_scales;
+    h.scales = tensors.scales;
     pack(tensors, launch);
   }
 }
@@ -74,7 +83,7 @@ void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
   uint16_t next = 0;
   for (int c = 0; c < kColumns; ++c) {
     a.header.column[c] = kNoColumn;
-    if (c != kParam && c != kGrad && !tensors.has(Column(c))) continue;
+    if (!is_there(tensors, Column(c))) continue;
     a.header.column[c] = next;
     for (size_t k = 0; k < n; ++k) {
       a.words[next + k] = reinterpret_cast<uintptr_t>(tensors.at(Column(c), launch.members[k]));
@@ -103,16 +112,19 @@ void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
   set_half(a.words + a.header.starts, n, uint32_t(launch.units));
 }
 
-void StepPlan::point(Launch& launch, const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads) const {
+void StepPlan::point(Launch& launch, const Moving& moving) const {
   StepArguments& a = *launch.arguments;
-  uint64_t* param = a.words + a.header.column[kParam];
-  uint64_t* grad = a.words + a.header.column[kGrad];
+  const std::vector<uintptr_t>* lists[] = {&moving.params, &moving.grads, &moving.plus, &moving.minus};
   uint64_t* size = a.words + a.header.sizes;
   for (size_t k = 0; k < launch.members.size(); ++k) {
     const uint32_t i = launch.members[k];
-    param[k] = params[i];
-    grad[k] = grads.empty() ? 0 : grads[i];
-    const bool aligned = launch.aligned[k] && is_aligned(param[k]) && is_aligned(grad[k]);
+    bool aligned = launch.aligned[k];
+    for (int c = kParam; c <= kMinus; ++c) {
+      if (a.header.column[c] == kNoColumn) continue;
+      const uintptr_t address = lists[c]->empty() ? 0 : (*lists[c])[i];
+      a.words[a.header.column[c] + k] = address;
+      aligned = aligned && is_aligned(address);
+    }
     size[k] = aligned ? size[k] | kAligned : size[k] & ~kAligned;
   }
 }
@@ -128,10 +140,15 @@ uint32_t StepPlan::resident(DType dtype, StepKernel kernel) {
   }
 }
 
-void StepPlan::step(const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads, const StepCall& call) {
-  if (params.size() != count_ || (grads.size() != count_ && !(grads.empty() && call.phase == Phase::kAfter))) {
+void StepPlan::step(const Moving& moving, const StepCall& call) {
+  const auto fits = [&](const std::vector<uintptr_t>& list, bool may_be_empty) {
+    return list.size() == count_ || (list.empty() && may_be_empty);
+  };
+  if (!fits(moving.params, false) || !fits(moving.grads, call.phase == Phase::kAfter) || !fits(moving.plus, true) ||
+      !fits(moving.minus, true)) {
     throw std::invalid_argument("srft: the plan was made for " + std::to_string(count_) + " parameters, got " +
-                                std::to_string(params.size()) + " and " + std::to_string(grads.size()) + " gradients");
+                                std::to_string(moving.params.size()) + ", " + std::to_string(moving.grads.size()) +
+                                " gradients and " + std::to_string(moving.plus.size()) + " products");
   }
   const OnDevice guard(device_);
   bool reset = (call.flags & kResetPenalties) != 0;
@@ -146,10 +163,11 @@ void StepPlan::step(const std::vector<uintptr_t>& params, const std::vector<uint
     h.flags = reset ? call.flags : call.flags & ~kResetPenalties;
     h.phase = call.phase;
     reset = false;  // the launches after the first add
-    point(launch, params, grads);
+    point(launch, moving);
 
     const bool adamw = h.inner() == kAdam && h.has(kDecoupledDecay) && h.mode() == kProximal &&
-                       !h.has(kTransferToAnchor) && !has_maximum_ && !has_transfer_ && h.damping() != kMean;
+                       !h.has(kTransferToAnchor) && !has_maximum_ && !has_transfer_ && !has_path_ && !mixes_ &&
+                       !h.folds() && h.damping() != kMean;
     const StepKernel kernel = call.phase == Phase::kBefore ? StepKernel::kPrepare
                               : !adamw                     ? StepKernel::kAnyStep
                               : h.ranked()                 ? StepKernel::kFusedAdamRanked

@@ -31,7 +31,12 @@ class StepPlan {
   // How many tensors one launch takes, if each has `columns` addresses.
   static size_t capacity(int columns);
 
-  void step(const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads, const StepCall& call);
+  // Addresses, one a tensor each; `grads` may be empty after an unfused step, `plus` and `minus` where nothing is
+  // folded.
+  struct Moving {
+    const std::vector<uintptr_t>&params, &grads, &plus, &minus;
+  };
+  void step(const Moving& moving, const StepCall& call);
   size_t launches() const { return launches_.size(); }
   std::vector<std::vector<uint32_t>> tensors_by_launch() const {
     std::vector<std::vector<uint32_t>> all;
@@ -43,17 +48,18 @@ class StepPlan {
   struct Launch {
     DType dtype;
     std::vector<uint32_t> members;  // places of its tensors in the plan
-    std::vector<bool> aligned;      // but for parameter and gradient, which may move
+    std::vector<bool> aligned;      // but for what comes with every step
     uint64_t units;
     std::unique_ptr<StepArguments> arguments;
   };
   void pack(const PlanTensors& tensors, Launch& launch) const;
-  void point(Launch& launch, const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads) const;
+  void point(Launch& launch, const Moving& moving) const;
   uint32_t resident(DType dtype, StepKernel kernel);
 
   size_t count_;
   int device_;
-  bool has_maximum_, has_transfer_;
+  bool has_maximum_, has_transfer_, has_path_;
+  bool mixes_;  // some tensor has a prior and a curvature
   std::vector<Launch> launches_;
   uint32_t resident_[4][kStepKernels] = {};
 };

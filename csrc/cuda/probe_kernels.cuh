@@ -29,15 +29,6 @@ struct ProbeArguments {
   SRFT_MEMBER uint64_t start(uint32_t tensor) const {
     return tensor == header.tensors ? header.partition.units : uint32_t(word(tensor, 4));
   }
-  SRFT_MEMBER uint32_t tensor_of(uint64_t unit) const {
-    uint32_t first = 0, end = header.tensors;
-    while (end - first > 1) {
-      const uint32_t middle = (first + end) / 2;
-      if (start(middle) <= unit) first = middle;
-      else end = middle;
-    }
-    return first;
-  }
 };
 static_assert(sizeof(ProbeArguments) <= SRFT_CUDA_ARGUMENT_BYTES, "a launch's arguments must fit");
 
@@ -69,7 +60,7 @@ __device__ __forceinline__ void over_probes(const ProbeArguments& a, const Funct
   const Partition& cut = a.header.partition;
   const uint64_t last = cut.begin(blockIdx.x + 1);
   uint64_t unit = cut.begin(blockIdx.x);
-  for (uint32_t tensor = a.tensor_of(unit); tensor < a.header.tensors && unit < last; ++tensor) {
+  for (uint32_t tensor = tensor_of(a, unit); tensor < a.header.tensors && unit < last; ++tensor) {
     const uint64_t first = a.start(tensor), after = a.start(tensor + 1), stop = after < last ? after : last;
     const uint64_t bits = a.word(tensor, 3);
     const ProbePart part{a.word(tensor, 0), a.word(tensor, 1), a.word(tensor, 2), (bits & kAligned) != 0};

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../core/adam.h"
+#include "../core/probe.h"
 #include "../core/rank.h"
 #include "../core/sgd.h"
 #include "access.cuh"
@@ -19,13 +20,16 @@ struct SegmentConstants {
   SgdConstants<Real> sgd;
   Real gradient_factor;
   Real transfer_beta, one_minus_transfer_beta;
-  Real correction;    // 1 / (1 - beta^t): bias of T
-  Real prior_weight;  // times P: the anchor's weight (coupled: the gradient's)
-  Real to_anchor;     // times T: the same, for transfer_anchor="initial"
-  Real mean_damping;  // times T: the weight toward the current value, for damping="mean"
+  Real correction;       // 1 / (1 - beta^t): bias of T
+  Real prior_scale;      // times P: its part of P^
+  Real curvature_scale;  // times |H|: its part of P^
+  Real prior_weight;     // times P^: the anchor's weight (coupled: the gradient's)
+  Real to_anchor;        // times T: the same, for transfer_anchor="initial"
+  Real mean_damping;     // times T: the weight toward the current value, for damping="mean"
   float low, density;
-  bool hold;               // an element whose gradient is not finite stays as it is
-  double prior_penalty;    // times sum P (theta - a)^2
+  bool hold;  // an element whose gradient is not finite stays as it is
+  Real fold_decay, fold_weight;
+  double prior_penalty;    // times sum P^ (theta - a)^2
   double anchor_penalty;   // times sum T (theta - a)^2
   double damping_penalty;  // times sum w_t (new theta - theta)^2
 };
@@ -37,7 +41,10 @@ struct Shared {
   double below[kBins + 1];
   double next[2];  // the histogram's range in this step
   double time, corrections[3];
-  double room[kWarps * 6];
+  double room[kWarps * 7];
+  Draw draw;        // of the product that is folded
+  uint32_t number;  // that keys the tensor's signs
+  int64_t from;     // elements of the tensor before the segment
   SegmentConstants<Real> constants;
   Real table[kBins];  // w_t by bin
   unsigned histogram[kBins];
@@ -57,10 +64,10 @@ template <class Stored>
 struct View {
   using Real = typename ArithmeticOf<Stored>::Real;
   bool aligned, wide_anchor;
-  Stored *param, *grad, *previous;
+  Stored *param, *grad, *plus, *minus, *previous;
   const void* anchor;
   const Real* prior;
-  Real *first, *second, *maximum, *transfer;
+  Real *first, *second, *maximum, *transfer, *curvature, *path;
 
   // From the tensor's element `from` on.
   __device__ void set(const StepArguments& a, uint32_t tensor, int64_t from) {
@@ -70,8 +77,9 @@ struct View {
     };
     aligned = (a.bits(tensor) & kAligned) != 0;
     wide_anchor = (a.bits(tensor) & kWideAnchor) != 0;
-    point(param, kParam), point(grad, kGrad), point(previous, kPrevious), point(prior, kPrior);
-    point(first, kFirst), point(second, kSecond), point(maximum, kMaximum), point(transfer, kTransfer);
+    point(param, kParam), point(grad, kGrad), point(plus, kPlus), point(minus, kMinus), point(previous, kPrevious);
+    point(prior, kPrior), point(first, kFirst), point(second, kSecond), point(maximum, kMaximum);
+    point(transfer, kTransfer), point(curvature, kCurvature), point(path, kPath);
     const auto* start = reinterpret_cast<const char*>(a.address(kAnchor, tensor));
     anchor = start ? start + from * int64_t(wide_anchor ? sizeof(Real) : sizeof(Stored)) : nullptr;
   }
@@ -85,10 +93,11 @@ struct View {
 
 // What a thread adds up over a segment.
 struct Sums {
-  double prior = 0;      // P (theta - a)^2, before the step
+  double prior = 0;      // P^ (theta - a)^2, before the step
   double to_anchor = 0;  // T (theta - a)^2, likewise
   double transfer = 0;   // w_t (new theta - theta)^2
   double sum = 0;        // T of the elements that count
+  double curvature = 0;  // |H| after a fold
   int counted = 0;       // how many they are
   int nonfinite = 0;     // gradients
   unsigned highest = 0, lowest = 0;
@@ -136,7 +145,8 @@ __device__ void set_constants(const StepArguments& a, uint32_t tensor, Shared<Re
   const uint32_t row = a.row(tensor);
   const double lr = s[kLearningRate], release = 1 - s[kKappa];
   const bool coupled = h.mode() == kCoupled;
-  const double inverse_mean = h.prior_scales[2 * row], inverse_rms = h.prior_scales[2 * row + 1];
+  const double* scales = h.scales + int64_t(row) * kScales;
+  const double inverse_rms = scales[kInverseRms];
   SegmentConstants<Real>& c = shared.constants;
 
   c.adam.beta2 = Real(s[kBeta2]);
@@ -160,8 +170,12 @@ __device__ void set_constants(const StepArguments& a, uint32_t tensor, Shared<Re
 
   // DESIGN section 2: w_p = lr lambda kappa P^ / rho; coupled: lambda kappa P^.
   const double unit = coupled ? s[kStrength] : lr * s[kStrength] * inverse_rms;
-  c.prior_weight = Real(unit * s[kKappa] * inverse_mean);
-  c.prior_penalty = 0.5 * s[kStrength] * s[kKappa] * inverse_mean * (coupled ? 1.0 : inverse_rms);
+  c.prior_scale = Real(scales[kPriorScale]);
+  c.curvature_scale = Real(scales[kCurvatureScale]);
+  c.prior_weight = Real(unit * s[kKappa]);
+  c.prior_penalty = 0.5 * s[kStrength] * s[kKappa] * (coupled ? 1.0 : inverse_rms);
+  c.fold_decay = Real(s[kFoldDecay]);
+  c.fold_weight = Real(s[kFoldWeight]);
   c.to_anchor = c.mean_damping = 0;
   c.anchor_penalty = 0;
   c.damping_penalty = lr > 0 ? 0.5 / lr : 0.0;
@@ -210,6 +224,8 @@ __device__ __noinline__ void begin_segment(const StepArguments& a, Shared<Real>&
     const int most = int(stop - unit) * kUnit;  // plan.cpp sees to it that a segment has fewer than 2^31 elements
     shared.size = left < most ? int(left) : most;
     shared.group = from / kSampleGroup;
+    shared.from = from;
+    shared.number = uint32_t(a.header.scales[int64_t(a.row(tensor)) * kScales + kProbeNumber]);
     shared.every = a.size(tensor) <= uint64_t(kSampleAll);
     shared.highest = shared.lowest = 0;
     view.set(a, tensor, from);
@@ -232,7 +248,9 @@ __device__ void end_segment(const StepArguments& a, uint32_t tensor, Sums& sums,
   const StepHeader& h = a.header;
   TensorScratch& found = h.scratch.tensors[tensor];
   const bool any = a.size(tensor) > 0, ranked = any && h.ranked(), summed = any && h.sums_transfer();
-  double all[6] = {sums.prior, sums.to_anchor, sums.transfer, sums.sum, double(sums.counted), double(sums.nonfinite)};
+  const bool folded = any && h.folds() && a.address(kCurvature, tensor) && a.address(kPlus, tensor);
+  double all[7] = {sums.prior,           sums.to_anchor,         sums.transfer, sums.sum,
+                   double(sums.counted), double(sums.nonfinite), sums.curvature};
   block_sum(all, shared.room);
   const SegmentConstants<Real>& c = shared.constants;
   if (threadIdx.x == 0) {
@@ -255,9 +273,10 @@ __device__ void end_segment(const StepArguments& a, uint32_t tensor, Sums& sums,
     }
   }
   const uint32_t slot = segment_slot(blockIdx.x, tensor);
-  if (summed && threadIdx.x == 0) {
-    h.scratch.sums[2 * slot] = all[3];
-    h.scratch.sums[2 * slot + 1] = all[4];
+  if ((summed || folded) && threadIdx.x == 0) {
+    h.scratch.sums[kSums * slot] = all[3];
+    h.scratch.sums[kSums * slot + 1] = all[4];
+    h.scratch.sums[kSums * slot + 2] = all[6];
   }
 
   const Partition& cut = h.partition;
@@ -276,18 +295,15 @@ __device__ void end_segment(const StepArguments& a, uint32_t tensor, Sums& sums,
       found.highest = found.lowest = 0;
     }
   }
-  if (summed) {
+  if (summed || folded) {
     const uint32_t begin = segment_slot(cut.block_of(first), tensor);
-    double total[2] = {0, 0};
+    double total[kSums] = {0, 0, 0};
     for (uint32_t i = threadIdx.x; i < cut.segments(first, end); i += kThreads) {
-      total[0] += __ldcg(&h.scratch.sums[2 * (begin + i)]);
-      total[1] += __ldcg(&h.scratch.sums[2 * (begin + i) + 1]);
+      for (int k = 0; k < kSums; ++k) total[k] += __ldcg(&h.scratch.sums[kSums * (begin + i) + k]);
     }
     block_sum(total, shared.room);
-    if (threadIdx.x == 0) {
-      statistics[kSum] = total[0];
-      statistics[kCount] = total[1];
-    }
+    if (threadIdx.x == 0 && summed) statistics[kSum] = total[0], statistics[kCount] = total[1];
+    if (threadIdx.x == 0 && folded) statistics[kCurvatureSum] = total[2];
   }
   if (threadIdx.x == 0 && h.phase != Phase::kAfter) h.steps[a.row(tensor)] += 1.0f;
 }
@@ -339,11 +355,15 @@ __device__ __forceinline__ void walk(const StepArguments& a) {
     shared.skipped = h.found_inf && *h.found_inf != 0.0f;
     shared.begin = h.partition.begin(blockIdx.x);
     shared.end = h.partition.begin(blockIdx.x + 1);
-    shared.tensor = a.tensor_of(shared.begin);
+    shared.tensor = tensor_of(a, shared.begin);
     shared.report = {};
   }
   __syncthreads();
   if (shared.skipped && !h.has(kCountSkipped)) return;  // every block alike
+  if (threadIdx.x == 0) {                               // seen by all at the first segment's barrier
+    const double* s = shared.settings;
+    shared.draw = {uint64_t(s[kProbeSeedHigh]) << 32 | uint64_t(s[kProbeSeedLow]), uint32_t(s[kProbeStep])};
+  }
 
   while (a.start(shared.tensor) < shared.end) {
     begin_segment(a, shared, view);

@@ -19,17 +19,18 @@ struct FusedAdam {
   static __device__ __forceinline__ void segment(const View<Stored>& view, Shared<Real>& shared, Sums& sums) {
     const SegmentConstants<Real>& c = shared.constants;
     const int size = shared.size;
+    const Real scale = view.prior ? c.prior_scale : c.curvature_scale;
     for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
       const int n = size - at < kCount ? size - at : kCount;
       const bool whole = view.aligned && n == kCount;
-      Real weight[kCount], gradient[kCount], first[kCount], second[kCount], anchor[kCount], prior[kCount];
+      Real weight[kCount], gradient[kCount], first[kCount], second[kCount], anchor[kCount], significance[kCount];
       load(view.param + at, n, whole, weight);
       load(view.grad + at, n, whole, gradient);
       load(view.first + at, n, whole, first);
       load(view.second + at, n, whole, second);
       if constexpr (kPull) {
         view.load_anchor(at, n, whole, anchor);
-        load(view.prior + at, n, whole, prior);
+        load((view.prior ? view.prior : view.curvature) + at, n, whole, significance);
       }
       const bool sampled = kRanked && is_sampled(shared, at);
       Real prior_term = 0, transfer_term = 0;
@@ -55,8 +56,9 @@ struct FusedAdam {
         if constexpr (kPull) {
           a = anchor[i];
           const Real distance = current - a;
-          prior_term += prior[i] * distance * distance;
-          anchor_weight = bounded_weight(c.prior_weight * prior[i]);
+          const Real p = scale * absolute(significance[i]);
+          prior_term += p * distance * distance;
+          anchor_weight = bounded_weight(c.prior_weight * p);
         }
         if constexpr (kRanked) {
           const Real transfer = v * c.correction;
@@ -86,11 +88,73 @@ struct FusedAdam {
 
   static __device__ __forceinline__ void elements(const StepHeader&, const View<Stored>& view, Shared<Real>& shared,
                                                   Sums& sums) {
-    const bool pull = view.anchor && view.prior && shared.settings[kStrength] > 0;
+    const bool pull = view.anchor && (view.prior || view.curvature) && shared.settings[kStrength] > 0;
     if (pull) segment<true>(view, shared, sums);
     else segment<false>(view, shared, sums);
   }
 };
+
+// P^ of a thread's elements, from P and H.
+template <class Stored, class Real, int kCount>
+__device__ __forceinline__ void load_significance(const View<Stored>& view, const SegmentConstants<Real>& c, int at,
+                                                  int n, bool whole, Real (&significance)[kCount]) {
+  Real curvature[kCount] = {};
+  if (view.prior) load(view.prior + at, n, whole, significance);
+  if (view.curvature) load(view.curvature + at, n, whole, curvature);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    significance[i] = c.prior_scale * significance[i] + c.curvature_scale * absolute(curvature[i]);
+  }
+}
+
+// Folds the product z (plus - minus) of a thread's elements into H. Returns the sum of |H|.
+template <int kCount, class Stored, class Real>
+__device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& view, const Shared<Real>& shared,
+                                       int at, int n, bool whole, const Real (&gradient)[kCount], Real factor) {
+  using Bits = typename SignOf<Real>::Bits;
+  const SegmentConstants<Real>& c = shared.constants;
+  Real curvature[kCount], plus[kCount], minus[kCount] = {};
+  load(view.curvature + at, n, whole, curvature);
+  load(view.plus + at, n, whole, plus);
+  if (view.minus) load(view.minus + at, n, whole, minus);
+  const bool from_gradient = !view.minus && h.has(kFoldGradient);
+  // A turn lies within a word of 32 signs, so one call of Philox serves it; the other threads of those 128 elements
+  // make the same call, which costs less than passing it on, beside all that a turn reads.
+  const int64_t element = shared.from + at;
+  uint32_t words[4];
+  probe_words(shared.draw, shared.number, uint64_t(element) / kSigns, words);
+  const int which = int(element % kSigns) / 32;
+  const uint32_t lower = which % 2 ? words[1] : words[0], upper = which % 2 ? words[3] : words[2];
+  const uint32_t signs = (which < 2 ? lower : upper) >> (element % 32);
+  Real sum = 0;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const Real less = from_gradient ? factor * gradient[i] : factor * minus[i];
+    const Bits sign = Bits(Bits(signs >> i & 1u) << kSignShift<Bits>);
+    curvature[i] = folded(curvature[i], factor * plus[i] - less, c.fold_decay, c.fold_weight, sign);
+    sum += i < n ? absolute(curvature[i]) : Real(0);
+  }
+  store(curvature, view.curvature + at, n, whole);
+  return double(sum);
+}
+
+// Adds to the path what a thread's gradients say of the moves, from weight to weight as they are stored (Zenke, Poole
+// and Ganguli 2017, equation 3).
+template <int kCount, class Stored, class Real>
+__device__ __forceinline__ void follow_path(const View<Stored>& view, int at, int n, bool whole,
+                                            const Real (&gradient)[kCount], Real factor, const Real (&before)[kCount],
+                                            const Real (&after)[kCount]) {
+  Real path[kCount];
+  load(view.path + at, n, whole, path);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    Stored stored;
+    encode(after[i], stored);
+    const Real fall = factor * gradient[i] * (before[i] - Real(decode(stored)));
+    path[i] += is_finite(fall) ? fall : Real(0);
+  }
+  store(path, view.path + at, n, whole);
+}
 
 // What T does to an element besides being kept.
 struct Transfer {
@@ -129,9 +193,10 @@ struct AnyStep {
     const SegmentConstants<Real>& c = shared.constants;
     const bool fused = h.inner() != kNone;
     const bool coupled_pull = h.mode() == kCoupled;
-    const bool pulls = shared.settings[kStrength] > 0 && view.anchor && (view.prior || h.has(kTransferToAnchor)) &&
-                       (fused || !coupled_pull);
-    const bool has_prior = pulls && view.prior;
+    const bool pulls = shared.settings[kStrength] > 0 && view.anchor &&
+                       (view.prior || view.curvature || h.has(kTransferToAnchor)) && (fused || !coupled_pull);
+    const bool has_prior = pulls && (view.prior || view.curvature);
+    const bool folds = h.folds() && view.curvature && view.plus;
     Transfer t;
     t.known = view.transfer || (h.inner() == kAdam && view.second);
     t.damps = t.known && h.damped();
@@ -153,7 +218,8 @@ struct AnyStep {
       if (fused && view.maximum) load(view.maximum + at, n, whole, maximum);
       if (view.transfer) load(view.transfer + at, n, whole, average);
       if (pulls) view.load_anchor(at, n, whole, anchor);
-      if (has_prior) load(view.prior + at, n, whole, prior);
+      if (folds) sums.curvature += fold<kCount>(h, view, shared, at, n, whole, gradient, c.gradient_factor);
+      if (has_prior) load_significance(view, c, at, n, whole, prior);
       const bool sampled = h.ranked() && is_sampled(shared, at);
       Real prior_term = 0, anchor_term = 0, transfer_term = 0, transfer_sum = 0;
       int nonfinite = 0, counted = 0;
@@ -211,6 +277,7 @@ struct AnyStep {
       if (fused && view.second) store(second, view.second + at, n, whole);
       if (fused && view.maximum) store(maximum, view.maximum + at, n, whole);
       if (fused && view.transfer) store(average, view.transfer + at, n, whole);
+      if (fused && view.path) follow_path(view, at, n, whole, gradient, c.gradient_factor, weight, proposed);
       sums.prior += fused ? double(prior_term) : 0.0;
       sums.to_anchor += double(anchor_term);
       sums.transfer += double(transfer_term);
@@ -234,8 +301,9 @@ struct Prepare {
     const View<Stored> view = where;
     const int size = shared.size;
     const SegmentConstants<Real>& c = shared.constants;
-    const bool pulls = shared.settings[kStrength] > 0 && view.anchor && (view.prior || h.has(kTransferToAnchor));
-    const bool has_prior = pulls && view.prior;
+    const bool pulls =
+        shared.settings[kStrength] > 0 && view.anchor && (view.prior || view.curvature || h.has(kTransferToAnchor));
+    const bool has_prior = pulls && (view.prior || view.curvature);
     const bool anchors = pulls && view.transfer && h.has(kTransferToAnchor);
     const bool adds = pulls && h.mode() == kCoupled;
     const Real unscale = Real(1) / c.gradient_factor;
@@ -246,7 +314,7 @@ struct Prepare {
       load(view.param + at, n, whole, weight);
       load(view.grad + at, n, whole, gradient);
       if (pulls) view.load_anchor(at, n, whole, anchor);
-      if (has_prior) load(view.prior + at, n, whole, prior);
+      if (has_prior) load_significance(view, c, at, n, whole, prior);
       if (view.transfer) load(view.transfer + at, n, whole, average);
       if (view.previous) store(weight, view.previous + at, n, whole);
       Real prior_term = 0, anchor_term = 0, transfer_sum = 0;

@@ -28,6 +28,11 @@ class Setting(IntEnum):
     MU_MAX = 9
     TAU = 10
     TRANSFER_BETA = 11
+    PROBE_SEED_LOW = 12  # of the draw whose product is folded into H: the seed's halves,
+    PROBE_SEED_HIGH = 13
+    PROBE_STEP = 14
+    FOLD_DECAY = 15  # H <- decay H + weight z (product)
+    FOLD_WEIGHT = 16
 
 
 SETTINGS = len(Setting)
@@ -74,6 +79,15 @@ TRANSFER_TO_ANCHOR = 1 << 11  # transfer_anchor="initial"
 PROPAGATE_NONFINITE = 1 << 12
 RESET_PENALTIES = 1 << 13  # the report's penalties are set, not added to: a step's first group
 COUNT_SKIPPED = 1 << 14  # a step that `found_inf` skips counts its elements that are not finite
+FOLD = 1 << 15  # `plus` is folded into H before the step reads it
+FOLD_GRADIENT = 1 << 16  # less the step's own gradient, where there is no `minus`
+
+# Positions in a tensor's row of `scales`.
+PRIOR_SCALE = 0  # times P: its part of P^
+INVERSE_RMS = 1  # 1 / rho
+CURVATURE_SCALE = 2  # times |H|: its part of P^
+PROBE_NUMBER = 3  # that keys the tensor's signs
+SCALES = 4
 
 # Positions in a tensor's `statistics` of its transfer significance, gathered in one step and read in the next.
 LOW = 0  # key of the lower end of the histogram's regular bins
@@ -82,6 +96,7 @@ SMALLEST = 2  # smallest and largest key seen, zeros left out
 LARGEST = 3
 SUM = 4  # sum of T over finite elements, and how many they are
 COUNT = 5
+CURVATURE_SUM = 6  # of |H|, as the last fold left it
 BINS = 256  # bin 0: zeros; 1: below; 2..254: regular; 255: above
 HISTOGRAM = 8
 STATISTICS = HISTOGRAM + BINS
@@ -101,14 +116,18 @@ SAMPLE_GROUP = 1024
 #
 # Every list has one entry a parameter, or is empty where it is not used; an entry without elements means "this
 # parameter has none" (an anchor, a prior). `previous` is written before an unfused inner step and read after it.
-# `prior_scales` is (n, 2) float64: 1 / mean(P) and 1 / rho. `transfers` is empty where T is `second_moments`. State is
-# float64 for float64 parameters and float32 for all others; an anchor may also have its parameter's dtype. `grads`
-# change only in Phase.BEFORE. Statistics are gathered in every step where T damps or pulls, whatever kappa is.
+# `scales` is (n, SCALES) float64. `transfers` is empty where T is `second_moments`. State is float64 for float64
+# parameters and float32 for all others; an anchor may also have its parameter's dtype. `grads` change only in
+# Phase.BEFORE. Statistics of T are gathered in every step where T damps or pulls, whatever kappa is.
+#
+# A fused step with FOLD first folds z (plus - minus) into `curvatures`, of which it keeps the sum of |H|; `plus` and
+# `minus` have the parameters' dtypes and are multiplied as gradients are. `paths` gather -g (new theta - theta) in
+# every fused step.
 LIBRARY.define(
     "step_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] first_moments, Tensor(d!)[] second_moments, "
     "Tensor(e!)[] max_second_moments, Tensor(f!)[] steps, Tensor(g!)[] previous, Tensor[] anchors, Tensor[] priors, "
-    "Tensor prior_scales, Tensor(h!)[] transfers, Tensor(i!)[] statistics, Tensor settings, Tensor(j!) report, "
-    "int flags, int phase) -> ()"
+    "Tensor scales, Tensor(h!)[] transfers, Tensor(k!)[] curvatures, Tensor[] plus, Tensor[] minus, "
+    "Tensor(l!)[] paths, Tensor(i!)[] statistics, Tensor settings, Tensor(j!) report, int flags, int phase) -> ()"
 )
 
 
@@ -130,6 +149,8 @@ def flags_of(
     propagate_nonfinite: bool = False,
     reset_penalties: bool = False,
     count_skipped: bool = False,
+    fold: bool = False,
+    fold_gradient: bool = False,
 ) -> int:
     """Pack what is fixed for a parameter group into the operator's ``flags``."""
     return (
@@ -144,4 +165,6 @@ def flags_of(
         | PROPAGATE_NONFINITE * propagate_nonfinite
         | RESET_PENALTIES * reset_penalties
         | COUNT_SKIPPED * count_skipped
+        | FOLD * fold
+        | FOLD_GRADIENT * fold_gradient
     )

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import contract
-from .contract import Damping, Normalize
-from .plan import StepTensors
+from .plan import StepTensors, count_nonfinite
+from .preview import gathers, means_globally
 
 LIBRARY_FILE = Path(__file__).resolve().parent.parent / "_ops.so"
 
@@ -67,7 +67,10 @@ cuda_library = load_cuda()
 
 # csrc/core/dtype.h has the same numbers.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-LISTS = ("previous", "first_moments", "second_moments", "max_second_moments", "anchors", "priors", "transfers")
+LISTS = (
+    *("previous", "first_moments", "second_moments", "max_second_moments"),
+    *("anchors", "priors", "transfers", "curvatures", "paths"),
+)
 
 
 def addresses(tensors: Sequence[Tensor]) -> list[int]:
@@ -87,7 +90,7 @@ def _described(tensors: StepTensors) -> dict[str, Any]:
         "columns": {name: addresses(getattr(tensors, name)) for name in LISTS if getattr(tensors, name)},
         "steps": tensors.steps.data_ptr(),
         "statistics": tensors.statistics.data_ptr(),
-        "prior_scales": tensors.prior_scales.data_ptr(),
+        "scales": tensors.scales.data_ptr(),
     }
 
 
@@ -109,17 +112,26 @@ class CpuPlan:
         *,
         found_inf: Tensor | None = None,
         grad_scale: Tensor | None = None,
+        plus: Sequence[Tensor] = (),
+        minus: Sequence[Tensor] = (),
     ) -> None:
         """:meth:`.plan.StepPlan.step`."""
         if found_inf is not None and bool(found_inf):
             if flags & contract.COUNT_SKIPPED:
-                report[contract.NONFINITE] += sum(int((~g.isfinite()).sum()) for g in grads)
+                count_nonfinite(grads, report)
             return
         values = settings.tolist() if isinstance(settings, Tensor) else list(settings)
         if grad_scale is not None:
             values[contract.Setting.GRADIENT_FACTOR] /= float(grad_scale)
         self._plan.step(
-            [p.data_ptr() for p in params], [g.data_ptr() for g in grads], values, report.data_ptr(), flags, phase
+            [p.data_ptr() for p in params],
+            [g.data_ptr() for g in grads],
+            [g.data_ptr() for g in plus],
+            [g.data_ptr() for g in minus],
+            values,
+            report.data_ptr(),
+            flags,
+            phase,
         )
 
 
@@ -147,6 +159,8 @@ class CudaPlan:
         *,
         found_inf: Tensor | None = None,
         grad_scale: Tensor | None = None,
+        plus: Sequence[Tensor] = (),
+        minus: Sequence[Tensor] = (),
     ) -> None:
         """:meth:`.plan.StepPlan.step`."""
         on_device = isinstance(settings, Tensor)
@@ -154,6 +168,8 @@ class CudaPlan:
         self._plan.step(
             [p.data_ptr() for p in params],
             [g.data_ptr() for g in grads],
+            [g.data_ptr() for g in plus],
+            [g.data_ptr() for g in minus],
             [0.0] * contract.SETTINGS if isinstance(settings, Tensor) else settings,
             settings.data_ptr() if on_device else 0,  # type: ignore[union-attr]
             0 if means is None else means.data_ptr(),
@@ -168,7 +184,6 @@ class CudaPlan:
 
 def _global_sums(statistics: Tensor, flags: int) -> Tensor | None:
     """Sum and count of T over all tensors, where a step divides by their common mean."""
-    by_mean = flags >> contract.DAMPING_SHIFT & 3 == Damping.MEAN or flags & contract.TRANSFER_TO_ANCHOR
-    if not by_mean or flags >> contract.NORMALIZE_SHIFT & 3 != Normalize.GLOBAL:
+    if not (gathers(flags) and means_globally(flags)):
         return None
     return statistics[:, contract.SUM : contract.COUNT + 1].sum(dim=0)

@@ -15,12 +15,12 @@ from .plan import StepPlan, StepTensors
 def step(make_plan: Callable[[StepTensors], StepPlan], arguments: tuple[Any, ...]) -> None:
     """Take the step that ``arguments`` (:mod:`.contract`) describe with a plan made for it."""
     (params, grads, first, second, maximum, steps, previous, anchors, priors) = arguments[:9]
-    (scales, transfers, statistics, settings, report, flags, phase) = arguments[9:]
+    (scales, transfers, curvatures, plus, minus, paths, statistics, settings, report, flags, phase) = arguments[9:]
     tensors = StepTensors(
         params=params,
         steps=torch.stack(steps),
         statistics=torch.stack(statistics),
-        prior_scales=scales.to(params[0].device),
+        scales=scales.to(params[0].device),
         first_moments=first,
         second_moments=second,
         max_second_moments=maximum,
@@ -28,10 +28,13 @@ def step(make_plan: Callable[[StepTensors], StepPlan], arguments: tuple[Any, ...
         anchors=anchors,
         priors=priors,
         transfers=transfers,
+        curvatures=curvatures,
+        paths=paths,
     )
     if preview.gathers(flags) and phase != contract.Phase.AFTER:
         preview.fill(tensors, grads, settings.tolist(), flags, None)
-    make_plan(tensors).step(params, grads, _moved(settings, params[0]), report, flags, phase)
+    plan = make_plan(tensors)
+    plan.step(params, grads, _moved(settings, params[0]), report, flags, phase, plus=plus, minus=minus)
     torch._foreach_copy_(steps, list(tensors.steps.unbind()))
     torch._foreach_copy_(statistics, list(tensors.statistics.unbind()))
 

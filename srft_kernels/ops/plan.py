@@ -24,14 +24,14 @@ class StepTensors:
     parameter has none" (an anchor, a prior). State is float64 for float64 parameters and float32 for all others; an
     anchor may also have its parameter's dtype.
 
-    ``steps`` (n,) float32 counts the steps taken; ``statistics`` (n, STATISTICS) float64 are of T as the last step left
-    it; ``prior_scales`` (n, 2) float64 are 1 / mean(P) and 1 / rho.
+    ``steps`` (n,) float32 counts the steps taken; ``statistics`` (n, STATISTICS) float64 are of T and H as the last
+    step left them; ``scales`` (n, SCALES) float64 are numbers that change seldom (:mod:`.contract` lists both).
     """
 
     params: list[Tensor]
     steps: Tensor
     statistics: Tensor
-    prior_scales: Tensor
+    scales: Tensor
     first_moments: list[Tensor] = field(default_factory=list)
     second_moments: list[Tensor] = field(default_factory=list)
     max_second_moments: list[Tensor] = field(default_factory=list)
@@ -39,6 +39,8 @@ class StepTensors:
     anchors: list[Tensor] = field(default_factory=list)
     priors: list[Tensor] = field(default_factory=list)
     transfers: list[Tensor] = field(default_factory=list)
+    curvatures: list[Tensor] = field(default_factory=list)
+    paths: list[Tensor] = field(default_factory=list)
 
 
 class StepPlan(Protocol):
@@ -55,6 +57,8 @@ class StepPlan(Protocol):
         *,
         found_inf: Tensor | None = None,
         grad_scale: Tensor | None = None,
+        plus: Sequence[Tensor] = (),
+        minus: Sequence[Tensor] = (),
     ) -> None:
         """Take one step, in place.
 
@@ -71,7 +75,16 @@ class StepPlan(Protocol):
         found_inf, grad_scale:
             float32, one element, on the device: a step whose ``found_inf`` is not zero changes nothing (it counts the
             elements that are not finite where ``COUNT_SKIPPED`` is set); gradients are divided by ``grad_scale``.
+        plus, minus:
+            With ``FOLD``: what z (plus - minus) is folded into the curvatures, laid out and scaled as ``grads``.
+            An empty ``minus`` is zero, or with ``FOLD_GRADIENT`` the gradient.
         """
+
+
+def count_nonfinite(grads: Sequence[Tensor], report: Tensor) -> None:
+    """Add the elements that are not finite to ``report``: all that a step which is skipped does."""
+    for grad in grads:
+        report[contract.NONFINITE] += (~grad.isfinite()).sum()
 
 
 class OperatorPlan:
@@ -94,11 +107,13 @@ class OperatorPlan:
         *,
         found_inf: Tensor | None = None,
         grad_scale: Tensor | None = None,
+        plus: Sequence[Tensor] = (),
+        minus: Sequence[Tensor] = (),
     ) -> None:
         t = self._tensors
         if found_inf is not None and bool(found_inf):
             if flags & contract.COUNT_SKIPPED:
-                report[contract.NONFINITE] += sum((~g.isfinite()).sum() for g in grads)
+                count_nonfinite(grads, report)
             return
         values = torch.as_tensor(settings, dtype=torch.float64)
         if grad_scale is not None:
@@ -114,8 +129,12 @@ class OperatorPlan:
             t.previous,
             t.anchors,
             t.priors,
-            t.prior_scales,
+            t.scales,
             t.transfers,
+            t.curvatures,
+            list(plus),
+            list(minus),
+            t.paths,
             self._statistics,
             values,
             report,

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from . import contract, reference
-from .contract import COUNT, HISTOGRAM, SUM, Damping, Inner, Mode, Normalize, Phase, Setting
+from .contract import COUNT, CURVATURE_SUM, HISTOGRAM, SUM, Damping, Inner, Mode, Normalize, Phase, Setting
 from .plan import StepTensors
+from .probe import in_memory_order
 
 if TYPE_CHECKING:
     from ..sharded import Sharing
@@ -74,8 +75,9 @@ def fill(
         transfer = raw / (1 - beta ** (taken + 1))
         if by_rank:
             row = torch.zeros(contract.STATISTICS, dtype=torch.float64)
-            flat = _in_memory_order(transfer)
-            counted = reference.sampled(param.numel(), param.device) & ~_in_memory_order(held)
+            row[CURVATURE_SUM] = rows[i, CURVATURE_SUM]
+            flat = in_memory_order(transfer)
+            counted = reference.sampled(param.numel(), param.device) & ~in_memory_order(held)
             reference.fresh_statistics(flat, counted, row, share)
             rows[i].copy_(row)
         else:
@@ -85,8 +87,3 @@ def fill(
                 share(rows[i])
     if sharing is not None and means_globally(flags):
         sharing.add_empty(rows)
-
-
-def _in_memory_order(tensor: Tensor) -> Tensor:
-    """The elements of a dense tensor as they lie in memory, which is how the kernels number them."""
-    return torch.as_strided(tensor, (tensor.numel(),), (1,))

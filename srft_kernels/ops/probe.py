@@ -148,7 +148,8 @@ def check_fold(
 # ---------------------------------------------------------------- the operators in plain torch
 
 
-def _in_memory_order(tensor: Tensor) -> Tensor:
+def in_memory_order(tensor: Tensor) -> Tensor:
+    """The elements of a dense tensor as they lie in memory, which is how they are numbered: a view."""
     return torch.as_strided(tensor, (tensor.numel(),), (1,))
 
 
@@ -156,7 +157,7 @@ def fill_reference(out: Sequence[Tensor], seed: int, step: int, tensors: Sequenc
     """``out <- z``."""
     check_fill(out, step, tensors)
     for t, number in zip(out, tensors, strict=True):
-        _in_memory_order(t).copy_(signs(t.numel(), seed, step, number, dtype=t.dtype, device=t.device))
+        in_memory_order(t).copy_(signs(t.numel(), seed, step, number, dtype=t.dtype, device=t.device))
 
 
 def perturb_reference(
@@ -167,7 +168,7 @@ def perturb_reference(
     for p, original, number in zip(params, originals, tensors, strict=True):
         real = element_dtype(p)
         z = signs(p.numel(), seed, step, number, dtype=real, device=p.device)
-        _in_memory_order(p).copy_(_in_memory_order(original).to(real) + scale * z)
+        in_memory_order(p).copy_(in_memory_order(original).to(real) + scale * z)
 
 
 def fold_reference(
@@ -180,15 +181,16 @@ def fold_reference(
     step: int,
     tensors: Sequence[int],
 ) -> None:
-    """``H <- decay H + weight z (plus - minus)``."""
+    """``H <- decay H + weight z (plus - minus)``; an element that would not be finite stays as it was."""
     check_fold(estimates, plus, minus, step, tensors)
     for k, (h, p, number) in enumerate(zip(estimates, plus, tensors, strict=True)):
         z = signs(h.numel(), seed, step, number, dtype=h.dtype, device=h.device)
-        difference = _in_memory_order(p).to(h.dtype)
+        difference = in_memory_order(p).to(h.dtype)
         if minus:
-            difference = difference - _in_memory_order(minus[k]).to(h.dtype)
-        flat = _in_memory_order(h)
-        flat.copy_(decay * flat + weight * z * difference)
+            difference = difference - in_memory_order(minus[k]).to(h.dtype)
+        flat = in_memory_order(h)
+        folded = decay * flat + weight * z * difference
+        flat.copy_(torch.where(folded.isfinite(), folded, flat))
 
 
 contract.LIBRARY.impl("fill_probes_", fill_reference, "CompositeExplicitAutograd")
@@ -267,8 +269,8 @@ def fold_probes_(
     step: int,
     tensors: Sequence[int],
 ) -> None:
-    """``H <- decay H + weight z (plus - minus)``; an empty ``minus`` is zero. Estimates are float64 where ``plus`` is,
-    else float32.
+    """``H <- decay H + weight z (plus - minus)``; an empty ``minus`` is zero, and an element that would not be finite
+    stays as it was. Estimates are float64 where ``plus`` is, else float32.
     """
     torch.ops.srft.fold_probes_(estimates, plus, minus, decay, weight, _signed(seed), step, tensors)
     _changed(estimates)

@@ -16,6 +16,7 @@ from . import contract
 from .contract import (
     BINS,
     COUNT,
+    CURVATURE_SUM,
     DENSITY,
     HISTOGRAM,
     LARGEST,
@@ -32,6 +33,7 @@ from .contract import (
     Phase,
     Setting,
 )
+from .probe import in_memory_order, signs
 
 REGULAR_BINS = BINS - 3
 NARROWEST_BIN = 2.0**-14
@@ -271,8 +273,12 @@ def step(
     previous: list[Tensor],
     anchors: list[Tensor],
     priors: list[Tensor],
-    prior_scales: Tensor,
+    scales: Tensor,
     transfers: list[Tensor],
+    curvatures: list[Tensor],
+    plus: list[Tensor],
+    minus: list[Tensor],
+    paths: list[Tensor],
     statistics: list[Tensor],
     settings: Tensor,
     report: Tensor,
@@ -340,7 +346,17 @@ def step(
 
     for i, held, gradient, weight, transfer, time in work:
         param, stats = params[i], statistics[i]
-        scale, inverse_rho = prior_scales[i].tolist()
+        scale, inverse_rho, curvature_scale, number = scales[i].tolist()
+        curvature = entry(curvatures, i)
+        if curvature is not None and gradient is not None and entry(plus, i) is not None and flags & contract.FOLD:
+            subtrahend = entry(minus, i)
+            product = plus[i].to(weight.dtype) * s[Setting.GRADIENT_FACTOR]
+            if subtrahend is not None:
+                product = product - subtrahend.to(weight.dtype) * s[Setting.GRADIENT_FACTOR]
+            elif flags & contract.FOLD_GRADIENT:
+                product = product - gradient
+            fold_product(curvature, product, int(number), s)
+            stats[CURVATURE_SUM] = curvature.double().abs().sum()
         unit = strength if coupled else lr * strength * inverse_rho
         anchor, prior = entry(anchors, i), entry(priors, i)
         none = torch.zeros_like(weight)
@@ -349,9 +365,11 @@ def step(
         w_p, w_t, penalty_weight, anchored_transfer = none, none, none, none
         if anchor is not None and strength > 0:
             anchor = anchor.to(weight.dtype)
-            if prior is not None:
-                w_p = unit * kappa * scale * prior
-                penalty_weight = strength * kappa * scale * (1.0 if coupled else inverse_rho) * prior
+            significance = none if prior is None else scale * prior
+            if curvature is not None:
+                significance = significance + curvature_scale * curvature.abs()
+            w_p = unit * kappa * significance
+            penalty_weight = strength * kappa * (1.0 if coupled else inverse_rho) * significance
         if weighs_transfer and transfer is not None:
             sums = (total, count) if normalize is Normalize.GLOBAL else (float(stats[SUM]), float(stats[COUNT]))
             per_mean = sums[1] / sums[0] if sums[0] > 0 else 0.0
@@ -440,7 +458,22 @@ def step(
             report[TRANSFER_PENALTY] += 0.5 / lr * (w_t * (result - current).square()).double().sum()
         if gathers and transfer is not None:
             gather(transfer, held, by_rank, stats)
+        before = current.clone()  # `current` may be the parameter itself
         param.copy_(result)
+        path = entry(paths, i)
+        if path is not None and gradient is not None:
+            fall = -gradient * (param.to(before.dtype) - before)
+            path.add_(torch.where(fall.isfinite(), fall, 0.0))
+
+
+def fold_product(curvature: Tensor, product: Tensor, number: int, settings: dict[Setting, float]) -> None:
+    """H <- decay H + weight z product, in place; an element that would not be finite stays as it was."""
+    seed = int(settings[Setting.PROBE_SEED_HIGH]) << 32 | int(settings[Setting.PROBE_SEED_LOW])
+    step = int(settings[Setting.PROBE_STEP])
+    z = signs(curvature.numel(), seed, step, number, dtype=curvature.dtype, device=curvature.device)
+    flat, change = in_memory_order(curvature), in_memory_order(torch.empty_like(curvature).copy_(product))
+    folded = settings[Setting.FOLD_DECAY] * flat + settings[Setting.FOLD_WEIGHT] * z * change
+    flat.copy_(torch.where(folded.isfinite(), folded, flat))
 
 
 def gather(transfer: Tensor, held: Tensor, by_rank: bool, statistics: Tensor) -> None:

@@ -101,8 +101,8 @@ def _owners(sizes: tuple[int, ...], device: torch.device) -> tuple[tuple[int, ..
 _CHOICES = {
     "prepare": "INNER MODE DAMPING NORMALIZE TO_ANCHOR PHASE OWN DECOUPLED_DECAY",
     "advance": "PARAM ANCHOR INNER MODE DAMPING TO_ANCHOR PHASE GATHERS HOLD OWN BUFFER PREVIOUS DECOUPLED_DECAY "
-    "AMSGRAD NESTEROV COUNT_SKIPPED",
-    "fold": "DAMPING PHASE GATHERS",
+    "AMSGRAD NESTEROV CURVED FOLD FOLD_GRADIENT PATH COUNT_SKIPPED",
+    "fold": "DAMPING PHASE GATHERS FOLD",
 }
 
 
@@ -116,6 +116,8 @@ class _Layout:
     maximum: bool
     previous: bool
     transfer: bool
+    curvature: bool
+    path: bool
 
 
 class _Group:
@@ -143,6 +145,8 @@ class _Group:
             tensors.anchors,
             tensors.priors,
             tensors.transfers,
+            tensors.curvatures,
+            tensors.paths,
         )
         rows = [
             [*(address(listed, i) for listed in states), size, first, i]
@@ -150,7 +154,7 @@ class _Group:
         ]
         k = self._kernels
         self._fixed = torch.tensor(rows, dtype=torch.int64).reshape(n, k.FIXED.value).to(device)
-        self._moving = _Mirror(2 * n, torch.int64, device)
+        self._moving = _Mirror((4 if layout.curvature else 2) * n, torch.int64, device)
         self._gradients = [0] * n
         real = torch.float64 if layout.param == torch.float64 else torch.float32
         self._constants = torch.zeros(n, k.CONSTANTS.value + contract.BINS, dtype=real, device=device)
@@ -173,6 +177,7 @@ class _Group:
             damping = Damping.UNDAMPED
         # Of the halves of an unfused step the second gathers, but for T in the gradient that the first one makes.
         late = phase != Phase.BEFORE or (to_anchor and mode == Mode.COUPLED)
+        folds = self._layout.curvature and bool(flags & contract.FOLD) and phase == Phase.FUSED
         made = {
             "PARAM": _element_type(self._layout.param),
             "ANCHOR": _element_type(self._layout.anchor),
@@ -190,6 +195,10 @@ class _Group:
             "DECOUPLED_DECAY": bool(flags & contract.DECOUPLED_DECAY),
             "AMSGRAD": self._layout.maximum,
             "NESTEROV": bool(flags & contract.NESTEROV),
+            "CURVED": self._layout.curvature,
+            "FOLD": folds,
+            "FOLD_GRADIENT": bool(flags & contract.FOLD_GRADIENT),
+            "PATH": self._layout.path and phase == Phase.FUSED,
             "COUNT_SKIPPED": bool(flags & contract.COUNT_SKIPPED),
         }
         chosen = {kernel: {name: made[name] for name in names.split()} | COMPILED for kernel, names in _CHOICES.items()}
@@ -205,7 +214,7 @@ class _Group:
             settings,
             t.steps,
             t.statistics,
-            t.prior_scales,
+            t.scales,
             len(t.params),
             grad_scale,
             self._constants,
@@ -218,6 +227,9 @@ class _Group:
         self,
         params: Sequence[Tensor],
         grads: Sequence[Tensor],
+        plus: Sequence[Tensor],
+        minus: Sequence[Tensor],
+        settings: Tensor,
         options: dict[str, dict[str, Any]],
         found_inf: Tensor | None,
     ) -> None:
@@ -225,9 +237,15 @@ class _Group:
             return
         if grads:  # the second half of an unfused step has none: what the first half sent stays
             self._gradients = [grads[i].data_ptr() for i in self._members]
+        addresses = [params[i].data_ptr() for i in self._members] + self._gradients
+        if self._layout.curvature:
+            for listed in (plus, minus):
+                addresses += [listed[i].data_ptr() if listed else 0 for i in self._members]
         self._kernels.advance[(self._chunks,)](
             self._fixed,
-            self._moving.of([params[i].data_ptr() for i in self._members] + self._gradients),
+            self._moving.of(addresses),
+            settings,
+            self._tensors.scales,
             len(self._members),
             self._owners,
             self._chunks,
@@ -284,9 +302,11 @@ def _layouts(tensors: StepTensors) -> dict[_Layout, list[int]]:
             maximum=has(tensors.max_second_moments, i),
             previous=has(tensors.previous, i),
             transfer=has(tensors.transfers, i),
+            curvature=has(tensors.curvatures, i),
+            path=has(tensors.paths, i),
         )
         layouts.setdefault(layout, []).append(i)
-    return layouts or {_Layout(torch.float32, torch.float32, False, False, False, False): []}
+    return layouts or {_Layout(torch.float32, torch.float32, False, False, False, False, False, False): []}
 
 
 class TritonPlan:
@@ -313,6 +333,8 @@ class TritonPlan:
         *,
         found_inf: Tensor | None = None,
         grad_scale: Tensor | None = None,
+        plus: Sequence[Tensor] = (),
+        minus: Sequence[Tensor] = (),
     ) -> None:
         """As :meth:`StepPlan.step <srft_kernels.ops.plan.StepPlan.step>` says."""
         with _on(self._device):
@@ -322,7 +344,7 @@ class TritonPlan:
             for group, chosen in zip(self._groups, options, strict=True):
                 group.prepare(values, chosen, grad_scale)
             for group, chosen in zip(self._groups, options, strict=True):
-                group.advance(params, grads, chosen, found_inf)
+                group.advance(params, grads, plus, minus, values, chosen, found_inf)
             reset = bool(flags & contract.RESET_PENALTIES)
             for group, chosen in zip(self._groups, options, strict=True):
                 group.fold(report, chosen, found_inf, reset=reset)

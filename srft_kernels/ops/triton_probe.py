@@ -39,7 +39,7 @@ COMPILED = {"num_warps": 8, "enable_fp_fusion": False}
 
 
 @triton.jit
-def _signs(seed, step, number, start, REAL: tl.constexpr, CHUNK: tl.constexpr):
+def signs(seed, step, number, start, REAL: tl.constexpr, CHUNK: tl.constexpr):
     """z of a chunk: (CHUNK / 32, 32), a row for each word of Philox."""
     block = start // 128 + tl.arange(0, CHUNK // 128).to(tl.int64)
     low, high = (block & 0xFFFFFFFF).to(tl.uint32), (block >> 32).to(tl.uint32)
@@ -79,7 +79,7 @@ def _chunk(
     REAL: tl.constexpr = tl.float64 if TARGET == tl.float64 else tl.float32  # noqa: SIM300
     lane = tl.arange(0, CHUNK // 32)[:, None] * 32 + tl.arange(0, 32)[None, :]
     exists = lane < (CHUNK if WIDE else count)
-    z = _signs(seed, step, tl.load(column + NUMBER * tensors), start, REAL, CHUNK)
+    z = signs(seed, step, tl.load(column + NUMBER * tensors), start, REAL, CHUNK)
     targets = _pointers(tl.load(column + AT_TARGET * tensors), start, lane, TARGET, WIDE)
     if FROM is None:
         value = z

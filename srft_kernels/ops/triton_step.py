@@ -21,6 +21,7 @@ import triton.language as tl
 
 from . import contract, reference
 from .contract import Damping, Inner, Mode, Normalize, Phase, Setting
+from .triton_probe import signs
 
 # ---------------------------------------------------------------- the numbers of the contract, as Triton reads them
 
@@ -36,6 +37,11 @@ MU_MIN = tl.constexpr(int(Setting.MU_MIN))
 MU_MAX = tl.constexpr(int(Setting.MU_MAX))
 TAU = tl.constexpr(int(Setting.TAU))
 TRANSFER_BETA = tl.constexpr(int(Setting.TRANSFER_BETA))
+PROBE_SEED_LOW = tl.constexpr(int(Setting.PROBE_SEED_LOW))
+PROBE_SEED_HIGH = tl.constexpr(int(Setting.PROBE_SEED_HIGH))
+PROBE_STEP = tl.constexpr(int(Setting.PROBE_STEP))
+FOLD_DECAY = tl.constexpr(int(Setting.FOLD_DECAY))
+FOLD_WEIGHT = tl.constexpr(int(Setting.FOLD_WEIGHT))
 
 ADAM = tl.constexpr(int(Inner.ADAM))
 SGD = tl.constexpr(int(Inner.SGD))
@@ -55,6 +61,12 @@ SMALLEST = tl.constexpr(contract.SMALLEST)
 LARGEST = tl.constexpr(contract.LARGEST)
 SUM = tl.constexpr(contract.SUM)
 COUNT = tl.constexpr(contract.COUNT)
+CURVATURE_SUM = tl.constexpr(contract.CURVATURE_SUM)
+SCALES = tl.constexpr(contract.SCALES)
+PRIOR_SCALE = tl.constexpr(contract.PRIOR_SCALE)
+INVERSE_RMS = tl.constexpr(contract.INVERSE_RMS)
+CURVATURE_SCALE = tl.constexpr(contract.CURVATURE_SCALE)
+PROBE_NUMBER = tl.constexpr(contract.PROBE_NUMBER)
 HISTOGRAM = tl.constexpr(contract.HISTOGRAM)
 BINS = tl.constexpr(contract.BINS)
 STATISTICS = tl.constexpr(contract.STATISTICS)
@@ -69,7 +81,8 @@ REPORT_NONFINITE = tl.constexpr(contract.NONFINITE)
 # ---------------------------------------------------------------- what the plan's tables hold
 
 # `fixed` (tensors, FIXED) int64: addresses of what does not move, zero for what a tensor has not, and its sizes.
-# `moving` (2, tensors) int64: addresses of the parameters and of their gradients.
+# `moving` (4, tensors) int64: addresses of the parameters and their gradients; with curvatures, of what is folded into
+# them and of what is subtracted from that (else there are two rows).
 AT_FIRST = tl.constexpr(0)
 AT_SECOND = tl.constexpr(1)
 AT_MAXIMUM = tl.constexpr(2)
@@ -77,10 +90,12 @@ AT_PREVIOUS = tl.constexpr(3)
 AT_ANCHOR = tl.constexpr(4)
 AT_PRIOR = tl.constexpr(5)
 AT_TRANSFER = tl.constexpr(6)
-SIZE = tl.constexpr(7)
-FIRST_CHUNK = tl.constexpr(8)  # chunks of the tensors before it
-INDEX = tl.constexpr(9)  # its row in the plan's steps, statistics and prior scales
-FIXED = tl.constexpr(10)
+AT_CURVATURE = tl.constexpr(7)
+AT_PATH = tl.constexpr(8)
+SIZE = tl.constexpr(9)
+FIRST_CHUNK = tl.constexpr(10)  # chunks of the tensors before it
+INDEX = tl.constexpr(11)  # its row in the plan's steps, statistics and scales
+FIXED = tl.constexpr(12)
 
 # `constants` (tensors, CONSTANTS + BINS) in the arithmetic's dtype: what `prepare` leaves for `advance`. Behind them
 # the damping of each bin.
@@ -97,20 +112,25 @@ STABILISER = tl.constexpr(9)  # epsilon
 TRANSFER_DECAY = tl.constexpr(10)
 TRANSFER_FRESH = tl.constexpr(11)
 TRANSFER_CORRECTION = tl.constexpr(12)  # 1 / (1 - beta^t)
-PRIOR_WEIGHT = tl.constexpr(13)  # times P: w_p
+PRIOR_WEIGHT = tl.constexpr(13)  # times P^: w_p
 TRANSFER_WEIGHT = tl.constexpr(14)  # times T: what T adds to w_p
 MEAN_DAMPING = tl.constexpr(15)  # times T: w_t of damping by the mean
-PRIOR_PENALTY = tl.constexpr(16)  # times P (theta - a)^2
+PRIOR_PENALTY = tl.constexpr(16)  # times P^ (theta - a)^2
 ANCHORED_PENALTY = tl.constexpr(17)  # times T (theta - a)^2
 DAMPED_PENALTY = tl.constexpr(18)  # times w_t (new theta - theta)^2
 RANGE_LOW = tl.constexpr(19)
 RANGE_DENSITY = tl.constexpr(20)
-CONSTANTS = tl.constexpr(24)
+OF_PRIOR = tl.constexpr(21)  # times P: its part of P^
+OF_CURVATURE = tl.constexpr(22)  # times |H|: its part of P^
+KEPT = tl.constexpr(23)  # of H in a fold
+ADDED = tl.constexpr(24)  # of the product
+CONSTANTS = tl.constexpr(32)
 
-# `slots` (SLOTS, chunks) float64: a chunk's share of each report entry, then of T's sum and count.
+# `slots` (SLOTS, chunks) float64: a chunk's share of each report entry, of T's sum and count, and of the sum of |H|.
 SUM_SLOT = tl.constexpr(contract.REPORT)
 COUNT_SLOT = tl.constexpr(contract.REPORT + 1)
-SLOTS = tl.constexpr(contract.REPORT + 2)
+CURVATURE_SLOT = tl.constexpr(contract.REPORT + 2)
+SLOTS = tl.constexpr(contract.REPORT + 3)
 
 # `extremes` (tensors, 2) int32: the bits of the smallest and the largest T counted, which grow with T.
 NO_SMALLEST = tl.constexpr(2**31 - 1)
@@ -263,7 +283,7 @@ def prepare(
     settings,
     steps,
     statistics,
-    prior_scales,
+    scales,
     tensors,
     grad_scale,
     constants,
@@ -319,9 +339,12 @@ def prepare(
     tl.store(out + TRANSFER_FRESH, 1.0 - transfer_beta)
     tl.store(out + TRANSFER_CORRECTION, 1.0 / (1.0 - _power(transfer_beta, time)))
 
-    # DESIGN section 2: w_p = lr lambda kappa P / (mean(P) rho); coupled, its gradient's lambda kappa P / mean(P).
-    inverse_mean = tl.load(prior_scales + 2 * index)
-    inverse_rho = tl.load(prior_scales + 2 * index + 1)
+    # DESIGN section 2: w_p = lr lambda kappa P^ / rho; coupled, its gradient's lambda kappa P^.
+    inverse_rho = tl.load(scales + SCALES * index + INVERSE_RMS)
+    tl.store(out + OF_PRIOR, tl.load(scales + SCALES * index + PRIOR_SCALE))
+    tl.store(out + OF_CURVATURE, tl.load(scales + SCALES * index + CURVATURE_SCALE))
+    tl.store(out + KEPT, tl.load(settings + FOLD_DECAY))
+    tl.store(out + ADDED, tl.load(settings + FOLD_WEIGHT))
     per_lr = tl.where(lr > 0, 1.0 / tl.where(lr > 0, lr, 1.0), 0.0)
     if MODE == COUPLED:
         unit = strength
@@ -329,9 +352,9 @@ def prepare(
     else:
         unit = lr * strength * inverse_rho
         per_unit = per_lr
-    tl.store(out + PRIOR_WEIGHT, unit * kappa * inverse_mean)
+    tl.store(out + PRIOR_WEIGHT, unit * kappa)
     # At lr = 0 the prior's penalty is reported though it pulls nothing.
-    tl.store(out + PRIOR_PENALTY, 0.5 * strength * kappa * inverse_mean * (1.0 if MODE == COUPLED else inverse_rho))
+    tl.store(out + PRIOR_PENALTY, 0.5 * strength * kappa * (1.0 if MODE == COUPLED else inverse_rho))
     tl.store(out + DAMPED_PENALTY, 0.5 * per_lr)
     if TO_ANCHOR or DAMPING == BY_MEAN:
         per_mean = _count_per_sum(statistics, index, tensors, NORMALIZE)
@@ -451,6 +474,10 @@ def _chunk(
     row,
     param,
     grad,
+    plus,
+    minus,
+    settings,
+    scales,
     start,
     count,
     c,
@@ -473,6 +500,10 @@ def _chunk(
     DECOUPLED_DECAY: tl.constexpr,
     AMSGRAD: tl.constexpr,
     NESTEROV: tl.constexpr,
+    CURVED: tl.constexpr,
+    FOLD: tl.constexpr,
+    FOLD_GRADIENT: tl.constexpr,
+    PATH: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
     WIDE: tl.constexpr,
@@ -488,6 +519,8 @@ def _chunk(
     at_anchor = tl.load(row + AT_ANCHOR)
     at_prior = tl.load(row + AT_PRIOR)
     at_transfer = tl.load(row + AT_TRANSFER)
+    at_curvature = tl.load(row + AT_CURVATURE)
+    at_path = tl.load(row + AT_PATH)
 
     factor = tl.load(c + FACTOR)
     unscale = tl.load(c + UNSCALE)
@@ -502,6 +535,8 @@ def _chunk(
     transfer_decay = tl.load(c + TRANSFER_DECAY)
     transfer_fresh = tl.load(c + TRANSFER_FRESH)
     transfer_correction = tl.load(c + TRANSFER_CORRECTION)
+    of_prior = tl.load(c + OF_PRIOR)
+    of_curvature = tl.load(c + OF_CURVATURE)
     prior_weight = tl.load(c + PRIOR_WEIGHT)
     prior_penalty = tl.load(c + PRIOR_PENALTY)
     transfer_weight = tl.load(c + TRANSFER_WEIGHT)
@@ -509,11 +544,19 @@ def _chunk(
     low = tl.load(c + RANGE_LOW).to(tl.float32)
     density = tl.load(c + RANGE_DENSITY).to(tl.float32)
 
+    if not CURVED:  # one significance, whose scale goes with its weight
+        prior_weight *= of_prior
+        prior_penalty *= of_prior
     # What weighs nothing and costs nothing is not read.
-    has_prior = (at_anchor != 0) & (at_prior != 0) & ((prior_weight != 0) | (prior_penalty != 0))
+    weighs = (at_anchor != 0) & ((prior_weight != 0) | (prior_penalty != 0))
+    has_prior = weighs & (at_prior != 0)
     has_anchor = has_prior
+    if CURVED:
+        has_curvature = weighs & (at_curvature != 0)
+        has_anchor = has_prior | has_curvature
+        reads_curvature = _spread(has_curvature, BLOCK)
     if TO_ANCHOR:
-        has_anchor = has_prior | ((at_anchor != 0) & (transfer_weight != 0))
+        has_anchor = has_anchor | ((at_anchor != 0) & (transfer_weight != 0))
     reads_prior = _spread(has_prior, BLOCK)
     reads_anchor = _spread(has_anchor, BLOCK)
 
@@ -521,6 +564,16 @@ def _chunk(
     anchored_sum = tl.zeros([BLOCK], tl.float64)
     damped_sum = tl.zeros([BLOCK], tl.float64)
     transfer_sum = tl.zeros([BLOCK], tl.float64)
+    curvature_sum = tl.zeros([BLOCK], tl.float64)
+    if FOLD:
+        folds = _spread((at_curvature != 0) & (plus != 0), BLOCK)
+        subtracts = _spread(minus != 0, BLOCK)
+        kept = tl.load(c + KEPT)
+        added = tl.load(c + ADDED)
+        high = tl.load(settings + PROBE_SEED_HIGH).to(tl.uint64)
+        seed = (high << 32) | tl.load(settings + PROBE_SEED_LOW).to(tl.uint64)
+        draw = tl.load(settings + PROBE_STEP).to(tl.uint32)
+        number = tl.load(scales + SCALES * tl.load(row + INDEX) + PROBE_NUMBER).to(tl.uint32)
     counted_sum = tl.zeros([BLOCK], tl.int32)
     nonfinite = tl.zeros([BLOCK], tl.int32)
     smallest = tl.full([BLOCK], NO_SMALLEST, tl.int32)
@@ -576,16 +629,41 @@ def _chunk(
                     tl.store(transfers, transfer, mask=exists)
             transfer *= transfer_correction
 
+        # The product into H.
+        if FOLD:
+            pointers = _pointers(plus, start, lane, PARAM, WIDE)
+            product = tl.load(pointers, mask=exists & folds, other=0.0).to(REAL) * factor
+            pointers = _pointers(minus, start, lane, PARAM, WIDE)
+            less = tl.load(pointers, mask=exists & subtracts, other=0.0).to(REAL) * factor
+            if FOLD_GRADIENT:
+                less = tl.where(subtracts, less, gradient)
+            z = signs(seed, draw, number, start + first_lane, REAL, BLOCK).reshape(BLOCK)
+            curvatures = _pointers(at_curvature, start, lane, REAL, WIDE)
+            before = tl.load(curvatures, mask=exists & folds, other=0.0)
+            folded = kept * before + added * z * (product - less)
+            folded = tl.where(tl.abs(folded) < float("inf"), folded, before)
+            tl.store(curvatures, folded, mask=exists & folds)
+            curvature_sum += tl.where(exists & folds, tl.abs(folded), 0.0).to(tl.float64)
+
         # The pull toward the anchor: its weight, and the penalty at the weights whose gradient this is.
         anchor = tl.load(_pointers(at_anchor, start, lane, ANCHOR, WIDE), mask=exists & reads_anchor, other=0.0).to(
             REAL
         )
         anchor = tl.where(reads_anchor, anchor, current)
         prior = tl.load(_pointers(at_prior, start, lane, REAL, WIDE), mask=exists & reads_prior, other=0.0)
-        w_p = prior_weight * prior
+        significance = prior
+        if CURVED:
+            reads = exists & reads_curvature
+            if FOLD:  # not what was stored a moment ago, which other threads of the program may have done
+                reads = reads & ~folds
+            curvature = tl.load(_pointers(at_curvature, start, lane, REAL, WIDE), mask=reads, other=0.0)
+            if FOLD:
+                curvature = tl.where(folds & reads_curvature, folded, curvature)
+            significance = of_prior * prior + of_curvature * tl.abs(curvature)
+        w_p = prior_weight * significance
         distance = current - anchor
         if PHASE != AFTER:
-            prior_sum += (prior * distance * distance).to(tl.float64)
+            prior_sum += (significance * distance * distance).to(tl.float64)
         if TO_ANCHOR:
             pulling = tl.where(reads_anchor, transfer, 0.0)
             w_p += transfer_weight * pulling
@@ -649,6 +727,11 @@ def _chunk(
                 damped_sum += tl.where(exists, w_t * step * step, 0.0).to(tl.float64)
             if PHASE != AFTER or MODE != COUPLED:
                 tl.store(params, result.to(PARAM), mask=exists)
+            if PATH:  # from weight to weight as they are stored
+                paths = _pointers(at_path, start, lane, REAL, WIDE)
+                fall = gradient * (current - result.to(PARAM).to(REAL))
+                path = tl.load(paths, mask=exists, other=0.0)
+                tl.store(paths, path + tl.where(tl.abs(fall) < float("inf"), fall, 0.0), mask=exists)
 
         # The statistics of T that the next step reads.
         if GATHERS:
@@ -674,6 +757,8 @@ def _chunk(
         penalty += tl.load(c + DAMPED_PENALTY).to(tl.float64) * tl.sum(damped_sum, axis=0)
     tl.store(slot + chunks, penalty)
     tl.store(slot + REPORT_NONFINITE * chunks, tl.sum(nonfinite, axis=0).to(tl.float64))
+    if FOLD:
+        tl.store(slot + CURVATURE_SLOT * chunks, tl.sum(curvature_sum, axis=0))
     if GATHERS:
         if DAMPING == BY_RANK:
             tl.atomic_min(extremes, tl.min(smallest, axis=0), sem="relaxed")
@@ -694,10 +779,12 @@ def _skipped_chunk(grad, start, count, PARAM: tl.constexpr, BLOCK: tl.constexpr)
     return tl.sum(nonfinite, axis=0).to(tl.float64)
 
 
-@triton.jit(do_not_specialize=["tensors", "chunks"])
+@triton.jit(do_not_specialize=["tensors", "chunks"], do_not_specialize_on_alignment=["settings"])
 def advance(
     fixed,
     moving,
+    settings,
+    scales,
     tensors,
     owners,
     chunks,
@@ -721,6 +808,10 @@ def advance(
     DECOUPLED_DECAY: tl.constexpr,
     AMSGRAD: tl.constexpr,
     NESTEROV: tl.constexpr,
+    CURVED: tl.constexpr,
+    FOLD: tl.constexpr,
+    FOLD_GRADIENT: tl.constexpr,
+    PATH: tl.constexpr,
     COUNT_SKIPPED: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -731,6 +822,11 @@ def advance(
     row = fixed + tensor * FIXED
     param = tl.load(moving + tensor)
     grad = tl.load(moving + tensors + tensor)
+    plus = grad  # where nothing is folded, nothing reads them
+    minus = grad
+    if FOLD:
+        plus = tl.load(moving + 2 * tensors + tensor)
+        minus = tl.load(moving + 3 * tensors + tensor)
     start = (chunk - tl.load(row + FIRST_CHUNK)) * CHUNK
     left = tl.load(row + SIZE) - start
     count = tl.minimum(left, CHUNK).to(tl.int32)
@@ -739,7 +835,7 @@ def advance(
     if found_inf is not None:
         taken = tl.load(found_inf) == 0
     if taken:
-        addresses = param | grad
+        addresses = param | grad | plus | minus
         for k in tl.static_range(SIZE):
             addresses |= tl.load(row + k)
         c = constants + tensor * (CONSTANTS + BINS)
@@ -747,15 +843,15 @@ def advance(
         extreme = extremes + 2 * tensor
         if (count == CHUNK) & (addresses % 16 == 0):
             _chunk(
-                row, param, grad, start, count, c, counters, extreme, slot, chunks,
+                row, param, grad, plus, minus, settings, scales, start, count, c, counters, extreme, slot, chunks,
                 PARAM, ANCHOR, INNER, MODE, DAMPING, TO_ANCHOR, PHASE, GATHERS, HOLD, OWN, BUFFER, PREVIOUS,
-                DECOUPLED_DECAY, AMSGRAD, NESTEROV, BLOCK, CHUNK, True,
+                DECOUPLED_DECAY, AMSGRAD, NESTEROV, CURVED, FOLD, FOLD_GRADIENT, PATH, BLOCK, CHUNK, True,
             )  # fmt: skip
         else:
             _chunk(
-                row, param, grad, start, count, c, counters, extreme, slot, chunks,
+                row, param, grad, plus, minus, settings, scales, start, count, c, counters, extreme, slot, chunks,
                 PARAM, ANCHOR, INNER, MODE, DAMPING, TO_ANCHOR, PHASE, GATHERS, HOLD, OWN, BUFFER, PREVIOUS,
-                DECOUPLED_DECAY, AMSGRAD, NESTEROV, BLOCK, CHUNK, False,
+                DECOUPLED_DECAY, AMSGRAD, NESTEROV, CURVED, FOLD, FOLD_GRADIENT, PATH, BLOCK, CHUNK, False,
             )  # fmt: skip
     else:
         if COUNT_SKIPPED and PHASE != AFTER:
@@ -793,6 +889,7 @@ def fold(
     DAMPING: tl.constexpr,
     PHASE: tl.constexpr,
     GATHERS: tl.constexpr,
+    FOLD: tl.constexpr,
     RESET: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -809,6 +906,11 @@ def fold(
             size = tl.load(row + SIZE)
             if PHASE != AFTER:
                 tl.store(steps + index, tl.load(steps + index) + 1.0)
+            if FOLD:
+                first = tl.load(row + FIRST_CHUNK)
+                folded = _sum_of_slots(slots + CURVATURE_SLOT * chunks, first, first + tl.cdiv(size, CHUNK), BLOCK)
+                if size > 0:
+                    tl.store(statistics + index * STATISTICS + CURVATURE_SUM, folded)
             if GATHERS:  # noqa: SIM102 (one condition is the compiler's, the other the device's)
                 if size > 0:
                     out = statistics + index * STATISTICS

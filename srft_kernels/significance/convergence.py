@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from srft_kernels.sharded import whole
+
 # A spread from fewer draws says too little to stop by: from eight its own standard error is a quarter.
 LEAST_DRAWS = 8
 
@@ -68,7 +70,7 @@ class RunningError:
 
 def _squared_norm(tensor: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
-    return norm.square()
+    return whole(norm).square()
 
 
 def _floats(scalars: list[Tensor]) -> list[float]:

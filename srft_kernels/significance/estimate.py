@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from srft_kernels.sharded import is_distributed, whole
 from srft_kernels.significance.convergence import LEAST_DRAWS, RunningError
 from srft_kernels.significance.estimators import ESTIMATORS, Estimator, NonFiniteBatch, Request
 from srft_kernels.significance.estimators.base import LossFunction, accumulation_dtype
@@ -275,7 +276,7 @@ def _estimate(
         "parameter_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in chosen.values()}),
     }
     if not worker.needs_batches:
-        weights = {n: worker.of_weight(p.detach().to(accumulation_dtype(p))) for n, p in chosen.items()}
+        weights = {n: worker.of_weight(whole(p.detach()).to(accumulation_dtype(p))) for n, p in chosen.items()}
         return _Estimate(worker, weights, None, info)
 
     if batches is None or (loss_fn is None and worker.needs_loss):
@@ -285,6 +286,13 @@ def _estimate(
     if not worker.needs_loss and loss_fn is not None:
         raise ValueError(f"the estimator {estimator!r} uses no loss: give None for loss_fn, and the outputs_fn option")
     worker.check(model, chosen)
+    if not worker.shards:
+        for name, parameter in chosen.items():
+            if is_distributed(parameter):
+                raise ValueError(
+                    f"{name!r} is distributed, and {estimator!r} takes gradients of single samples, which FSDP2 does "
+                    "not reduce: estimate on the unsharded model, or use 'hutchinson' with method='finite_difference'"
+                )
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -306,7 +314,7 @@ def _estimate(
         sums, counts = _accumulate(worker, model, loss_fn or _no_loss, batches, chosen, generator, seed, limits, line)
     info.update(counts, seed=seed, training=training)
     seen = counts.pop("samples")
-    return _Estimate(worker, {n: s / seen for n, s in sums.items()}, seen, info)
+    return _Estimate(worker, {n: whole(s / seen) for n, s in sums.items()}, seen, info)
 
 
 def _no_loss(model: nn.Module, batch: Any) -> Tensor:
@@ -422,7 +430,7 @@ def _warn(message: str) -> None:
 def _not_finite(reached: list[tuple[str, Tensor]]) -> list[str]:
     if not reached:
         return []
-    finite = [total.isfinite().all() for _, total in reached]
+    finite = [whole(total.isfinite().all()) for _, total in reached]
     if bool(torch.stack([flag.to(finite[0].device) for flag in finite]).all()):
         return []
     return [name for (name, _), flag in zip(reached, finite, strict=True) if not bool(flag)]

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
+from srft_kernels.sharded import like, local
 from srft_kernels.significance.estimators.base import accumulation_dtype
 from srft_kernels.significance.untouched import Buffers, Generators
 
@@ -140,15 +141,17 @@ def gradient_differences(
     ``(g(θ + hz) - g(θ - hz)) / 2h`` (central), with first derivatives only.
 
     The parameters are moved in place, so whatever shares or wraps them sees it: tied weights, autocast, gradient
-    checkpointing, ``DistributedDataParallel``, whose reduction a ``backward()`` sets off as in a training step. They
-    come back from a copy, bit for bit, also after an exception; arithmetic alone would not bring them back. Beyond a
-    training step this holds the copy and one more gradient, each of the size of the parameters.
+    checkpointing, ``DistributedDataParallel`` and FSDP2, whose reductions a ``backward()`` sets off as in a training
+    step; of sharded parameters each process moves its own shards. They come back from a copy, bit for bit, also after
+    an exception; arithmetic alone would not bring them back. Beyond a training step this holds the copy and one more
+    gradient, each of the size of the parameters.
 
     Every evaluation starts from the same state of the random number generators and of the buffers, so that dropout
     and drop-path draw alike and what BatchNorm or a power iteration writes in one does not show in the other.
     """
     parameters = probed.parameters
-    originals = [p.detach().clone(memory_format=torch.preserve_format) for p in parameters]
+    shards = [local(p) for p in parameters]
+    originals = [p.detach().clone(memory_format=torch.preserve_format) for p in shards]
     generators, buffers = Generators(), Buffers(probed.model)
     evaluations = 0
 
@@ -159,7 +162,7 @@ def gradient_differences(
             buffers.restore()
         evaluations += 1
         if sign:
-            perturb_(parameters, originals, sign * step, probed.seed, draw, probed.numbers)
+            perturb_(shards, originals, sign * step, probed.seed, draw, probed.numbers)
         # Autocast keeps the casts of weights while it is on around the whole pass, and would not see them move.
         torch.clear_autocast_cache()
         return _gradients(probed, loss(), scale)
@@ -176,13 +179,12 @@ def gradient_differences(
         reached = [k for k, (a, b) in enumerate(zip(plus, minus, strict=True)) if a is not None or b is not None]
         out: list[Tensor | None] = [None] * len(parameters)
         folded = [
-            torch.zeros_like(parameters[k], dtype=accumulation_dtype(parameters[k]), requires_grad=False)
-            for k in reached
+            torch.zeros_like(shards[k], dtype=accumulation_dtype(shards[k]), requires_grad=False) for k in reached
         ]
         fold_probes_(
             folded,
-            [laid_out(plus[k], parameters[k]) for k in reached],
-            [laid_out(minus[k], parameters[k]) for k in reached],
+            [laid_out(plus[k], shards[k]) for k in reached],
+            [laid_out(minus[k], shards[k]) for k in reached],
             1.0,
             1.0 / span,
             probed.seed,
@@ -190,13 +192,13 @@ def gradient_differences(
             [probed.numbers[k] for k in reached],
         )
         for k, tensor in zip(reached, folded, strict=True):
-            out[k] = tensor
+            out[k] = like(parameters[k], tensor)
         return out
 
     try:
         yield product
     finally:
-        _restore(parameters, originals)
+        _restore(shards, originals)
         torch.clear_autocast_cache()
 
 
@@ -213,7 +215,7 @@ def _gradients(probed: Probed, loss: Tensor, scale: float) -> list[Tensor | None
         p.grad = None
     (loss * scale).backward()
     shared = any(isinstance(m, DistributedDataParallel) and m.gradient_as_bucket_view for m in probed.model.modules())
-    found = [None if p.grad is None else p.grad.detach() for p in probed.parameters]
+    found = [None if p.grad is None else local(p.grad.detach()) for p in probed.parameters]
     if shared:  # the next backward pass writes into the same buckets
         found = [None if g is None else g.clone() for g in found]
     for p in probed.model.parameters():

@@ -22,7 +22,8 @@ class PathIntegral:
     a context manager. g is the gradient in ``.grad`` after the step, the task's: SRFT's pull is not in it, but for the
     coupled mode around an optimizer that is not fused, which adds the pull there.
 
-    Cost: a copy of the weights, ω and θ₀ (12 bytes a parameter in float32), and two passes over them a step.
+    Cost: in :class:`SRFT` around a fused optimizer ω is gathered in the step's own pass over memory: ω and θ₀ (8 bytes
+    a parameter in float32) and 8 more bytes moved; elsewhere a copy of the weights besides, and two passes a step.
 
     Parameters
     ----------
@@ -51,17 +52,27 @@ class PathIntegral:
         if not self._named:
             raise ValueError("none of the parameters is one that the optimizer steps")
         self._before: dict[str, Tensor] = {}
+        # By parameter: the fused step writes here.
+        self._path = {p: torch.zeros_like(p, dtype=accumulation_dtype(p)) for p in self._named.values()}
         self.restart()
-        self._hooks: list[RemovableHandle] = [
-            optimizer.register_step_pre_hook(self._keep),
-            optimizer.register_step_post_hook(self._add),
-        ]
+        follow = getattr(optimizer, "follow", None)  # SRFT's, which cannot be imported from here
+        self._unfollow = follow if follow is not None and follow(self._path) else None
+        self._hooks: list[RemovableHandle] = [optimizer.register_step_post_hook(self._count)]
+        if self._unfollow is None:
+            self._hooks += [
+                optimizer.register_step_pre_hook(self._keep),
+                optimizer.register_step_post_hook(self._add),
+            ]
 
     def restart(self) -> None:
         """Begin a task here: θ₀ are the weights now, and nothing has been gathered."""
         self._start = {n: p.detach().clone() for n, p in self._named.items()}
-        self._path = {n: torch.zeros_like(p, dtype=accumulation_dtype(p)) for n, p in self._named.items()}
+        for path in self._path.values():
+            path.zero_()
         self.steps = 0
+
+    def _count(self, *_: Any) -> None:
+        self.steps += 1
 
     @torch.no_grad()
     def _keep(self, *_: Any) -> None:
@@ -73,13 +84,12 @@ class PathIntegral:
 
     @torch.no_grad()
     def _add(self, optimizer: Optimizer, *_: Any) -> None:
-        self.steps += 1
         # SRFT divides by a GradScaler's scale inside its kernels and leaves the gradients as they were.
         scale = getattr(optimizer, "grad_scale", None) if getattr(optimizer, "gradients_stay_scaled", False) else None
         for name, p in self._named.items():
             if p.grad is None:
                 continue
-            path = self._path[name]
+            path = self._path[p]
             moved = p.to(path.dtype) - self._before[name].to(path.dtype)
             fall = -p.grad.to(path.dtype) * moved
             if scale is not None:
@@ -101,7 +111,7 @@ class PathIntegral:
             raise RuntimeError("no step was recorded: train with the optimizer first")
         found = {}
         for name, p in self._named.items():
-            path = self._path[name]
+            path = self._path[p]
             moved = p.to(path.dtype) - self._start[name].to(path.dtype)
             found[name] = path.clamp(min=0.0) / (moved.square() + damping)
         return SignificanceMap(found, estimator="si", info={"steps": self.steps, "damping": damping})
@@ -111,6 +121,9 @@ class PathIntegral:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        if self._unfollow is not None:
+            self._unfollow(None)
+            self._unfollow = None
 
     def __enter__(self) -> PathIntegral:
         return self

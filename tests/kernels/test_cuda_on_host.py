@@ -36,7 +36,7 @@ class Stepper:
             params=case.params,
             steps=torch.stack(case.steps),
             statistics=torch.stack(case.statistics),
-            prior_scales=case.scales,
+            scales=case.scales,
             first_moments=case.first,
             second_moments=case.second,
             max_second_moments=case.maximum,
@@ -44,6 +44,8 @@ class Stepper:
             anchors=case.anchors,
             priors=case.priors,
             transfers=case.transfers,
+            curvatures=case.curvatures,
+            paths=case.paths,
         )
         case.steps = list(self.tensors.steps.unbind())
         case.statistics = list(self.tensors.statistics.unbind())
@@ -63,7 +65,8 @@ class Stepper:
             self.prepare(more.get("grad_scale"))
         grads = [] if phase is Phase.AFTER else case.grads
         chosen = values if settings is None else settings
-        self.plan.step(case.params, grads, chosen, case.report, case.flags | flags, int(phase), **more)
+        products = {} if phase is not Phase.FUSED else {"plus": case.plus, "minus": case.minus}
+        self.plan.step(case.params, grads, chosen, case.report, case.flags | flags, int(phase), **products, **more)
 
 
 def name_of(options: dict[str, Any]) -> str:
@@ -379,7 +382,7 @@ def plan_of_sizes(module: Any, sizes: list[int], dtypes: list[int]) -> Any:
     n = len(sizes)
     columns = {name: [16] * n for name in ("first_moments", "second_moments", "anchors", "priors")}
     return module.Plan(
-        sizes=sizes, dtypes=dtypes, anchor_dtypes=dtypes, columns=columns, steps=16, statistics=16, prior_scales=16,
+        sizes=sizes, dtypes=dtypes, anchor_dtypes=dtypes, columns=columns, steps=16, statistics=16, scales=16,
         device=0, scratch=16,
     )  # fmt: skip
 

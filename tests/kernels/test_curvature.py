@@ -15,7 +15,7 @@ from torch.func import functional_call, hessian
 from torch.optim import SGD, AdamW, RMSprop
 
 import srft_kernels as srft
-from srft_kernels.curvature import fold
+from srft_kernels.curvature import evaluate, fold
 
 METHODS = ("finite_difference", "autograd")
 
@@ -52,8 +52,17 @@ def closure_of(
 def draw(spec: srft.Hutchinson, model: nn.Module, loss: Callable[[], Tensor], number: int = 0) -> list[Tensor]:
     params = list(model.parameters())
     found = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params]
-    fold(spec, params, list(range(len(params))), found, number, closure_of(model, loss, spec.method))
+    estimate(spec, params, found, number, closure_of(model, loss, spec.method))
     return found
+
+
+def estimate(
+    spec: srft.Hutchinson, params: list[nn.Parameter], found: list[Tensor], number: int, closure: Callable[[], Tensor]
+) -> None:
+    """A draw's products, folded in passes of their own."""
+    numbers = list(range(len(params)))
+    _, product = evaluate(spec, params, numbers, found, number, closure)
+    fold(params, numbers, found, product)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -74,7 +83,7 @@ def test_draws_are_averaged_as_beta_says() -> None:
     found = [torch.zeros_like(p) for p in params]
     spec = srft.Hutchinson(beta=0.5, method="autograd")
     for number in range(2):
-        fold(spec, params, [0, 1], found, number, closure_of(model, model.loss, "autograd"))
+        estimate(spec, params, found, number, closure_of(model, model.loss, "autograd"))
     for h, d in zip(found, model.d, strict=True):
         torch.testing.assert_close(h, 0.75 * d)
 
@@ -123,7 +132,7 @@ def test_parameters_come_back_bit_for_bit_after_an_exception(dtype: torch.dtype,
     found = [torch.zeros_like(p, dtype=torch.float32) for p in params]
     spec = srft.Hutchinson(probes=2, difference="central")
     with pytest.raises(ArithmeticError):
-        fold(spec, params, [0, 1], found, 0, closure_of(model, loss, "finite_difference", calls))
+        estimate(spec, params, found, 0, closure_of(model, loss, "finite_difference", calls))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert all(p.grad is not None for p in params)
@@ -153,9 +162,15 @@ def train(optimizer: srft.SRFT, model: nn.Module, loss: Callable[[], Tensor], st
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("normalize", ["tensor", "global", None])
 @pytest.mark.parametrize("inner", [AdamW, SGD, RMSprop])
-def test_on_a_diagonal_hessian_srft_is_srft_with_that_prior(inner: Any, normalize: Any, method: Any) -> None:
+@pytest.mark.parametrize("beta", [0.0, 0.7])
+def test_on_a_diagonal_hessian_srft_is_srft_with_that_prior(
+    inner: Any, normalize: Any, method: Any, beta: float
+) -> None:
+    """H is then (1 - β^draws) times the Hessian, which no mean and no bias may show."""
+    if beta and inner is RMSprop:
+        normalize = "tensor"
     ours, theirs = Quadratic(), Quadratic()
-    spec = srft.Hutchinson(every=3, beta=0.0, method=method)
+    spec = srft.Hutchinson(every=3, beta=beta, method=method)
     options: dict[str, Any] = {"strength": 2.0, "kappa": 0.6, "normalize": normalize}
     known = dict(zip(("theta", "bias"), theirs.d, strict=True))
     optimizer = srft.SRFT(inner(ours.named_parameters(), lr=0.01), curvature=spec, **options)
@@ -182,6 +197,73 @@ def test_a_blend_is_the_weighted_mean_of_both_normalised() -> None:
     reference.step(closure_of(theirs, theirs.loss, "finite_difference"))
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
+class Bowl(nn.Module):
+    """A small network of two layers, whose curvature moves as it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+        with torch.no_grad():
+            for p in self.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+        self.x = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+
+    def loss(self) -> Tensor:
+        return self.net(self.x).square().mean()
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+@pytest.mark.parametrize("how", ["forward", "central", "autograd"])
+def test_what_a_step_folds_is_what_a_pass_of_its_own_folds(how: str, probes: int) -> None:
+    model, beside = Bowl(), Bowl()
+    method: Any = "autograd" if how == "autograd" else "finite_difference"
+    options: dict[str, Any] = {} if how == "autograd" else {"difference": how}
+    spec = srft.Hutchinson(every=2, beta=0.6, probes=probes, method=method, seed=2**40 + 7, **options)
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.05), curvature=spec, kappa=0.5)
+    names = [n for n, _ in model.named_parameters()]
+    found = [torch.zeros_like(p) for p in beside.parameters()]
+    in_pass = []
+    run = optimizer._run
+
+    def watched(work: Any, *arguments: Any) -> None:
+        in_pass.append(bool(work.plus))
+        run(work, *arguments)
+
+    optimizer._run = watched  # type: ignore[method-assign]
+    for step in range(6):
+        due = step % 2 == 0
+        if due:
+            beside.load_state_dict(model.state_dict())
+            estimate(spec, list(beside.parameters()), found, step // 2, closure_of(beside, beside.loss, method))
+        optimizer.step(closure_of(model, model.loss, method if due else "finite_difference"))
+        for n, p, h in zip(names, model.parameters(), found, strict=True):
+            torch.testing.assert_close(optimizer.state[p]["curvature"], h, rtol=1e-9, atol=1e-9, msg=f"{n} at {step}")
+    assert in_pass == [False, False, True, False, True, False]  # the first has no means to go by
+
+
+def test_a_product_that_is_not_finite_leaves_the_curvature_alone() -> None:
+    model = Quadratic(torch.float32)
+    calls: list[int] = []
+
+    def loss() -> Tensor:
+        value = model.loss()
+        # The second evaluation of the second draw: an infinite gradient for one element of theta.
+        return value + (1e38 * 1e38 * model.theta[1, 2] if len(calls) == 5 else 0.0)
+
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.01), curvature=srft.Hutchinson(every=2))
+    for _ in range(2):
+        optimizer.step(closure_of(model, loss, "finite_difference", calls))
+    before = optimizer.state[model.theta]["curvature"].clone()
+    optimizer.step(closure_of(model, loss, "finite_difference", calls))
+    after = optimizer.state[model.theta]["curvature"]
+    assert len(calls) == 5
+    assert bool(after.isfinite().all())
+    kept = torch.zeros_like(before, dtype=torch.bool)
+    kept[1, 2] = True
+    assert torch.equal(after == before, kept)
 
 
 def test_evaluations_are_as_many_as_promised() -> None:

@@ -246,6 +246,41 @@ def check_curvature(rank: int, _: Path) -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
+def check_diagonal(rank: int, _: Path) -> None:
+    """Estimated on shards, each process with its own samples; a diagonal Hessian is exact in one probe."""
+    ours, theirs = Scale(5), Scale(5)
+    fully_shard(ours, mesh=init_device_mesh("cpu", (WORLD,)))
+    x = torch.randn(16, 5, generator=torch.Generator().manual_seed(2)).double()
+    before = full(ours.w.detach())
+    made = [
+        srft.hutchinson_diagonal(
+            model,
+            lambda m, batch: m(batch).square().mean(1),
+            [own, own],
+            method="finite_difference",
+            step=1e-3,
+            probes=3,
+            relative_error=1.0,
+        )
+        for model, own in ((ours, x[part(rank)]), (theirs, x))
+    ]
+    torch.testing.assert_close(made[0]["w"], made[1]["w"], rtol=1e-9, atol=0)
+    torch.testing.assert_close(made[0].info["relative_error"], made[1].info["relative_error"], rtol=0, atol=1e-9)
+    assert torch.equal(full(ours.w.detach()), before)
+    assert srft.SRFT(AdamW(ours.named_parameters()), made[0]) is not None
+    for estimator in ("fisher", "fisher_exact", "mas"):
+        with pytest.raises(ValueError, match="'w' is distributed"):
+            srft.estimate_prior(
+                ours,
+                None if estimator == "mas" else lambda m, batch: m(batch).square().mean(1),
+                [x],
+                estimator,
+                **({"outputs_fn": lambda m, batch: m(batch)} if estimator == "mas" else {}),
+            )
+    magnitude = srft.estimate_prior(ours, estimator="magnitude")
+    assert torch.equal(magnitude["w"], before.abs())
+
+
 def _process(rank: int, port: int, folder: Path, checks: list[Callable[[int, Path], None]]) -> None:
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -258,7 +293,7 @@ def _process(rank: int, port: int, folder: Path, checks: list[Callable[[int, Pat
 
 
 CHECKS = {
-    "steps": [check_weights, check_nonfinite_in_one_shard, check_curvature],
+    "steps": [check_weights, check_nonfinite_in_one_shard, check_curvature, check_diagonal],
     "state": [check_saved_and_loaded, check_placements],
 }
 

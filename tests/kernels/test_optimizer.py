@@ -242,7 +242,7 @@ def test_global_normalisation_divides_by_the_mean_over_all_tensors() -> None:
     train(model, optimizer, 1)
     mean = sum(t.double().sum() for t in prior.values()) / sum(t.numel() for t in prior.values())
     expected = torch.stack([1 / mean] * 6)
-    torch.testing.assert_close(optimizer._plans[0].tensors.prior_scales[:, 0], expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(optimizer._plans[0].tensors.scales[:, 0], expected, rtol=1e-6, atol=0)
 
 
 # ---------------------------------------------------------------- the rank of T, and the published update
@@ -404,7 +404,7 @@ def test_a_gpu_without_kernels_has_the_reference_itself(monkeypatch: pytest.Monk
     monkeypatch.setattr(ops, "cuda_unavailable", lambda device: "no kernels")
     monkeypatch.setattr(ops, "triton_available", lambda: (False, "no triton"))
     backend, make = ops.plan_maker(None, torch.device("cuda", 0))
-    plan = make(StepTensors([], torch.zeros(0), torch.zeros(0, 0), torch.zeros(0, 2)))
+    plan = make(StepTensors([], torch.zeros(0), torch.zeros(0, 0), torch.zeros(0, 4)))
     assert backend == "reference"
     assert isinstance(plan, OperatorPlan)
     assert plan._operator is reference.step

@@ -47,6 +47,7 @@ def test_it_is_the_papers_formula(name: str) -> None:
             optimizer.step()
             for n, p in model.named_parameters():
                 path[n] -= gradients[n] * (p.detach() - before[n])
+    assert bool(recorder._before) == (name != "SRFT(AdamW)")  # the fused step gathers without a copy
     found = recorder.significance(damping=0.05)
     assert (found.estimator, found.info["steps"]) == ("si", 12)
     for n, p in model.named_parameters():
@@ -104,7 +105,9 @@ def test_a_new_task_begins_where_it_is_said_to() -> None:
     steps = recorder.steps
     train(1)
     assert recorder.steps == steps
-    assert all(torch.equal(recorder._path[n], second._path[n]) for n in kept)
+    paths = [list(r._path.values()) for r in (recorder, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*paths, strict=True))
+    assert len(paths[0]) == len(kept)
 
 
 @pytest.mark.parametrize("inner", [AdamW, RMSprop])
@@ -123,6 +126,23 @@ def test_a_loss_scale_does_not_show(inner: Any) -> None:
         answers.append(recorder.significance())
     for n, t in answers[0].items():
         torch.testing.assert_close(answers[1][n], t, rtol=1e-9, atol=1e-15)
+
+
+def test_the_second_recorder_of_one_optimizer_agrees_with_the_first() -> None:
+    """The first is gathered in the step's pass, the second around the step."""
+    model, x, y = problem()
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.01))
+    recorders = [srft.PathIntegral(optimizer), srft.PathIntegral(optimizer)]
+    assert optimizer.follow({}) is False
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(x) - y).square().mean().backward()
+        optimizer.step()
+    first, second = (r.significance() for r in recorders)
+    for n, t in first.items():
+        torch.testing.assert_close(second[n], t, rtol=1e-9, atol=1e-18)
+    recorders[0].close()
+    assert optimizer.follow({}) is True
 
 
 def test_a_gradient_that_is_not_finite_does_not_poison_it() -> None:

@@ -39,6 +39,10 @@ class Case:
     priors: list[Tensor]
     scales: Tensor
     transfers: list[Tensor]
+    curvatures: list[Tensor]
+    plus: list[Tensor]
+    minus: list[Tensor]
+    paths: list[Tensor]
     statistics: list[Tensor]
     settings: Tensor
     report: Tensor
@@ -67,9 +71,13 @@ def make_case(
     kappa: float = 0.6,
     strength: float = 0.5,
     own: bool = False,
+    curved: bool = False,
+    product: str = "",
+    follows: bool = False,
     seed: int = 0,
     **options: bool,
 ) -> Case:
+    """``product`` is what is folded into H: "whole", or "less minus" or "less gradient"."""
     generator = torch.Generator().manual_seed(seed)
     real = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -92,6 +100,11 @@ def make_case(
         Setting.MU_MAX: 0.65,
         Setting.TAU: 0.02,
         Setting.TRANSFER_BETA: 0.9,
+        Setting.PROBE_SEED_LOW: 0xDEADBEEF,
+        Setting.PROBE_SEED_HIGH: 0x12345678,
+        Setting.PROBE_STEP: 0xFFFFFFFF,
+        Setting.FOLD_DECAY: 0.9,
+        Setting.FOLD_WEIGHT: 0.3,
     }
     priors = [t.square().to(real) for t in draw()]
     priors[0] = torch.empty(0, dtype=real)  # a parameter without a prior
@@ -102,7 +115,13 @@ def make_case(
         else (0.0, 1.0)
         for p, a in zip(priors, anchors, strict=True)
     ]
-    return Case(
+    rows = torch.ones(len(shapes), contract.SCALES, dtype=torch.float64)
+    rows[:, : contract.CURVATURE_SCALE] = torch.tensor(scales, dtype=torch.float64)
+    rows[:, contract.CURVATURE_SCALE] = 1.3
+    rows[:, contract.PROBE_NUMBER] = torch.arange(len(shapes)) * 5 + 2**31
+    if curved:
+        priors[1] = torch.empty(0, dtype=real)  # one with neither P nor H, one with H alone, one with P alone
+    case = Case(
         params=params,
         grads=[(t * 10 ** (0.4 * torch.randn(t.shape, generator=generator))).to(dtype) for t in draw(1e-3)],
         first=[1e-3 * t.to(real) for t in draw()] if inner is not Inner.NONE else [],
@@ -112,13 +131,22 @@ def make_case(
         previous=[torch.empty_like(p) for p in params] if inner is Inner.NONE else [],
         anchors=anchors,
         priors=priors,
-        scales=torch.tensor(scales, dtype=torch.float64),
+        scales=rows,
         transfers=[1e-6 * t.square().to(real) for t in draw()] if own else [],
+        curvatures=[t.to(real) for t in draw()] if curved else [],
+        plus=[t.to(dtype) for t in draw(1e-3)] if product else [],
+        minus=[t.to(dtype) for t in draw(1e-3)] if product == "less minus" else [],
+        paths=[t.to(real) for t in draw(1e-6)] if follows else [],
         statistics=[torch.zeros(contract.STATISTICS, dtype=torch.float64) for _ in params],
         settings=torch.tensor([values[s] for s in Setting], dtype=torch.float64),
         report=torch.zeros(contract.REPORT, dtype=torch.float64),
-        flags=contract.flags_of(inner=inner, mode=mode, damping=damping, normalize=Normalize.PER_TENSOR, **options),
+        flags=contract.flags_of(inner=inner, mode=mode, damping=damping, normalize=Normalize.PER_TENSOR, **options)
+        | contract.FOLD * bool(product)
+        | contract.FOLD_GRADIENT * (product == "less gradient"),
     )
+    if curved:
+        case.curvatures[0] = case.curvatures[-2] = torch.empty(0, dtype=real)
+    return case
 
 
 def native_step(case: Case, phase: Phase = Phase.FUSED) -> None:
@@ -146,12 +174,26 @@ def assert_agrees(native: Case, truth: Case, before: Case, *, dtype: torch.dtype
         step = (truth.params[i] - before.params[i].double()).abs().max()
         assert error.max() <= bound.max() + 0.05 * step
     rounding = 4 * torch.finfo(native.second[0].dtype if native.second else torch.float32).eps
-    for name in ("first", "second", "maximum", "transfers"):
+    for name in ("first", "second", "maximum", "transfers", "curvatures"):
         for ours, theirs in zip(getattr(native, name), getattr(truth, name), strict=True):
             if theirs.numel():  # an average of terms that may cancel: relative to the largest
                 torch.testing.assert_close(
                     ours.double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
                 )
+    for i, (ours, theirs) in enumerate(zip(native.paths, truth.paths, strict=True)):
+        # As weights are stored the path is g times what they moved by, which has their rounding.
+        before_, grad = before.params[i].double(), before.grads[i].double()
+        moved = -grad * (native.params[i].double() - before_)
+        expected = before.paths[i].double() + torch.where(moved.isfinite(), moved, 0.0)
+        if theirs.numel():
+            largest = float(before.paths[i].abs().max())
+            torch.testing.assert_close(ours.double(), expected, rtol=rounding, atol=rounding * largest)
+        if dtype.itemsize >= 4 and theirs.numel():
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=2e-6 * float(grad.abs().max()))
+    for i, curvature in enumerate(native.curvatures):
+        if curvature.numel() and native.plus and native.flags & contract.FOLD:
+            total = curvature.double().abs().sum()
+            torch.testing.assert_close(native.statistics[i][contract.CURVATURE_SUM], total, rtol=1e-5, atol=0)
     # The transfer's penalty is a difference of nearly equal weights, squared: it has the weights' relative error twice.
     torch.testing.assert_close(native.report, truth.report, rtol=2e-3 if dtype.itemsize < 8 else 1e-9, atol=1e-12)
 
@@ -175,6 +217,14 @@ CONFIGURATIONS = [
     {"kappa": 1.0},
     {"kappa": 0.0},
     {"strength": 0.0, "kappa": 1.0},
+    {"curved": True, "decoupled_decay": True},
+    {"curved": True, "mode": Mode.COUPLED, "own": True},
+    {"curved": True, "product": "less gradient", "decoupled_decay": True},
+    {"curved": True, "product": "less minus", "mode": Mode.DECOUPLED},
+    {"curved": True, "product": "whole", "inner": Inner.SGD, "damping": Damping.UNDAMPED},
+    {"curved": True, "product": "less minus", "follows": True, "transfer_to_anchor": True},
+    {"follows": True, "decoupled_decay": True},
+    {"follows": True, "inner": Inner.SGD, "mode": Mode.COUPLED},
 ]
 
 
@@ -248,7 +298,9 @@ from test_step import make_case, native_step
 from srft_kernels.ops.contract import Damping, Inner, Mode
 digest = hashlib.sha256()
 for options in ({"decoupled_decay": True}, {"inner": Inner.SGD, "damping": Damping.MEAN}, {"dtype": torch.bfloat16},
-                {"dtype": torch.float16, "mode": Mode.DECOUPLED}, {"dtype": torch.float64, "transfer_to_anchor": True}):
+                {"dtype": torch.float16, "mode": Mode.DECOUPLED}, {"dtype": torch.float64, "transfer_to_anchor": True},
+                {"curved": True, "product": "less gradient", "follows": True},
+                {"curved": True, "product": "less minus", "dtype": torch.bfloat16}, {"curved": True}):
     case = make_case(**options)
     for _ in range(2):
         native_step(case)

@@ -105,7 +105,7 @@ class Run:
                 params=c.params,
                 steps=self.steps,
                 statistics=self.statistics,
-                prior_scales=c.scales,
+                scales=c.scales,
                 first_moments=c.first,
                 second_moments=c.second,
                 max_second_moments=c.maximum,
@@ -113,6 +113,8 @@ class Run:
                 anchors=c.anchors,
                 priors=c.priors,
                 transfers=c.transfers,
+                curvatures=c.curvatures,
+                paths=c.paths,
             )
         )
 
@@ -126,9 +128,9 @@ class Run:
     def step(self, phase: Phase = Phase.FUSED, settings: Sequence[float] | Tensor | None = None, **more: Any) -> None:
         c = self.case
         grads = [] if phase == Phase.AFTER else c.grads
-        self.plan.step(
-            c.params, grads, c.settings if settings is None else settings, c.report, c.flags, int(phase), **more
-        )
+        products = {} if phase is not Phase.FUSED else {"plus": c.plus, "minus": c.minus}
+        chosen = c.settings if settings is None else settings
+        self.plan.step(c.params, grads, chosen, c.report, c.flags, int(phase), **products, **more)
 
 
 def make_statistics(case: Case, phase: Phase = Phase.FUSED) -> None:

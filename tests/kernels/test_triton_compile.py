@@ -45,6 +45,10 @@ STEP: dict[str, Any] = {
     "DECOUPLED_DECAY": True,
     "AMSGRAD": False,
     "NESTEROV": False,
+    "CURVED": False,
+    "FOLD": False,
+    "FOLD_GRADIENT": False,
+    "PATH": False,
     "COUNT_SKIPPED": True,
     "RESET": True,
 }
@@ -69,6 +73,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "MODE": int(Mode.DECOUPLED),
         "HOLD": False,
     },
+    "adamw with H and a path": {"CURVED": True, "FOLD": True, "FOLD_GRADIENT": True, "PATH": True},
     "before": {**UNFUSED, "PHASE": int(Phase.BEFORE), "GATHERS": False},
     "after": {**UNFUSED, "PHASE": int(Phase.AFTER)},
 }

@@ -73,6 +73,7 @@ class Estimator:
     needs_batches: ClassVar[bool] = True
     needs_loss: ClassVar[bool] = True
     measures: ClassVar[str] = "squared gradients"
+    shards: ClassVar[bool] = False  # whether distributed parameters may be estimated
 
     def check(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
         """Raise ``ValueError`` where the model cannot be estimated so; nothing has been changed yet."""
