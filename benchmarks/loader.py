@@ -25,9 +25,9 @@ from benchmarks.workload import ROUNDS
 
 NETWORKS = {"cuda": "vit_b_256", "cpu": "tiny"}
 BATCHES = {"cuda": 32, "cpu": 8}
-STEPS = {"cuda": 10, "cpu": 3}
+STEPS = {"cuda": 8, "cpu": 3}
 """Of one turn."""
-LOADER_ROUNDS = max(2, ROUNDS // 3)
+LOADER_ROUNDS = 3 if ROUNDS > 3 else ROUNDS  # each is of seconds
 FRAMES, SIZE = 24, (640, 480)
 WORKERS = min(12, max(1, (os.cpu_count() or 2) - 1))
 NOTE = (

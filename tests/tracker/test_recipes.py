@@ -188,6 +188,21 @@ def test_corrections_are_all_that_differs() -> None:
         assert differing == allowed | depth, name
 
 
+def test_the_page_on_training_names_every_recipe_with_its_numbers(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    told = {}
+    for names, _, _, crops, *numbers in (row for row in rows if len(row) == 6):
+        recipes = [name.strip(" `") for name in names.split(",")]
+        batch, epochs = ([int(n) for n in cell.split(",")] for cell in numbers)
+        for index, name in enumerate(recipes):
+            told[name] = (*map(int, crops.split(",")), batch[0], epochs[index if len(epochs) > 1 else 0])
+    assert told == {name: (row.template, row.search, row.batch, row.epochs) for name, row in TABLE.items()}
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    assert load_config(RunConfig, mine, ["data.root=/data"]).train.epochs == 10
+
+
 @pytest.fixture(scope="module")
 def three_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with visevent/, depthtrack/ and lasher/, of three generated sequences each."""
