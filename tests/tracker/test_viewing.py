@@ -357,6 +357,37 @@ def test_commands_refuse_in_one_sentence(example: Example, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_track_leaves_a_page_of_its_run(example: Example, tmp_path: Path) -> None:
+    folder = example.data / "easy"
+    result = rgbx("track", "tiny_rgb", folder, "--out", tmp_path / "out", "--page", "--overlay", "none")
+    assert result.exit_code == 0, result.output
+    found = blocks(tmp_path / "out" / "page.html")
+    assert [run["label"] for run in found["page"]["runs"]] == ["tiny_rgb"]
+    written = tmp_path / "out" / "tiny_rgb" / "easy.txt"
+    np.testing.assert_allclose(
+        found["sequence-0"]["runs"][0]["boxes"], np.loadtxt(written, delimiter=",") - [1, 1, 0, 0], atol=5.1e-5
+    )
+    result = rgbx("track", "tiny_rgb", "--rgb", "no.mp4", "--out", tmp_path / "no", "--page")
+    assert result.exit_code == 2
+    assert "--page reads frames again" in result.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_show_is_refused_before_anything_is_written(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    result = rgbx("track", "tiny_rgb", example.data / "easy", "--out", tmp_path / "out", "--show")
+    assert result.exit_code == 2
+    assert "a window needs a display" in result.stderr
+    result = rgbx("track", "tiny_rgb", example.data, "--all", "--out", tmp_path / "out", "--show")
+    assert result.exit_code == 2
+    assert "one window for one sequence" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 # ---- the window
 
 

@@ -335,7 +335,7 @@ def test_curves_are_those_of_the_files_and_seek(browser: Browser, pages: dict[st
 
 def test_states_are_told(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages["one"], "#sequence=hard&frame=11")
-    assert browser.reading("truth", "state") == "absent, or not annotated"
+    assert browser.reading("truth", "state") == "no box"
     assert browser.reading(0, "state") == "lost"
     browser.press(Keys.HOME)
     assert [browser.reading(run, "state") for run in ("truth", 0)] == ["", ""]
@@ -376,12 +376,12 @@ def test_comparison_sorts(browser: Browser, pages: dict[str, Path], example: Exa
     rows[0].click()
     browser.settled()
     assert browser.sequence == "easy"
-    # By keyboard alone: the focus stays on the heading that sorts.
-    heading = browser.one("#sequences th[data-column='PR-1'] button")
-    heading.send_keys(Keys.ENTER)
-    browser.one("#sequences th[data-column='PR-1'] button")
-    focused = browser.run("return document.activeElement.closest('th').dataset.column")
-    assert focused == "PR-1"
+    # By keyboard alone: the focus stays on the heading that sorts, and links of the table open.
+    browser.one("#sequences th[data-column='PR-1'] button").send_keys(Keys.ENTER)
+    assert browser.run("return document.activeElement.closest('th').dataset.column") == "PR-1"
+    browser.driver.find_elements(By.CSS_SELECTOR, "#sequences tbody a")[-1].send_keys(Keys.ENTER)
+    browser.settled()
+    assert browser.sequence == order()[-1] != "easy"
 
 
 def test_links_open_a_sequence_at_a_frame(browser: Browser, pages: dict[str, Path]) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tracker.commands.shared import writing
 
+if TYPE_CHECKING:
+    from tracker.data.sequence import Sequence as FrameSequence
+    from tracker.inference import Track
+    from tracker.viewing import LiveWindow
+
+PAGE = "page.html"
 Command = TypeVar("Command", bound=Callable[..., None])
 MOST_LINES = 12
 """Differences that are printed; the page has all."""
@@ -29,6 +36,42 @@ def of_a_page(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def of_tracking(command: Command) -> Command:
+    """Options of the command that tracks, to look at what it does."""
+    for option in (
+        click.option("--show", is_flag=True, help="Show the run in a window: space pauses, q closes it."),
+        click.option("--page", is_flag=True, help="Also write OUT/page.html, see `rgbx view`."),
+    ):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def live_window(show: bool) -> Iterator[LiveWindow | None]:
+    """A window where one is asked for; refused, where there is none to be had, before anything else is done."""
+    if not show:
+        yield None
+        return
+    from tracker.viewing import LiveWindow
+
+    with LiveWindow() as window:
+        yield window
+
+
+def write_page_of_tracks(
+    out: Path, sequences: Sequence[FrameSequence], tracks: Mapping[str, Mapping[str, Track]]
+) -> None:
+    """``out/page.html`` of tracks in memory, label to sequence name to track."""
+    from tracker.viewing import Record, Run, write_page
+
+    runs = [
+        Run(label, {name: Record.from_track(track) for name, track in found.items()}) for label, found in tracks.items()
+    ]
+    with writing(out):
+        page = write_page(out / PAGE, sequences, runs, progress=True)
+    click.echo(f"wrote {page.path} ({page.size / 1e6:.1f} MB)")
 
 
 @click.command()

@@ -214,7 +214,7 @@
     byId("unpictured").hidden = Boolean(sequence.pictures);
     byId("unpictured").textContent =
       `This page has no pictures of this sequence: ask for them with --sequence ${sequence.name}`;
-    byId("box-heading").textContent = `box x, y, w, h (first pixel ${sequence.origin})`;
+    byId("box-heading").textContent = `box (first pixel ${sequence.origin})`;
     readouts();
     charts();
     resize();
@@ -310,7 +310,7 @@
     const shift = [sequence.origin, sequence.origin, 0, 0];
     let state = ["", false];
     if (run === null) {
-      if (!truth) state = [sequence.annotated ? "absent, or not annotated" : "not annotated", false];
+      if (!truth) state = [sequence.annotated ? "no box" : "not annotated", false];
     } else if (!record) state = ["no result", false];
     else if (record.lost?.[frame]) state = ["lost", true];
     else if (!box) state = ["no box", false];
@@ -378,7 +378,7 @@
     const canvas = byId("view");
     const [width, height] = frameSize();
     const room = byId("stage").clientWidth - 36;
-    const tallest = Math.max(180, window.innerHeight * 0.48);
+    const tallest = Math.max(180, window.innerHeight * 0.42);
     const gap = 6 * (sequence.panels - 1);
     const panel = Math.max(
       80,

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,8 @@ from tracker.errors import RGBXError
 from tracker.inference.missing import Frame
 from tracker.inference.online import Result
 from tracker.inference.overlay import Mark, compose_frame
-from tracker.inference.stream import picture
+from tracker.inference.sources import FrameSource
+from tracker.inference.stream import Tracked, draw, picture
 from tracker.viewing.scores import has_truth
 
 TITLE = "rgbx"
@@ -93,6 +95,10 @@ class LiveWindow:
             rgb_only=sequence.rgb_only,
         )
         self.show(drawn)
+
+    def watch_stream(self, source: FrameSource) -> Callable[[Tracked], bool]:
+        """What :func:`tracker.inference.stream.track_stream` shows its frames to; closing the window ends it."""
+        return lambda tracked: self.show(draw(tracked, source)) if self.due else self.open
 
     def show(self, picture: np.ndarray) -> bool:
         """Show a picture, (H, W, 3) uint8, as large as the window allows; blocks while paused.
