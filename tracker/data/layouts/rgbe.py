@@ -30,8 +30,8 @@ def presence(path: Path, flags: np.ndarray, boxes: np.ndarray, one_is_present: b
     """(N,) bool, where the target is present, from flags that may mean either and boxes that cannot lie.
 
     A frame without a box shows no target. Flags that say otherwise, by the meaning that their file's place gives
-    them, have the opposite meaning where that agrees with every box and leaves a frame with the target; else they
-    contradict the boxes, which is a problem.
+    them, have the opposite meaning where that agrees with every frame without a box and with more frames in all; else
+    they contradict the boxes, which is a problem.
     """
     boxed = np.isfinite(boxes).all(axis=1)
     by_place: np.ndarray = flags if one_is_present else ~flags
@@ -41,7 +41,7 @@ def presence(path: Path, flags: np.ndarray, boxes: np.ndarray, one_is_present: b
 
     if fits(by_place) or not boxed.any():
         return np.asarray(by_place & boxed)
-    if fits(~by_place):
+    if fits(~by_place) and (by_place != boxed).sum() > (~by_place != boxed).sum():
         meaning = "absent" if one_is_present else "present"
         reading.notes.append(f"1 means {meaning} in {path.name}, as its boxes say")
         return np.asarray(~by_place)
