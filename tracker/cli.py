@@ -10,9 +10,11 @@ import click
 from tracker.commands.data import data
 from tracker.commands.demonstration import demo
 from tracker.commands.evaluation import evaluate
+from tracker.commands.export import export
 from tracker.commands.tracking import track
 from tracker.commands.training import pretrain, prior, train
 from tracker.commands.viewing import compare, view
+from tracker.commands.vot import vot
 from tracker.commands.weights import weights
 from tracker.errors import RGBXError
 
@@ -71,7 +73,7 @@ def cli(debug: bool, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-for command in (pretrain, prior, train, track, evaluate, demo, data, weights, view, compare):
+for command in (pretrain, prior, train, track, evaluate, demo, data, weights, view, compare, vot, export):
     cli.add_command(command)
 
 

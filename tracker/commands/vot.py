@@ -1,0 +1,94 @@
+"""``rgbx vot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tracker.errors import RGBXError
+
+DEPTH_STYLE = click.option("--depth-style", type=click.Choice(["jet", "grey", "raw"]), default="jet", show_default=True)
+DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
+
+
+@click.group()
+def vot() -> None:
+    """DepthTrack's Pr, Re and F and VOT-RGBD2022's EAO by the VOT toolkit."""
+
+
+@vot.command()
+@click.argument("workspace", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="The benchmark's folder.")
+@click.option("--benchmark", type=click.Choice(["depthtrack", "vot-rgbd2022"]), required=True)
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="File or name of shipped weights.")
+@click.option("--name", help="Of the tracker in the toolkit; by default the checkpoint's.")
+@click.option("--split", help="DepthTrack: test, or a list file; default: test if there is one, else everything.")
+@DEPTH_STYLE
+@DEVICE
+def prepare(
+    workspace: Path,
+    data: Path,
+    benchmark: str,
+    checkpoint: Path,
+    name: str | None,
+    split: str | None,
+    depth_style: str,
+    device: str,
+) -> None:
+    """Set up WORKSPACE by links to a folder that is here already, or add a tracker to one.
+
+    Nothing is downloaded, and nothing is copied but lists.
+    """
+    import re
+
+    from tracker.train.finetune import find_weights
+    from tracker.vot.workspace import prepare_workspace, tracker_command
+
+    weights = find_weights(checkpoint)
+    label = name or re.sub(r"[^A-Za-z0-9_-]+", "_", weights.stem)
+    command = tracker_command(weights, depth_style, device)
+    sequences = prepare_workspace(workspace, data, benchmark, command, label, split=split)
+    click.echo(f"{workspace}: {benchmark}, {len(sequences)} sequences, tracker {label}")
+    click.echo(f"next: rgbx vot run {workspace}")
+
+
+@vot.command()
+@click.argument("workspace", type=click.Path(path_type=Path))
+@click.argument("trackers", nargs=-1)
+@click.option("--python", help="Interpreter that has vot-toolkit; default: RGBX_VOT_PYTHON, else this one.")
+def run(workspace: Path, trackers: tuple[str, ...], python: str | None) -> None:
+    """Evaluate, analyse and report TRACKERS of WORKSPACE (default: all); goes on where it was stopped."""
+    from tracker.vot.toolkit import run_workspace
+
+    figures = run_workspace(workspace, trackers, python=python)
+    if not figures:
+        raise RGBXError(f"the VOT toolkit's analysis of {workspace} has no figures; see {workspace / 'toolkit.log'}")
+    width = max(len(name) for name in figures)
+    for name, values in figures.items():
+        click.echo(f"{name.ljust(width)}  " + "  ".join(f"{key} {100 * value:.1f}" for key, value in values.items()))
+    click.echo(f"wrote {workspace / 'analysis' / 'rgbx.json'} and {workspace / 'reports' / 'rgbx' / 'report.html'}")
+
+
+@vot.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@DEPTH_STYLE
+@DEVICE
+def tracker(checkpoint: Path, depth_style: str, device: str) -> None:
+    """Answer the toolkit over TraX; the toolkit starts this itself, by WORKSPACE/trackers.ini."""
+    import torch
+
+    from tracker.inference import InferenceSettings
+    from tracker.inference.online import OnlineTracker
+    from tracker.models.checkpoints import load_network
+    from tracker.train.finetune import find_weights
+    from tracker.vot.trax_tracker import serve
+
+    weights = find_weights(checkpoint)
+    network, _, meta = load_network(weights)
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        network.to(torch.device(place))
+    except (RuntimeError, AssertionError) as error:
+        raise RGBXError(f"device {device!r} cannot be used ({error}); expected cpu, cuda or cuda:N") from error
+    serve(OnlineTracker(network, InferenceSettings.from_meta(meta)), weights.stem, depth_style)
