@@ -316,6 +316,17 @@ def test_a_frame_that_cannot_be_read_leaves_the_old_page(example: Example, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "page.html"]
 
 
+def test_parts_of_the_page_are_in_the_wheel() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+    repository = Path(__file__).resolve().parents[2]
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["tracker"]
+    packaged = {path for pattern in patterns for path in (repository / "tracker").glob(pattern)}
+    parts = {path for path in (repository / "tracker" / "viewing").glob("page.*") if path.suffix != ".py"}
+    assert {path.suffix for path in parts} == {".html", ".css", ".js"}
+    assert parts <= packaged
+
+
 # ---- the commands
 
 
@@ -386,6 +397,40 @@ def test_show_is_refused_before_anything_is_written(
     assert result.exit_code == 2
     assert "one window for one sequence" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+# ---- the documentation
+
+DOCUMENTATION = (Path(__file__).resolve().parents[2] / "docs" / "viewing.md").read_text(encoding="utf-8")
+
+
+def test_documented_options_are_there() -> None:
+    lines = [line.split("#")[0].split() for line in DOCUMENTATION.splitlines() if line.startswith("rgbx ")]
+    assert {words[1] for words in lines} == {"view", "compare", "track"}
+    table = set(re.findall(r"^\| `(--[a-z-]+)", DOCUMENTATION, re.M))
+    for words in lines:
+        command = cli.commands[words[1]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+        if words[1] != "track":
+            assert table <= known
+            defaults = {option: p.default for p in command.params for option in p.opts}
+            for option, default in re.findall(r"^\| `(--[a-z-]+)[^|]*\| (\d+) \|", DOCUMENTATION, re.M):
+                assert defaults[option] == int(default)
+
+
+def test_documented_example_runs(example: Example, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENTATION, flags=re.S)
+    for shown, there in (
+        ('"/data/LasHeR", split="test"', repr(str(example.data))),
+        ('"results/before"', repr(str(example.first))),
+        ('"results/after"', repr(str(example.second))),
+        ('"changed.html"', repr(str(tmp_path / "changed.html"))),
+    ):
+        assert shown in code
+        code = code.replace(shown, there)
+    exec(code, {})
+    assert blocks(tmp_path / "changed.html")["page"]["compare"] is True
 
 
 # ---- the window
