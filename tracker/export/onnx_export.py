@@ -94,6 +94,10 @@ def export_onnx(
             optimize=simplify,
             verbose=False,
         )
+    # Of every node the exporter keeps the stack of Python calls that it came from: a fifth of the file, with paths.
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
     content = {
         "template_size": template_size,
         "search_size": search_size,
