@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import contract, penalty
-from .native import DTYPES, addresses, cuda_library
+from .native import DTYPES, addresses, cuda_library, current_stream
 
 
 def _readable(tensor: Tensor) -> Tensor:
@@ -23,10 +23,6 @@ def _number(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device.type == "cpu" and device.type != "cpu":
         return torch.full((), float(tensor), dtype=torch.float64, device=device)
     return tensor.to(device, torch.float64)
-
-
-def _stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 class CudaPenalty:
@@ -52,7 +48,7 @@ class CudaPenalty:
             wide=out.dtype == torch.float64,
             scratch=scratch.data_ptr(),
             device=device.index or 0,
-            stream=_stream(device),
+            stream=current_stream(device),
         )
         return out
 
@@ -74,7 +70,7 @@ class CudaPenalty:
             **self._described(lists, gradients),
             factor=factor.data_ptr(),
             device=device.index or 0,
-            stream=_stream(device),
+            stream=current_stream(device),
         )
         return [g.to(p.dtype) for g, p in zip(gradients, params, strict=True)]
 
@@ -90,12 +86,13 @@ class CudaPenalty:
 @functools.cache
 def _kernels(device: torch.device) -> tuple[Callable[..., Tensor], Callable[..., list[Tensor]]]:
     """Value and gradients by the best implementation that serves a device."""
-    from . import cuda_unavailable, triton_available
+    from . import plan_maker
 
-    if not cuda_unavailable(device):
+    backend, _ = plan_maker(None, device)
+    if backend == "native":
         compiled = CudaPenalty(cuda_library.build)
         return compiled.value, compiled.gradients
-    if triton_available()[0]:
+    if backend == "triton":
         from .triton import penalty_gradients, penalty_value
 
         return penalty_value, penalty_gradients

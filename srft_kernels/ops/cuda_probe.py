@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import contract, probe
-from .native import DTYPES, addresses, cuda_library
+from .native import DTYPES, addresses, cuda_library, current_stream
 from .penalty import element_dtype
 
 
@@ -98,7 +98,7 @@ def _described(
         "seed": seed & (2**64 - 1),
         "step": step,
         "device": device.index or 0,
-        "stream": torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0,
+        "stream": current_stream(device),
     }
 
 
@@ -108,12 +108,13 @@ _REFERENCE = (probe.fill_reference, probe.perturb_reference, probe.fold_referenc
 @functools.cache
 def _kernels(device: torch.device) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
     """Fill, perturb and fold by the best implementation that serves a device."""
-    from . import cuda_unavailable, triton_available
+    from . import plan_maker
 
-    if not cuda_unavailable(device):
+    backend, _ = plan_maker(None, device)
+    if backend == "native":
         compiled = CudaProbe(cuda_library.build)
         return compiled.fill, compiled.perturb, compiled.fold
-    if triton_available()[0]:
+    if backend == "triton":
         from .triton_probe import fill, fold, perturb
 
         return fill, perturb, fold

@@ -78,6 +78,11 @@ def addresses(tensors: Sequence[Tensor]) -> list[int]:
     return [t.data_ptr() if t.numel() else 0 for t in tensors]
 
 
+def current_stream(device: torch.device) -> int:
+    """torch's current stream on a device, as the library takes it; 0 on a host that stands in for one."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 def _described(tensors: StepTensors) -> dict[str, Any]:
     """What both libraries' plans are made from."""
     anchors = tensors.anchors or tensors.params
@@ -142,7 +147,6 @@ class CudaPlan:
         module = module or cuda_library.build
         device = tensors.steps.device
         self._tensors = tensors  # the plan holds their addresses
-        self._stream_of = torch.cuda.current_stream if device.type == "cuda" else None
         self._device = device
         self._scratch = torch.zeros(module.scratch_bytes(len(tensors.params)), dtype=torch.uint8, device=device)
         self._plan = module.Plan(**_described(tensors), device=device.index or 0, scratch=self._scratch.data_ptr())
@@ -178,7 +182,7 @@ class CudaPlan:
             report.data_ptr(),
             flags,
             phase,
-            0 if self._stream_of is None else self._stream_of(self._device).cuda_stream,
+            current_stream(self._device),
         )
 
 

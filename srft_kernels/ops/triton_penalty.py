@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .triton_access import pointers_to
+
 # `table` (FIELDS, tensors) int64: addresses, and sizes.
 AT_PARAM = tl.constexpr(0)
 AT_ANCHOR = tl.constexpr(1)
@@ -20,15 +22,6 @@ AT_GRADIENT = tl.constexpr(3)
 SIZE = tl.constexpr(4)
 FIRST_CHUNK = tl.constexpr(5)
 FIELDS = tl.constexpr(6)
-
-
-@triton.jit
-def _pointers(address, start, lane, ELEMENT: tl.constexpr, WIDE: tl.constexpr):
-    """A chunk's elements at ``lane``; WIDE promises that they lie at multiples of 16 bytes."""
-    pointers = address.to(tl.pointer_type(ELEMENT)) + start + lane
-    if WIDE:
-        pointers = tl.multiple_of(pointers, 16)
-    return pointers
 
 
 @triton.jit
@@ -61,14 +54,14 @@ def _chunk(
         exists = tl.full([BLOCK], 1, tl.int32) != 0
         if not WIDE:
             exists = lane < count
-        weight = tl.load(_pointers(at_param, start, lane, PARAM, WIDE), mask=exists, other=0.0).to(REAL)
-        anchor = tl.load(_pointers(at_anchor, start, lane, ANCHOR, WIDE), mask=exists, other=0.0).to(REAL)
-        pointers = _pointers(at_significance, start, lane, SIGNIFICANCE, WIDE)
+        weight = tl.load(pointers_to(at_param, start, lane, PARAM, WIDE), mask=exists, other=0.0).to(REAL)
+        anchor = tl.load(pointers_to(at_anchor, start, lane, ANCHOR, WIDE), mask=exists, other=0.0).to(REAL)
+        pointers = pointers_to(at_significance, start, lane, SIGNIFICANCE, WIDE)
         significance = tl.load(pointers, mask=exists, other=0.0).to(REAL)
         distance = weight - anchor
         if GRADIENT:
             gradient = factor.to(REAL) * significance * distance
-            tl.store(_pointers(at_gradient, start, lane, PARAM, WIDE), gradient.to(PARAM), mask=exists)
+            tl.store(pointers_to(at_gradient, start, lane, PARAM, WIDE), gradient.to(PARAM), mask=exists)
         else:
             total += (significance * distance * distance).to(tl.float64)
     return tl.sum(total, axis=0)

@@ -21,6 +21,7 @@ import triton.language as tl
 
 from . import contract, reference
 from .contract import Damping, Inner, Mode, Normalize, Phase, Setting
+from .triton_access import pointers_to
 from .triton_probe import signs
 
 # ---------------------------------------------------------------- the numbers of the contract, as Triton reads them
@@ -391,15 +392,6 @@ def prepare(
 
 
 @triton.jit
-def _pointers(address, start, lane, ELEMENT: tl.constexpr, WIDE: tl.constexpr):
-    """A chunk's elements at ``lane``; WIDE promises that they lie at multiples of 16 bytes."""
-    pointers = address.to(tl.pointer_type(ELEMENT)) + start + lane
-    if WIDE:
-        pointers = tl.multiple_of(pointers, 16)
-    return pointers
-
-
-@triton.jit
 def _adam(
     weight,
     gradient,
@@ -589,14 +581,14 @@ def _chunk(
             exists = lane < count
         moves = exists  # what is held stays as it is, in the weights and in every average
 
-        params = _pointers(param, start, lane, PARAM, WIDE)
+        params = pointers_to(param, start, lane, PARAM, WIDE)
         weight = tl.load(params, mask=exists, other=0.0).to(REAL)
         current = weight
         if PHASE == AFTER and PREVIOUS:
-            current = tl.load(_pointers(at_previous, start, lane, PARAM, WIDE), mask=exists, other=0.0).to(REAL)
+            current = tl.load(pointers_to(at_previous, start, lane, PARAM, WIDE), mask=exists, other=0.0).to(REAL)
         gradient = tl.zeros([BLOCK], REAL)
         if PHASE != AFTER:
-            grads = _pointers(grad, start, lane, PARAM, WIDE)
+            grads = pointers_to(grad, start, lane, PARAM, WIDE)
             gradient = tl.load(grads, mask=exists, other=0.0).to(REAL) * factor
             finite = tl.abs(gradient) < float("inf")
             nonfinite += (exists & ~finite).to(tl.int32)
@@ -609,17 +601,17 @@ def _chunk(
         second = tl.zeros([BLOCK], REAL)
         maximum = tl.zeros([BLOCK], REAL)
         if INNER == ADAM or BUFFER:
-            firsts = _pointers(at_first, start, lane, REAL, WIDE)
+            firsts = pointers_to(at_first, start, lane, REAL, WIDE)
             first = tl.load(firsts, mask=exists, other=0.0)
         if INNER == ADAM:
-            seconds = _pointers(at_second, start, lane, REAL, WIDE)
+            seconds = pointers_to(at_second, start, lane, REAL, WIDE)
             second = tl.load(seconds, mask=exists, other=0.0)
             if AMSGRAD:
-                maxima = _pointers(at_maximum, start, lane, REAL, WIDE)
+                maxima = pointers_to(at_maximum, start, lane, REAL, WIDE)
                 maximum = tl.load(maxima, mask=exists, other=0.0)
         transfer = second
         if OWN:
-            transfers = _pointers(at_transfer, start, lane, REAL, WIDE)
+            transfers = pointers_to(at_transfer, start, lane, REAL, WIDE)
             transfer = tl.load(transfers, mask=exists, other=0.0)
         if AVERAGED:
             if PHASE != AFTER:
@@ -631,14 +623,14 @@ def _chunk(
 
         # The product into H.
         if FOLD:
-            pointers = _pointers(plus, start, lane, PARAM, WIDE)
+            pointers = pointers_to(plus, start, lane, PARAM, WIDE)
             product = tl.load(pointers, mask=exists & folds, other=0.0).to(REAL) * factor
-            pointers = _pointers(minus, start, lane, PARAM, WIDE)
+            pointers = pointers_to(minus, start, lane, PARAM, WIDE)
             less = tl.load(pointers, mask=exists & subtracts, other=0.0).to(REAL) * factor
             if FOLD_GRADIENT:
                 less = tl.where(subtracts, less, gradient)
             z = signs(seed, draw, number, start + first_lane, REAL, BLOCK).reshape(BLOCK)
-            curvatures = _pointers(at_curvature, start, lane, REAL, WIDE)
+            curvatures = pointers_to(at_curvature, start, lane, REAL, WIDE)
             before = tl.load(curvatures, mask=exists & folds, other=0.0)
             folded = kept * before + added * z * (product - less)
             folded = tl.where(tl.abs(folded) < float("inf"), folded, before)
@@ -646,17 +638,17 @@ def _chunk(
             curvature_sum += tl.where(exists & folds, tl.abs(folded), 0.0).to(tl.float64)
 
         # The pull toward the anchor: its weight, and the penalty at the weights whose gradient this is.
-        anchor = tl.load(_pointers(at_anchor, start, lane, ANCHOR, WIDE), mask=exists & reads_anchor, other=0.0).to(
+        anchor = tl.load(pointers_to(at_anchor, start, lane, ANCHOR, WIDE), mask=exists & reads_anchor, other=0.0).to(
             REAL
         )
         anchor = tl.where(reads_anchor, anchor, current)
-        prior = tl.load(_pointers(at_prior, start, lane, REAL, WIDE), mask=exists & reads_prior, other=0.0)
+        prior = tl.load(pointers_to(at_prior, start, lane, REAL, WIDE), mask=exists & reads_prior, other=0.0)
         significance = prior
         if CURVED:
             reads = exists & reads_curvature
             if FOLD:  # not what was stored a moment ago, which other threads of the program may have done
                 reads = reads & ~folds
-            curvature = tl.load(_pointers(at_curvature, start, lane, REAL, WIDE), mask=reads, other=0.0)
+            curvature = tl.load(pointers_to(at_curvature, start, lane, REAL, WIDE), mask=reads, other=0.0)
             if FOLD:
                 curvature = tl.where(folds & reads_curvature, folded, curvature)
             significance = of_prior * prior + of_curvature * tl.abs(curvature)
@@ -685,7 +677,7 @@ def _chunk(
 
         if PHASE == BEFORE:
             if PREVIOUS:
-                tl.store(_pointers(at_previous, start, lane, PARAM, WIDE), weight.to(PARAM), mask=exists)
+                tl.store(pointers_to(at_previous, start, lane, PARAM, WIDE), weight.to(PARAM), mask=exists)
             # The inner optimizer is shown what changed: the penalty's gradient, and zero where an element is held.
             if MODE == COUPLED:
                 tl.store(grads, tl.where(moves, effective * unscale, 0.0).to(PARAM), mask=exists)
@@ -728,7 +720,7 @@ def _chunk(
             if PHASE != AFTER or MODE != COUPLED:
                 tl.store(params, result.to(PARAM), mask=exists)
             if PATH:  # from weight to weight as they are stored
-                paths = _pointers(at_path, start, lane, REAL, WIDE)
+                paths = pointers_to(at_path, start, lane, REAL, WIDE)
                 fall = gradient * (current - result.to(PARAM).to(REAL))
                 path = tl.load(paths, mask=exists, other=0.0)
                 tl.store(paths, path + tl.where(tl.abs(fall) < float("inf"), fall, 0.0), mask=exists)
@@ -774,7 +766,7 @@ def _skipped_chunk(grad, start, count, PARAM: tl.constexpr, BLOCK: tl.constexpr)
     nonfinite = tl.zeros([BLOCK], tl.int32)
     for first_lane in range(0, count, BLOCK):
         lane = first_lane + tl.arange(0, BLOCK)
-        gradient = tl.load(_pointers(grad, start, lane, PARAM, False), mask=lane < count, other=0.0).to(tl.float32)
+        gradient = tl.load(pointers_to(grad, start, lane, PARAM, False), mask=lane < count, other=0.0).to(tl.float32)
         nonfinite += (~(tl.abs(gradient) < float("inf"))).to(tl.int32)
     return tl.sum(nonfinite, axis=0).to(tl.float64)
 
