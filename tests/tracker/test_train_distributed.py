@@ -78,6 +78,7 @@ def test_two_processes_are_one_run_whoever_resumes_it(rgb: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("6/6") == 1  # one bar, not two
     assert done.stdout.count("wrote ") == 1
+    assert "Warning" not in done.stderr
 
     start = finetune.starting_network(config).state_dict()
     one, two = weights(alone), weights(together)

@@ -168,8 +168,7 @@ class Trainer:
         model: nn.Module = self.network
         if self.processes.count > 1:
             where = [self.device] if self.device.type == "cuda" else None
-            # No buffer changes: batch norms are frozen.
-            model = DistributedDataParallel(model, where, broadcast_buffers=False, gradient_as_bucket_view=True)
+            model = DistributedDataParallel(model, where, gradient_as_bucket_view=True)
         return torch.compile(model) if s.compile else model
 
     # ---------------------------------------------------------------- the loop
@@ -238,8 +237,9 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Forward, loss, backward, clip, step. Scalars stay tensors until they are logged."""
-        # Batch norm moves its statistics in the forward pass, before anything is known of the loss.
-        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        # Batch norm, where it is trained, moves its statistics before anything is known of the loss.
+        moving = self.network.buffers() if self.settings.batchnorm == "train" else ()
+        buffers = [(buffer, buffer.clone()) for buffer in moving]
         self.optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(tensor.chunk(self.settings.accumulate) for tensor in batch), strict=True))
         sums: dict[str, Tensor] = {}
