@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from srft_kernels import SignificanceMap
 from tracker.errors import RGBXError
 from tracker.inference import InferenceSettings
 from tracker.models.build import build_network
@@ -333,6 +334,18 @@ def test_files_from_before_elimination_still_load(tmp_path: Path) -> None:
 
 
 # --- files that cannot be used ---
+
+
+def test_a_training_checkpoint_of_ours_says_where_the_network_is(tmp_path: Path) -> None:
+    torch.save({"format": "rgbx-training-checkpoint", "network": {"a": torch.zeros(1)}}, tmp_path / "step.ckpt")
+    with pytest.raises(RGBXError, match=r"is a training checkpoint.*network\.safetensors"):
+        load_network(tmp_path / "step.ckpt")
+
+
+def test_a_significance_map_is_told_from_a_network(tmp_path: Path) -> None:
+    SignificanceMap({"rgb.norm.weight": torch.ones(3)}).save(tmp_path / "a.significance.safetensors")
+    with pytest.raises(RGBXError, match=r"is a significance map.*optimizer\.prior"):
+        load_network(tmp_path / "a.significance.safetensors")
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ def _read(path: Path, num_heads: int | None) -> tuple[State, NetworkConfig, dict
     if METADATA_KEY in metadata:
         return state, *_our_header(path, metadata[METADATA_KEY], num_heads)
     source = path.name
+    if "significance" in metadata:
+        raise RGBXError(f"{source} is a significance map, no network; training takes it as optimizer.prior")
     config = published_config(state, source, num_heads)
     layout = PUBLISHED_LAYOUTS[config.kind]
     meta: dict[str, Any] = {"layout": layout}

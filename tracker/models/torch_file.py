@@ -55,6 +55,11 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
             content = content[entry]
     if not isinstance(content, Mapping) or not content:
         raise RGBXError(f"{path.name} holds no weights: expected named tensors, or such under 'net'")
+    if isinstance(content.get("format"), str):
+        raise RGBXError(
+            f"{path.name} is a training checkpoint ({content['format']}), from which a run resumes; its network is in "
+            "network.safetensors, which the end of the run writes"
+        )
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise RGBXError(
