@@ -264,8 +264,9 @@ def test_the_toolkit_runs_the_tracker_and_agrees_with_the_evaluator(depthtrack: 
     workspace = tmp_path / "ws"
     done = CliRunner().invoke(
         cli,
-        shlex.split("vot prepare --benchmark depthtrack --checkpoint tiny_rgb --device cpu --data")
-        + [str(depthtrack), str(workspace)],
+        shlex.split(
+            f"vot prepare '{workspace}' --data '{depthtrack}' --benchmark depthtrack --checkpoint tiny_rgb --device cpu"
+        ),
     )
     assert done.exit_code == 0, done.output
     # A second tracker that answers boxes over the border and on absent frames, with other confidences.
