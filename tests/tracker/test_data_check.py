@@ -121,6 +121,19 @@ def test_rows_that_are_allowed_but_odd_are_notes(tmp_path: Path) -> None:
     assert report.sequences[0].present == LENGTH - 1
 
 
+def test_frames_that_may_have_got_lost_are_notes(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "set", "lasher", "thermal", 1)[0]
+    frame_files(folder / "visible")[-1].rename(folder / "visible" / "v025.jpg")
+    notes = check_dataset(folder.parent).sequences[0].notes
+    assert notes == [
+        "1 gaps in the numbers of frames, first from v018.jpg to v025.jpg",
+        "frame 19 is numbered differently in RGB and X (v025.jpg, i019.jpg), while frame 18 is not; look whether they "
+        "belong together",
+    ]
+    frame_files(folder / "infrared")[-1].rename(folder / "infrared" / "i025.jpg")
+    assert len(check_dataset(folder.parent).sequences[0].notes) == 1
+
+
 def test_flags_that_contradict_the_boxes(tmp_path: Path) -> None:
     folder = generated(tmp_path / "set", "visevent", "event", 1)[0]
     path = folder / "groundtruth.txt"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence as ListLike
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -204,8 +206,33 @@ def _open(path: Path, layout: str) -> tuple[SequenceReport, FolderSequence | Non
         found.modality = sequence.modality
         found.frames = found.usable = sequence.length
         found.present = int(sequence.present.sum())
+        _check_names(found, sequence)
         _check_annotations(found, sequence)
     return found, sequence
+
+
+def _check_names(found: SequenceReport, sequence: FolderSequence) -> None:
+    """Numbers in file names: a gap, or RGB and X that are numbered differently, may be a frame that got lost."""
+
+    def numbers(files: ListLike[Path]) -> list[int] | None:
+        last = [re.findall(r"[0-9]+", path.stem)[-1:] for path in files]
+        return [int(number[0]) for number in last] if all(last) else None
+
+    rgb = numbers(sequence.rgb_files)
+    x = None if sequence.x_files is None else numbers(sequence.x_files)
+    if rgb is not None:
+        gaps = np.flatnonzero(np.diff(rgb) != 1)
+        if len(gaps):
+            before, after = sequence.rgb_files[int(gaps[0])], sequence.rgb_files[int(gaps[0]) + 1]
+            found.notes.append(f"{len(gaps)} gaps in the numbers of frames, first from {before.name} to {after.name}")
+    if rgb is not None and x is not None:
+        apart = np.flatnonzero(np.diff(np.subtract(rgb, x)) != 0)
+        if len(apart) and sequence.x_files is not None:
+            index = int(apart[0]) + 1
+            found.notes.append(
+                f"frame {index} is numbered differently in RGB and X ({sequence.rgb_files[index].name}, "
+                f"{sequence.x_files[index].name}), while frame {index - 1} is not; look whether they belong together"
+            )
 
 
 def _check_annotations(found: SequenceReport, sequence: FolderSequence) -> None:
