@@ -114,20 +114,18 @@ def test_ranges_without_end_with_step_and_malformed() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("when", ["0-4", "9-14", "0-/2", "0-"])
+@pytest.mark.parametrize("when", ["0-4", "6-9", "0-/2", "0-"])
 @pytest.mark.parametrize("half", ["rgb", "x"])
 def test_a_real_network_survives_any_gap(policy: str, when: str, half: str) -> None:
     torch.manual_seed(0)
     network = build_network(tiny(embed_dim=16, depth=1, num_heads=1, head_channels=8, template_size=32, search_size=64))
-    sequence = DroppedSequence(moving("s", 18), **{half: parse_ranges(when)})
+    sequence = DroppedSequence(moving("s", 12), **{half: parse_ranges(when)})
     track = track_sequence(network, sequence, InferenceSettings(missing=policy))
     assert np.isfinite(track.boxes).all()
     assert np.isfinite(track.scores).all()
-    if when != "0-":  # what is there is used: another policy than dropping nothing, the same frames otherwise
-        whole = track_sequence(network, moving("s", 18), InferenceSettings(missing=policy))
-        gap = [i for i in range(18) if i in parse_ranges(when)[0]]
-        first = max(gap[0], 1)
-        np.testing.assert_array_equal(track.boxes[:first], whole.boxes[:first])
+    if when == "6-9":  # what comes before the gap does not know of it
+        whole = track_sequence(network, moving("s", 6), InferenceSettings(missing=policy))
+        np.testing.assert_array_equal(track.boxes[:6], whole.boxes)
 
 
 def test_mirror_follows_through_a_gap_that_mean_cannot_cross() -> None:
