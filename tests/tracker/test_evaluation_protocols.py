@@ -311,6 +311,15 @@ def test_tracks_in_memory_carry_their_confidences() -> None:
         evaluate([sequence], {"s": Track.boxes}, "depthtrack")
 
 
+def test_boxes_of_x_are_the_second_ground_truth_in_memory() -> None:
+    visible = np.array([[10.0, 10, 20, 20]] * 2)
+    sequence = ArraySequence("s", "thermal", np.zeros((2, 60, 90, 6), np.uint8), visible)
+    tracked = {"s": visible + np.array([[0.0, 0, 0, 0], [40, 0, 0, 0]])}
+    assert evaluate([sequence], tracked, "rgbt234").scores["MPR"] == 0.5
+    sequence.x_boxes = visible + np.array([40.0, 0, 0, 0])
+    assert evaluate([sequence], tracked, "rgbt234").scores["MPR"] == 1.0
+
+
 # ---- BOC
 
 

@@ -163,6 +163,8 @@ def plot_attributes(attributes: AttributeScores, score: str, path: str | Path) -
     axes.set_ylim(np.floor(10 * values.min() - 1e-9).clip(0, 9) / 10, np.ceil(10 * values.max()).clip(1, 10) / 10)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.tick_params(axis="y", labelsize=8, labelcolor="#777777")
+    axes.tick_params(axis="x", pad=13)
+    axes.set_rlabel_position(180.0 / len(angles))  # between two attributes
     axes.grid(color="#e0e0e0", linewidth=0.8)
     axes.spines["polar"].set_color("#bbbbbb")
     handles, names = axes.get_legend_handles_labels()

@@ -176,7 +176,7 @@ def evaluate(
         annotations = [Annotation(s.name, np.asarray(s.boxes), size=_image_size(s)) for s in sequences]
         boxes = {name: np.asarray(getattr(track, "boxes", track)) for name, track in results.items()}
     else:
-        annotations = [Annotation(s.name, to_annotation(s.boxes)) for s in sequences]
+        annotations = [Annotation(s.name, to_annotation(s.boxes), _infrared(s)) for s in sequences]
         boxes = {name: to_annotation(np.asarray(getattr(track, "boxes", track))) for name, track in results.items()}
     confidences = {
         name: np.asarray(scores) for name, t in results.items() if (scores := getattr(t, "scores", None)) is not None
@@ -185,6 +185,12 @@ def evaluate(
         annotations, boxes, protocol, tracker=tracker, options=options, round_results=False, confidences=confidences
     )
     return replace(metrics, speed=speed)
+
+
+def _infrared(sequence: Any) -> np.ndarray | None:
+    """Boxes of the X image, where it was annotated separately (``Sequence.x_boxes``)."""
+    boxes = getattr(sequence, "x_boxes", None)
+    return None if boxes is None else to_annotation(boxes)
 
 
 def _image_size(sequence: Any) -> tuple[int, int] | None:
