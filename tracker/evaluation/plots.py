@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import PercentFormatter
 
 from tracker.errors import RGBXError
@@ -145,6 +146,7 @@ def plot_attributes(attributes: AttributeScores, score: str, path: str | Path) -
     figure = Figure(figsize=(6.4, 6.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(projection="polar")
+    assert isinstance(axes, PolarAxes)
     for place in reversed(range(len(ranked))):
         row = values[ranked[place]]
         colour = COLOURS[place % len(COLOURS)]
