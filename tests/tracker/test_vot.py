@@ -21,7 +21,7 @@ from tracker.data.layouts import write_dataset
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
 from tracker.evaluation import evaluate_folder
-from tracker.train.finetune import find_weights
+from tracker.models.checkpoints import find_weights
 from tracker.vot.toolkit import find_python, read_analysis, run_workspace, toolkit_version
 from tracker.vot.trax_tracker import read_rgbd
 from tracker.vot.workspace import listed_sequences, listed_trackers, prepare_workspace, tracker_command

@@ -42,7 +42,7 @@ def prepare(
     """
     import re
 
-    from tracker.train.finetune import find_weights
+    from tracker.models.checkpoints import find_weights
     from tracker.vot.workspace import prepare_workspace, tracker_command
 
     weights = find_weights(checkpoint)
@@ -80,8 +80,7 @@ def tracker(checkpoint: Path, depth_style: str, device: str) -> None:
 
     from tracker.inference import InferenceSettings
     from tracker.inference.online import OnlineTracker
-    from tracker.models.checkpoints import load_network
-    from tracker.train.finetune import find_weights
+    from tracker.models.checkpoints import find_weights, load_network
     from tracker.vot.trax_tracker import serve
 
     weights = find_weights(checkpoint)
