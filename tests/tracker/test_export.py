@@ -14,11 +14,10 @@ from tracker.data.crop import crop_transform
 from tracker.errors import RGBXError
 from tracker.inference import EagerEngine, InferenceSettings, OnlineTracker, track_sequence
 from tracker.models.build import build_network
-from tracker.models.checkpoints import load_network
+from tracker.models.checkpoints import find_weights, load_network
 from tracker.models.config import tiny
 from tracker.models.initialise import initialise_two_stream
 from tracker.models.stream import Tracker
-from tracker.train.finetune import find_weights
 
 onnx = pytest.importorskip("onnx", reason="needs the optional packages of [export]")
 pytest.importorskip("onnxscript")
@@ -39,7 +38,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, Path]:
     """A small two-stream network with elimination, and its file."""
     network = small(elimination_layers=(0,), keep_ratio=0.7)
     folder = tmp_path_factory.mktemp("onnx")
-    return network, export_onnx(network, folder / "small.onnx", InferenceSettings(search_factor=5.0), simplify=False)
+    return network, export_onnx(network, folder / "small.onnx", InferenceSettings(search_factor=5.0))
 
 
 def answers(engine: object, network: Tracker, batch: int) -> np.ndarray:
@@ -91,7 +90,7 @@ def test_online_tracker_runs_it_unchanged(exported: tuple[Tracker, Path]) -> Non
 @pytest.mark.slow
 def test_two_streams_of_the_shipped_weights_in_half_precision(tmp_path: Path) -> None:
     network = initialise_two_stream(load_network(find_weights(Path("tiny_rgb")))[0]).eval()
-    path = export_onnx(network, tmp_path / "tiny.onnx", precision="fp16")
+    path = export_onnx(network, tmp_path / "tiny.onnx", precision="fp16", simplify=False)
     assert path.stat().st_size < 2.2 * sum(p.numel() for p in network.parameters())
     expected, found = (answers(e, network, 2) for e in (EagerEngine(network), OnnxEngine(path)))
     np.testing.assert_allclose(found[:, 4:], expected[:, 4:], atol=5e-3)
