@@ -25,12 +25,12 @@ from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.evaluation import LasHeROptions, Metrics, evaluate
 from tracker.evaluation.plots import plot_curves
 from tracker.inference import InferenceSettings, track_dataset, write_overlay
-from tracker.models.checkpoints import load_network, save_network
+from tracker.models.checkpoints import find_weights, load_network, save_network
 from tracker.models.initialise import initialise_two_stream
 from tracker.models.single_stream import SingleStreamTracker
 from tracker.models.stream import Tracker
 from tracker.train.atomic import atomic_file
-from tracker.train.finetune import find_weights, fine_tuner
+from tracker.train.finetune import fine_tuner
 from tracker.train.log import progress
 from tracker.train.pretrain import run_meta
 from tracker.train.prior import estimate_rgb_prior, prior_for, save_prior

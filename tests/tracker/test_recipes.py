@@ -242,7 +242,7 @@ def test_the_joint_recipe_runs_as_it_is_but_for_its_size(
     trained, trained_shape, meta = load_network(network_file)
     assert trained_shape.temporal
     assert meta["inference"]["search_factor"] == 5.0
-    start = starting_network(config).state_dict()
+    start = starting_network(config)[0].state_dict()
     for name, value in trained.state_dict().items():
         assert torch.equal(value, start[name]) == name.startswith(("head.", "positions.")), name
 

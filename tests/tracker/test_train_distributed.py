@@ -80,7 +80,7 @@ def test_two_processes_are_one_run_whoever_resumes_it(rgb: Path, tmp_path: Path)
     assert done.stdout.count("wrote ") == 1
     assert "Warning" not in done.stderr
 
-    start = finetune.starting_network(config).state_dict()
+    start = finetune.starting_network(config)[0].state_dict()
     one, two = weights(alone), weights(together)
     moved = distance(start, one)
     assert moved > 0.1

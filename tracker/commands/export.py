@@ -28,8 +28,7 @@ def onnx(checkpoint: Path, out: Path, precision: str, simplify: bool, window: bo
 
     from tracker.export import export_onnx
     from tracker.inference import InferenceSettings
-    from tracker.models.checkpoints import load_network
-    from tracker.train.finetune import find_weights
+    from tracker.models.checkpoints import find_weights, load_network
 
     network, _, meta = load_network(find_weights(checkpoint))
     settings = InferenceSettings.from_meta(meta)

@@ -42,8 +42,7 @@ def prior(checkpoint: Path, path: str, show_config: bool, overrides: tuple[str, 
     config = load_config(RunConfig, path, overrides)
     if shown(config, show_config):
         return
-    from tracker.models.checkpoints import load_network
-    from tracker.train.finetune import find_weights
+    from tracker.models.checkpoints import find_weights, load_network
     from tracker.train.prior import estimate_rgb_prior, save_prior
 
     network, _, _ = load_network(find_weights(checkpoint))

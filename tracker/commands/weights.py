@@ -28,9 +28,8 @@ def show(file: Path, num_heads: int | None) -> None:
 
     FILE may be the name of shipped weights (tiny_rgb). What it holds is found out from its content.
     """
-    from tracker.models.checkpoints import load_network
+    from tracker.models.checkpoints import find_weights, load_network
     from tracker.models.summary import summary
-    from tracker.train.finetune import find_weights
 
     path = find_weights(file)
     click.echo(summary(path.name, *load_network(path, num_heads=num_heads)))
@@ -73,10 +72,9 @@ def convert(
 
     The layout of FILE is found out from its content. A network in our format tells what it was made from.
     """
-    from tracker.models.checkpoints import save_network, save_published
+    from tracker.models.checkpoints import find_weights, save_network, save_published
     from tracker.models.conversion import converted
     from tracker.models.summary import summary
-    from tracker.train.finetune import find_weights
 
     if layout == "rgbx" and out.suffix != ".safetensors":
         raise RGBXError(f"--out {out} is not named .safetensors, which our format is; or give --layout published")

@@ -130,6 +130,17 @@ def _to_half(name: str, tensor: Tensor, file: str) -> Tensor:
     return stored
 
 
+def find_weights(path: Path) -> Path:
+    """The file itself, or the shipped weights of that name (``tiny_rgb``)."""
+    if path.is_file():
+        return path
+    shipped = Path(__file__).resolve().parent.parent / "weights"
+    if path.parent == Path(".") and (shipped / f"{path.stem}.safetensors").is_file():
+        return shipped / f"{path.stem}.safetensors"
+    names = ", ".join(sorted(item.stem for item in shipped.glob("*.safetensors"))) or "none"
+    raise RGBXError(f"checkpoint {path} does not exist (shipped weights: {names})")
+
+
 def load_network(
     path: str | os.PathLike[str],
     *,

@@ -11,8 +11,7 @@ from torch import nn
 from tracker.errors import RGBXError
 from tracker.evaluation import Metrics, evaluate
 from tracker.inference import InferenceSettings, track_dataset
-from tracker.models.checkpoints import load_network
-from tracker.train.finetune import find_weights
+from tracker.models.checkpoints import find_weights, load_network
 
 
 def assess(

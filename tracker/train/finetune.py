@@ -8,7 +8,7 @@ from typing import Any
 
 from tracker.config import RunConfig, TrainSection
 from tracker.errors import RGBXError
-from tracker.models.checkpoints import load_network, save_network
+from tracker.models.checkpoints import find_weights, load_network, save_network
 from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
 from tracker.models.initialise import initialise_two_stream
 from tracker.models.stream import Tracker
@@ -29,8 +29,9 @@ def group_settings(train: TrainSection) -> GroupSettings:
     return GroupSettings(**rates, weight_decay=train.weight_decay)
 
 
-def starting_network(config: RunConfig) -> Tracker:
-    """The network that fine-tuning starts from: a two-stream checkpoint as it is, an RGB one in both streams.
+def starting_network(config: RunConfig) -> tuple[Tracker, dict[str, Any]]:
+    """The network that fine-tuning starts from: a two-stream checkpoint as it is, an RGB one in both streams; and the
+    meta of its file.
 
     Width and depth are the checkpoint's. Sizes of the crops, drop path and elimination are those of ``config.network``
     where they stand there.
@@ -40,23 +41,12 @@ def starting_network(config: RunConfig) -> Tracker:
     """
     if config.init is None:
         raise RGBXError("init is not set; give the RGB checkpoint to start from, for instance init=tiny_rgb")
-    network, shape, _ = load_network(find_weights(config.init), **config.network.overrides())
+    network, shape, meta = load_network(find_weights(config.init), **config.network.overrides())
     if shape.kind == "two_stream":
-        return network
+        return network, meta
     cross = config.network.cross_layers
     wanted = shape.replace(kind="two_stream", **({} if cross is None else {"cross_layers": cross}))
-    return initialise_two_stream(network, wanted)
-
-
-def find_weights(path: Path) -> Path:
-    """The file itself, or the shipped weights of that name (``tiny_rgb``)."""
-    if path.is_file():
-        return path
-    shipped = Path(__file__).resolve().parent.parent / "weights"
-    if path.parent == Path(".") and (shipped / f"{path.stem}.safetensors").is_file():
-        return shipped / f"{path.stem}.safetensors"
-    names = ", ".join(sorted(item.stem for item in shipped.glob("*.safetensors"))) or "none"
-    raise RGBXError(f"checkpoint {path} does not exist (shipped weights: {names})")
+    return initialise_two_stream(network, wanted), meta
 
 
 def fine_tuner(
@@ -103,7 +93,8 @@ def fine_tune(config: RunConfig, resume: Path | None = None, command: str = "") 
         RGBXError: configuration, data, checkpoint or significance map cannot be used.
     """
     with processes(config.train.device) as group:
-        network = starting_network(config).to(group.device)
+        network, origin = starting_network(config)
+        network = network.to(group.device)
         prior = None
         if config.optimizer.name == "srft" and config.optimizer.prior is not None:
             prior = prior_for(network, load_prior(config.optimizer.prior))
@@ -113,9 +104,5 @@ def fine_tune(config: RunConfig, resume: Path | None = None, command: str = "") 
         history = trainer.run()
         path = config.output / "network.safetensors"
         if group.first:
-            save_trained(path, network, config, trainer, command)
+            save_network(path, network, network.config, run_meta(config, trainer, command, origin))
     return path, history
-
-
-def save_trained(path: Path, network: Tracker, config: RunConfig, trainer: Trainer, command: str) -> None:
-    save_network(path, network, network.config, run_meta(config, trainer, command))

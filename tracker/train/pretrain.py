@@ -1,8 +1,8 @@
-"""Pre-training of the single-stream RGB tracker from scratch, on generated day-light sequences."""
+"""Pre-training of the single-stream RGB tracker, from scratch or from a plain ViT, on day-light sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from tracker.config import RunConfig
+from tracker.errors import RGBXError
 from tracker.models.build import build_network
 from tracker.models.center_head import decode_boxes
-from tracker.models.checkpoints import save_network
+from tracker.models.checkpoints import find_weights, load_network, save_network
 from tracker.models.config import NetworkConfig, preset
-from tracker.models.stream import TrackerOutput
+from tracker.models.stream import Tracker, TrackerOutput
 from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import processes
 from tracker.train.losses import TrackingLoss, gaussian_target
@@ -59,7 +60,9 @@ def pretrain(
     command: str = "",
     weights: Path | None = None,
 ) -> Path:
-    """Train an RGB tracker from scratch; returns the file with its weights, in ``config.output``.
+    """Train an RGB tracker; returns the file with its weights, in ``config.output``.
+
+    From scratch, or with ``init`` from an RGB tracker or what ``rgbx weights convert`` made of a plain ViT.
 
     ``weights`` receives them too, in fp16 (batch-norm statistics stay fp32).
 
@@ -70,8 +73,8 @@ def pretrain(
     path = config.output / "network.safetensors"
     with processes(train.device) as group:
         seed_everything(train.seed, train.deterministic)
-        shape = network_config(config, "single_stream")
-        network = build_network(shape).to(group.device)
+        network, origin = starting_network(config)
+        network, shape = network.to(group.device), network.config
         optimizer = build_optimizer(decay_groups(network, train.lr, train.weight_decay), train, config.optimizer)
         trainer = Trainer(
             network,
@@ -91,7 +94,7 @@ def pretrain(
         trainer.run()
         if not group.first:
             return path
-        meta = run_meta(config, trainer, command)
+        meta = run_meta(config, trainer, command, origin)
         save_network(path, network, shape, meta)
         if weights is not None:
             weights.parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +102,26 @@ def pretrain(
     return path
 
 
-def run_meta(config: RunConfig, trainer: Trainer, command: str) -> dict[str, Any]:
-    """How a network was made, for its file."""
+def starting_network(config: RunConfig) -> tuple[Tracker, Mapping[str, Any] | None]:
+    """A new single-stream network, or that of ``config.init`` and its meta.
+
+    Raises:
+        RGBXError: a checkpoint that cannot be used, or has two streams.
+    """
+    if config.init is None:
+        return build_network(network_config(config, "single_stream")), None
+    network, shape, meta = load_network(find_weights(config.init), **config.network.overrides())
+    if shape.kind != "single_stream":
+        raise RGBXError(f"{config.init} has two streams; pre-training takes an RGB tracker, `rgbx train` the two")
+    return network, meta
+
+
+def run_meta(
+    config: RunConfig, trainer: Trainer, command: str, origin: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """How a network was made, for its file; ``origin`` is the meta of the checkpoint that it started from."""
     return {
+        **({} if origin is None else {"started_from": dict(origin)}),
         "command": command,
         "seed": config.train.seed,
         "steps": trainer.step,

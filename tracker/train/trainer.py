@@ -27,6 +27,7 @@ from tracker.data.dataset import collate_pairs
 from tracker.data.normalise import normalise
 from tracker.errors import RGBXError
 from tracker.models.elimination import keep_ratio_at
+from tracker.models.stream import Tracker
 from tracker.train.activations import recompute_blocks
 from tracker.train.checkpoint import (
     check_module,
@@ -44,6 +45,7 @@ from tracker.train.distributed import Processes
 from tracker.train.log import ScalarLog, progress
 from tracker.train.prefetch import Batch, ahead
 
+KEEP_RATIOS = 32  # graphs that compiling may make of one network: OSTrack's warm-up has 17 ratios
 LOSSES = ("total", "giou", "l1", "focal")
 
 
@@ -169,6 +171,10 @@ class Trainer:
         if self.processes.count > 1:
             where = [self.device] if self.device.type == "cuda" else None
             model = DistributedDataParallel(model, where, gradient_as_bucket_view=True)
+        if s.compile and isinstance(self.network, Tracker) and self.network.config.elimination_layers:
+            # Every keep ratio of the warm-up is another graph.
+            limit = torch._dynamo.config
+            limit.recompile_limit = max(limit.recompile_limit, KEEP_RATIOS)
         return torch.compile(model) if s.compile else model
 
     # ---------------------------------------------------------------- the loop
