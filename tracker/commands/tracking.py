@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracker.commands.viewing import live_window, of_tracking, write_page_of_tracks
 from tracker.errors import RGBXError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ SETTINGS = (
 @click.option("--template-update", type=int, help="Frames between two updates of the template; 0: none.")
 @click.option("--template-confidence", type=float, help="Score that an update waits for.")
 @click.option("--template-share", type=float, help="Of the new crop in the template; 1 replaces it.")
+@of_tracking
 def track(
     checkpoint: Path,
     folder: Path | None,
@@ -121,22 +123,27 @@ def _track_folder(
     from tracker.inference import track_folder
     from tracker.inference.speed import speed_line
 
-    run = track_folder(
-        folder,
-        {label: runner},
-        out,
-        layout=options["layout"],
-        init_box=box,
-        settings=settings,
-        overlay=None if overlay == "none" else overlay or "gif",
-        progress=True,
-        **drops,
-    )
+    with live_window(options["show"]) as window:
+        run = track_folder(
+            folder,
+            {label: runner},
+            out,
+            layout=options["layout"],
+            init_box=box,
+            settings=settings,
+            overlay=None if overlay == "none" else overlay or "gif",
+            progress=True,
+            watch=None if window is None else window.watch,
+            **drops,
+        )
     if run.metrics:
         click.echo(text_table(run.metrics))
     click.echo(speed_line(run.speed[label]))
     for file in run.files:
         click.echo(f"wrote {file}")
+    if options["page"]:
+        tracks = {name: {run.sequence.name: track} for name, track in run.tracks.items()}
+        write_page_of_tracks(out, [run.sequence], tracks)
 
 
 def _track_stream(
@@ -156,7 +163,12 @@ def _track_stream(
 
     if overlay == "gif":
         raise RGBXError("a video's or camera's overlay is written while it runs, as mp4; give --overlay mp4 or none")
-    with PairedCapture(rgb, x, options["pairing"], options["modality"] or "X") as source:
+    if options["page"]:
+        raise RGBXError("--page reads frames again, which only folders allow; a video or camera has --overlay mp4")
+    with (
+        live_window(options["show"]) as window,
+        PairedCapture(rgb, x, options["pairing"], options["modality"] or "X") as source,
+    ):
         if x is not None:
             click.echo(f"frames of {rgb} and {x} are paired by {source.pairing}", err=True)
         found = track_stream(
@@ -168,6 +180,7 @@ def _track_stream(
             output=out,
             overlay=overlay != "none",
             most_frames=options["frames"],
+            watch=None if window is None else window.watch_stream(source),
             **drops,
         )
     click.echo(speed_line(speed_summary([found])))
@@ -181,6 +194,8 @@ def _track_dataset(
     from tracker.inference import track_dataset
     from tracker.inference.speed import speed_line, speed_summary
 
+    if options["show"]:
+        raise RGBXError("--show has one window for one sequence; leave out --all, or look at the run with --page")
     sequences = open_dataset(folder, layout=options["layout"], split=options["split"])
     first, stride = read_shard(options["shard"] or "0/1")
     sequences = sequences[first::stride]
@@ -191,6 +206,8 @@ def _track_dataset(
     if line:
         click.echo(line)
     click.echo(f"wrote results of {len(tracks)} sequences to {out}")
+    if options["page"]:
+        write_page_of_tracks(out, sequences, {runner.name: tracks})
 
 
 def open_engine(
@@ -220,8 +237,7 @@ def open_engine(
         return onnx, replace(onnx.settings, **changed)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise RGBXError(f"device {device} is not there: torch sees no GPU; use --device cpu")
-    from tracker.models.checkpoints import load_network
-    from tracker.train.finetune import find_weights
+    from tracker.models.checkpoints import find_weights, load_network
 
     network, _, meta = load_network(find_weights(checkpoint))
     settings = replace(InferenceSettings.from_meta(meta), **changed)
