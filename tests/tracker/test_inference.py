@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tracker.data.layouts import open_dataset, write_sequence
 from tracker.data.normalise import IMAGENET_MEAN, IMAGENET_STD
 from tracker.data.sequence import ArraySequence
+from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
 from tracker.evaluation import evaluate, evaluate_folder, read_boxes
 from tracker.inference import (
@@ -384,7 +385,41 @@ def test_files_score_as_the_tracks_in_memory(tmp_path: Path, layout: str) -> Non
     assert files.speed is not None
 
 
+@pytest.mark.parametrize(
+    ("layout", "modality", "first_pixel"),
+    [
+        ("lasher", "thermal", 1),
+        ("rgbt234", "thermal", 1),
+        ("gtot", "thermal", 1),
+        ("visevent", "event", 0),
+    ],
+)
+def test_results_count_pixels_as_the_benchmarks_annotations_do(
+    tmp_path: Path, layout: str, modality: str, first_pixel: int
+) -> None:
+    sequence = moving("s", 4)
+    sequence.modality = modality
+    write_sequence(sequence, tmp_path / "data", layout)
+    (opened,) = open_dataset(tmp_path / "data", layout)
+    track_dataset(BrightestBlob(1.5), [opened], tmp_path / "results", progress=False)
+    first = read_boxes(tmp_path / "results" / "s.txt")[0]
+    np.testing.assert_allclose(first, opened.boxes[0] + [first_pixel, first_pixel, 0, 0], atol=1e-6)
+
+
 # ---- a folder of frames, and pictures
+
+
+@pytest.mark.parametrize(("style", "alike"), [("jet", False), ("grey", True)])
+def test_depth_is_rendered_as_the_network_was_trained(tmp_path: Path, style: str, alike: bool) -> None:
+    config = SyntheticConfig(modality="depth", size=(96, 72), length=3, seed=0)
+    (sequence,) = synthetic_dataset(config, 1)
+    folder = write_sequence(sequence, tmp_path / "data", "depthtrack")
+    settings = InferenceSettings.from_meta({"inference": {"depth_style": style}})
+    run = track_folder(folder, BrightestBlob(1.5), tmp_path / "out", settings=settings, overlay=None, progress=False)
+    x = run.sequence.frame(2)[:, :, 3:]
+    assert bool((x[..., 0] == x[..., 2]).all()) == alike
+    with pytest.raises(RGBXError, match="depth style is 'blue'"):
+        InferenceSettings(depth_style="blue")
 
 
 def test_track_folder_writes_results_figures_and_overlay(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def evaluate(
         from tracker.train.assess import assess_checkpoints
         from tracker.train.sources import evaluation_sequences
 
-        sequences = evaluation_sequences(data, layout, split, modality, count, length, seed)
-        metrics = assess_checkpoints(checkpoints, sequences, protocol, out)
+        chosen = partial(evaluation_sequences, data, layout, split, modality, count, length, seed)
+        metrics = assess_checkpoints(checkpoints, chosen, protocol, out)
     if baselines is not None:
         metrics = with_boc(metrics, baselines, data, split)
     table = None

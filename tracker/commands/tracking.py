@@ -23,6 +23,8 @@ SETTINGS = (
     "template_update",
     "template_confidence",
     "template_share",
+    "depth_style",
+    "event_style",
 )
 """Options that are fields of InferenceSettings; where they are not given, the checkpoint's own are taken."""
 
@@ -58,6 +60,8 @@ SETTINGS = (
 @click.option("--search-growth", type=float, help="Factor on the search region for each frame lost; up to 2 times.")
 @click.option("--template-update", type=int, help="Frames between two updates of the template; 0: none.")
 @click.option("--template-confidence", type=float, help="Score that an update waits for.")
+@click.option("--depth-style", type=click.Choice(["jet", "grey", "raw", "jet_bgr"]), help="Of 16-bit depth.")
+@click.option("--event-style", type=click.Choice(["colour", "grey"]), help="Of stored events.")
 @click.option("--template-share", type=float, help="Of the new crop in the template; 1 replaces it.")
 @of_tracking
 def track(
@@ -196,7 +200,7 @@ def _track_dataset(
 
     if options["show"]:
         raise RGBXError("--show has one window for one sequence; leave out --all, or look at the run with --page")
-    sequences = open_dataset(folder, layout=options["layout"], split=options["split"])
+    sequences = open_dataset(folder, layout=options["layout"], split=options["split"], **settings.rendering)
     first, stride = read_shard(options["shard"] or "0/1")
     sequences = sequences[first::stride]
     tracks = track_dataset(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from tracker.errors import RGBXError
 
-DEPTH_STYLE = click.option("--depth-style", type=click.Choice(["jet", "grey", "raw"]), default="jet", show_default=True)
+DEPTH_STYLE = click.option(
+    "--depth-style", type=click.Choice(["jet", "grey", "raw", "jet_bgr"]), help="Default: the checkpoint's own."
+)
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 
 
@@ -33,7 +36,7 @@ def prepare(
     checkpoint: Path,
     name: str | None,
     split: str | None,
-    depth_style: str,
+    depth_style: str | None,
     device: str,
 ) -> None:
     """Set up WORKSPACE by links to a folder that is here already, or add a tracker to one.
@@ -74,7 +77,7 @@ def run(workspace: Path, trackers: tuple[str, ...], python: str | None) -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @DEPTH_STYLE
 @DEVICE
-def tracker(checkpoint: Path, depth_style: str, device: str) -> None:
+def tracker(checkpoint: Path, depth_style: str | None, device: str) -> None:
     """Answer the toolkit over TraX; the toolkit starts this itself, by WORKSPACE/trackers.ini."""
     import torch
 
@@ -90,4 +93,7 @@ def tracker(checkpoint: Path, depth_style: str, device: str) -> None:
         network.to(torch.device(place))
     except (RuntimeError, AssertionError) as error:
         raise RGBXError(f"device {device!r} cannot be used ({error}); expected cpu, cuda or cuda:N") from error
-    serve(OnlineTracker(network, InferenceSettings.from_meta(meta)), weights.stem, depth_style)
+    settings = InferenceSettings.from_meta(meta)
+    if depth_style is not None:
+        settings = replace(settings, depth_style=depth_style)
+    serve(OnlineTracker(network, settings), weights.stem)

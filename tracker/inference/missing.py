@@ -132,6 +132,7 @@ class DroppedSequence(Sequence):
         self.name, self.modality, self.boxes = sequence.name, sequence.modality, sequence.boxes
         self.rgb_only = sequence.rgb_only
         self.source = getattr(sequence, "source", None)
+        self.origin = getattr(sequence, "origin", 0.0)
         self._rgb, self._x = list(rgb), list(x)
 
     def available(self, index: int) -> np.ndarray | Frame:

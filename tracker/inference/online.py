@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from tracker.data.crop import crop_region, crop_transform
+from tracker.data.rendering import XStyle
 from tracker.errors import RGBXError
 from tracker.inference.confidence import LostSignal
 from tracker.inference.engine import (
@@ -77,6 +78,8 @@ class InferenceSettings:
         template_confidence: an update waits for a score of at least this.
         template_share: share of the new crop in the template, the rest is the first one's; 1 replaces it. While
             the target is lost, the first template alone is used.
+        depth_style, depth_clip, event_style: how X that is not a picture became one in training, and does here:
+            :class:`tracker.data.rendering.XStyle`.
     """
 
     template_factor: float = 2.0
@@ -90,6 +93,9 @@ class InferenceSettings:
     template_update: int = 0
     template_confidence: float = 0.7
     template_share: float = 0.5
+    depth_style: str = "jet"
+    depth_clip: bool = True
+    event_style: str = "colour"
 
     def __post_init__(self) -> None:
         for name in ("template_factor", "search_factor"):
@@ -113,6 +119,12 @@ class InferenceSettings:
             )
         if not 1 <= self.search_growth <= WIDEST_SEARCH:
             raise RGBXError(f"search_growth is {self.search_growth}; it must lie between 1 and {WIDEST_SEARCH:g}")
+        XStyle(self.depth_style, self.depth_clip, self.event_style)  # refuses what it does not know
+
+    @property
+    def rendering(self) -> dict[str, Any]:
+        """The style of X, as keyword arguments of ``open_sequence`` and ``open_dataset``."""
+        return {"depth_style": self.depth_style, "depth_clip": self.depth_clip, "event_style": self.event_style}
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> InferenceSettings:

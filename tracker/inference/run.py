@@ -36,7 +36,6 @@ SCORES_FOLDER = "scores"
 LOST_SUFFIX = "_lost.txt"
 Watch = Callable[[Sequence, int, "np.ndarray | Frame", Result], object]
 """Called with every frame once it is tracked: the sequence, the frame's index, the frame and the answer."""
-ONE_BASED_FILES = ("visible.txt", "infrared.txt", "init.txt")
 
 
 @dataclass(frozen=True)
@@ -354,9 +353,8 @@ def track_dataset(
 
 
 def annotation_origin(sequence: Sequence) -> float:
-    """What the annotation file that a sequence was read from calls the first pixel: 1 in LasHeR's, else 0."""
-    source = getattr(sequence, "source", None)
-    return 1.0 if source is not None and Path(source).name in ONE_BASED_FILES else 0.0
+    """What the annotation file that a sequence was read from calls the first pixel: 1 in LasHeR's, say, else 0."""
+    return float(getattr(sequence, "origin", 0.0))
 
 
 def write_track(folder: Path, sequence: Sequence, track: Track) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,18 @@ def assess(
 
 
 def assess_checkpoints(
-    checkpoints: Iterable[Path], sequences: Sequence[Any], protocol: str = "auto", output: Path | None = None
+    checkpoints: Iterable[Path],
+    open_sequences: Callable[[Mapping[str, Any]], Sequence[Any]],
+    protocol: str = "auto",
+    output: Path | None = None,
 ) -> list[Metrics]:
     """Score several checkpoints on the same sequences; their names are their files' stems.
 
+    ``open_sequences`` is given the style of X that the checkpoints were trained with, as keyword arguments of
+    ``open_dataset``.
+
     Raises:
-        RGBXError: a checkpoint that cannot be loaded, before any is run; two of one name.
+        RGBXError: a checkpoint that cannot be loaded, before any is run; two of one name, or of different styles.
     """
     files = [find_weights(path) for path in checkpoints]
     names = [file.stem if file.stem != "network" else file.resolve().parent.name for file in files]
@@ -52,6 +58,11 @@ def assess_checkpoints(
     if twice:
         raise RGBXError(f"two checkpoints are both named {min(twice)}; rename one, results are filed by name")
     loaded = [load_network(file) for file in files]
+    settings = [InferenceSettings.from_meta(meta) for _, _, meta in loaded]
+    if any(one.rendering != settings[0].rendering for one in settings):
+        styles = "; ".join(f"{name}: {one.rendering}" for name, one in zip(names, settings, strict=True))
+        raise RGBXError(f"the checkpoints were trained with different styles of X ({styles}); evaluate them one by one")
+    sequences = open_sequences(settings[0].rendering)
     if protocol == "auto":
         protocol = "visevent" if sequences[0].modality == "event" else "lasher"
     return [
@@ -60,8 +71,8 @@ def assess_checkpoints(
             sequences,
             name,
             protocol,
-            InferenceSettings.from_meta(meta),
+            one,
             None if output is None else output / "results" / name,
         )[0]
-        for name, (network, _, meta) in zip(names, loaded, strict=True)
+        for name, (network, _, _), one in zip(names, loaded, settings, strict=True)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,22 @@ def sequences_of(
 
 
 def evaluation_sequences(
-    root: Path | None, layout: str, split: str | None, modality: str, count: int, length: int, seed: int
+    root: Path | None,
+    layout: str,
+    split: str | None,
+    modality: str,
+    count: int,
+    length: int,
+    seed: int,
+    rendering: Mapping[str, Any] | None = None,
 ) -> collections.abc.Sequence[Sequence]:
-    """A data set's sequences, or without ``root`` generated ones from photographs kept for testing."""
+    """A data set's sequences, X in the style of ``rendering``, or without ``root`` generated ones from photographs kept
+    for testing.
+    """
     if root is not None:
         from tracker.data.layouts import open_dataset
 
-        return open_dataset(root, layout=layout, split=split)
+        return open_dataset(root, layout=layout, split=split, **(rendering or {}))
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
     config = SyntheticConfig(modality=modality, length=length, seed=seed, split=split or "test")

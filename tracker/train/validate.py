@@ -20,8 +20,15 @@ LARGEST_BATCH = 16
 
 
 def inference_settings(config: RunConfig) -> InferenceSettings:
-    """The crop factors that the network was trained with."""
-    return InferenceSettings(config.pairs.template_factor, config.pairs.search_factor)
+    """The crop factors and the style of X that the network was trained with."""
+    data = config.data
+    return InferenceSettings(
+        config.pairs.template_factor,
+        config.pairs.search_factor,
+        depth_style=data.depth_style,
+        depth_clip=data.depth_clip,
+        event_style=data.event_style,
+    )
 
 
 def held_out_sequences(config: RunConfig) -> list[Any]:

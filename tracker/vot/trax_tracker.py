@@ -16,7 +16,7 @@ from tracker.inference.online import OnlineTracker
 CHANNELS = ("color", "depth")
 
 
-def read_rgbd(color: str, depth: str, depth_style: str = "jet") -> np.ndarray:
+def read_rgbd(color: str, depth: str, depth_style: str = "jet", depth_clip: bool = True) -> np.ndarray:
     """(H, W, 6) uint8, RGB and rendered depth, from two image files.
 
     Raises:
@@ -33,12 +33,12 @@ def read_rgbd(color: str, depth: str, depth_style: str = "jet") -> np.ndarray:
             f"{color} is {rgb.shape[1]}x{rgb.shape[0]} but {depth} is {millimetres.shape[1]}x{millimetres.shape[0]}; "
             "expected registered images of one size"
         )
-    x = depth_to_image(millimetres, depth_style) if millimetres.ndim == 2 else millimetres[:, :, :3]
+    x = depth_to_image(millimetres, depth_style, depth_clip) if millimetres.ndim == 2 else millimetres[:, :, :3]
     return np.concatenate([rgb, x], axis=2)
 
 
-def serve(tracker: OnlineTracker, name: str, depth_style: str = "jet") -> None:
-    """Answer the toolkit over standard input and output until it says goodbye.
+def serve(tracker: OnlineTracker, name: str) -> None:
+    """Answer the toolkit over standard input and output until it says goodbye; depth in the style of the settings.
 
     The first frame is answered without a confidence, since nothing was predicted there; the others with the score of
     the best cell.
@@ -53,7 +53,8 @@ def serve(tracker: OnlineTracker, name: str, depth_style: str = "jet") -> None:
             request = server.wait()
             if request.type == trax.TraxStatus.QUIT:
                 return
-            frame = read_rgbd(request.image["color"].path(), request.image["depth"].path(), depth_style)
+            color, depth = (request.image[channel].path() for channel in ("color", "depth"))
+            frame = read_rgbd(color, depth, tracker.settings.depth_style, tracker.settings.depth_clip)
             if request.type == trax.TraxStatus.INITIALIZE:
                 box = np.array(request.objects[0][0].bounds(), dtype=np.float64)
                 tracker.initialise(frame, box)

@@ -50,10 +50,11 @@ TIMEOUT = 600
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def tracker_command(checkpoint: Path, depth_style: str = "jet", device: str = "auto") -> str:
+def tracker_command(checkpoint: Path, depth_style: str | None = None, device: str = "auto") -> str:
     """The command line by which the toolkit starts the tracker, quoted for a shell."""
     words = [sys.executable, "-m", "tracker", "vot", "tracker", str(checkpoint.resolve())]
-    return shlex.join([*words, "--depth-style", depth_style, "--device", device])
+    style = [] if depth_style is None else ["--depth-style", depth_style]
+    return shlex.join([*words, *style, "--device", device])
 
 
 def prepare_workspace(
