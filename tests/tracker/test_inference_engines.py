@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from test_inference import moving
 
 from tracker.data.crop import CropTransform, crop_transform, cut_window, sample_region
+from tracker.data.device_crop import sample_windows
 from tracker.data.normalise import normalise
 from tracker.errors import RGBXError
 from tracker.inference import CompiledEngine, EagerEngine, GraphEngine, make_engine, track_sequence, track_sequences
 from tracker.inference.engine import Locator, network_fingerprint
-from tracker.inference.fast import pack_windows, sample_windows
+from tracker.inference.fast import pack_windows
 from tracker.models.build import build_network
 from tracker.models.config import tiny
 from tracker.models.stream import Tracker
@@ -52,7 +53,9 @@ def crops_of(frames: list[np.ndarray], regions: list[CropTransform], spare: int 
     pixels = np.full((count + 50, frames[0].shape[2]), 99, np.uint8)
     geometry = np.zeros((len(windows) + spare, 6))
     pack_windows(windows, pixels, geometry)
-    return sample_windows(torch.from_numpy(pixels), torch.from_numpy(geometry), regions[0].out_size)
+    spans, squares = torch.from_numpy(geometry).split(3, dim=1)
+    crops = sample_windows(torch.from_numpy(pixels), spans, squares, regions[0].out_size)
+    return crops.permute(0, 3, 1, 2)
 
 
 @settings(max_examples=40, deadline=None)

@@ -103,19 +103,8 @@ class WindowBatch:
         OpenCV rounds them. (OpenCV before 5 places its taps on a grid of 1/32 pixel; these are where they belong.)
         """
         device = self.pixels.device
-        start, height, width = (column[:, None] for column in self.spans.unbind(1))
-        x, y, side = (column[:, None] for column in self.regions.unbind(1))
         grayscale, flip, gain = self.changes.unbind(1)
-        centre = (torch.arange(self.size, device=device, dtype=torch.float64) + 0.5) / self.size
-        across = torch.where(flip[:, None] > 0, 1 - centre, centre)
-        out = torch.zeros(len(self), self.size, self.size, self.pixels.shape[1], device=device)
-        columns = _taps(x + across * side - 0.5, width)
-        for row, down in _taps(y + centre * side - 0.5, height):
-            first = start + row * width
-            for column, right in columns:
-                pixel = self.pixels.index_select(0, (first[:, :, None] + column[:, None, :]).flatten())
-                out += pixel.view(out.shape) * (down[:, :, None] * right[:, None, :])[..., None]
-        out.round_()
+        out = sample_windows(self.pixels, self.spans, self.regions, self.size, flip > 0)
         weights = torch.tensor(GREY, device=device)
         grey = (out[..., :3] * weights).sum(dim=-1, keepdim=True).round()
         out[..., :3] = torch.where(grayscale[:, None, None, None] > 0, grey, out[..., :3])
@@ -126,6 +115,29 @@ class WindowBatch:
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> WindowBatch:
         return WindowBatch(move(self.pixels), move(self.spans), move(self.regions), move(self.changes), self.size)
+
+
+def sample_windows(pixels: Tensor, spans: Tensor, regions: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
+    """Bilinear crops by gathering: (B, size, size, C) float32, whole levels as :func:`tracker.data.crop.sample_region`'s.
+
+    Args:
+        pixels, spans, regions: as in :class:`WindowBatch`, of any integer or floating dtype. Nothing is read outside of
+            a window; there it is zero.
+        size: side of the crops.
+        flip: (B,) bool, which ones are mirrored; None: none.
+    """
+    start, height, width = (column[:, None] for column in spans.unbind(1))
+    x, y, side = (column[:, None] for column in regions.unbind(1))
+    centre = (torch.arange(size, device=pixels.device, dtype=torch.float64) + 0.5) / size
+    across = centre if flip is None else torch.where(flip[:, None], 1 - centre, centre)
+    out = torch.zeros(len(spans), size, size, pixels.shape[1], device=pixels.device)
+    columns = _taps(x + across * side - 0.5, width)
+    for row, down in _taps(y + centre * side - 0.5, height):
+        first = start + row * width
+        for column, right in columns:
+            index = (first[:, :, None] + column[:, None, :]).flatten().long()
+            out += pixels.index_select(0, index).view(out.shape) * (down[:, :, None] * right[:, None, :])[..., None]
+    return out.round_()
 
 
 def _taps(position: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tracker.data.crop import CropTransform, cut_window
+from tracker.data.device_crop import sample_windows
 from tracker.errors import RGBXError
 from tracker.inference.engine import EagerEngine, Engine, Locator, host_crops, network_fingerprint, network_sizes
 
@@ -23,39 +24,6 @@ SMALLEST_BUFFER = 2**18
 """Pixels of a target's window that there is room for at first: 512 x 512."""
 WARM_UP = 3
 ENGINES = ("eager", "compiled", "graph")
-
-
-def sample_windows(pixels: Tensor, geometry: Tensor, size: int) -> Tensor:
-    """Bilinear crops by gathering, the convention of :func:`tracker.data.crop.sample_region`, on any device.
-
-    Args:
-        pixels: (P, C) uint8: windows one after the other, row by row.
-        geometry: (B, 6) float64: where a window starts in ``pixels``, its height and width, and x, y and side of the
-            region in the window's pixels. Nothing is read outside of a window; there it is zero.
-        size: side of the crops.
-
-    Returns:
-        (B, C, size, size) float32, whole levels as training's crops have.
-    """
-    start, height, width, x, y, side = (column[:, None] for column in geometry.unbind(1))
-    centre = (torch.arange(size, device=pixels.device, dtype=torch.float64) + 0.5) / size
-    crops = torch.zeros(len(geometry), size, size, pixels.shape[1], device=pixels.device)
-    for row, down in _neighbours(y + centre * side - 0.5, height):
-        for column, right in _neighbours(x + centre * side - 0.5, width):
-            index = (start + row * width)[:, :, None] + column[:, None, :]
-            weight = (down[:, :, None] * right[:, None, :]).float()
-            crops += pixels[index.long()] * weight[..., None]
-    return crops.round_().permute(0, 3, 1, 2)
-
-
-def _neighbours(position: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The pixels before and after each position, and their weights: zero beyond the end."""
-    before = position.floor()
-    share = position - before
-    return [
-        (index.clamp(min=0).minimum(length - 1), weight * ((index >= 0) & (index < length)))
-        for index, weight in ((before, 1 - share), (before + 1, share))
-    ]
 
 
 class _BatchSizes:
@@ -186,7 +154,8 @@ class GraphEngine(Engine):
 
     def _record(self, capture: _Capture) -> None:
         def step() -> None:
-            crops = sample_windows(capture.pixels[1], capture.geometry[1], self.search_size)
+            spans, regions = capture.geometry[1].split(3, dim=1)
+            crops = sample_windows(capture.pixels[1], spans, regions, self.search_size).permute(0, 3, 1, 2)
             capture.found[1].copy_(self._run(capture.templates[1], crops))
 
         # The first calls choose algorithms, allocate workspaces and compile, none of which can be recorded.
@@ -204,7 +173,7 @@ class GraphEngine(Engine):
 
 
 def pack_windows(windows: ListLike[tuple[np.ndarray, CropTransform]], pixels: np.ndarray, geometry: np.ndarray) -> None:
-    """Fill the arguments of :func:`sample_windows`, (P, C) and (B, 6), in place.
+    """Fill ``pixels`` (P, C) and ``geometry`` (B, 6), spans and regions as ``sample_windows`` takes them, in place.
 
     A region wholly outside of its frame has an empty window, for which one black pixel's place is read at weight zero.
     Rows of ``geometry`` beyond the windows repeat the last one.
