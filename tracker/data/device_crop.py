@@ -118,7 +118,7 @@ class WindowBatch:
 
 
 def sample_windows(pixels: Tensor, spans: Tensor, regions: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Bilinear crops by gathering: (B, size, size, C) float32, whole levels as :func:`tracker.data.crop.sample_region`'s.
+    """Bilinear crops by gathering: (B, size, size, C) float32, whole levels as in :mod:`tracker.data.crop`.
 
     Args:
         pixels, spans, regions: as in :class:`WindowBatch`, of any integer or floating dtype. Nothing is read outside of
