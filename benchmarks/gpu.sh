@@ -11,7 +11,7 @@
 # Where there is no git, SRFT_COMMIT names the commit.
 set -uo pipefail
 
-STAGES=(build tests memcheck racecheck initcheck nosync kernels ncu bench plot)
+STAGES=(build tests memcheck racecheck initcheck nosync kernels ncu bench plot track)
 PYTHON=${PYTHON:-python3}
 TOTAL=${SRFT_GPU_SECONDS:-570}
 RESERVED=220 # of these seconds: the benchmarks', the plot's and the report's, whatever the stages before them take
@@ -138,7 +138,8 @@ stage build 240 required bash -c '
   "$1" -m pip install --no-build-isolation --no-deps -e . || "$1" setup.py build_ext --inplace || exit
   "$1" -m srft_kernels' build "$PYTHON"
 
-stage tests 120 required "$PYTHON" -m pytest -m gpu tests/kernels -q -p no:cacheprovider
+# Those of the tracker skip where its libraries are not.
+stage tests 120 required "$PYTHON" -m pytest -m gpu tests/kernels tests/tracker -q -p no:cacheprovider
 
 # Without torch's caching allocator every tensor is an allocation of its own, and a step outside it is seen.
 if sanitizer=$(tool compute-sanitizer); then
@@ -173,6 +174,10 @@ stage bench 240 required env SRFT_BENCH_OUT="$work" "$PYTHON" -m pytest benchmar
   -p no:cacheprovider
 
 stage plot 45 required "$PYTHON" -m benchmarks.bandwidth_plot --device cuda --out "$work"
+
+# Frames a second, in the stages' output; compiling takes most of it.
+stage track 120 optional "$PYTHON" -m pytest benchmarks/test_tracking_speed.py --benchmark-only -m gpu -q \
+  -p no:cacheprovider
 
 if [ -n "$dry" ]; then
   if [ -n "$device" ]; then

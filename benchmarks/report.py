@@ -24,7 +24,7 @@ from benchmarks.turns import empty_row
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FILL = "`benchmarks/gpu.sh` on a machine with a CUDA device"
-STAGES = ("build", "tests", "memcheck", "racecheck", "initcheck", "nosync", "kernels", "ncu", "bench", "plot")
+STAGES = ("build", "tests", "memcheck", "racecheck", "initcheck", "nosync", "kernels", "ncu", "bench", "plot", "track")
 CARD_FACTS = ("device", "capability", "multiprocessors", "L2", "memory", "driver", "torch", "CUDA of torch", "triton",
               "python", "network", "commit")  # fmt: skip
 
