@@ -1,4 +1,4 @@
-// A probe's signs for the loops that use them: several calls of Philox side by side in a vector's lanes, 128 signs each.
+// A probe's signs for the loops that use them: calls of Philox side by side in a vector's lanes, 128 signs each.
 //
 // Included only by files that are compiled once per instruction set (SRFT_ISA), so everything is in an unnamed
 // namespace.
