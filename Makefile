@@ -18,8 +18,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DELETE_ON_ERROR:
 .PHONY: test lint format demo bench setup clean
 
+# A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
+# other's way.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
