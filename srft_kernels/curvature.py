@@ -112,7 +112,7 @@ def evaluate(
 
 @torch.no_grad()
 def fold(params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[Tensor], product: Product) -> None:
-    """Fold the last product of :func:`evaluate` in a pass of its own."""
+    """Fold the last product of :func:`evaluate` in passes of its own; an element that would not be finite stays."""
     chosen = [k for k, p in enumerate(params) if p in product.plus]
     plus = [product.plus[params[k]] for k in chosen]
     minus: list[Tensor] = []
@@ -126,7 +126,15 @@ def fold(params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[
 def _fold_lists(
     product: Product, curvatures: list[Tensor], plus: list[Tensor], minus: list[Tensor], numbers: list[int]
 ) -> None:
+    # As the step does: H is kept from draw to draw, and what poisons it would stay.
+    finite = [p.isfinite().all() for p in plus]
+    if minus:
+        finite = [flag & m.isfinite().all() for flag, m in zip(finite, minus, strict=True)]
+    sound = torch.stack(finite).tolist() if finite else []
+    before = [(h, h.clone()) for h, known in zip(curvatures, sound, strict=True) if not known]
     fold_probes_(curvatures, plus, minus, product.decay, product.weight, product.seed, product.step, numbers)
+    for h, was in before:
+        h.copy_(torch.where(h.isfinite(), h, was))
 
 
 def _by_autograd(

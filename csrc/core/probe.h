@@ -78,11 +78,17 @@ SRFT_CORE Real perturbed(Real original, Real scale, typename SignOf<Real>::Bits 
   return original + turned(scale, sign);
 }
 
-// A running mean of z (plus - minus), whose expectation is the curvature's diagonal. It stays as it is where it would
-// not be finite.
+// A running mean of z (plus - minus), whose expectation is the curvature's diagonal.
 template <class Real>
 SRFT_CORE Real folded(Real estimate, Real difference, Real decay, Real weight, typename SignOf<Real>::Bits sign) {
-  const Real next = decay * estimate + turned(weight, sign) * difference;
+  return decay * estimate + turned(weight, sign) * difference;
+}
+
+// The same, but as it was where it would not be finite: an estimate that is kept from step to step.
+template <class Real>
+SRFT_CORE Real folded_if_finite(Real estimate, Real difference, Real decay, Real weight,
+                                typename SignOf<Real>::Bits sign) {
+  const Real next = folded(estimate, difference, decay, weight, sign);
   return is_finite(next) ? next : estimate;
 }
 

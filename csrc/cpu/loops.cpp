@@ -145,8 +145,9 @@ double fold_block(const Options& o, const Tensor& t, int64_t offset, int n, cons
   Real* curvature = static_cast<Real*>(t.curvature) + offset;
   alignas(64) uint32_t words[kBlock / 32];
   draw_signs(o.draw, t.number, offset, words);
-  over_signs<Bits>(words, n,
-                   [&](int i, Bits sign) { curvature[i] = folded(curvature[i], b.plus[i], decay, weight, sign); });
+  over_signs<Bits>(words, n, [&](int i, Bits sign) {
+    curvature[i] = folded_if_finite(curvature[i], b.plus[i], decay, weight, sign);
+  });
   return block_sum<Real>(n, [&](int i) { return absolute(curvature[i]); });
 }
 

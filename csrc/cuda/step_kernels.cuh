@@ -131,7 +131,7 @@ __device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& 
   for (int i = 0; i < kCount; ++i) {
     const Real less = from_gradient ? factor * gradient[i] : factor * minus[i];
     const Bits sign = Bits(Bits(signs >> i & 1u) << kSignShift<Bits>);
-    curvature[i] = folded(curvature[i], factor * plus[i] - less, c.fold_decay, c.fold_weight, sign);
+    curvature[i] = folded_if_finite(curvature[i], factor * plus[i] - less, c.fold_decay, c.fold_weight, sign);
     sum += i < n ? absolute(curvature[i]) : Real(0);
   }
   store(curvature, view.curvature + at, n, whole);

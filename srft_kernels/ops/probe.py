@@ -181,7 +181,7 @@ def fold_reference(
     step: int,
     tensors: Sequence[int],
 ) -> None:
-    """``H <- decay H + weight z (plus - minus)``; an element that would not be finite stays as it was."""
+    """``H <- decay H + weight z (plus - minus)``."""
     check_fold(estimates, plus, minus, step, tensors)
     for k, (h, p, number) in enumerate(zip(estimates, plus, tensors, strict=True)):
         z = signs(h.numel(), seed, step, number, dtype=h.dtype, device=h.device)
@@ -189,8 +189,7 @@ def fold_reference(
         if minus:
             difference = difference - in_memory_order(minus[k]).to(h.dtype)
         flat = in_memory_order(h)
-        folded = decay * flat + weight * z * difference
-        flat.copy_(torch.where(folded.isfinite(), folded, flat))
+        flat.copy_(decay * flat + weight * z * difference)
 
 
 contract.LIBRARY.impl("fill_probes_", fill_reference, "CompositeExplicitAutograd")
@@ -269,8 +268,8 @@ def fold_probes_(
     step: int,
     tensors: Sequence[int],
 ) -> None:
-    """``H <- decay H + weight z (plus - minus)``; an empty ``minus`` is zero, and an element that would not be finite
-    stays as it was. Estimates are float64 where ``plus`` is, else float32.
+    """``H <- decay H + weight z (plus - minus)``; an empty ``minus`` is zero. Estimates are float64 where ``plus`` is,
+    else float32.
     """
     torch.ops.srft.fold_probes_(estimates, plus, minus, decay, weight, _signed(seed), step, tensors)
     _changed(estimates)

@@ -244,7 +244,8 @@ def test_what_a_step_folds_is_what_a_pass_of_its_own_folds(how: str, probes: int
     assert in_pass == [False, False, True, False, True, False]  # the first has no means to go by
 
 
-def test_a_product_that_is_not_finite_leaves_the_curvature_alone() -> None:
+@pytest.mark.parametrize("inner", [AdamW, RMSprop])  # folded in the step's pass, and in one of its own
+def test_a_product_that_is_not_finite_leaves_the_curvature_alone(inner: Any) -> None:
     model = Quadratic(torch.float32)
     calls: list[int] = []
 
@@ -253,7 +254,7 @@ def test_a_product_that_is_not_finite_leaves_the_curvature_alone() -> None:
         # The second evaluation of the second draw: an infinite gradient for one element of theta.
         return value + (1e38 * 1e38 * model.theta[1, 2] if len(calls) == 5 else 0.0)
 
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.01), curvature=srft.Hutchinson(every=2))
+    optimizer = srft.SRFT(inner(model.named_parameters(), lr=0.01), curvature=srft.Hutchinson(every=2))
     for _ in range(2):
         optimizer.step(closure_of(model, loss, "finite_difference", calls))
     before = optimizer.state[model.theta]["curvature"].clone()

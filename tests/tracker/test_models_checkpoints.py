@@ -205,7 +205,7 @@ class Settings:
     """As OSTrack's: objects in objects, paths, devices, dictionaries."""
 
     def __init__(self) -> None:
-        self.env = Meter("/home/somebody/tensorboard")
+        self.env = Meter("runs/tensorboard")
         self.device = torch.device("cuda:0")
         self.search_area_factor = {"template": 2.0, "search": 4.0}
         self.seeds = {1, 2}
