@@ -13,7 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .ops.probe import fill_probes_, fold_probes_, perturb_
 from .sharded import local
-from .significance.hessian import Difference, default_step, laid_out, narrowest_dtype, refuse_once_differentiable
+from .significance.hessian import (
+    Difference,
+    default_step,
+    kept_gradient,
+    laid_out,
+    narrowest_dtype,
+    refuse_once_differentiable,
+)
 from .significance.untouched import Generators
 
 
@@ -120,19 +127,14 @@ def fold(params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[
         minus = [product.minus[params[k]] for k in chosen]
     elif not product.whole:
         minus = [laid_out(_own(params[k].grad), local(params[k])) for k in chosen]
-    _fold_lists(product, [curvatures[k] for k in chosen], plus, minus, [numbers[k] for k in chosen])
-
-
-def _fold_lists(
-    product: Product, curvatures: list[Tensor], plus: list[Tensor], minus: list[Tensor], numbers: list[int]
-) -> None:
+    estimates, keys = [curvatures[k] for k in chosen], [numbers[k] for k in chosen]
     # As the step does: H is kept from draw to draw, and what poisons it would stay.
     finite = [p.isfinite().all() for p in plus]
     if minus:
         finite = [flag & m.isfinite().all() for flag, m in zip(finite, minus, strict=True)]
     sound = torch.stack(finite).tolist() if finite else []
-    before = [(h, h.clone()) for h, known in zip(curvatures, sound, strict=True) if not known]
-    fold_probes_(curvatures, plus, minus, product.decay, product.weight, product.seed, product.step, numbers)
+    before = [(h, h.clone()) for h, known in zip(estimates, sound, strict=True) if not known]
+    fold_probes_(estimates, plus, minus, product.decay, product.weight, product.seed, product.step, keys)
     for h, was in before:
         h.copy_(torch.where(h.isfinite(), h, was))
 
@@ -216,7 +218,7 @@ def _by_differences(
     with torch.enable_grad():
         loss = closure()
     base = [p.grad for p in params]
-    kept = [None if g is None else _kept(g) for g in base]
+    kept = [None if g is None else kept_gradient(g) for g in base]
     moved = [k for k, g in enumerate(base) if g is not None]
     if not moved:
         raise RuntimeError("the closure left no gradients: it must call backward(), as for any optimizer")
@@ -234,7 +236,9 @@ def _by_differences(
         torch.clear_autocast_cache()  # or it would keep casts of the weights as they were
         with torch.enable_grad():
             closure()
-        found = {params[k]: _kept(laid_out(_own(params[k].grad), p)) for k, p in zip(moved, chosen, strict=True)}
+        found = {
+            params[k]: kept_gradient(laid_out(_own(params[k].grad), p)) for k, p in zip(moved, chosen, strict=True)
+        }
         for p, g in zip(params, kept, strict=True):
             p.grad = g
         return found
@@ -254,15 +258,6 @@ def _by_differences(
         for p, g, value in zip(params, base, kept, strict=True):
             p.grad = g if g is None or value is None or value is g else g.copy_(value)
     return loss, last
-
-
-def _kept(grad: Tensor) -> Tensor:
-    """A gradient that the next evaluation leaves alone: itself, but for a view of memory that is written again, such as
-    ``DistributedDataParallel``'s buckets.
-    """
-    own = local(grad)
-    alone = own.layout != torch.strided or own.untyped_storage().nbytes() <= own.numel() * own.element_size()
-    return grad if alone else grad.clone()
 
 
 def _own(grad: Tensor | None) -> Tensor | None:

@@ -17,7 +17,7 @@ from . import sharded
 from .curvature import Hutchinson, Product
 from .ops import Backend, contract, plan_maker, preview
 from .ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
-from .ops.plan import StepPlan, StepTensors
+from .ops.plan import StepPlan, StepTensors, count_nonfinite
 from .schedule import ConstantKappa, Kappa, as_schedule, evaluate, schedule_from_state, schedule_state
 from .sharded import Sharing, is_distributed, is_sharded, like, local, shard_of
 
@@ -490,7 +490,7 @@ class SRFT(Optimizer):
             found_inf = found if found_inf is None else torch.maximum(found_inf.float().reshape(1), found)
             count = contract.COUNT_SKIPPED
             if self._inner_kind is Inner.NONE and bool(found):
-                self._count_nonfinite(work)
+                count_nonfinite([g for w in work for g in w.grads], self._report)
                 return loss
         if self._inner_kind is Inner.NONE:
             self._step_around(work, grad_scale)
@@ -546,7 +546,8 @@ class SRFT(Optimizer):
             )
         if self._capturing():
             raise RuntimeError("a step that estimates curvature cannot be captured: capture the steps between")
-        numbers = {p: n for p, n in self._probe_numbers().items() if p.requires_grad and "curvature" in self.state[p]}
+        every = self._probe_numbers()
+        numbers = {p: every[p] for p in self._with_curvature() if p.requires_grad}
         params = list(numbers)
         curvatures = [local(self.state[p]["curvature"]) for p in params]
         draw = self._draws()
@@ -597,15 +598,12 @@ class SRFT(Optimizer):
         beta, draws = self.curvature.beta, self._draws()
         bias = 1 - beta ** (draws + 1)
         correction = (1 - beta**draws) / bias if self._product is not None and draws else 1.0
-        held = [p for group in self.param_groups for p in group["params"] if "curvature" in self.state.get(p, {})]
-        sums = {p: self.state[p]["transfer_statistics"][contract.CURVATURE_SUM] for p in held}
-        everything = torch.stack(list(sums.values())).sum() / max(sum(p.numel() for p in held), 1) if held else None
         for group, plan in ((self.param_groups[index], plan) for index, plan in self._plans.items()):
             column = plan.tensors.scales[:, contract.CURVATURE_SCALE]
             if not column.numel():
                 continue
-            if group["normalize"] == "global" and everything is not None:
-                means = everything.expand_as(column)
+            if group["normalize"] == "global":
+                means = self._mean_curvature().expand_as(column)
             elif group["normalize"] is None:
                 means = torch.full_like(column, correction * bias)
             else:
@@ -613,6 +611,16 @@ class SRFT(Optimizer):
                 means = plan.tensors.statistics[:, contract.CURVATURE_SUM] / sizes.to(self.device)
             scale = correction * self.curvature.blend
             column.copy_(torch.where(means > 0, scale / means, torch.zeros_like(means)))
+
+    def _with_curvature(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if "curvature" in self.state.get(p, {})]
+
+    def _mean_curvature(self) -> Tensor:
+        """Mean |H| over all tensors, as the last fold left it."""
+        held = self._with_curvature()
+        sums = [self.state[p]["transfer_statistics"][contract.CURVATURE_SUM] for p in held]
+        total = torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.float64, device=self.device)
+        return total / max(sum(p.numel() for p in held), 1)
 
     def _add_product(self, work: _Work, product: Product) -> None:
         """What the group's kernels fold into H, beside its gradients."""
@@ -645,7 +653,7 @@ class SRFT(Optimizer):
         """The fused step over all groups. False where it was skipped, if the host knows."""
         if self.device.type != "cuda" and found_inf is not None and bool(found_inf):
             if count:
-                self._count_nonfinite(work)
+                count_nonfinite([g for w in work for g in w.grads], self._report)
             return False
         if found_inf is not None:
             found_inf = found_inf.to(self.device, torch.float32)
@@ -675,11 +683,6 @@ class SRFT(Optimizer):
         for one in work:
             if one.grads:
                 self._run(one, Phase.AFTER)
-
-    def _count_nonfinite(self, work: list[_Work]) -> None:
-        for one in work:
-            for grad in one.grads:
-                self._report[contract.NONFINITE] += (~grad.isfinite()).sum()
 
     def _values(self, group: dict[str, Any]) -> list[float]:
         """The settings of the group's next step, in the order of :class:`contract.Setting`; a device's lr as 0."""
@@ -1010,7 +1013,7 @@ class SRFT(Optimizer):
 
     def _find_curvature(self) -> None:
         """After loading: whether there is an H, and its sums where they were not saved."""
-        held = [p for group in self.param_groups for p in group["params"] if "curvature" in self.state.get(p, {})]
+        held = self._with_curvature()
         unknown = [p for p in held if not self.state[p]["transfer_statistics"][contract.CURVATURE_SUM] > 0]
         if unknown:
             self._sum_curvature(unknown)

@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parallel import DistributedDataParallel
 
 from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
 from srft_kernels.sharded import like, local
@@ -214,13 +213,19 @@ def _gradients(probed: Probed, loss: Tensor, scale: float) -> list[Tensor | None
     for p in probed.model.parameters():
         p.grad = None
     (loss * scale).backward()
-    shared = any(isinstance(m, DistributedDataParallel) and m.gradient_as_bucket_view for m in probed.model.modules())
-    found = [None if p.grad is None else local(p.grad.detach()) for p in probed.parameters]
-    if shared:  # the next backward pass writes into the same buckets
-        found = [None if g is None else g.clone() for g in found]
+    found = [None if p.grad is None else local(kept_gradient(p.grad.detach())) for p in probed.parameters]
     for p in probed.model.parameters():
         p.grad = None
     return found
+
+
+def kept_gradient(grad: Tensor) -> Tensor:
+    """A gradient that the next evaluation leaves alone: itself, but for a view of memory that is written again, such as
+    ``DistributedDataParallel``'s buckets.
+    """
+    own = local(grad)
+    alone = own.layout != torch.strided or own.untyped_storage().nbytes() <= own.numel() * own.element_size()
+    return grad if alone else grad.clone()
 
 
 def laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tracker.data.normalise import IMAGENET_MEAN
-from tracker.data.sequence import Sequence
+from tracker.data.sequence import Sequence, join_halves
 from tracker.errors import RGBXError
 
 POLICIES = ("mirror", "mean", "hold")
@@ -73,8 +73,8 @@ class Halves:
         given = next((half for half in frame if half is not None), None)
         if given is None:
             return None
-        halves = [self._stand_in(index, given) if half is None else half for index, half in enumerate(frame)]
-        return np.concatenate(halves, axis=2)
+        rgb, x = (self._stand_in(index, given) if half is None else half for index, half in enumerate(frame))
+        return join_halves(rgb, x)
 
     def _stand_in(self, index: int, other: np.ndarray) -> np.ndarray:
         if self.policy == "mean":
@@ -132,7 +132,7 @@ class DroppedSequence(Sequence):
         self.name, self.modality, self.boxes = sequence.name, sequence.modality, sequence.boxes
         self.rgb_only = sequence.rgb_only
         self.source = getattr(sequence, "source", None)
-        self.origin = getattr(sequence, "origin", 0.0)
+        self.origin = sequence.origin
         self._rgb, self._x = list(rgb), list(x)
 
     def available(self, index: int) -> np.ndarray | Frame:
@@ -146,7 +146,8 @@ class DroppedSequence(Sequence):
         if isinstance(frame, np.ndarray):
             return frame
         black = np.zeros_like(self.sequence.frame(index)[:, :, :3])
-        return np.concatenate([black if half is None else half for half in frame], axis=2)
+        rgb, x = (black if half is None else half for half in frame)
+        return join_halves(rgb, x)
 
 
 def available(sequence: Sequence, index: int) -> np.ndarray | Frame:

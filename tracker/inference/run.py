@@ -352,14 +352,9 @@ def track_dataset(
     return {name: done[name] for name in names}
 
 
-def annotation_origin(sequence: Sequence) -> float:
-    """What the annotation file that a sequence was read from calls the first pixel: 1 in LasHeR's, say, else 0."""
-    return float(getattr(sequence, "origin", 0.0))
-
-
 def write_track(folder: Path, sequence: Sequence, track: Track) -> None:
     """:func:`write_results` in the coordinates of the sequence's own annotation file."""
-    write_results(folder, track, annotation_origin(sequence))
+    write_results(folder, track, sequence.origin)
 
 
 def write_results(folder: Path, track: Track, origin: float = 0.0) -> None:
@@ -386,7 +381,7 @@ def read_track(folder: Path, sequence: Sequence) -> Track | None:
     first = first_frame(sequence)
     if len(boxes) != sequence.length or len(scores) != sequence.length:
         return None
-    boxes[:, :2] -= annotation_origin(sequence)
+    boxes[:, :2] -= sequence.origin
     if not np.allclose(boxes[first], sequence.boxes[first], rtol=0, atol=1e-6):
         return None
     boxes[:first] = np.nan

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
+from tracker.data.sequence import join_halves
 from tracker.errors import RGBXError
 from tracker.inference.engine import Engine
 from tracker.inference.missing import Frame, as_halves, without
@@ -50,7 +51,8 @@ def picture(frame: np.ndarray | Frame) -> np.ndarray | None:
     given = next((half for half in halves if half is not None), None)
     if given is None:
         return None
-    return np.concatenate([np.zeros_like(given) if half is None else half for half in halves], axis=2)
+    rgb, x = (np.zeros_like(given) if half is None else half for half in halves)
+    return join_halves(rgb, x)
 
 
 def first_image(frame: np.ndarray | Frame) -> np.ndarray:

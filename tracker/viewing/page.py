@@ -19,7 +19,6 @@ import numpy as np
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.plots import COLOURS
-from tracker.inference.run import annotation_origin
 from tracker.viewing.pictures import Pictures, take_pictures
 from tracker.viewing.runs import Record, Run
 from tracker.viewing.scores import FrameErrors, compare_scores, has_truth, mean_scores, score_runs
@@ -239,7 +238,7 @@ def _sequence_data(sequence: Sequence, runs: ListLike[Run], pictures: Pictures |
         "modality": sequence.modality,
         "panels": 1 if sequence.rgb_only else 2,
         "frames": sequence.length,
-        "origin": int(annotation_origin(sequence)),
+        "origin": int(sequence.origin),
         "annotated": has_truth(sequence),
         "truth": _boxes(sequence.boxes),
         "runs": [_record_data(run.records.get(sequence.name), sequence) for run in runs],

@@ -13,7 +13,7 @@ from tracker.data.sequence import Sequence, as_boxes
 from tracker.errors import RGBXError
 from tracker.evaluation.lasher import fit_length
 from tracker.evaluation.results import find_result, read_boxes, read_table
-from tracker.inference.run import SCORES_FOLDER, Track, annotation_origin
+from tracker.inference.run import SCORES_FOLDER, Track
 
 MOST_RUNS = 8
 """As many as there are colours that can be told apart."""
@@ -61,7 +61,7 @@ def read_record(folder: Path, sequence: Sequence) -> Record | None:
     if file is None:
         return None
     boxes = as_boxes(fit_length(sequence.name, read_boxes(file), sequence.boxes))
-    boxes[:, :2] -= annotation_origin(sequence)
+    boxes[:, :2] -= sequence.origin
     confidence = _column(
         sequence,
         (folder / SCORES_FOLDER / f"{sequence.name}.txt", (1, 2)),

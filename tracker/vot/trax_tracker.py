@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from tracker.data.depth import depth_to_image
-from tracker.data.sequence import read_image
+from tracker.data.sequence import join_halves, read_image
 from tracker.errors import RGBXError
 from tracker.inference.online import OnlineTracker
 
@@ -34,7 +34,7 @@ def read_rgbd(color: str, depth: str, depth_style: str = "jet", depth_clip: bool
             "expected registered images of one size"
         )
     x = depth_to_image(millimetres, depth_style, depth_clip) if millimetres.ndim == 2 else millimetres[:, :, :3]
-    return np.concatenate([rgb, x], axis=2)
+    return join_halves(rgb, x)
 
 
 def serve(tracker: OnlineTracker, name: str) -> None:

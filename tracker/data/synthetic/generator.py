@@ -8,7 +8,7 @@ import numpy as np
 
 from tracker.data.depth import DEPTH_STYLES, depth_to_image
 from tracker.data.events import polarity_to_image
-from tracker.data.sequence import MODALITIES, Sequence
+from tracker.data.sequence import MODALITIES, Sequence, join_halves
 from tracker.data.synthetic.photographs import SPLITS
 from tracker.data.synthetic.scene import Scene
 from tracker.errors import RGBXError
@@ -153,7 +153,7 @@ class SyntheticSequence(Sequence):
 
     def frame(self, index: int) -> np.ndarray:
         image = self.planes(index)
-        return np.concatenate([image, np.zeros_like(image)], axis=2) if self.rgb_only else image
+        return join_halves(image, np.zeros_like(image)) if self.rgb_only else image
 
     def render_all(self) -> SyntheticSequence:
         """Render every frame now (nothing to do without a cache), and return the sequence."""
@@ -166,7 +166,7 @@ class SyntheticSequence(Sequence):
         rgb, x = self.raw(index)
         if x is None:
             return rgb
-        return np.concatenate([rgb, self.render_x(x)], axis=2)
+        return join_halves(rgb, self.render_x(x))
 
     def render_x(self, x: np.ndarray) -> np.ndarray:
         """Raw X to (H, W, 3) uint8."""
