@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in under ten minutes: build, GPU tests, memory and race checks, no synchronisation, benchmarks.
+# What only a GPU can show, in under ten minutes: build, GPU tests, memory and race checks, no synchronization, benchmarks.
 #
 #   benchmarks/gpu.sh                        everything
 #   benchmarks/gpu.sh --stages build,tests   some of it
@@ -152,7 +152,7 @@ else
   for name in memcheck racecheck initcheck; do missing "$name" "compute-sanitizer was not found" required; done
 fi
 
-stage nosync 40 required "$PYTHON" -m benchmarks.sanitizer_case --forbid-synchronisation
+stage nosync 40 required "$PYTHON" -m benchmarks.sanitizer_case --forbid-synchronization
 
 stage kernels 30 optional "$PYTHON" -m benchmarks.kernel_facts "$work/kernels.json"
 

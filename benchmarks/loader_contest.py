@@ -17,11 +17,11 @@ from benchmarks.peers import published_update
 from benchmarks.workload import Workload
 from tracker.config import RunConfig, load_config
 from tracker.data.dataset import PairDataset
-from tracker.data.normalise import normalise
+from tracker.data.normalize import normalize
 from tracker.data.sequence import FolderSequence
 from tracker.models.build import build_network
 from tracker.models.config import preset
-from tracker.models.initialise import initialise_two_stream
+from tracker.models.initialize import initialize_two_stream
 from tracker.train.finetune import fine_tuner
 from tracker.train.prefetch import Batch, ahead
 from tracker.train.sources import pair_settings
@@ -70,7 +70,7 @@ class Published:
     def train_step(self, batch: Batch) -> float:
         trainer = self.trainer
         trainer.optimizer.zero_grad()
-        losses = trainer.loss(trainer.network(normalise(batch.template), normalise(batch.search)), batch.box)
+        losses = trainer.loss(trainer.network(normalize(batch.template), normalize(batch.search)), batch.box)
         total = losses["total"].mean()
         total.backward()
         torch.nn.utils.clip_grad_norm_(trainer.trained, 0.1)
@@ -87,7 +87,7 @@ class Contest:
         self.device = device
         torch.manual_seed(0)
         shape = preset(NETWORKS[device.type], kind="single_stream")
-        network = initialise_two_stream(build_network(shape)).to(device)
+        network = initialize_two_stream(build_network(shape)).to(device)
         sequence = write_frames(folder)
         config = settings(device)
         pairs = pair_settings(config.pairs, network.config)

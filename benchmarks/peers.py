@@ -67,7 +67,7 @@ def ewc_foreach(work: Workload) -> Running:
     return Running(step, lambda: state_bytes(optimizer) + bytes_of(kept))
 
 
-def regularise(weight: Tensor, gradient: Tensor, transfer: Tensor, anchor: Tensor, prior: Tensor) -> Tensor:
+def regularize(weight: Tensor, gradient: Tensor, transfer: Tensor, anchor: Tensor, prior: Tensor) -> Tensor:
     """EWC of one tensor in plain operations, for the compiler to fuse: into the gradient."""
     transfer.mul_(BETA).add_(gradient * gradient * (1 - BETA))
     pull = weight - anchor
@@ -75,7 +75,7 @@ def regularise(weight: Tensor, gradient: Tensor, transfer: Tensor, anchor: Tenso
     return (prior * pull * pull).sum()
 
 
-def regularised_adamw(
+def regularized_adamw(
     weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, transfer: Tensor, anchor: Tensor, prior: Tensor
 ) -> Tensor:
     """EWC and AdamW of one tensor in plain operations, for the compiler to fuse."""
@@ -91,7 +91,7 @@ def regularised_adamw(
 
 def ewc_compiled(work: Workload) -> Running:
     """The whole of it under torch.compile, one graph for each shape: what Inductor can make of the same work."""
-    function = compiled(regularised_adamw)
+    function = compiled(regularized_adamw)
     weights, anchors = [p.detach() for p in work.parameters], work.weights
     states = [[torch.zeros_like(w) for w in weights] for _ in range(3)]
 
@@ -105,8 +105,8 @@ def ewc_compiled(work: Workload) -> Running:
 
 
 def ewc_compiled_alone(work: Workload) -> Running:
-    """Only the regularisation under torch.compile, then fused AdamW: what a user of both would have."""
-    function = compiled(regularise)
+    """Only the regularization under torch.compile, then fused AdamW: what a user of both would have."""
+    function = compiled(regularize)
     weights = [p.detach() for p in work.parameters]
     transfers = [torch.zeros_like(w) for w in weights]
     optimizer = AdamW(work.parameters, lr=LR, weight_decay=DECAY, fused=True)

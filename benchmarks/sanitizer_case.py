@@ -1,8 +1,8 @@
-"""A small case of every kernel, for compute-sanitizer and for a look at what synchronises.
+"""A small case of every kernel, for compute-sanitizer and for a look at what synchronizes.
 
 ``python -m benchmarks.sanitizer_case`` takes three steps of each kind over tensors whose sizes are awkward on purpose:
 none, one element, one less and one more than a warp and a block, and enough for several chunks.
-``--forbid-synchronisation`` lets the first two steps of each do as they like (they make statistics and plans) and then
+``--forbid-synchronization`` lets the first two steps of each do as they like (they make statistics and plans) and then
 has torch raise an error wherever the host waits for the device.
 """
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sanitizer_case", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--backend", default="native", help="native or triton; reference on a CPU for a look")
-    parser.add_argument("--forbid-synchronisation", action="store_true")
+    parser.add_argument("--forbid-synchronization", action="store_true")
     chosen = parser.parse_args(arguments)
     device = torch.device(chosen.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     for name, step in steps(device, {"backend": chosen.backend}):
         for count in range(STEPS):
-            strictly = chosen.forbid_synchronisation and device.type == "cuda" and count >= FREE_STEPS
+            strictly = chosen.forbid_synchronization and device.type == "cuda" and count >= FREE_STEPS
             if strictly:
                 torch.cuda.set_sync_debug_mode("error")
             try:
@@ -123,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.type == "cuda":
         torch.cuda.synchronize()
     kinds = len(CASES) + 2
-    if chosen.forbid_synchronisation:
-        print(f"{kinds - failed} of {kinds} kinds of step take no synchronisation")
+    if chosen.forbid_synchronization:
+        print(f"{kinds - failed} of {kinds} kinds of step take no synchronization")
     else:
         print(f"{kinds} kinds of step, {STEPS} times each")
     return 1 if failed else 0

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 def published(network: Any, settings: Any) -> Callable[[Frame, Any], Any]:
     """One frame as published trackers do it: box in, box out."""
     from tracker.data.crop import crop_region
-    from tracker.data.normalise import normalise
+    from tracker.data.normalize import normalize
     from tracker.inference.engine import hann_window, network_device, planes
     from tracker.inference.online import clip_box
     from tracker.models.center_head import decode_boxes
@@ -47,9 +47,9 @@ def published(network: Any, settings: Any) -> Callable[[Frame, Any], Any]:
     def step(frame: Frame, box: Any) -> Any:
         if not kept:
             crop = crop_region(frame, box, settings.template_factor, sizes[0])[0]
-            kept["template"] = normalise(planes(crop)[None].to(device))
+            kept["template"] = normalize(planes(crop)[None].to(device))
         crop, transform = crop_region(frame, box, settings.search_factor, sizes[1])
-        output = network(kept["template"], normalise(planes(crop)[None].to(device)))
+        output = network(kept["template"], normalize(planes(crop)[None].to(device)))
         score = output.score_map * window
         found = decode_boxes(score, output.size_map, output.offset_map)[0].tolist()
         score.max().item()

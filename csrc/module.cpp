@@ -138,6 +138,7 @@ class CpuPlan {
       t.grad = at(grads, i);
       t.plus = at(plus, i);
       t.minus = at(minus, i);
+      if (t.size > 0 && (!t.param || (!t.grad && !grads.empty()))) throw without_memory(i);
       cpu::set_scales(t, scales_ + i * kScales);  // which may have changed since the last step
     }
     cpu::Options options{};
@@ -147,6 +148,10 @@ class CpuPlan {
   }
 
  private:
+  static std::invalid_argument without_memory(size_t i) {
+    return std::invalid_argument("srft: parameter " + std::to_string(i) +
+                                 " of the group, or its gradient, has no memory: it was freed since the step before");
+  }
   std::invalid_argument wrong_number() const {
     return std::invalid_argument("srft: the plan was made for " + std::to_string(tensors_.size()) + " parameters");
   }

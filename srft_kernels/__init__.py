@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from .curvature import Hutchinson
-from .functional import significance_penalty
-from .optimizer import SRFT
-from .schedule import ConstantKappa, CosineKappa, ExponentialKappa, LinearKappa, SigmoidKappa
-from .significance import (
+from srft_kernels.curvature import Hutchinson
+from srft_kernels.functional import significance_penalty
+from srft_kernels.optimizer import SRFT
+from srft_kernels.schedule import ConstantKappa, CosineKappa, ExponentialKappa, LinearKappa, SigmoidKappa
+from srft_kernels.significance import (
     PathIntegral,
     SignificanceMap,
     estimate_prior,

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from . import __version__
-from .ops import cuda_unavailable, plan_maker, triton_available
-from .ops.native import cuda_library, library
+from srft_kernels import __version__
+from srft_kernels.ops import cuda_unavailable, plan_maker, triton_available
+from srft_kernels.ops.native import cuda_library, library
 
 CAPABILITY_VARIABLE = "SRFT_CPU_CAPABILITY"
 
@@ -98,10 +98,8 @@ def _cuda_built() -> dict[str, Any] | None:
 def report() -> dict[str, Any]:
     """What was built and what will run, as plain data.
 
-    Returns
-    -------
-    dict
-        ``version``; ``built`` (None without a native library, else its ``version``, ``torch``, ``compiler`` and
+    Returns:
+        dict ``version``; ``built`` (None without a native library, else its ``version``, ``torch``, ``compiler`` and
         ``instruction_sets``); ``cuda_built`` (None without CUDA kernels, else ``version``, ``toolkit``,
         ``architectures``, ``torch_cuda`` and what the library ``needs`` beyond torch) and ``cuda_not_built``, why not;
         ``running`` (``python``, ``torch``, ``machine``); ``cpu`` and ``cuda``, each with the ``backend`` that a step

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .ops.probe import fill_probes_, fold_probes_, perturb_
-from .sharded import local
-from .significance.hessian import (
+from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
+from srft_kernels.sharded import local
+from srft_kernels.significance.hessian import (
     Difference,
     default_step,
     kept_gradient,
@@ -21,7 +21,7 @@ from .significance.hessian import (
     narrowest_dtype,
     refuse_once_differentiable,
 )
-from .significance.untouched import Generators
+from srft_kernels.significance.untouched import Generators
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,8 @@ def evaluate(
     ``numbers`` key each parameter's signs, ``draw`` the draw; of a sharded parameter both are this process's, and
     ``curvatures`` holds the local shard. Returns the loss and the last product.
 
-    Raises
-    ------
-    RuntimeError
-        Where a closure does not fit the method; parameters are as before.
+    Raises:
+        RuntimeError: Where a closure does not fit the method; parameters are as before.
     """
     products = _by_autograd if spec.method == "autograd" else _by_differences
     return products(spec, params, numbers, curvatures, draw, closure)

@@ -33,28 +33,22 @@ def significance_penalty(
     stays the same, dividing once beforehand (:meth:`SignificanceMap.normalized`) is cheaper. A mean of zero
     leaves that P at zero.
 
-    Parameters
-    ----------
-    params, anchors, significance:
-        Three lists of tensors in the same order, or three mappings by parameter name. Shapes must be equal
-        place by place; any real floating dtype, any strides, empty and 0-d tensors included; all on one
-        device. Given mappings, a parameter without a significance contributes nothing (its P is 0), while a
-        significance without a parameter or an anchor is refused.
-    strength:
-        A float, or a 0-d floating tensor on any device (a tensor on the parameters' device stays adjustable
-        under a captured CUDA graph; a float is frozen there).
+    Args:
+        params, anchors, significance: Three lists of tensors in the same order, or three mappings by parameter name.
+            Shapes must be equal place by place; any real floating dtype, any strides, empty and 0-d tensors included;
+            all on one device. Given mappings, a parameter without a significance contributes nothing (its P is 0),
+            while a significance without a parameter or an anchor is refused.
+        strength: A float, or a 0-d floating tensor on any device (a tensor on the parameters' device stays adjustable
+            under a captured CUDA graph; a float is frozen there).
 
-    Returns
-    -------
-    A 0-d tensor on the parameters' device: float64 if any parameter is, else float32. Element work is done in
-    the parameter's dtype, at least in float32; the sum in float64 and in a fixed order. Differentiable any
-    number of times in reverse mode with respect to everything that requires a gradient; under ``torch.func`` in
-    forward mode too.
+    Returns:
+        A 0-d tensor on the parameters' device: float64 if any parameter is, else float32. Element work is done in the
+        parameter's dtype, at least in float32; the sum in float64 and in a fixed order. Differentiable any number of
+        times in reverse mode with respect to everything that requires a gradient; under ``torch.func`` in forward mode
+        too.
 
-    Raises
-    ------
-    ValueError
-        If the lists or mappings do not belong together; the message names the first place that differs.
+    Raises:
+        ValueError: If the lists or mappings do not belong together; the message names the first place that differs.
     """
     theta, anchor, weight = _align(params, anchors, significance)
     if not isinstance(strength, Tensor):

@@ -6,20 +6,20 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from . import curvature as hutchinson
-from . import sharded
-from .curvature import Hutchinson, Product
-from .ops import Backend, contract, plan_maker, preview
-from .ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
-from .ops.plan import StepPlan, StepTensors, count_nonfinite
-from .schedule import ConstantKappa, Kappa, as_schedule, evaluate, schedule_from_state, schedule_state
-from .sharded import Sharing, is_distributed, is_sharded, like, local, shard_of
+from srft_kernels import curvature as hutchinson
+from srft_kernels import sharded
+from srft_kernels.curvature import Hutchinson, Product
+from srft_kernels.ops import Backend, contract, plan_maker, preview
+from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
+from srft_kernels.ops.plan import StepPlan, StepTensors, count_nonfinite
+from srft_kernels.schedule import ConstantKappa, Kappa, as_schedule, evaluate, schedule_from_state, schedule_state
+from srft_kernels.sharded import Sharing, is_distributed, is_sharded, like, local, shard_of
 
 MODES = {"proximal": Mode.PROXIMAL, "decoupled": Mode.DECOUPLED, "coupled": Mode.COUPLED}
 DAMPINGS = {"rank": Damping.RANK, "mean": Damping.MEAN, None: Damping.UNDAMPED}
@@ -40,6 +40,9 @@ MOMENTS: dict[Inner, tuple[str, ...]] = {
 SIZED_STATE = (*MOMENTS[Inner.ADAM], *MOMENTS[Inner.SGD], "anchor", "prior", "transfer", "curvature")
 
 
+_Form: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
+
+
 class _Held:
     """Hides a tensor from ``Optimizer.load_state_dict``, which would cast it to its parameter's dtype."""
 
@@ -55,9 +58,8 @@ class _Plan:
     """A backend's plan for the parameters of a group that have a gradient: until that set or a layout changes."""
 
     having: list[bool]
-    strides: list[tuple[int, ...]]
-    gradient_strides: list[tuple[int, ...]]  # of the gradients that the kernels can read as they are
-    dtypes: list[torch.dtype]  # likewise
+    forms: list[_Form]  # of all parameters of the group
+    gradient_forms: list[_Form]  # of the gradients that the kernels can read as they are
     params: list[Tensor]
     dense: bool
     tensors: StepTensors
@@ -85,7 +87,7 @@ class SRFT(Optimizer):
     r"""Hold every weight back in proportion to its significance, in the optimizer's own pass over memory.
 
     Around :class:`torch.optim.AdamW`, :class:`~torch.optim.Adam` and :class:`~torch.optim.SGD` the inner optimizer's
-    arithmetic, the significance and the pull are one kernel; around any other optimizer the regularisation runs before
+    arithmetic, the significance and the pull are one kernel; around any other optimizer the regularization runs before
     and after its ``step``. With θ' what the inner optimizer alone would make of θ, the default (``mode="proximal"``) is
 
     .. math:: θ ← \frac{θ' + w_p a + w_t θ}{1 + w_p + w_t}, \quad w_p = ηλκ\hat P/ρ, \quad w_t = (1-κ)\frac{μ}{1-μ}
@@ -93,72 +95,56 @@ class SRFT(Optimizer):
     where a is the anchor, P̂ the prior significance over its mean, ρ the RMS of the anchor tensor (at least 1e-3), and μ
     rises with the rank of the transfer significance T among its tensor's.
 
-    Parameters
-    ----------
-    inner:
-        The optimizer to wrap. Its param groups become this one's: per-group values of the options below may stand in
-        them. Build it from ``model.named_parameters()`` for a prior keyed by name.
-    prior:
-        Prior significance P ≥ 0 by parameter name (a :class:`SignificanceMap` or a dict of tensors), or by parameter.
-        Parameters that it does not name get P = 0.
-    anchor:
-        What the prior pulls to: ``"initial"`` (the weights now), or a state dict by name, or a mapping by parameter.
-    strength:
-        λ ≥ 0, without a unit: at 1, an element of average significance under full-size Adam steps rests about one RMS
-        of its tensor from the anchor; at 10, a tenth of that.
-    kappa:
-        Schedule from 1 (protect the prior) to 0 (steady the transfer), called with the number of steps taken; or a
-        number. By default 1 with a prior and 0 without.
-    mode:
-        ``"proximal"``, ``"decoupled"`` or ``"coupled"``. Coupled adds λκP̂(θ-a) to the gradient (EWC, L2-SP); it has no
-        damping, because a pull toward where a weight is has no gradient there.
-    normalize:
-        Mean that P (and T, where its size matters) is divided by: ``"tensor"``, ``"global"`` or None.
-    damping:
-        How T holds an element where it just was: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None.
-    mu, tau:
-        (μ_min, μ_max) of rank damping; τ of mean damping.
-    transfer:
-        ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
-        ``transfer_beta``), or ``"auto"``: the first where it is possible.
-    transfer_anchor:
-        ``"previous"``, or ``"initial"``: T pulls to the anchor as well, S = κP̂ + (1-κ)T̂ as one weighted quadratic.
-    regularize:
-        (per group) False leaves a group to the inner optimizer alone.
-    curvature:
-        A :class:`Hutchinson`: the Hessian's diagonal, estimated on the way, is the prior significance or part of it.
-        ``step`` then wants a closure in every ``curvature.every``-th step.
-    nonfinite:
-        ``"hold"``: an element whose gradient is not finite stays as it is and is counted in :attr:`nonfinite`.
-        ``"skip_step"``: one such element skips the step, for one more read of the gradients. ``"propagate"``: as torch.
-        Around an optimizer that is not fused, "hold" shows that optimizer a zero gradient.
-    backend:
-        None (compiled kernels where there are some, else Triton's on a GPU, else the reference), or ``"native"``,
-        ``"triton"`` or ``"reference"``, refused where it cannot run. :attr:`backend` says which it is.
+    Args:
+        inner: The optimizer to wrap. Its param groups become this one's: per-group values of the options below may
+            stand in them. Build it from ``model.named_parameters()`` for a prior keyed by name.
+        prior: Prior significance P ≥ 0 by parameter name (a :class:`SignificanceMap` or a dict of tensors), or by
+            parameter. Parameters that it does not name get P = 0.
+        anchor: What the prior pulls to: ``"initial"`` (the weights now), or a state dict by name, or a mapping by
+            parameter.
+        strength: λ ≥ 0, without a unit: at 1, an element of average significance under full-size Adam steps rests about
+            one RMS of its tensor from the anchor; at 10, a tenth of that.
+        kappa: Schedule from 1 (protect the prior) to 0 (steady the transfer), called with the number of steps taken; or
+            a number. By default 1 with a prior and 0 without.
+        mode: ``"proximal"``, ``"decoupled"`` or ``"coupled"``. Coupled adds λκP̂(θ-a) to the gradient (EWC, L2-SP); it
+            has no damping, because a pull toward where a weight is has no gradient there.
+        normalize: Mean that P (and T, where its size matters) is divided by: ``"tensor"``, ``"global"`` or None.
+        damping: How T holds an element where it just was: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None.
+        mu, tau: (μ_min, μ_max) of rank damping; τ of mean damping.
+        transfer: ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
+            ``transfer_beta``), or ``"auto"``: the first where it is possible.
+        transfer_anchor: ``"previous"``, or ``"initial"``: T pulls to the anchor as well, S = κP̂ + (1-κ)T̂ as one
+            weighted quadratic.
+        regularize: (per group) False leaves a group to the inner optimizer alone.
+        curvature: A :class:`Hutchinson`: the Hessian's diagonal, estimated on the way, is the prior significance or
+            part of it. ``step`` then wants a closure in every ``curvature.every``-th step.
+        nonfinite: ``"hold"``: an element whose gradient is not finite stays as it is and is counted in
+            :attr:`nonfinite`. ``"skip_step"``: one such element skips the step, for one more read of the gradients.
+            ``"propagate"``: as torch. Around an optimizer that is not fused, "hold" shows that optimizer a zero
+            gradient.
+        backend: None (compiled kernels where there are some, else Triton's on a GPU, else the reference), or
+            ``"native"``, ``"triton"`` or ``"reference"``, refused where it cannot run. :attr:`backend` says which it
+            is.
 
-    Distributed parameters
-    ----------------------
-    ``DTensor`` with ``Shard(0)`` or ``Replicate()`` on one mesh of one dimension, as FSDP2's ``fully_shard`` makes them
-    (before the optimizer): kernels work on local shards in place, state is distributed like its parameter, and means
-    and ranks are those of whole tensors (ranks of a sample where a shard has more than 131072 elements, as ever). A
-    prior or an anchor may be full, the same on every process, or distributed. A step costs a small collective for
-    ``damping="mean"``, ``transfer_anchor="initial"`` and ``nonfinite="skip_step"``, and two (2 KB a parameter) for
-    ranks. Every process takes every step, with gradients for the same parameters. :attr:`penalty`, its terms and
-    :attr:`nonfinite` are of this process's shards: sum them over the mesh for the whole.
+    Distributed parameters:
+        ``DTensor`` with ``Shard(0)`` or ``Replicate()`` on one mesh of one dimension, as FSDP2's ``fully_shard`` makes
+        them (before the optimizer): kernels work on local shards in place, state is distributed like its parameter, and
+        means and ranks are those of whole tensors (ranks of a sample where a shard has more than 131072 elements, as
+        ever). A prior or an anchor may be full, the same on every process, or distributed. A step costs a small
+        collective for ``damping="mean"``, ``transfer_anchor="initial"`` and ``nonfinite="skip_step"``, and two (2 KB a
+        parameter) for ranks. Every process takes every step, with gradients for the same parameters. :attr:`penalty`,
+        its terms and :attr:`nonfinite` are of this process's shards: sum them over the mesh for the whole.
 
-    State
-    -----
-    Per parameter under torch's names, and ``anchor``, ``prior`` (where there is a prior), ``transfer`` (where it is a
-    state of its own), ``transfer_statistics``. Averages are float32 for float32, bfloat16 and float16 parameters,
-    float64 for float64.
+    State:
+        Per parameter under torch's names, and ``anchor``, ``prior`` (where there is a prior), ``transfer`` (where it is
+        a state of its own), ``transfer_statistics``. Averages are float32 for float32, bfloat16 and float16 parameters,
+        float64 for float64.
 
-    Raises
-    ------
-    ValueError
-        For options out of range, complex parameters, other placements than the above, a prior or an anchor that does
-        not fit; nothing is changed.
-    RuntimeError
-        In ``step`` for gradients that are sparse or not distributed as their parameter, before anything is changed.
+    Raises:
+        ValueError: For options out of range, complex parameters, other placements than the above, a prior or an anchor
+            that does not fit; nothing is changed.
+        RuntimeError: In ``step`` for gradients that are sparse or not distributed as their parameter, before anything
+            is changed.
     """
 
     _step_supports_amp_scaling = True
@@ -251,7 +237,7 @@ class SRFT(Optimizer):
 
     @property
     def penalty(self) -> Tensor:
-        """R of the last step, both terms: 0-d float64 on the parameters' device, read without a synchronisation.
+        """R of the last step, both terms: 0-d float64 on the parameters' device, read without a synchronization.
 
         The prior's term is ½ Σ (w_p/η)(θ-a)² at the weights before the step (in coupled mode ½ λκ Σ P̂(θ-a)²); the
         transfer's is ½ Σ (w_t/η)(Δθ)² of the step taken, or, pulling to the anchor, like the prior's.
@@ -311,7 +297,7 @@ class SRFT(Optimizer):
         self._make_state(self.param_groups[-1], {}, {})
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Refuse options and parameters that the step could not honour."""
+        """Refuse options and parameters that the step could not honor."""
         for option, known in (("mode", MODES), ("damping", DAMPINGS), ("normalize", NORMALIZATIONS)):
             if group[option] not in known:
                 raise ValueError(f"{option} must be one of {list(known)}, got {group[option]!r}")
@@ -459,7 +445,7 @@ class SRFT(Optimizer):
 
         ``closure``, if given, re-evaluates the model and returns the loss, which is returned. While a CUDA graph is
         captured, every number that moves is read from device tensors when the graph runs: see :meth:`advance`. On a GPU
-        a step that ``GradScaler`` or ``nonfinite="skip_step"`` skips is skipped there, without a synchronisation, and
+        a step that ``GradScaler`` or ``nonfinite="skip_step"`` skips is skipped there, without a synchronization, and
         counts for κ all the same.
         """
         self._product = None
@@ -517,11 +503,9 @@ class SRFT(Optimizer):
                 scheduler.step(), optimizer.advance()
                 graph.replay()
 
-        Raises
-        ------
-        RuntimeError
-            If no step was taken yet, or if what a captured step works on was replaced since: by a step over other
-            parameters or layouts, by loading, or by adding a group.
+        Raises:
+            RuntimeError: If no step was taken yet, or if what a captured step works on was replaced since: by a step
+                over other parameters or layouts, by loading, or by adding a group.
         """
         if self._outdated:
             raise RuntimeError(
@@ -669,7 +653,7 @@ class SRFT(Optimizer):
         return True
 
     def _step_around(self, work: list[_Work], grad_scale: Tensor | None) -> None:
-        """Regularisation in one pass before and one after an inner optimizer that is not fused."""
+        """Regularization in one pass before and one after an inner optimizer that is not fused."""
         if grad_scale is not None:
             unscale = 1.0 / float(grad_scale)
             for one in work:
@@ -803,16 +787,16 @@ class SRFT(Optimizer):
         if self._mesh is not None:
             self._refuse_misplaced(params)
             params, grads = [local(p) for p in params], [local(g) for g in grads]
-        layout = [g.stride() for g in grads], [g.dtype for g in grads]
-        strides = [p.stride() for p in params]
+        forms = [_form(p) for p in params]
+        gradient_forms = [_form(g) for g in grads]
         plan = self._plans.get(index)
-        fits = plan is not None and plan.having == having and plan.strides == strides
-        if plan is None or not fits or layout != (plan.gradient_strides, plan.dtypes):
+        fits = plan is not None and plan.having == having and plan.forms == forms
+        if plan is None or not fits or gradient_forms != plan.gradient_forms:
             self._refuse_sparse(group["params"])
+            self._refuse_misfits(group["params"])
         if plan is None or not fits:
-            plan = self._plan(index, group, having, strides)
-        laid_out = layout == (plan.gradient_strides, plan.dtypes)
-        return _Work(group, plan, grads, laid_out)
+            plan = self._plan(index, group, having, forms)
+        return _Work(group, plan, grads, gradient_forms == plan.gradient_forms)
 
     def _refuse_sparse(self, params: list[Tensor]) -> None:
         names = [
@@ -823,6 +807,28 @@ class SRFT(Optimizer):
                 f"SRFT does not support sparse gradients (parameter {_some(names)}): use a dense embedding "
                 "(sparse=False), or keep it in an optimizer of its own"
             )
+
+    def _refuse_misfits(self, params: list[Tensor]) -> None:
+        """Refuse a parameter of another shape or device than its state, or than its gradient."""
+        for param in params:
+            if param.grad is None:
+                continue
+            if param.device != self.device:
+                raise RuntimeError(
+                    f"parameter {_name_of(param, self.param_groups)} is on {param.device}, and this optimizer's state "
+                    f"on {self.device}: move the model before wrapping its optimizer"
+                )
+            if param.grad.shape != param.shape:
+                raise RuntimeError(
+                    f"parameter {_name_of(param, self.param_groups)} has shape {tuple(param.shape)} and its gradient "
+                    f"{tuple(param.grad.shape)}: call zero_grad() after changing a parameter's shape"
+                )
+            for name, value in self.state.get(param, {}).items():
+                if name in SIZED_STATE and isinstance(value, Tensor) and value.shape != param.shape:
+                    raise RuntimeError(
+                        f"parameter {_name_of(param, self.param_groups)} has shape {tuple(param.shape)}, and its "
+                        f"{name} {tuple(value.shape)}: a parameter of another shape wants a new optimizer"
+                    )
 
     def _refuse_misplaced(self, params: list[Tensor]) -> None:
         names = [
@@ -836,7 +842,7 @@ class SRFT(Optimizer):
                 "them before the step, as fully_shard(module) does"
             )
 
-    def _plan(self, index: int, group: dict[str, Any], having: list[bool], strides: list[tuple[int, ...]]) -> _Plan:
+    def _plan(self, index: int, group: dict[str, Any], having: list[bool], forms: list[_Form]) -> _Plan:
         params = group["params"]
         if self._capturing():
             raise RuntimeError(CAPTURED_TOO_EARLY)
@@ -854,9 +860,8 @@ class SRFT(Optimizer):
         self._rescale = self.curvature is not None
         self._plans[index] = plan = _Plan(
             having=having,
-            strides=strides,
-            gradient_strides=[_dense_like(local(p)).stride() for p in chosen],
-            dtypes=[p.dtype for p in chosen],
+            forms=forms,
+            gradient_forms=[(*_form(local(p))[:1], _dense_like(local(p)).stride(), p.dtype, p.device) for p in chosen],
             params=chosen,
             dense=all(_is_dense(local(p)) for p in chosen),
             tensors=tensors,
@@ -925,12 +930,14 @@ class SRFT(Optimizer):
         return local(path)
 
     def _match_layout(self, param: Tensor) -> None:
-        """State lies in memory as its parameter does, also after the parameter's layout changed."""
+        """State lies in memory as its parameter does and has the dtype that goes with it, also after either changed."""
         state = self.state[param]
         for name, value in state.items():
-            sized = name in SIZED_STATE and isinstance(value, Tensor)
-            if sized and local(value).stride() != _dense_like(local(param)).stride():
-                state[name] = _like(param, value.dtype, value)
+            if name not in SIZED_STATE or not isinstance(value, Tensor):
+                continue
+            dtype = _anchor_dtype(param, value) if name == "anchor" else _real(param)
+            if value.dtype != dtype or local(value).stride() != _dense_like(local(param)).stride():
+                state[name] = _like(param, dtype, value)
 
     # ------------------------------------------------------------------ saving and loading
 
@@ -952,10 +959,8 @@ class SRFT(Optimizer):
         """Load what :meth:`state_dict` gave, dtypes and all; or the inner optimizer's own checkpoint, keeping the
         present anchor and prior.
 
-        Raises
-        ------
-        ValueError
-            If groups or shapes do not fit, naming them; nothing is changed.
+        Raises:
+            ValueError: If groups or shapes do not fit, naming them; nothing is changed.
         """
         before = dict(self.state)
         groups = self.param_groups
@@ -1048,6 +1053,11 @@ def _real(param: Tensor) -> torch.dtype:
 def _anchor_dtype(param: Tensor, anchor: Tensor) -> torch.dtype:
     """An anchor keeps its own dtype where the kernels read it, else it is widened."""
     return param.dtype if anchor.dtype == param.dtype else _real(param)
+
+
+def _form(tensor: Tensor) -> _Form:
+    """What a plan was made for: kernels read and write as many bytes as this says."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _is_dense(tensor: Tensor) -> bool:

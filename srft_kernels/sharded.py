@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops.contract import COUNT, HISTOGRAM, LARGEST, LOW, SMALLEST, SUM
+from srft_kernels.ops.contract import COUNT, HISTOGRAM, LARGEST, LOW, SMALLEST, SUM
 
 
 def is_distributed(tensor: Tensor) -> bool:

@@ -4,7 +4,7 @@ Three forms, named where they are used, always in the last axis of length four:
 
 - ``xywh``: left, top, width, height (what annotations hold),
 - ``xyxy``: left, top, right, bottom,
-- ``cxcywh``: centre, width, height (what the network answers).
+- ``cxcywh``: center, width, height (what the network answers).
 
 Coordinates are continuous: a box covers ``[x, x + w) x [y, y + h)``, so right = x + w. The benchmarks' own
 conventions (right = x + w - 1) live with the benchmarks, in ``tracker.evaluation``.
@@ -41,28 +41,28 @@ def xyxy_to_xywh(boxes: Boxes) -> Boxes:
 
 
 def cxcywh_to_xyxy(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` centre, width, height to left, top, right, bottom."""
+    """``(..., 4)`` center, width, height to left, top, right, bottom."""
     cx, cy, w, h = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
     return converted
 
 
 def xyxy_to_cxcywh(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` left, top, right, bottom to centre, width, height."""
+    """``(..., 4)`` left, top, right, bottom to center, width, height."""
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
     return converted
 
 
 def xywh_to_cxcywh(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` left, top, width, height to centre, width, height."""
+    """``(..., 4)`` left, top, width, height to center, width, height."""
     x, y, w, h = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([x + w / 2, y + h / 2, w, h])
     return converted
 
 
 def cxcywh_to_xywh(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` centre, width, height to left, top, width, height."""
+    """``(..., 4)`` center, width, height to left, top, width, height."""
     cx, cy, w, h = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([cx - w / 2, cy - h / 2, w, h])
     return converted
@@ -111,7 +111,7 @@ def iou(a: Boxes, b: Boxes) -> Boxes:
 
 
 def giou(a: Boxes, b: Boxes) -> Boxes:
-    """Generalised IoU of ``xyxy`` boxes, pair by pair: IoU less the empty share of the enclosing box.
+    """Generalized IoU of ``xyxy`` boxes, pair by pair: IoU less the empty share of the enclosing box.
 
     ``(..., 4)`` and ``(..., 4)`` to ``(...)`` in [-1, 1]: IoU less the share of the smallest enclosing box
     that neither covers (Rezatofighi et al., CVPR 2019, eq. 2).

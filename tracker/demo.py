@@ -26,7 +26,7 @@ from tracker.evaluation import LasHeROptions, Metrics, evaluate
 from tracker.evaluation.plots import plot_curves
 from tracker.inference import InferenceSettings, track_dataset, write_overlay
 from tracker.models.checkpoints import find_weights, load_network, save_network
-from tracker.models.initialise import initialise_two_stream
+from tracker.models.initialize import initialize_two_stream
 from tracker.models.single_stream import SingleStreamTracker
 from tracker.models.stream import Tracker
 from tracker.train.atomic import atomic_file
@@ -119,7 +119,7 @@ def run_demo(
     stages.begin("run the RGB tracker, and the two-stream tracker made of it, as they are")
     outcomes = {name: Outcome(name) for name in (PRETRAINED, UNTUNED, ADAMW, SRFT)}
     judge(outcomes[PRETRAINED], rgb, tests, inference)
-    judge(outcomes[UNTUNED], initialise_two_stream(rgb), tests, inference)
+    judge(outcomes[UNTUNED], initialize_two_stream(rgb), tests, inference)
     tracks: dict[str, Any] = {}
 
     for seed in seeds:
@@ -134,7 +134,7 @@ def run_demo(
         trained: dict[str, Tracker] = {}
         for name, stem in ((ADAMW, "adamw"), (SRFT, "srft")):
             stages.begin(f"fine-tune with {name} on {len(few)} RGB-thermal sequences{of}")
-            network: Tracker = initialise_two_stream(rgb)
+            network: Tracker = initialize_two_stream(rgb)
             chosen = run.model_copy(update={"optimizer": run.optimizer.model_copy(update={"name": stem})})
             pairs = PairDataset(few, pair_settings(run.pairs, network.config), run.train.samples_per_epoch, seed)
             trainer = fine_tuner(
@@ -269,7 +269,7 @@ def markdown(rows: Sequence[Outcome], config: RunConfig, seeds: int, count: int,
 
 {body}
 
-Success (mean of the success curve) and precision (centre error of at most 20 pixels) in percent, LasHeR's formulas,
+Success (mean of the success curve) and precision (center error of at most 20 pixels) in percent, LasHeR's formulas,
 frames without the target left out; {count} test sequences of {length} frames for each task, from photographs that no
 training used{f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""}. The RGB columns are success
 on day-light RGB sequences: of the tracker with nothing in X, and of its RGB stream taken out and run alone. "Forgotten"

@@ -1,6 +1,6 @@
 // bfloat16 and IEEE half, to and from float, without branches: round to nearest even, NaN stays NaN.
 //
-// Written in integer and float arithmetic rather than with the compilers' half types, so that every compiler vectorises
+// Written in integer and float arithmetic rather than with the compilers' half types, so that every compiler vectorizes
 // them and every instruction set gives the same bits.
 #pragma once
 
@@ -23,7 +23,7 @@ SRFT_CORE float decode(Half x) {
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
   const uint32_t magnitude = x.bits & 0x7fffu;
   // Reading the half's exponent and mantissa as a float's puts the exponent 112 too low; multiplying puts it right, and
-  // normalises subnormal halves on the way.
+  // normalizes subnormal halves on the way.
   const float scaled = bits_float(magnitude << 13) * 0x1p112f;
   const uint32_t infinite_or_nan = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
   return bits_float(sign | float_bits(scaled) | infinite_or_nan);

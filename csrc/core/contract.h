@@ -12,7 +12,7 @@ enum Setting {
   kBeta2,  // SGD: dampening
   kEpsilon,
   kWeightDecay,
-  kGradientFactor,  // multiplies every gradient: 1 / loss scale, negative to maximise
+  kGradientFactor,  // multiplies every gradient: 1 / loss scale, negative to maximize
   kStrength,        // lambda
   kKappa,
   kMuMin,

@@ -18,7 +18,7 @@
 
 namespace srft {
 
-// The builtins, because they are expressions: g++ vectorises them, nvcc maps them to one instruction each.
+// The builtins, because they are expressions: g++ vectorizes them, nvcc maps them to one instruction each.
 SRFT_CORE float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 SRFT_CORE double fused_multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
 SRFT_CORE float square_root(float x) { return __builtin_sqrtf(x); }

@@ -12,7 +12,7 @@ SRFT_CORE Real bounded_weight(Real weight) {
   return weight < Real(1e18) ? weight : Real(1e18);
 }
 
-// The exact minimiser of (x - proposed)^2/2 + w_p (x - anchor)^2/2 + w_t (x - current)^2/2, written as a step from
+// The exact minimizer of (x - proposed)^2/2 + w_p (x - anchor)^2/2 + w_t (x - current)^2/2, written as a step from
 // `proposed` so that no weight means no change, to the bit.
 template <class Real>
 SRFT_CORE Real proximal(Real proposed, Real current, Real anchor, Real anchor_weight, Real current_weight) {
@@ -21,7 +21,7 @@ SRFT_CORE Real proximal(Real proposed, Real current, Real anchor, Real anchor_we
 }
 
 // The same for a proposal that is start + numerator / denominator, with one division for both: the proposal put into
-// the minimiser above and the whole written as a step from `start`. No weight means the proposal, to the bit. The
+// the minimizer above and the whole written as a step from `start`. No weight means the proposal, to the bit. The
 // weights are bounded here, at 1e9 for float, so that no product overflows; beyond it the blend is its target but for a
 // billionth of the way.
 template <class Real>

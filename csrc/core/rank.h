@@ -19,7 +19,7 @@ constexpr int kSampleBlock = 64;
 constexpr int kSampleGroup = 1024;
 
 // Which of a group's 16 blocks is counted. Hashed, so that no row length makes the sample miss columns (Murmur3's
-// finaliser).
+// finalizer).
 SRFT_CORE int sampled_block(int64_t group) {
   uint32_t h = uint32_t(group) ^ uint32_t(uint64_t(group) >> 32);
   h ^= h >> 16;
@@ -37,7 +37,7 @@ SRFT_CORE int32_t rank_bin(float transfer, float low, float density) {
   float position = (rank_key(transfer) - low) * density + 2.0f;
   position = position < 1.0f ? 1.0f : position;
   position = position > 255.0f ? 255.0f : position;
-  // A mask and no choice, which g++ turns into one between two addresses of a table, and then vectorises nothing.
+  // A mask and no choice, which g++ turns into one between two addresses of a table, and then vectorizes nothing.
   const int32_t nonzero = transfer >= 1.17549435e-38f ? -1 : 0;
   return int32_t(position) & nonzero;
 }
@@ -96,7 +96,7 @@ SRFT_CORE double rounded_to_float(double x) {
 #if defined(__CUDA_ARCH__)
   return double(float(x));
 #else
-  // Volatile, because g++ 12 at -O2 and above drops the rounding of two neighbouring values (in its SLP vectoriser).
+  // Volatile, because g++ 12 at -O2 and above drops the rounding of two neighboring values (in its SLP vectorizer).
   volatile float rounded = float(x);
   return double(rounded);
 #endif

@@ -116,10 +116,10 @@ int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& co
   const int whole = n - n % kStrip;
   for (int start = 0; start < whole; start += kStrip) {
     prefetch(streams, kPull ? kStreams : kStreams - 2, offset + start);
-    SRFT_VECTORISE
+    SRFT_VECTORIZE
     for (int i = 0; i < kStrip; ++i) element(start + i);
   }
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = whole; i < n; ++i) element(i);
   return finite;
 }

@@ -8,9 +8,9 @@
 #include "chunk.h"
 
 #if defined(__clang__)
-#define SRFT_VECTORISE _Pragma("clang loop vectorize(enable) interleave(enable)")
+#define SRFT_VECTORIZE _Pragma("clang loop vectorize(enable) interleave(enable)")
 #else
-#define SRFT_VECTORISE _Pragma("GCC ivdep")
+#define SRFT_VECTORIZE _Pragma("GCC ivdep")
 #endif
 
 namespace srft::cpu::SRFT_ISA {
@@ -33,7 +33,7 @@ struct Native<double> {
 template <class Stored, class Real>
 void decode_all(const void* from, int64_t offset, int n, Real* to) {
   const Stored* source = static_cast<const Stored*>(from) + offset;
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) to[i] = Real(decode(source[i]));
 }
 
@@ -53,7 +53,7 @@ const Real* load(const void* from, DType dtype, int64_t offset, int n, Real* buf
 template <class Stored>
 void encode_all(const float* from, void* to, int64_t offset, int n) {
   Stored* target = static_cast<Stored*>(to) + offset;
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) encode(from[i], target[i]);
 }
 
@@ -69,7 +69,7 @@ const Real* task_gradient(const Options& o, const Tensor& t, int64_t offset, int
   const Real* gradient = load<Real>(t.grad, t.dtype, offset, n, buffer);
   if (!o.scale_gradient) return gradient;
   const Real factor = Real(o.settings[kGradientFactor]);
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) buffer[i] = gradient[i] * factor;
   return buffer;
 }

@@ -1,7 +1,7 @@
 // The step over one chunk of one tensor. Compiled once per instruction set, into a namespace of that name (SRFT_ISA).
 //
 // A chunk goes by in blocks that stay in the first-level cache: each stage below is a short loop over the block that a
-// compiler vectorises, and reads memory only where a stage before it has not. So a step reads and writes every tensor
+// compiler vectorizes, and reads memory only where a stage before it has not. So a step reads and writes every tensor
 // once. Products and sums are never contracted except where core/ says so: every instruction set gives the same bits.
 #include "../core/adam.h"
 #include "../core/penalty.h"
@@ -49,7 +49,7 @@ SRFT_CORE int64_t count_finite(const Real* x, int n) {
 template <class Real>
 double finite_sum(int n, const Real* transfer, const Real* gradient) {
   alignas(64) Real chosen[kBlock];
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) chosen[i] = !gradient || is_finite(gradient[i]) ? transfer[i] : Real(0);
   LaneSum<Real> sum;
   sum.add(chosen, n);
@@ -59,7 +59,7 @@ double finite_sum(int n, const Real* transfer, const Real* gradient) {
 template <bool kDecoupledWeightDecay, bool kMaximum, bool kHold, class Real>
 void adam_block(int n, const Real* weight, const Real* gradient, Real* first, Real* second, Real* maximum,
                 const AdamConstants<Real>& constants, Real* proposed) {
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     const Real g = gradient[i];
     Real m = first[i], v = second[i], top = kMaximum ? maximum[i] : Real(0);
@@ -75,7 +75,7 @@ void adam_block(int n, const Real* weight, const Real* gradient, Real* first, Re
 template <bool kMomentum, bool kLookAhead, bool kHold, class Real>
 void sgd_block(int n, const Real* weight, const Real* gradient, Real* buffer, const SgdConstants<Real>& constants,
                Real* proposed) {
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     const Real g = gradient[i];
     Real b = kMomentum ? buffer[i] : Real(0);
@@ -121,7 +121,7 @@ void update_transfer(const Options& o, const Tensor& t, int64_t offset, int n, c
   Real* average = static_cast<Real*>(t.transfer) + offset;
   const Real beta = Real(o.settings[kTransferBeta]);
   const Real one_minus_beta = Real(1 - o.settings[kTransferBeta]);
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     const Real next = accumulate_square(average[i], gradient[i], beta, one_minus_beta);
     average[i] = !hold || is_finite(gradient[i]) ? next : average[i];
@@ -137,7 +137,7 @@ double fold_block(const Options& o, const Tensor& t, int64_t offset, int n, cons
   const Real* plus = load<Real>(t.plus, t.dtype, offset, n, b.plus);
   const Real* minus = t.minus ? load<Real>(t.minus, t.dtype, offset, n, b.minus) : nullptr;
   const bool from_gradient = o.has(kFoldGradient);
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     const Real less = minus ? factor * minus[i] : (from_gradient ? gradient[i] : Real(0));
     b.plus[i] = factor * plus[i] - less;
@@ -157,7 +157,7 @@ const Real* significance_of(const Tensor& t, int64_t offset, int n, Real* out) {
   const Real* prior = t.prior ? static_cast<const Real*>(t.prior) + offset : nullptr;
   const Real* curvature = t.curvature ? static_cast<const Real*>(t.curvature) + offset : nullptr;
   const Real prior_scale = Real(t.prior_scale), curvature_scale = Real(t.curvature_scale);
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     const Real of_prior = prior ? prior_scale * prior[i] : Real(0);
     out[i] = of_prior + (curvature ? curvature_scale * absolute(curvature[i]) : Real(0));
@@ -169,7 +169,7 @@ const Real* significance_of(const Tensor& t, int64_t offset, int n, Real* out) {
 template <class Real>
 void follow_path(const Tensor& t, int64_t offset, int n, const Real* gradient, const Real* before, const Real* after) {
   Real* path = static_cast<Real*>(t.path) + offset;
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     const Real fall = gradient[i] * (before[i] - after[i]);
     path[i] += is_finite(fall) ? fall : Real(0);
@@ -199,7 +199,7 @@ struct Pull {
 // The values of the penalty at the weights before the step (T of its own: this step's), and in coupled mode its
 // gradient.
 template <class Real>
-const Real* penalise(const Options& o, const Tensor& t, const Pull& pull, int64_t offset, int n, const Real* weight,
+const Real* penalize(const Options& o, const Tensor& t, const Pull& pull, int64_t offset, int n, const Real* weight,
                      const Real* anchor, const Real* prior, const Real* gradient, Real* effective, ChunkSums& sums) {
   const Real* average = pull.to_anchor && t.transfer ? static_cast<const Real*>(t.transfer) + offset : nullptr;
   const Real correction = Real(t.transfer_correction);
@@ -208,7 +208,7 @@ const Real* penalise(const Options& o, const Tensor& t, const Pull& pull, int64_
   if (o.mode() != kCoupled) return gradient;
   const Real prior_weight = Real(t.prior_weight);
   const Real to_anchor_weight = Real(t.transfer_to_anchor);
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     Real w = prior ? prior_weight * prior[i] : Real(0);
     if (average) w += to_anchor_weight * (average[i] * correction);
@@ -240,16 +240,16 @@ void blend_block(int n, const Real* proposed, const Real* weight, const Real* an
     result[i] = !gradient || is_finite(gradient[i]) ? x : weight[i];
   };
   if (kPull && w.prior && w.transfer) {
-    SRFT_VECTORISE
+    SRFT_VECTORIZE
     for (int i = 0; i < n; ++i) element(i, w.prior_weight * w.prior[i] + w.transfer_weight * w.transfer[i]);
   } else if (kPull && w.transfer) {
-    SRFT_VECTORISE
+    SRFT_VECTORIZE
     for (int i = 0; i < n; ++i) element(i, w.transfer_weight * w.transfer[i]);
   } else if (kPull) {
-    SRFT_VECTORISE
+    SRFT_VECTORIZE
     for (int i = 0; i < n; ++i) element(i, w.prior_weight * w.prior[i]);
   } else {
-    SRFT_VECTORISE
+    SRFT_VECTORIZE
     for (int i = 0; i < n; ++i) element(i, Real(0));
   }
 }
@@ -284,7 +284,7 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     if (fused && t.plus) sums.curvature += fold_block(o, t, offset, n, gradient, b);
     const Real* prior = pull && pulling.by_prior ? significance_of(t, offset, n, b.significance) : nullptr;
     if (fused && pull)
-      effective = penalise(o, t, pulling, offset, n, weight, anchor, prior, gradient, b.effective, sums);
+      effective = penalize(o, t, pulling, offset, n, weight, anchor, prior, gradient, b.effective, sums);
 
     // The inner optimizer.
     const Real* proposed = b.proposed;
@@ -316,7 +316,7 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
         for (int i = 0; i < n; ++i) b.damping[i] = table[b.bin[i]];
       } else {
         const Real factor = Real(t.mean_damping);
-        SRFT_VECTORISE
+        SRFT_VECTORIZE
         for (int i = 0; i < n; ++i) b.damping[i] = bounded_weight(factor * b.transfer[i]);
       }
     }
@@ -384,7 +384,7 @@ void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     if (pull.active) {
       const Real* anchor = load<Real>(t.anchor, t.anchor_dtype, offset, n, b.anchor);
       const Real* prior = pull.by_prior ? significance_of(t, offset, n, b.significance) : nullptr;
-      effective = penalise(o, t, pull, offset, n, weight, anchor, prior, gradient, b.effective, sums);
+      effective = penalize(o, t, pull, offset, n, weight, anchor, prior, gradient, b.effective, sums);
     }
     if (t.previous) {
       const int bytes = bytes_of(t.dtype);

@@ -32,7 +32,7 @@ void gradient(const PenaltyTensor& t, int64_t begin, int64_t end, double factor)
     const Real* anchor = load<Real>(t.anchor, t.anchor_dtype, offset, n, anchors);
     const Real* significance = load<Real>(t.significance, t.significance_dtype, offset, n, significances);
     Real* out = in_place ? static_cast<Real*>(t.gradient) + offset : results;
-    SRFT_VECTORISE
+    SRFT_VECTORIZE
     for (int i = 0; i < n; ++i) out[i] = quadratic_gradient(weight[i], anchor[i], significance[i], scale);
     if (!in_place) store(results, t.gradient, t.dtype, offset, n);
   }

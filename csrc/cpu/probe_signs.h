@@ -18,7 +18,7 @@ void draw_signs(const Draw& draw, uint32_t number, int64_t offset, uint32_t (&wo
   constexpr int kCalls = kWords * 32 / kSigns;
   uint32_t word[4][kCalls];
   const uint64_t first = uint64_t(offset) / kSigns;
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < kCalls; ++i) {
     uint32_t one[4];
     probe_words(draw, number, first + uint64_t(i), one);
@@ -52,7 +52,7 @@ SRFT_CORE void over_signs(const uint32_t* words, int n, const Function& function
     const Lane word = words[i / 32];
     const auto one = [&](int j) { function(i + j, (word & table.bit[j]) != 0 ? kSign : Bits(0)); };
     if (n - i >= 32) {
-      SRFT_VECTORISE
+      SRFT_VECTORIZE
       for (int j = 0; j < 32; ++j) one(j);
     } else {
       for (int j = 0; j < n - i; ++j) one(j);

@@ -13,14 +13,14 @@ namespace {
 // T of a block with its bias corrected, as a float64 step sees it in double and every other in float.
 template <class Real>
 SRFT_CORE void corrected_transfer(int n, const Real* raw, Real correction, Real* out) {
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) out[i] = raw[i] * correction;
 }
 
 template <class Real>
 void bins_of(const Tensor& t, int n, const Real* transfer, int32_t* bin) {
   const float low = t.low, density = t.density;
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) bin[i] = rank_bin(float(transfer[i]), low, density);
 }
 
@@ -57,7 +57,7 @@ void count_keys(int n, const Real* transfer, const Real* gradient, const int32_t
   constexpr int32_t kNone = 0x7fffffff;
   int32_t place[kSampleBlock];
   int32_t smallest = kNone, largest = -1;
-  SRFT_VECTORISE
+  SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     const bool counts = !gradient || is_finite(gradient[i]);
     const int32_t bits = int32_t(float_bits(float(transfer[i])));

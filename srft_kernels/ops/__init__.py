@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from . import contract, cuda_penalty, cuda_probe, operator_arguments, reference  # noqa: F401  (kernels register themselves)
-from .native import CpuPlan, CudaPlan, cuda_library, library
-from .plan import OperatorPlan, StepPlan, StepTensors
+from srft_kernels.ops import contract, cuda_penalty, cuda_probe, operator_arguments, reference  # noqa: F401  (kernels register themselves)
+from srft_kernels.ops.native import CpuPlan, CudaPlan, cuda_library, library
+from srft_kernels.ops.plan import OperatorPlan, StepPlan, StepTensors
 
 Backend = Literal["native", "triton", "reference"]
 PlanMaker: TypeAlias = Callable[[StepTensors], StepPlan]
@@ -26,7 +26,7 @@ def triton_available() -> tuple[bool, str]:
     """Whether the Triton kernels can run here, and why not."""
     if importlib.util.find_spec("triton") is None:
         return False, "triton is not installed (pip install triton)"
-    from . import triton as kernels
+    from srft_kernels.ops import triton as kernels
 
     return kernels.available()
 
@@ -66,12 +66,9 @@ def serves(architectures: str, major: int, minor: int) -> bool:
 def plan_maker(backend: Backend | None, device: torch.device) -> tuple[Backend, PlanMaker]:
     """The backend that serves a device, and what makes its plans: the best for ``None``, else that of the name.
 
-    Raises
-    ------
-    RuntimeError
-        If a backend was asked for by name and cannot run; the message says why and what to do.
-    ValueError
-        For a name that is not a backend.
+    Raises:
+        RuntimeError: If a backend was asked for by name and cannot run; the message says why and what to do.
+        ValueError: For a name that is not a backend.
     """
     if backend not in (None, "native", "triton", "reference"):
         raise ValueError(f"backend must be None, 'native', 'triton' or 'reference', got {backend!r}")
@@ -88,7 +85,7 @@ def plan_maker(backend: Backend | None, device: torch.device) -> tuple[Backend, 
     if backend == "triton" or (backend is None and device.type == "cuda"):
         usable, why = triton_available()
         if usable:
-            from .triton import TritonPlan
+            from srft_kernels.ops.triton import TritonPlan
 
             return "triton", TritonPlan
         missing["triton"] = why

@@ -1,7 +1,7 @@
 """The contract between Python and the kernels: operator schemas, their fakes, and the numbers that both sides share.
 
-``csrc/core/contract.h`` holds the same numbers; ``tests/kernels/test_contract.py`` compares them. The kernels fulfil
-the schemas for their devices; :mod:`srft_kernels.ops.reference` fulfils them for every other.
+``csrc/core/contract.h`` holds the same numbers; ``tests/kernels/test_contract.py`` compares them. The kernels fulfill
+the schemas for their devices; :mod:`srft_kernels.ops.reference` fulfills them for every other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Setting(IntEnum):
     BETA2 = 2  # SGD: dampening
     EPSILON = 3
     WEIGHT_DECAY = 4
-    GRADIENT_FACTOR = 5  # multiplies every gradient: 1 / loss scale, negative to maximise
+    GRADIENT_FACTOR = 5  # multiplies every gradient: 1 / loss scale, negative to maximize
     STRENGTH = 6  # lambda
     KAPPA = 7
     MU_MIN = 8

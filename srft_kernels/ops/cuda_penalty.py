@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import contract, penalty
-from .native import DTYPES, addresses, cuda_library, current_stream
+from srft_kernels.ops import contract, penalty
+from srft_kernels.ops.native import DTYPES, addresses, cuda_library, current_stream
 
 
 def _readable(tensor: Tensor) -> Tensor:
@@ -86,14 +86,14 @@ class CudaPenalty:
 @functools.cache
 def _kernels(device: torch.device) -> tuple[Callable[..., Tensor], Callable[..., list[Tensor]]]:
     """Value and gradients by the best implementation that serves a device."""
-    from . import plan_maker
+    from srft_kernels.ops import plan_maker
 
     backend, _ = plan_maker(None, device)
     if backend == "native":
         compiled = CudaPenalty(cuda_library.build)
         return compiled.value, compiled.gradients
     if backend == "triton":
-        from .triton import penalty_gradients, penalty_value
+        from srft_kernels.ops.triton import penalty_gradients, penalty_value
 
         return penalty_value, penalty_gradients
     return penalty.penalty_reference, penalty.penalty_backward_reference

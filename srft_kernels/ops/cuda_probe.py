@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import contract, probe
-from .native import DTYPES, addresses, cuda_library, current_stream
-from .penalty import element_dtype
+from srft_kernels.ops import contract, probe
+from srft_kernels.ops.native import DTYPES, addresses, cuda_library, current_stream
+from srft_kernels.ops.penalty import element_dtype
 
 
 def readable(tensor: Tensor, real: torch.dtype, beside: torch.dtype) -> Tensor:
@@ -108,14 +108,14 @@ _REFERENCE = (probe.fill_reference, probe.perturb_reference, probe.fold_referenc
 @functools.cache
 def _kernels(device: torch.device) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
     """Fill, perturb and fold by the best implementation that serves a device."""
-    from . import plan_maker
+    from srft_kernels.ops import plan_maker
 
     backend, _ = plan_maker(None, device)
     if backend == "native":
         compiled = CudaProbe(cuda_library.build)
         return compiled.fill, compiled.perturb, compiled.fold
     if backend == "triton":
-        from .triton_probe import fill, fold, perturb
+        from srft_kernels.ops.triton_probe import fill, fold, perturb
 
         return fill, perturb, fold
     return _REFERENCE

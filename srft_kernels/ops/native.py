@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import contract
-from .plan import StepTensors, count_nonfinite
-from .preview import gathers, means_globally
+from srft_kernels.ops import contract
+from srft_kernels.ops.plan import StepTensors, count_nonfinite
+from srft_kernels.ops.preview import gathers, means_globally
 
 LIBRARY_FILE = Path(__file__).resolve().parent.parent / "_ops.so"
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import contract, preview
-from .plan import StepPlan, StepTensors
+from srft_kernels.ops import contract, preview
+from srft_kernels.ops.plan import StepPlan, StepTensors
 
 
 def step(make_plan: Callable[[StepTensors], StepPlan], arguments: tuple[Any, ...]) -> None:

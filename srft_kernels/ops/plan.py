@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import contract
+from srft_kernels.ops import contract
 
 
 @dataclass
@@ -62,22 +62,17 @@ class StepPlan(Protocol):
     ) -> None:
         """Take one step, in place.
 
-        Parameters
-        ----------
-        params, grads:
-            As in the :class:`StepTensors`, which had the same sizes and dtypes; their memory may have moved since.
-            ``grads`` is empty in ``Phase.AFTER`` and changes only in ``Phase.BEFORE``.
-        settings:
-            The values of :class:`contract.Setting`: numbers, or a float64 vector on the parameters' device, which is
-            read when the kernels run (under a captured graph: at every replay).
-        report:
-            ``(REPORT,)`` float64 on the parameters' device; added to, but for what ``RESET_PENALTIES`` says.
-        found_inf, grad_scale:
-            float32, one element, on the device: a step whose ``found_inf`` is not zero changes nothing (it counts the
-            elements that are not finite where ``COUNT_SKIPPED`` is set); gradients are divided by ``grad_scale``.
-        plus, minus:
-            With ``FOLD``: what z (plus - minus) is folded into the curvatures, laid out and scaled as ``grads``.
-            An empty ``minus`` is zero, or with ``FOLD_GRADIENT`` the gradient.
+        Args:
+            params, grads: As in the :class:`StepTensors`, which had the same sizes and dtypes; their memory may have
+                moved since. ``grads`` is empty in ``Phase.AFTER`` and changes only in ``Phase.BEFORE``.
+            settings: The values of :class:`contract.Setting`: numbers, or a float64 vector on the parameters' device,
+                which is read when the kernels run (under a captured graph: at every replay).
+            report: ``(REPORT,)`` float64 on the parameters' device; added to, but for what ``RESET_PENALTIES`` says.
+            found_inf, grad_scale: float32, one element, on the device: a step whose ``found_inf`` is not zero changes
+                nothing (it counts the elements that are not finite where ``COUNT_SKIPPED`` is set); gradients are
+                divided by ``grad_scale``.
+            plus, minus: With ``FOLD``: what z (plus - minus) is folded into the curvatures, laid out and scaled as
+                ``grads``. An empty ``minus`` is zero, or with ``FOLD_GRADIENT`` the gradient.
         """
 
 

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import contract, reference
-from .contract import COUNT, CURVATURE_SUM, HISTOGRAM, SUM, Damping, Inner, Mode, Normalize, Phase, Setting
-from .plan import StepTensors
-from .probe import in_memory_order
+from srft_kernels.ops import contract, reference
+from srft_kernels.ops.contract import (
+    COUNT,
+    CURVATURE_SUM,
+    HISTOGRAM,
+    SUM,
+    Damping,
+    Inner,
+    Mode,
+    Normalize,
+    Phase,
+    Setting,
+)
+from srft_kernels.ops.plan import StepTensors
+from srft_kernels.ops.probe import in_memory_order
 
 if TYPE_CHECKING:
-    from ..sharded import Sharing
+    from srft_kernels.sharded import Sharing
 
 
 def gathers(flags: int) -> bool:

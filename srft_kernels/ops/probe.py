@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import contract
-from .penalty import element_dtype
+from srft_kernels.ops import contract
+from srft_kernels.ops.penalty import element_dtype
 
 contract.LIBRARY.define("fill_probes_(Tensor(a!)[] out, int seed, int step, int[] tensors) -> ()")
 contract.LIBRARY.define(

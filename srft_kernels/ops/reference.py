@@ -1,7 +1,7 @@
 """The mathematics of DESIGN section 2 in plain torch: slow, readable, and the truth of every kernel test.
 
-Run on float64 tensors it is exact to float64; on anything else it computes in float32 as the kernels do. It fulfils the
-same operator as they do (``srft::step_``), on any device.
+Run on float64 tensors it is exact to float64; on anything else it computes in float32 as the kernels do. It implements
+the same operator as they do (``srft::step_``), on any device.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import contract
-from .contract import (
+from srft_kernels.ops import contract
+from srft_kernels.ops.contract import (
     BINS,
     COUNT,
     CURVATURE_SUM,
@@ -33,7 +33,7 @@ from .contract import (
     Phase,
     Setting,
 )
-from .probe import in_memory_order, signs
+from srft_kernels.ops.probe import in_memory_order, signs
 
 REGULAR_BINS = BINS - 3
 NARROWEST_BIN = 2.0**-14
@@ -98,7 +98,7 @@ def sgd(
 
 
 def proximal(proposed: Tensor, current: Tensor, anchor: Tensor, w_p: Tensor, w_t: Tensor) -> Tensor:
-    """The minimiser of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2."""
+    """The minimizer of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2."""
     return proposed + (w_p * (anchor - proposed) + w_t * (current - proposed)) / (1 + w_p + w_t)
 
 
@@ -141,7 +141,7 @@ def sampled(size: int, device: torch.device | str = "cpu") -> Tensor:
     element = torch.arange(size, device=device)
     group = element // contract.SAMPLE_GROUP
     mask = 0xFFFFFFFF
-    h = (group & mask) ^ (group >> 32)  # Murmur3's finaliser, in 64-bit integers that never overflow
+    h = (group & mask) ^ (group >> 32)  # Murmur3's finalizer, in 64-bit integers that never overflow
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         h = h ^ (h >> shift)
         low, high = h & 0xFFFF, h >> 16

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import contract
-from .contract import Damping, Inner, Mode, Phase
-from .penalty import check_lists, element_dtype, value_dtype
-from .plan import StepTensors
+from srft_kernels.ops import contract
+from srft_kernels.ops.contract import Damping, Inner, Mode, Phase
+from srft_kernels.ops.penalty import check_lists, element_dtype, value_dtype
+from srft_kernels.ops.plan import StepTensors
 
 CHUNK = 8192  # elements of one program: a multiple of the histogram's sampling group
 BLOCK = 512  # of which it has so many in registers at a time

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_access import pointers_to
+from srft_kernels.ops.triton_access import pointers_to
 
 # `table` (FIELDS, tensors) int64: addresses, and sizes.
 AT_PARAM = tl.constexpr(0)

@@ -20,10 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import probe
-from .cuda_probe import gradients, readable
-from .penalty import element_dtype
-from .triton import CHUNK, _element_type, _on, _owners, _sent
+from srft_kernels.ops import probe
+from srft_kernels.ops.cuda_probe import gradients, readable
+from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.triton import CHUNK, _element_type, _on, _owners, _sent
 
 # `table` int64: (FIELDS, tensors) addresses, sizes, numbers and first chunks; then what all tensors share.
 AT_TARGET = tl.constexpr(0)

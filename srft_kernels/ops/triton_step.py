@@ -19,10 +19,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import contract, reference
-from .contract import Damping, Inner, Mode, Normalize, Phase, Setting
-from .triton_access import pointers_to
-from .triton_probe import signs
+from srft_kernels.ops import contract, reference
+from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
+from srft_kernels.ops.triton_access import pointers_to
+from srft_kernels.ops.triton_probe import signs
 
 # ---------------------------------------------------------------- the numbers of the contract, as Triton reads them
 
@@ -109,7 +109,7 @@ FRESH = tl.constexpr(5)  # Adam: 1 - beta1; SGD: 1 - dampening
 SQUARE_DECAY = tl.constexpr(6)  # Adam: beta2
 SQUARE_FRESH = tl.constexpr(7)  # Adam: 1 - beta2
 ROOT_CORRECTION = tl.constexpr(8)  # 1 / sqrt(1 - beta2^t)
-STABILISER = tl.constexpr(9)  # epsilon
+STABILIZER = tl.constexpr(9)  # epsilon
 TRANSFER_DECAY = tl.constexpr(10)
 TRANSFER_FRESH = tl.constexpr(11)
 TRANSFER_CORRECTION = tl.constexpr(12)  # 1 / (1 - beta^t)
@@ -162,7 +162,7 @@ def _rank_bin(transfer, low, density):
 def _sampled(start, lane, size, BLOCK: tl.constexpr):
     """Which elements are counted: all of a small tensor, a hashed block of 64 in every 1024 of a large one."""
     group = start // SAMPLE_GROUP + lane // SAMPLE_GROUP
-    h = group.to(tl.uint32) ^ (group >> 32).to(tl.uint32)  # Murmur3's finaliser
+    h = group.to(tl.uint32) ^ (group >> 32).to(tl.uint32)  # Murmur3's finalizer
     h ^= h >> 16
     h *= 0x85EBCA6B
     h ^= h >> 13
@@ -327,7 +327,7 @@ def prepare(
         tl.store(out + SQUARE_DECAY, beta2)
         tl.store(out + SQUARE_FRESH, 1.0 - beta2)
         tl.store(out + ROOT_CORRECTION, 1.0 / tl.sqrt(1.0 - _power(beta2, time)))
-        tl.store(out + STABILISER, tl.load(settings + EPSILON))
+        tl.store(out + STABILIZER, tl.load(settings + EPSILON))
     else:
         tl.store(out + STEP_SIZE, lr)
         tl.store(out + DECAY, weight_decay)
@@ -450,7 +450,7 @@ def _sgd(
 
 @triton.jit
 def _pulled(proposed, current, anchor, w_p, w_t, MODE: tl.constexpr):
-    """The minimiser of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2, or its first order;
+    """The minimizer of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2, or its first order;
     written as a step from ``proposed``, so that no weight means no change."""
     pull = w_p * (anchor - proposed) + w_t * (current - proposed)
     if MODE == PROXIMAL:
@@ -523,7 +523,7 @@ def _chunk(
     square_decay = tl.load(c + SQUARE_DECAY)
     square_fresh = tl.load(c + SQUARE_FRESH)
     root_correction = tl.load(c + ROOT_CORRECTION)
-    stabiliser = tl.load(c + STABILISER)
+    stabilizer = tl.load(c + STABILIZER)
     transfer_decay = tl.load(c + TRANSFER_DECAY)
     transfer_fresh = tl.load(c + TRANSFER_FRESH)
     transfer_correction = tl.load(c + TRANSFER_CORRECTION)
@@ -699,7 +699,7 @@ def _chunk(
                     square_decay,
                     square_fresh,
                     root_correction,
-                    stabiliser,
+                    stabilizer,
                     DECOUPLED_DECAY,
                     AMSGRAD,
                 )

@@ -23,7 +23,7 @@ class RunningError:
     because noise makes a mean longer.
 
     The squared deviations are summed as the draws come (Welford 1962; West 1979 for weights), so that no draw is
-    kept; each costs one read of the draw and of the sums. Nothing is synchronised with a device until asked.
+    kept; each costs one read of the draw and of the sums. Nothing is synchronized with a device until asked.
     """
 
     def __init__(self) -> None:

@@ -31,22 +31,15 @@ Names = Mapping[str, "str | Sequence[str] | None"] | Callable[[str], "str | Sequ
 class SignificanceMap(Mapping[str, Tensor]):
     """A mapping from parameter name to significance: real floating, finite, ≥ 0, of the parameter's shape.
 
-    Parameters
-    ----------
-    tensors:
-        Any mapping from names to tensors. Tensors are kept as they are (detached, not copied).
-    estimator, samples, model:
-        How the map was made: the estimator's name, how many samples it saw (``None`` where that has no
-        meaning) and the class name of the model.
-    info:
-        Anything else worth keeping with the map; must be JSON when the map is saved.
-    version:
-        The version of this library that made the map; by default the one installed.
+    Args:
+        tensors: Any mapping from names to tensors. Tensors are kept as they are (detached, not copied).
+        estimator, samples, model: How the map was made: the estimator's name, how many samples it saw (``None`` where
+            that has no meaning) and the class name of the model.
+        info: Anything else worth keeping with the map; must be JSON when the map is saved.
+        version: The version of this library that made the map; by default the one installed.
 
-    Raises
-    ------
-    ValueError
-        If a tensor is not real floating, not finite or negative anywhere; the message names it.
+    Raises:
+        ValueError: If a tensor is not real floating, not finite or negative anywhere; the message names it.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .estimators.base import accumulation_dtype
-from .map import SignificanceMap
+from srft_kernels.significance.estimators.base import accumulation_dtype
+from srft_kernels.significance.map import SignificanceMap
 
 
 class PathIntegral:
@@ -25,12 +25,10 @@ class PathIntegral:
     Cost: in :class:`SRFT` around a fused optimizer ω is gathered in the step's own pass over memory: ω and θ₀ (8 bytes
     a parameter in float32) and 8 more bytes moved; elsewhere a copy of the weights besides, and two passes a step.
 
-    Parameters
-    ----------
-    optimizer:
-        The optimizer to watch.
-    parameters:
-        ``model.named_parameters()`` or a mapping by name; by default the names that the optimizer was given.
+    Args:
+        optimizer: The optimizer to watch.
+        parameters: ``model.named_parameters()`` or a mapping by name; by default the names that the optimizer was
+            given.
     """
 
     def __init__(
@@ -100,10 +98,8 @@ class PathIntegral:
     def significance(self, damping: float = 0.1) -> SignificanceMap:
         """Ω of the task so far; ``damping`` is ξ, which bounds it where a weight has not moved.
 
-        Raises
-        ------
-        RuntimeError
-            If no step was recorded.
+        Raises:
+            RuntimeError: If no step was recorded.
         """
         if not 0 < damping < float("inf"):
             raise ValueError(f"damping must be positive and finite, got {damping}")

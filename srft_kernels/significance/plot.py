@@ -51,7 +51,7 @@ def plot_heat(
     limits: tuple[float, float] | None = None,
     label: str = "",
 ) -> Axes:
-    """A heat map; without ``limits`` the colours are logarithmic, and what is zero or missing stays white.
+    """A heat map; without ``limits`` the colors are logarithmic, and what is zero or missing stays white.
 
     Raises ``ImportError`` without matplotlib.
     """

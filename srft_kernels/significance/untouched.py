@@ -17,7 +17,7 @@ class Generators:
     def __init__(self) -> None:
         self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
         self._cpu = torch.get_rng_state()
-        # Asking an uninitialised CUDA for its state would initialise it, and there is nothing to restore.
+        # Asking an uninitialized CUDA for its state would initialize it, and there is nothing to restore.
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def restore(self) -> None:

@@ -397,7 +397,7 @@ case "$*" in
   -c*) echo "Card;9.0" ;;
   *"pytest -m gpu"*) echo "1 failed, 2 passed"; exit 1 ;;
   *"pip install"*) sleep "$BUILD_TAKES" ;;
-  *sanitizer_case*) echo "13 of 13 kinds of step take no synchronisation" ;;
+  *sanitizer_case*) echo "13 of 13 kinds of step take no synchronization" ;;
   *report*) cp "$4/stages.tsv" "$6"; touch "$6/card.md"; echo "$6/card.md" ;;
   *) echo "arch $TORCH_CUDA_ARCH_LIST" ;;
 esac

@@ -71,7 +71,7 @@ def check_step(step: Stepper, dtype: torch.dtype, **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def without_synchronisation() -> Iterator[None]:
+def without_synchronization() -> Iterator[None]:
     """Whatever makes the host wait for the device is an error in here."""
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -150,7 +150,7 @@ def test_tensors_of_every_dtype_and_any_alignment_in_one_group(options: dict[str
             setattr(case, name, [shifted(t) if t.numel() else t for t in getattr(case, name)])
     lists = [name for name, value in vars(cases[0]).items() if isinstance(value, list) and value]
     mixed = Case(**vars(cases[0]))
-    for name in lists:  # interleaved, so that a launch's tensors are not neighbours
+    for name in lists:  # interleaved, so that a launch's tensors are not neighbors
         setattr(mixed, name, [getattr(c, name)[i] for i in range(3) for c in cases])
     mixed.scales = torch.stack([c.scales[i] for i in range(3) for c in cases])
     step = Stepper(cuda_library.build, mixed)
@@ -470,7 +470,7 @@ def test_the_penalty_does_not_wait_and_is_captured() -> None:
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         penalty()
-        with without_synchronisation():
+        with without_synchronization():
             penalty()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -629,9 +629,9 @@ FUSED = [
 ]
 
 
-def test_a_synchronisation_would_be_noticed() -> None:
+def test_a_synchronization_would_be_noticed() -> None:
     one = torch.ones(1, device=DEVICE)
-    with without_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
+    with without_synchronization(), pytest.raises(RuntimeError, match="synchroniz"):
         one.item()
 
 
@@ -644,7 +644,7 @@ def test_a_step_does_not_wait_for_the_device(make: Make, options: dict[str, Any]
     training.run(0, 2)
     training.draw_gradients(2)
     optimizer = training.optimizer
-    with without_synchronisation():
+    with without_synchronization():
         optimizer.step()
         read = [optimizer.penalty, optimizer.prior_penalty, optimizer.transfer_penalty, optimizer.nonfinite]
         optimizer.advance()
@@ -799,7 +799,7 @@ def test_a_step_with_an_element_that_is_not_finite_is_skipped_without_waiting() 
     before = training.values()
     training.draw_gradients(2)
     training.params[-1].grad[7, 7] = float("inf")  # type: ignore[index]
-    with without_synchronisation():
+    with without_synchronization():
         training.optimizer.step()
     assert int(training.optimizer.nonfinite) == 1
     for a, b in zip(before[:-1], training.values()[:-1], strict=True):
@@ -860,7 +860,7 @@ def test_grad_scaler() -> None:
             ours[0].weight.grad.view(-1)[:1].fill_(float("inf"))  # type: ignore[union-attr]
         before = [p.detach().clone() for p in ours.parameters()]
         state = copy.deepcopy(wrapped.state_dict()["state"])
-        with without_synchronisation() if step else contextlib.nullcontext():
+        with without_synchronization() if step else contextlib.nullcontext():
             scaler.step(wrapped)
             scaler.update()
         if step == 3:

@@ -53,7 +53,7 @@ class Stepper:
 
     def prepare(self, grad_scale: Tensor | None = None) -> None:
         """What the wrapper does before a tensor's first step. The truth then starts from the same counts: of T in
-        float64 a few elements would lie in a neighbouring bin, and move the rank of that bin's others.
+        float64 a few elements would lie in a neighboring bin, and move the rank of that bin's others.
         """
         if preview.gathers(self.case.flags):
             preview.fill(self.tensors, self.case.grads, self.case.settings.tolist(), self.case.flags, grad_scale)
@@ -266,7 +266,7 @@ def test_tensors_of_every_dtype_and_any_alignment_in_one_group(module: Any) -> N
     for case in cases[:2]:
         for name in ("params", "grads", "first", "anchors"):
             setattr(case, name, [shifted(t) if t.numel() else t for t in getattr(case, name)])
-    # Interleaved, so that a launch's tensors are not neighbours.
+    # Interleaved, so that a launch's tensors are not neighbors.
     mixed = cases[0].copy()
     for name in lists:
         together = [getattr(c, name)[i] for i in range(3) for c in cases]

@@ -183,7 +183,7 @@ def test_on_a_diagonal_hessian_srft_is_srft_with_that_prior(
     torch.testing.assert_close(optimizer.penalty, reference.penalty, rtol=1e-6, atol=1e-12)
 
 
-def test_a_blend_is_the_weighted_mean_of_both_normalised() -> None:
+def test_a_blend_is_the_weighted_mean_of_both_normalized() -> None:
     ours, theirs = Quadratic(), Quadratic()
     prior = {n: torch.rand_like(p) for n, p in ours.named_parameters()}
     mixed = {

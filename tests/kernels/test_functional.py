@@ -237,7 +237,7 @@ def test_a_native_kernel_for_the_device_is_preferred() -> None:
     assert torch.equal(significance_penalty(*tensors, 1.0), before)
 
 
-def test_normalisation_divides_by_the_mean() -> None:
+def test_normalization_divides_by_the_mean() -> None:
     params, anchors, significance = lists(shapes=[(3,), (2, 2), (5,), (0,)])
     significance[2].zero_()
     per_tensor = [s / s.mean() if s.any() else s for s in significance]
@@ -251,7 +251,7 @@ def test_normalisation_divides_by_the_mean() -> None:
 
 
 @pytest.mark.parametrize("how", ["tensor", "global"])
-def test_normalisation_is_differentiated_and_zero_stays_harmless(how: Any) -> None:
+def test_normalization_is_differentiated_and_zero_stays_harmless(how: Any) -> None:
     params, anchors, significance = lists(shapes=[(3,), (4,)], requires_grad=True)
 
     def call(*significance: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def inner_optimizer(kind: type[Optimizer], model: nn.Module) -> Optimizer:
     return kind(model.named_parameters(), lr=NUMBERS["eta"], **options[kind])  # type: ignore[call-arg]
 
 
-def minimise(model: nn.Module, optimizer: Optimizer, task: int, objective: Objective = lambda loss, _: loss) -> None:
+def minimize(model: nn.Module, optimizer: Optimizer, task: int, objective: Objective = lambda loss, _: loss) -> None:
     for step in range(STEPS):
         optimizer.zero_grad()
         x, labels = batch(task, step)
@@ -100,7 +100,7 @@ def minimise(model: nn.Module, optimizer: Optimizer, task: int, objective: Objec
 def pretrained() -> Network:
     torch.manual_seed(0)
     model = Network().double()
-    minimise(model, SGD(model.parameters(), lr=0.3), task=0)
+    minimize(model, SGD(model.parameters(), lr=0.3), task=0)
     return model
 
 
@@ -144,17 +144,17 @@ def quadratic(model: nn.Module, significance: State, anchor: State) -> Tensor:
 
 def ewc(model: nn.Module, inner: Optimizer, much: float) -> None:
     fisher, anchor = fisher_of(model, 0), weights_of(model)
-    minimise(model, inner, 1, lambda loss, _: loss + much * NUMBERS["lam"] / 2 * quadratic(model, fisher, anchor))
+    minimize(model, inner, 1, lambda loss, _: loss + much * NUMBERS["lam"] / 2 * quadratic(model, fisher, anchor))
 
 
 def ewc_of_several_tasks(model: nn.Module, inner: Optimizer, much: float) -> None:
     penalties: list[Callable[[], Tensor]] = []
     for learned in (0, 1):
         if learned:
-            minimise(model, SGD(model.parameters(), lr=0.3), learned)
+            minimize(model, SGD(model.parameters(), lr=0.3), learned)
         fisher, anchor = fisher_of(model, learned), weights_of(model)
         penalties.append(lambda fisher=fisher, anchor=anchor: quadratic(model, fisher, anchor))
-    minimise(model, inner, 2, lambda loss, _: loss + much * NUMBERS["lam"] / 2 * sum(p() for p in penalties))
+    minimize(model, inner, 2, lambda loss, _: loss + much * NUMBERS["lam"] / 2 * sum(p() for p in penalties))
 
 
 def online_ewc(model: nn.Module, inner: Optimizer, much: float) -> None:
@@ -163,7 +163,7 @@ def online_ewc(model: nn.Module, inner: Optimizer, much: float) -> None:
     for task in (1, 2):
         anchor = weights_of(model)
         fresh = copy.deepcopy(inner.state_dict())
-        minimise(
+        minimize(
             model,
             inner,
             task,
@@ -189,12 +189,12 @@ def si(model: nn.Module, inner: Optimizer, much: float) -> None:
             path[name] -= p.grad * (p.detach() - before[name])
     anchor = weights_of(model)
     omega = {name: path[name].clamp(min=0) / ((anchor[name] - start[name]) ** 2 + 0.1) for name in path}
-    minimise(model, inner, 2, lambda loss, _: loss + much * NUMBERS["lam"] * quadratic(model, omega, anchor))
+    minimize(model, inner, 2, lambda loss, _: loss + much * NUMBERS["lam"] * quadratic(model, omega, anchor))
 
 
 def mas(model: nn.Module, inner: Optimizer, much: float) -> None:
     omega, anchor = omega_of(model, 0), weights_of(model)
-    minimise(model, inner, 1, lambda loss, _: loss + much * NUMBERS["lam"] * quadratic(model, omega, anchor))
+    minimize(model, inner, 1, lambda loss, _: loss + much * NUMBERS["lam"] * quadratic(model, omega, anchor))
 
 
 def l2_sp(model: nn.Module, inner: Optimizer, much: float) -> None:
@@ -205,7 +205,7 @@ def l2_sp(model: nn.Module, inner: Optimizer, much: float) -> None:
         new = sum(p.norm() ** 2 for n, p in model.named_parameters() if n.startswith("head"))
         return loss + much * NUMBERS["alpha"] / 2 * old + NUMBERS["beta"] / 2 * new
 
-    minimise(model, inner, 1, objective)
+    minimize(model, inner, 1, objective)
 
 
 class Afterwards(Optimizer):
@@ -227,18 +227,18 @@ class Afterwards(Optimizer):
 
 def decoupled(model: nn.Module, inner: Optimizer, much: float) -> None:
     pull = NUMBERS["eta"] * NUMBERS["lam"] * much
-    minimise(model, Afterwards(inner, model, lambda p, anchor, _: p - pull * (p - anchor)), 1)
+    minimize(model, Afterwards(inner, model, lambda p, anchor, _: p - pull * (p - anchor)), 1)
 
 
 def decoupled_ewc(model: nn.Module, inner: Optimizer, much: float) -> None:
     fisher = dict(zip((id(p) for p in model.parameters()), fisher_of(model, 0).values(), strict=True))
     pull = NUMBERS["eta"] * NUMBERS["lam"] * much
-    minimise(model, Afterwards(inner, model, lambda p, anchor, _: p - pull * fisher[id(p)] * (p - anchor)), 1)
+    minimize(model, Afterwards(inner, model, lambda p, anchor, _: p - pull * fisher[id(p)] * (p - anchor)), 1)
 
 
 def proximal(model: nn.Module, inner: Optimizer, much: float) -> None:
     pull = NUMBERS["eta"] * NUMBERS["lam"] * much
-    minimise(model, Afterwards(inner, model, lambda p, anchor, _: (p + pull * anchor) / (1 + pull)), 1)
+    minimize(model, Afterwards(inner, model, lambda p, anchor, _: (p + pull * anchor) / (1 + pull)), 1)
 
 
 def annealing(t: int) -> float:
@@ -254,14 +254,14 @@ def recadams_objective(model: nn.Module, inner: Optimizer, much: float) -> None:
         share = annealing(step + 1)
         return share * loss + (1 - share) * much * NUMBERS["gamma"] / 2 * quadratic(model, ones, anchor)
 
-    minimise(model, inner, 1, objective)
+    minimize(model, inner, 1, objective)
 
 
 def recadams_pull(model: nn.Module, inner: Optimizer, much: float) -> None:
     def change(p: Tensor, anchor: Tensor, taken: int) -> Tensor:
         return p - NUMBERS["eta"] * (1 - annealing(taken + 1)) * much * NUMBERS["gamma"] * (p - anchor)
 
-    minimise(model, Afterwards(inner, model, change), 1)
+    minimize(model, Afterwards(inner, model, change), 1)
 
 
 def recadam(model: nn.Module, inner: Optimizer, much: float) -> None:
@@ -355,12 +355,12 @@ def by_the_page(row: str, kind: type[Optimizer], backend: Any) -> tuple[nn.Modul
         task = 2
     elif row == "SI":
         old = SGD(model.named_parameters(), lr=0.3)
-        page.names |= {"old_optimizer": old, "learn_the_old_task": lambda: minimise(model, old, 1)}
+        page.names |= {"old_optimizer": old, "learn_the_old_task": lambda: minimize(model, old, 1)}
         page.run("PathIntegral(")
         task = 2
     elif row == "EWC, several tasks":
         page.names |= {"first": page.names["fisher"], "after_first": copy.deepcopy(model.state_dict())}
-        minimise(model, SGD(model.parameters(), lr=0.3), 1)
+        minimize(model, SGD(model.parameters(), lr=0.3), 1)
         page.estimate(1)
         page.names |= {"second": page.names["fisher"], "after_second": copy.deepcopy(model.state_dict())}
         page.run("between =")
@@ -407,7 +407,7 @@ def test_a_row_is_its_method(row: str, kind: type[Optimizer], backend: Any) -> N
 def test_recadams_paper_pulls_from_where_theta_was() -> None:
     """And so is apart from its release by ηγ(1-λ) of the task's step, in one step from the same weights."""
     moved = pretrained()
-    minimise(moved, inner_optimizer(AdamW, moved), 1)
+    minimize(moved, inner_optimizer(AdamW, moved), 1)
     anchors = pretrained().state_dict()
 
     def stepped(gamma: float) -> nn.Module:

@@ -159,7 +159,7 @@ def test_the_step_is_the_definition(seed: int, strength: float, kappa: float, mo
     torch.testing.assert_close(optimizer.transfer_penalty, mine, rtol=1e-9, atol=1e-12)
 
 
-def test_the_proximal_step_minimises_its_objective() -> None:
+def test_the_proximal_step_minimizes_its_objective() -> None:
     torch.manual_seed(0)
     proposed, current, anchor = torch.randn(3, 100, dtype=torch.float64)
     w_p, w_t = torch.rand(2, 100, dtype=torch.float64).mul(5).exp()
@@ -234,7 +234,7 @@ def test_one_weighted_quadratic_toward_the_anchor() -> None:
     torch.testing.assert_close(optimizer.penalty, 0.5 * (w / 0.1 * (start - anchor).square()).sum(), rtol=1e-10, atol=0)
 
 
-def test_global_normalisation_divides_by_the_mean_over_all_tensors() -> None:
+def test_global_normalization_divides_by_the_mean_over_all_tensors() -> None:
     model = network()
     prior = prior_of(model)
     prior["0.weight"] *= 100

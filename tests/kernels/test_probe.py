@@ -550,7 +550,7 @@ def test_mean_and_variance() -> None:
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 197, 256, 384, 768, 1024, 3072, 4096, 32768])
 def test_elements_do_not_go_together(lag: int) -> None:
-    """At neighbours, words, calls, and the row lengths of networks."""
+    """At neighbors, words, calls, and the row lengths of networks."""
     z = filled()
     assert_balanced((z[lag:] * z[:-lag]).sum(), MANY - lag)
 

@@ -353,7 +353,7 @@ def test_a_swap_of_names_is_no_collision() -> None:
     assert (swapped["a"].item(), swapped["b"].item()) == (1.0, 0.0)
 
 
-def test_rename_refuses_collisions_and_misspelt_names() -> None:
+def test_rename_refuses_collisions_and_misspelled_names() -> None:
     with pytest.raises(ValueError, match=r"both 'a\.weight' and 'a\.bias' would become 'same'"):
         small_map().rename(lambda name: "same")
     with pytest.raises(ValueError, match=r"a\.wieght"):

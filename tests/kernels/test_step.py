@@ -160,8 +160,8 @@ def reference_step(case: Case, phase: Phase = Phase.FUSED) -> None:
 def assert_agrees(native: Case, truth: Case, before: Case, *, dtype: torch.dtype) -> None:
     """Weights within rounding of the float64 reference, averages and report likewise.
 
-    An element whose T lies within rounding of a bin's edge may take the neighbouring bin; what that may move it by is
-    the step it took times the difference between neighbouring bins, so such elements are told apart and must be few.
+    An element whose T lies within rounding of a bin's edge may take the neighboring bin; what that may move it by is
+    the step it took times the difference between neighboring bins, so such elements are told apart and must be few.
     """
     epsilon = {torch.float64: 1e-13, torch.float32: 1.2e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}[dtype]
     for i, weight in enumerate(native.params):

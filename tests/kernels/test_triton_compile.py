@@ -1,6 +1,7 @@
 """The Triton kernels compile ahead of time, for devices that need not be here: NVIDIA's to machine code, AMD's too.
 
-What only the compiler knows of speed is looked at as well: no registers spilled, memory moved 16 bytes a thread.
+What only the compiler knows of speed is looked at as well: no register is spilled inside a loop, and memory moves 16
+bytes a thread.
 """
 
 from __future__ import annotations
@@ -111,6 +112,27 @@ def tool(name: str, binary: bytes, folder: Path, *options: str) -> str:
     return done.stdout
 
 
+def spills_in_loops(code: str) -> list[str]:
+    """The accesses to local memory in machine code that run more than once. A register that is put aside before a loop
+    and fetched after it costs nothing beside what the loop moves, and each release of the compiler decides it anew.
+    """
+    lines = code.splitlines()
+    labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r"(\.L_\w+):", line))}
+    found = []
+    for end, line in enumerate(lines):
+        branch = re.search(r"\bBRA\b.*\((\.L_\w+)\)", line)
+        if branch and labels[branch[1]] < end:
+            found += [body for body in lines[labels[branch[1]] : end] if re.search(r"\b(?:LDL|STL)\b", body)]
+    return found
+
+
+def test_only_spills_inside_a_loop_are_found() -> None:
+    once, often = "        /*10*/  STL.64 [R1], R52 ;", "        /*20*/  LDL.64 R52, [R1] ;"
+    loop = [".L_x_4:", often, "        /*30*/  @P0 BRA `(.L_x_4) ;"]
+    ahead = ["        /*00*/  @!P1 BRA `(.L_x_5) ;", once, ".L_x_5:"]
+    assert spills_in_loops("\n".join([*ahead, *loop, once])) == [often]
+
+
 def step_constants(variant: str, element: str, kernel: str) -> dict[str, Any]:
     constants = {**STEP, **VARIANTS[variant], "PARAM": ELEMENTS[element], "ANCHOR": ELEMENTS[element]}
     return {**constants, "CHUNK": backend.CHUNK, "BLOCK": backend.FOLD_BLOCK if kernel == "fold" else backend.BLOCK}
@@ -129,9 +151,7 @@ def test_the_step_compiles_for_nvidia(
 ) -> None:
     constants = step_constants(variant, element, kernel)
     made = compiled(getattr(triton_step, kernel), constants, GPUTarget("cuda", architecture, 32))
-    usage = tool("cuobjdump", made.asm["cubin"], tmp_path, "-res-usage")
-    assert re.search(r"STACK:0\b", usage), usage
-    assert re.search(r"LOCAL:0\b", usage), usage
+    assert spills_in_loops(tool("nvdisasm", made.asm["cubin"], tmp_path)) == []
 
 
 @pytest.mark.parametrize("architecture", NVIDIA)
@@ -161,7 +181,7 @@ def test_the_penalty_compiles(gradient: bool, element: str, tmp_path: Path) -> N
     constants |= {"GRADIENT": gradient, "CHUNK": backend.CHUNK, "BLOCK": backend.BLOCK}
     for architecture in NVIDIA:
         made = compiled(triton_penalty.penalty, constants, GPUTarget("cuda", architecture, 32))
-        assert re.search(r"STACK:0\b", tool("cuobjdump", made.asm["cubin"], tmp_path, "-res-usage"))
+        assert spills_in_loops(tool("nvdisasm", made.asm["cubin"], tmp_path)) == []
     if "amd" in triton.backends.backends:
         assert compiled(triton_penalty.penalty, constants, GPUTarget("hip", "gfx942", 64)).asm["hsaco"]
 

@@ -50,13 +50,13 @@ def test_conversions_describe_the_same_box(box: tuple[float, ...]) -> None:
     x, y, w, h = box
     for array in (np.array([box]), torch.tensor([box], dtype=torch.float64)):
         corners = algebra.xywh_to_xyxy(array)
-        centred = algebra.xywh_to_cxcywh(array)
+        centered = algebra.xywh_to_cxcywh(array)
         assert corners.tolist() == [[x, y, x + w, y + h]]
-        assert centred.tolist() == [[x + w / 2, y + h / 2, w, h]]
+        assert centered.tolist() == [[x + w / 2, y + h / 2, w, h]]
         assert algebra.xyxy_to_xywh(corners).tolist() == [list(box)]
-        assert algebra.xyxy_to_cxcywh(corners).tolist() == centred.tolist()
-        assert algebra.cxcywh_to_xyxy(centred).tolist() == corners.tolist()
-        assert algebra.cxcywh_to_xywh(centred).tolist() == [list(box)]
+        assert algebra.xyxy_to_cxcywh(corners).tolist() == centered.tolist()
+        assert algebra.cxcywh_to_xyxy(centered).tolist() == corners.tolist()
+        assert algebra.cxcywh_to_xywh(centered).tolist() == [list(box)]
 
 
 def test_shapes_broadcast_pair_by_pair() -> None:

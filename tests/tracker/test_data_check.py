@@ -61,7 +61,7 @@ def test_a_sound_set_has_no_problem_and_its_numbers_add_up(depth: list[Path]) ->
     assert total.startswith("2 of 2 sequences in")
 
 
-def test_depth_that_was_coloured_is_not_depth(depth: list[Path]) -> None:
+def test_depth_that_was_colored_is_not_depth(depth: list[Path]) -> None:
     path = frame_files(depth[0] / "depth")[4]
     cv2.imwrite(str(path), np.zeros((72, 96), np.uint8))
     sentence = only_problem(depth[0].parent)

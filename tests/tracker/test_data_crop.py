@@ -1,4 +1,4 @@
-"""Crops, augmentation, normalisation, depth and event pictures against what can be worked out by hand."""
+"""Crops, augmentation, normalization, depth and event pictures against what can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tracker.data.augment import augment_crop, draw_augmentation, flip_box
 from tracker.data.crop import crop_region, crop_transform, jitter_box, sample_region
 from tracker.data.depth import depth_to_image
-from tracker.data.events import OFF_COLOUR, ON_COLOUR, events_to_image, polarity_to_image
-from tracker.data.normalise import normalise
+from tracker.data.events import OFF_COLOR, ON_COLOR, events_to_image, polarity_to_image
+from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
 
 coordinate = st.floats(-200, 400)
@@ -109,7 +109,7 @@ def test_augmentation_treats_both_halves_alike() -> None:
             np.testing.assert_array_equal(out[:, :, :3], np.clip(np.rint(mirrored * gain), 0, 255).astype(np.uint8))
 
 
-def test_grey_touches_rgb_alone() -> None:
+def test_gray_touches_rgb_alone() -> None:
     image = np.random.default_rng(3).integers(0, 256, (8, 8, 6), dtype=np.uint8)
     before = image.copy()
     out = augment_crop(image, True, False, 1.0)
@@ -140,32 +140,32 @@ def test_flipping_a_box_twice_gives_it_back() -> None:
     np.testing.assert_allclose(flip_box(flip_box(box)), box)
 
 
-def test_normalise_is_imagenets_on_both_halves() -> None:
+def test_normalize_is_imagenets_on_both_halves() -> None:
     images = torch.arange(2 * 6 * 4 * 5, dtype=torch.int64).reshape(2, 6, 4, 5).to(torch.uint8)
-    out = normalise(images)
+    out = normalize(images)
     assert out.dtype == torch.float32
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     for channel in range(6):
         expected = (images[:, channel].double() / 255 - mean[channel % 3]) / std[channel % 3]
         torch.testing.assert_close(out[:, channel].double(), expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(normalise(images[0]), out[0])
+    torch.testing.assert_close(normalize(images[0]), out[0])
     with pytest.raises(RGBXError, match="expected uint8"):
-        normalise(out)
+        normalize(out)
     with pytest.raises(RGBXError, match="multiple of 3"):
-        normalise(images[:, :4])
+        normalize(images[:, :4])
 
 
-def test_depth_is_clipped_scaled_and_coloured_in_rgb_order() -> None:
+def test_depth_is_clipped_scaled_and_colored_in_rgb_order() -> None:
     depth = np.full((10, 10), 1000, dtype=np.uint16)
     depth[0, 0], depth[0, 1], depth[0, 2] = 0, 60000, 1500
-    grey = depth_to_image(depth, "grey")
+    gray = depth_to_image(depth, "grey")
     # Median 1000, so that everything beyond 3000 is 3000; then 0..3000 to 0..255.
-    assert grey[0, 0, 0] == 0
-    assert grey[0, 1, 0] == 255
-    assert grey[0, 2, 0] == int(255 * 1500 / 3000)
-    assert (grey == grey[:, :, :1]).all()
+    assert gray[0, 0, 0] == 0
+    assert gray[0, 1, 0] == 255
+    assert gray[0, 2, 0] == int(255 * 1500 / 3000)
+    assert (gray == gray[:, :, :1]).all()
     jet = depth_to_image(depth, "jet")
-    np.testing.assert_array_equal(jet, cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB))
+    np.testing.assert_array_equal(jet, cv2.cvtColor(cv2.applyColorMap(gray, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB))
     assert jet[0, 0, 2] > jet[0, 0, 0]  # near is blue
     assert jet[0, 1, 0] > jet[0, 1, 2]  # far is red
     np.testing.assert_array_equal(depth_to_image(depth, "raw", clip=False)[0, :3, 0], [0, 255, round(1500 * 0.0255)])
@@ -179,12 +179,12 @@ def test_depth_is_clipped_scaled_and_coloured_in_rgb_order() -> None:
 
 def test_the_last_event_of_a_pixel_shows() -> None:
     image = events_to_image(np.array([1, 1, 2, 0]), np.array([1, 1, 0, 2]), np.array([1, 0, 1, -1]), (4, 3))
-    assert tuple(image[1, 1]) == OFF_COLOUR
-    assert tuple(image[0, 2]) == ON_COLOUR
-    assert tuple(image[2, 0]) == OFF_COLOUR
+    assert tuple(image[1, 1]) == OFF_COLOR
+    assert tuple(image[0, 2]) == ON_COLOR
+    assert tuple(image[2, 0]) == OFF_COLOR
     assert (image.reshape(-1, 3) == 255).all(axis=1).sum() == 12 - 3
     assert (events_to_image(np.zeros(0, int), np.zeros(0, int), np.zeros(0, int), (4, 3)) == 255).all()
-    np.testing.assert_array_equal(polarity_to_image(np.array([[3, -2, 0]]))[0], [ON_COLOUR, OFF_COLOUR, (255,) * 3])
+    np.testing.assert_array_equal(polarity_to_image(np.array([[3, -2, 0]]))[0], [ON_COLOR, OFF_COLOR, (255,) * 3])
     with pytest.raises(RGBXError, match="outside the 4x3 image"):
         events_to_image(np.array([4]), np.array([0]), np.array([1]), (4, 3))
     with pytest.raises(RGBXError, match="as many of each"):

@@ -22,14 +22,14 @@ from tracker.errors import RGBXError
 FRAME = np.random.default_rng(0).integers(0, 256, (60, 90, 6), dtype=np.uint8)
 """Noise: the hardest picture for interpolation."""
 
-# OpenCV before 5 takes taps up to 1/64 pixel off along each axis, between neighbours that differ by up to 255 levels.
+# OpenCV before 5 takes taps up to 1/64 pixel off along each axis, between neighbors that differ by up to 255 levels.
 EXACT_HOST = int(cv2.__version__.partition(".")[0]) >= 5
 LEVELS = 1 if EXACT_HOST else 1 + 2 * 255 / 64
 EQUAL = 0.99 if EXACT_HOST else 0.4
 
 
 def reference(frame: np.ndarray, region: CropTransform) -> np.ndarray:
-    """(out, out, C) float64 by the definition: bilinear at the centres of the output pixels, zero outside the frame."""
+    """(out, out, C) float64 by the definition: bilinear at the centers of the output pixels, zero outside the frame."""
     height, width, channels = frame.shape
     out = np.zeros((region.out_size, region.out_size, channels))
     for i in range(region.out_size):

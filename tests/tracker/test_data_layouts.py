@@ -172,10 +172,10 @@ def test_depthtracks_tags_are_read_and_written(tmp_path) -> None:
 def test_depth_styles(tmp_path) -> None:
     sequence = generated("depth", 3)
     folder = write_sequence(sequence, tmp_path, "depthtrack", lossless=True)
-    grey = open_sequence(folder, depth_style="grey").frame(1)
-    assert (grey[:, :, 3] == grey[:, :, 5]).all()
+    gray = open_sequence(folder, depth_style="grey").frame(1)
+    assert (gray[:, :, 3] == gray[:, :, 5]).all()
     jet = open_sequence(folder).frame(1)
-    assert not np.array_equal(jet, grey)
+    assert not np.array_equal(jet, gray)
 
 
 def test_plain_folders_without_boxes_can_be_tracked(tmp_path) -> None:
@@ -360,7 +360,7 @@ def test_a_layout_holds_its_own_modality(tmp_path, lasher) -> None:
         write_sequence(open_sequence(lasher), lasher.parent, "lasher")
     write_sequence(open_sequence(lasher), lasher.parent, "lasher", overwrite=True)
     pictures = ArraySequence("p", "depth", np.zeros((2, 9, 9, 6), np.uint8), np.ones((2, 4)))
-    with pytest.raises(RGBXError, match="has rendered depth only; the depthtrack layout holds millimetres"):
+    with pytest.raises(RGBXError, match="has rendered depth only; the depthtrack layout holds millimeters"):
         write_sequence(pictures, tmp_path, "depthtrack")
     assert not (tmp_path / "p").exists()
     with pytest.raises(RGBXError, match="split is 'val'; expected one of train, test"):

@@ -34,7 +34,7 @@ def columns(events: list) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 
 @given(EVENTS)
-def test_grey_events_are_those_of_a_loop_over_them(events: list) -> None:
+def test_gray_events_are_those_of_a_loop_over_them(events: list) -> None:
     x, y, t, p = columns(events)
     expected = np.full((5, 7, 3), 127, np.uint8)
     for a, b, c, d in zip(x, y, t, p, strict=True):
@@ -66,12 +66,12 @@ def test_voxel_grids_by_hand(tmp_path: Path) -> None:
     grid = np.zeros((6, 5, 7))
     grid[0, 0, 0], grid[5, 0, 0] = 2.0, -0.5  # ON in sum, OFF in the last third
     grid[3, 1, 1] = -1.0
-    colour = voxels_to_image(grid)
-    assert [tuple(colour[0, 0]), tuple(colour[1, 1]), tuple(colour[2, 2])] == [RED, BLUE, WHITE]
-    grey = voxels_to_image(grid, "grey")
-    assert [grey[0, 0].tolist(), grey[1, 1].tolist()] == [[0, 127, 255], [127, 255, 127]]
+    color = voxels_to_image(grid)
+    assert [tuple(color[0, 0]), tuple(color[1, 1]), tuple(color[2, 2])] == [RED, BLUE, WHITE]
+    gray = voxels_to_image(grid, "grey")
+    assert [gray[0, 0].tolist(), gray[1, 1].tolist()] == [[0, 127, 255], [127, 255, 127]]
     np.save(tmp_path / "v.npy", grid)
-    np.testing.assert_array_equal(array_to_image(tmp_path / "v.npy", SIZE, "grey"), grey)
+    np.testing.assert_array_equal(array_to_image(tmp_path / "v.npy", SIZE, "grey"), gray)
     with pytest.raises(RGBXError, match="is a grid of 7x5 for 9x9 frames"):
         array_to_image(tmp_path / "v.npy", (9, 9))
     grid[0, 0, 0] = np.nan
@@ -98,11 +98,11 @@ def test_a_folder_of_arrays_is_a_folder_of_event_images(tmp_path: Path) -> None:
 
 def test_jet_in_the_order_that_published_weights_saw() -> None:
     depth = np.arange(2000, dtype=np.uint16).reshape(40, 50)
-    grey = depth_to_image(depth, "grey")
-    np.testing.assert_array_equal(depth_to_image(depth, "jet_bgr"), cv2.applyColorMap(grey, cv2.COLORMAP_JET))
+    gray = depth_to_image(depth, "grey")
+    np.testing.assert_array_equal(depth_to_image(depth, "jet_bgr"), cv2.applyColorMap(gray, cv2.COLORMAP_JET))
     np.testing.assert_array_equal(depth_to_image(depth, "jet_bgr")[..., ::-1], depth_to_image(depth, "jet"))
-    metres = np.where(depth < 100, np.nan, depth.astype(np.float32))
-    np.testing.assert_array_equal(depth_to_image(metres), depth_to_image(np.where(depth < 100, 0, depth)))
+    meters = np.where(depth < 100, np.nan, depth.astype(np.float32))
+    np.testing.assert_array_equal(depth_to_image(meters), depth_to_image(np.where(depth < 100, 0, depth)))
 
 
 def test_spans_of_frames() -> None:

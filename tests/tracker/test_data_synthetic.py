@@ -29,7 +29,7 @@ def test_the_box_is_the_extent_of_the_target_drawn_alone(kind) -> None:
     checked = 0
     for sequence in synthetic_dataset(SyntheticConfig(modality=kind, length=24, seed=3), 6):
         scene = sequence.scene
-        # A colour that nothing behind it can have, so that every pixel that is drawn shows.
+        # A color that nothing behind it can have, so that every pixel that is drawn shows.
         scene.target.sprite.rgba[..., :3] = 255
         scene._canvas[...] = 0
         scene.target.veil = 0.0
@@ -207,11 +207,11 @@ def test_sensor_models() -> None:
     heat[20:40, 30:50] = 0.9
     cold = thermal_camera(heat, 0.0, 1.0, 0.8, 2.0, rng).astype(float)
     assert 0.35 * 235 < cold[25:35, 35:45].mean() - cold[:15].mean() < 0.45 * 235
-    grey = np.full((60, 80, 3), 100, np.uint8)
-    brighter = grey.copy()
+    gray = np.full((60, 80, 3), 100, np.uint8)
+    brighter = gray.copy()
     brighter[20:30, 20:30] = 140
     brighter[40:50, 20:30] = 70
-    events = event_camera(grey, brighter, 0.15, 0.0, rng)
+    events = event_camera(gray, brighter, 0.15, 0.0, rng)
     assert (events[22:28, 22:28] == 1).all()
     assert (events[42:48, 22:28] == -1).all()
     assert not events[:15].any()

@@ -31,7 +31,7 @@ from tracker.evaluation.report import markdown_report, text_table
 
 IOUS = [0.05 * k for k in range(21)]
 PIXELS = [float(k) for k in range(51)]
-NORMALISED = [0.01 * k for k in range(51)]
+NORMALIZED = [0.01 * k for k in range(51)]
 
 # ---- the slow truth, one frame and one threshold at a time, in the toolkits' own last-pixel arithmetic
 
@@ -65,23 +65,23 @@ def scalar_lasher(
         broken = any(math.isnan(v) for v in boxes[i]) or boxes[i][2] <= 0 or boxes[i][3] <= 0
         if broken and not any(math.isnan(v) for v in wanted[i]):
             boxes[i] = boxes[i - 1]
-    errors, normalised, overlaps, seen = [], [], [], []
+    errors, normalized, overlaps, seen = [], [], [], []
     for box, target in zip(boxes, wanted, strict=True):
         if all(v > 0 for v in target):
             pair = scalar_errors(box, target)
             errors.append(pair[0])
-            normalised.append(pair[1])
+            normalized.append(pair[1])
             overlaps.append(scalar_iou(box, target))
             seen += [pair[0], pair[1] * 100]
         elif absent == "lasher":
             errors.append(-1.0)
-            normalised.append(-1.0)
+            normalized.append(-1.0)
             overlaps.append(-1.0)
     count = len(overlaps) if absent == "excluded" else len(wanted)
     count = max(count, 1)
     return (
         [sum(e <= t for e in errors) / count for t in PIXELS],
-        [sum(e <= t for e in normalised) / count for t in NORMALISED],
+        [sum(e <= t for e in normalized) / count for t in NORMALIZED],
         [sum(o > t for o in overlaps) / count for t in IOUS],
         seen,
     )
@@ -107,7 +107,7 @@ def test_lasher_equals_the_scalar_implementation(
 ) -> None:
     truth = np.array([t for _, t in pairs])
     results = np.array([r for r, _ in pairs] + [(1.0, 1.0, 1.0, 1.0)] * surplus)
-    precision, normalised, success, seen = scalar_lasher(results, truth, absent)
+    precision, normalized, success, seen = scalar_lasher(results, truth, absent)
     # A tie that is decided by the last bit of a root has no truth.
     assume(all(v == round(v) or abs(v - round(v)) > 1e-9 for v in seen if not math.isnan(v)))
     before = results.copy()
@@ -115,9 +115,9 @@ def test_lasher_equals_the_scalar_implementation(
     np.testing.assert_array_equal(results, before)
     np.testing.assert_array_equal(scores.curves["precision"].values, precision)
     np.testing.assert_array_equal(scores.curves["success"].values, success)
-    np.testing.assert_allclose(scores.curves["normalised_precision"].values, normalised, rtol=0, atol=0)
+    np.testing.assert_allclose(scores.curves["normalized_precision"].values, normalized, rtol=0, atol=0)
     assert scores.scores["PR"] == precision[20]
-    assert scores.scores["NPR"] == normalised[20]
+    assert scores.scores["NPR"] == normalized[20]
     assert scores.scores["SR"] == pytest.approx(sum(success) / 21, abs=1e-15)
     valid = (truth > 0).all(axis=1)
     assert scores.absent == int((~valid).sum())
@@ -382,22 +382,22 @@ def test_report_says_what_the_metrics_say(tmp_path: Path, trackers: list[Metrics
     assert stored[0]["curves"]["success"]["values"] == trackers[0].curves["success"].values.tolist()
 
 
-@pytest.mark.parametrize("curve", ["precision", "normalised_precision", "success"])
+@pytest.mark.parametrize("curve", ["precision", "normalized_precision", "success"])
 def test_plots_open_with_a_line_for_every_tracker(tmp_path: Path, trackers: list[Metrics], curve: str) -> None:
     path = plot_curves(trackers, curve, tmp_path / "deep" / "plot.png")
     with Image.open(path) as image:
         assert image.size == (960, 720)
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    for colour in ([0xD1, 0x49, 0x5B], [0x2E, 0x6F, 0x95], [0x3A, 0x9D, 0x6E]):
-        assert (pixels == colour).all(axis=1).sum() > 100
+    for color in ([0xD1, 0x49, 0x5B], [0x2E, 0x6F, 0x95], [0x3A, 0x9D, 0x6E]):
+        assert (pixels == color).all(axis=1).sum() > 100
 
 
 def test_plots_and_reports_refuse_what_they_cannot_show(tmp_path: Path, trackers: list[Metrics]) -> None:
     pooled = pool_frames([best_of_two("s", PERFECT, PERFECT, PERFECT)])
     with pytest.raises(RGBXError, match="nothing to plot"):
         plot_curves([], "success", tmp_path / "a.png")
-    with pytest.raises(RGBXError, match="has no 'normalised_precision' curve"):
-        plot_curves([pooled], "normalised_precision", tmp_path / "a.png")
+    with pytest.raises(RGBXError, match="has no 'normalized_precision' curve"):
+        plot_curves([pooled], "normalized_precision", tmp_path / "a.png")
     with pytest.raises(RGBXError, match="different protocols"):
         text_table([*trackers, pooled])
     assert not list(tmp_path.iterdir())

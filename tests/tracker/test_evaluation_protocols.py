@@ -576,8 +576,8 @@ def test_radar_plots_open_with_a_line_for_every_tracker(tmp_path: Path) -> None:
     with Image.open(written["attributes_SR"]) as image:
         assert image.size == (960, 960)
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    for colour in ([0xD1, 0x49, 0x5B], [0x2E, 0x6F, 0x95]):
-        assert (pixels == colour).all(axis=1).sum() > 100
+    for color in ([0xD1, 0x49, 0x5B], [0x2E, 0x6F, 0x95]):
+        assert (pixels == color).all(axis=1).sum() > 100
 
 
 def test_the_command_offers_every_protocol() -> None:

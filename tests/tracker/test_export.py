@@ -16,7 +16,7 @@ from tracker.inference import EagerEngine, InferenceSettings, OnlineTracker, tra
 from tracker.models.build import build_network
 from tracker.models.checkpoints import find_weights, load_network
 from tracker.models.config import tiny
-from tracker.models.initialise import initialise_two_stream
+from tracker.models.initialize import initialize_two_stream
 from tracker.models.stream import Tracker
 
 onnx = pytest.importorskip("onnx", reason="needs the optional packages of [export]")
@@ -68,7 +68,7 @@ def test_file_is_valid_and_says_how_it_is_run(exported: tuple[Tracker, Path]) ->
     meta = json.loads({p.key: p.value for p in model.metadata_props}[METADATA_KEY])
     assert (meta["template_size"], meta["search_size"], meta["precision"]) == (32, 64, "fp32")
     assert meta["inference"]["search_factor"] == 5.0
-    assert meta["normalisation"]["mean"] == [0.485, 0.456, 0.406]
+    assert meta["normalization"]["mean"] == [0.485, 0.456, 0.406]
     assert meta["network"] == network.config.to_dict()
     assert [p.name for p in path.parent.iterdir()] == ["small.onnx"]
     assert b"stream.py" not in path.read_bytes()  # nor any other place that the nodes came from
@@ -83,13 +83,13 @@ def test_online_tracker_runs_it_unchanged(exported: tuple[Tracker, Path]) -> Non
     found = track_sequence(engine, sequence, engine.settings)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
     tracker = OnlineTracker(engine, engine.settings)
-    tracker.initialise(sequence.frame(0)[:, :, :3].copy(), sequence.boxes[0])
+    tracker.initialize(sequence.frame(0)[:, :, :3].copy(), sequence.boxes[0])
     assert np.isfinite(tracker.track(sequence.frame(1)[:, :, :3].copy()).box).all()
 
 
 @pytest.mark.slow
 def test_two_streams_of_the_shipped_weights_in_half_precision(tmp_path: Path) -> None:
-    network = initialise_two_stream(load_network(find_weights(Path("tiny_rgb")))[0]).eval()
+    network = initialize_two_stream(load_network(find_weights(Path("tiny_rgb")))[0]).eval()
     path = export_onnx(network, tmp_path / "tiny.onnx", precision="fp16", simplify=False)
     assert path.stat().st_size < 2.2 * sum(p.numel() for p in network.parameters())
     expected, found = (answers(e, network, 2) for e in (EagerEngine(network), OnnxEngine(path)))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tracker.data.layouts import open_dataset, write_sequence
-from tracker.data.normalise import IMAGENET_MEAN, IMAGENET_STD
+from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.data.sequence import ArraySequence
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
@@ -56,7 +56,7 @@ class ScriptedNetwork(nn.Module):
 class BrightestBlob(nn.Module):
     """Finds a bright rectangle on black from the moments of the search crop: a tracker without weights.
 
-    The centre is the centroid; the area is the mass; the aspect ratio is given. It answers through the maps of a
+    The center is the centroid; the area is the mass; the aspect ratio is given. It answers through the maps of a
     CENTER head, so that everything from the crop to the unmapped box is in the loop.
     """
 
@@ -139,9 +139,9 @@ def test_box_is_the_hand_computed_one() -> None:
     network = ScriptedNetwork([(score, size, offset)])
     tracker = OnlineTracker(network)
     # side of the search region: 4 * sqrt(16 * 25) = 80; it starts at 60 + 8 - 40 = 28 and 50 + 12.5 - 40 = 22.5.
-    tracker.initialise(BLACK, [60, 50, 16, 25])
+    tracker.initialize(BLACK, [60, 50, 16, 25])
     result = tracker.track(BLACK)
-    # centre: 28 + (5.25 / 8) 80 = 80.5 and 22.5 + (3.5 / 8) 80 = 57.5; size 40 x 20.
+    # center: 28 + (5.25 / 8) 80 = 80.5 and 22.5 + (3.5 / 8) 80 = 57.5; size 40 x 20.
     np.testing.assert_allclose(result.box, [60.5, 47.5, 40, 20], atol=1e-5)
     assert network.seen == [((1, 6, 64, 64), (1, 6, 128, 128))]
     hann = 0.5 * (1 - np.cos(2 * np.pi * np.array([4, 6]) / 9))
@@ -162,7 +162,7 @@ def test_window_prefers_the_middle_and_can_be_switched_off() -> None:
     score[0, 0, 0], score[0, 4, 4] = 0.9, 0.5
     for window, expected in ((True, 4 / 8), (False, 0.0)):
         tracker = OnlineTracker(ScriptedNetwork([(score, size, offset)]), InferenceSettings(window=window))
-        tracker.initialise(BLACK, [90, 65, 20, 20])
+        tracker.initialize(BLACK, [90, 65, 20, 20])
         result = tracker.track(BLACK)
         np.testing.assert_allclose(result.box[:2] + result.box[2:] / 2, [60 + 80 * expected, 35 + 80 * expected])
         assert result.peak == pytest.approx(0.9)
@@ -193,7 +193,7 @@ def test_a_degenerate_answer_leaves_the_state_as_it_was(fault: str) -> None:
     good[0][0, 4, 4] = 1
     network = ScriptedNetwork([(score, size, offset), good])
     tracker = OnlineTracker(network)
-    tracker.initialise(BLACK, [90, 65, 20, 20])
+    tracker.initialize(BLACK, [90, 65, 20, 20])
     result = tracker.track(BLACK)
     np.testing.assert_array_equal(result.box, [90, 65, 20, 20])
     assert result.score == 0
@@ -213,9 +213,9 @@ def test_unusable_first_boxes_are_refused_and_change_nothing(box: object) -> Non
     tracker = OnlineTracker(ScriptedNetwork([good]))
     with pytest.raises(RGBXError, match="no target yet"):
         tracker.track(BLACK)
-    tracker.initialise(BLACK, [90, 65, 20, 20])
+    tracker.initialize(BLACK, [90, 65, 20, 20])
     with pytest.raises(RGBXError, match="the first box"):
-        tracker.initialise(BLACK, box)
+        tracker.initialize(BLACK, box)
     np.testing.assert_allclose(tracker.track(BLACK).box, [90, 65, 20, 20], atol=1e-5)
 
 
@@ -223,7 +223,7 @@ def test_unusable_first_boxes_are_refused_and_change_nothing(box: object) -> Non
 def test_malformed_frames_are_refused(frame: np.ndarray) -> None:
     tracker = OnlineTracker(ScriptedNetwork([flat_maps()]))
     with pytest.raises(RGBXError, match="a frame"):
-        tracker.initialise(frame, [1, 1, 5, 5])
+        tracker.initialize(frame, [1, 1, 5, 5])
 
 
 def test_a_network_without_sizes_is_refused() -> None:
@@ -248,9 +248,9 @@ def test_closed_loop_follows_to_a_tenth_of_a_pixel(search: int) -> None:
     sequence = moving("ellipse", 60)
     track = track_sequence(BrightestBlob(1.5, search), sequence)
     found, wanted = track.boxes, sequence.boxes
-    centres = (found[:, :2] + found[:, 2:] / 2) - (wanted[:, :2] + wanted[:, 2:] / 2)
-    assert np.abs(centres).max() < 0.1
-    assert np.abs(centres.mean(axis=0)).max() < 0.02
+    centers = (found[:, :2] + found[:, 2:] / 2) - (wanted[:, :2] + wanted[:, 2:] / 2)
+    assert np.abs(centers).max() < 0.1
+    assert np.abs(centers.mean(axis=0)).max() < 0.02
     assert np.abs(found[:, 2:] / wanted[:, 2:] - 1).max() < 0.02
     assert track.scores[0] == 1
     assert (track.scores > 0.5).all()
@@ -262,7 +262,7 @@ def test_online_tracker_and_whole_sequence_agree() -> None:
     network = BrightestBlob(1.5)
     network.train()
     tracker = OnlineTracker(network)
-    tracker.initialise(sequence.frame(0), sequence.boxes[0])
+    tracker.initialize(sequence.frame(0), sequence.boxes[0])
     online = [tracker.track(sequence.frame(i)).box for i in range(1, 12)]
     np.testing.assert_array_equal(track_sequence(network, sequence).boxes[1:], online)
     assert network.training

@@ -13,7 +13,7 @@ from test_inference import moving
 
 from tracker.data.crop import CropTransform, crop_transform, cut_window, sample_region
 from tracker.data.device_crop import sample_windows
-from tracker.data.normalise import normalise
+from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
 from tracker.inference import CompiledEngine, EagerEngine, GraphEngine, make_engine, track_sequence, track_sequences
 from tracker.inference.engine import Locator, network_fingerprint
@@ -90,7 +90,7 @@ def test_locator_is_the_network_between_its_ends(kind: str, window: bool) -> Non
     template, search = (torch.from_numpy(rng.integers(0, 256, (2, 6, s, s), dtype=np.uint8)) for s in (32, 64))
     with torch.inference_mode():
         found = Locator(network, window)(template, search)
-        output = network(normalise(template), normalise(search))
+        output = network(normalize(template), normalize(search))
     k = np.arange(1, 5)
     hann = 0.5 * (1 - np.cos(2 * np.pi * k / 5))
     for b in range(2):

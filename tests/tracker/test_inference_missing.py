@@ -14,7 +14,7 @@ from test_inference import BLACK, BrightestBlob, ScriptedNetwork, flat_maps, mov
 from torch import Tensor, nn
 
 from tracker.data.crop import crop_region
-from tracker.data.normalise import IMAGENET_MEAN, normalise
+from tracker.data.normalize import IMAGENET_MEAN, normalize
 from tracker.errors import RGBXError
 from tracker.inference import DroppedSequence, Frame, InferenceSettings, OnlineTracker, track_sequence, track_sequences
 from tracker.inference.confidence import LostSignal
@@ -68,7 +68,7 @@ def test_each_policy_offers_what_it_says() -> None:
     assert mean is not None
     np.testing.assert_array_equal(mean[0, 0, :3], np.round(255 * np.array(IMAGENET_MEAN)))
     # Half a level off at most: that is what rounding to pixels costs.
-    assert normalise(torch.from_numpy(mean[:, :, :3].copy()).permute(2, 0, 1)).abs().max() < 0.5 / 255 / 0.224
+    assert normalize(torch.from_numpy(mean[:, :, :3].copy()).permute(2, 0, 1)).abs().max() < 0.5 / 255 / 0.224
     assert Halves("mean").complete(Frame(None, None)) is None
 
 
@@ -89,7 +89,7 @@ def test_malformed_halves_are_refused_before_anything_changes(frame: Frame) -> N
     with pytest.raises(RGBXError, match="frame"):
         check_frame(frame)
     tracker = OnlineTracker(scored(0.9))
-    tracker.initialise(BLACK, [90, 65, 20, 20])
+    tracker.initialize(BLACK, [90, 65, 20, 20])
     with pytest.raises(RGBXError, match="frame"):
         tracker.track(frame)
     assert tracker.track(BLACK).score > 0.5
@@ -159,7 +159,7 @@ def test_halves_online_give_what_whole_frames_give() -> None:
     sequence = moving("s", 6)
     boxes = []
     tracker = OnlineTracker(BrightestBlob(1.5))
-    tracker.initialise(Frame(sequence.frame(0)[:, :, :3], sequence.frame(0)[:, :, 3:]), sequence.boxes[0])
+    tracker.initialize(Frame(sequence.frame(0)[:, :, :3], sequence.frame(0)[:, :, 3:]), sequence.boxes[0])
     for index in range(1, 6):
         frame = sequence.frame(index)
         boxes.append(tracker.track(rgb=frame[:, :, :3], x=frame[:, :, 3:]).box)
@@ -180,7 +180,7 @@ def test_a_template_without_x_gets_it_once_the_target_is_seen_in_it() -> None:
     # Frame 3 is the first with X; its crop around the box found there is the X of the templates from frame 4 on.
     box = track_sequence(EitherBlob(), dropped, settings=replace(settings, missing="mirror")).boxes[3]
     crop, _ = crop_region(sequence.frame(3), box, 2.0, 64)
-    expected = normalise(torch.from_numpy(crop.transpose(2, 0, 1).copy()))[3:]
+    expected = normalize(torch.from_numpy(crop.transpose(2, 0, 1).copy()))[3:]
     torch.testing.assert_close(after[3:], expected, rtol=0, atol=1e-6)
 
 
@@ -219,7 +219,7 @@ def test_lost_is_told_and_the_search_grows_up_to_twice() -> None:
     network = scored(0.9, 0.05, 0.05, 0.05, 0.05, 0.9, 0.9)
     settings = InferenceSettings(window=False, patience=2, search_growth=1.5)
     tracker = OnlineTracker(network, settings)
-    tracker.initialise(BLACK, [95, 70, 10, 10])
+    tracker.initialize(BLACK, [95, 70, 10, 10])
     # A box's size is a quarter of its region: at a factor of 4 it stays, at 6 and 8 it grows by 1.5 and 2.
     results = [tracker.track(BLACK) for _ in range(7)]
     assert [result.lost for result in results] == [False, False, True, True, True, False, False]
@@ -258,7 +258,7 @@ def test_template_is_renewed_when_due_and_confident_and_given_up_when_lost() -> 
     settings = InferenceSettings(template_update=2, template_confidence=0.7, patience=1, window=False)
     tracker = OnlineTracker(network, settings)
     frames = [np.full((150, 200, 6), level, np.uint8) for level in (100, 110, 120, 130, 140, 150, 160, 170)]
-    tracker.initialise(frames[0], [90, 65, 20, 20])
+    tracker.initialize(frames[0], [90, 65, 20, 20])
     for frame in frames[1:]:
         tracker.track(frame)
     # Frame 2 is due (120 and 100 by halves), frame 4 as well (140), frame 6 is lost: back to the first.

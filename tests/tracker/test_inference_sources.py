@@ -22,7 +22,7 @@ from tracker.inference.stream import Tracked
 
 
 def write_video(path: Path, levels: list[int], fps: float = 20.0, size: tuple[int, int] = (64, 48)) -> str:
-    """A video of uniform grey pictures, one of each level."""
+    """A video of uniform gray pictures, one of each level."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
     assert writer.isOpened()
     for level in levels:
@@ -62,7 +62,7 @@ class FakeCamera:
         self.released = True
 
 
-def grey(level: int) -> np.ndarray:
+def gray(level: int) -> np.ndarray:
     return np.full((12, 16, 3), level, np.uint8)
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
         Capture("camera:front")
     with pytest.raises(RGBXError, match="cannot open camera:9"):
         Capture("camera:9", lambda _: FakeCamera([]))
-    first = FakeCamera([grey(1)])
+    first = FakeCamera([gray(1)])
     with pytest.raises(RGBXError, match="does not exist"):
         PairedCapture("camera:0", str(tmp_path / "none.mp4"), open_capture=lambda _: first)
     assert first.released
@@ -146,7 +146,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 
 
 def test_cameras_fail_now_and_then_and_end(caplog: pytest.LogCaptureFixture) -> None:
-    cameras = {0: FakeCamera([grey(10), None, grey(30), grey(40)]), 1: FakeCamera([grey(110), grey(120), None])}
+    cameras = {0: FakeCamera([gray(10), None, gray(30), gray(40)]), 1: FakeCamera([gray(110), gray(120), None])}
     with caplog.at_level(logging.WARNING, "rgbx"):
         with PairedCapture("camera:0", "camera:1", open_capture=cameras.__getitem__) as source:
             assert source.live
@@ -159,7 +159,7 @@ def test_cameras_fail_now_and_then_and_end(caplog: pytest.LogCaptureFixture) -> 
     assert len(found) == 4 + UNREADABLE_IN_A_ROW - 1
     assert sum("image 1 cannot be read" in r.getMessage() for r in caplog.records) == 1
     with pytest.raises(RGBXError, match="paired as they come"):
-        PairedCapture("camera:0", "camera:1", "time", open_capture=lambda _: FakeCamera([grey(1)]))
+        PairedCapture("camera:0", "camera:1", "time", open_capture=lambda _: FakeCamera([gray(1)]))
 
 
 def test_rgb_arrives_in_rgb_order() -> None:
@@ -291,9 +291,9 @@ def test_percentiles_are_the_hand_computed_ones() -> None:
 def test_a_box_is_drawn_or_asked_for() -> None:
     plt.switch_backend("agg")
     with pytest.raises(RGBXError, match="--init-box"):
-        select_box(grey(1))
+        select_box(gray(1))
     figure, axes = plt.subplots()
-    selector = box_selector(axes, grey(1))
+    selector = box_selector(axes, gray(1))
     with pytest.raises(RGBXError, match="no box was drawn"):
         selected(selector)
     selector.extents = (2.0, 8.0, 3.0, 7.5)  # type: ignore[attr-defined]

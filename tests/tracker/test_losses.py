@@ -95,7 +95,7 @@ def test_target_equals_a_map_painted_cell_by_cell(boxes: list[tuple[float, ...]]
         assert int((heat == 1).sum()) == 1
 
 
-def test_a_centre_that_rounds_off_the_map_still_has_its_positive_cell() -> None:
+def test_a_center_that_rounds_off_the_map_still_has_its_positive_cell() -> None:
     target = gaussian_target(torch.tensor([[0.99, 0.97, 0.2, 0.2], [1.0, 0.0, 0.1, 0.1]]), CELLS)
     assert (target == 1).nonzero()[:, 2:].tolist() == [[15, 15], [0, 15]]
 

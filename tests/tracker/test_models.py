@@ -18,7 +18,7 @@ from tracker.models.build import build_network
 from tracker.models.center_head import decode_boxes
 from tracker.models.config import PRESETS, NetworkConfig, evenly_spaced_layers, preset, tiny, vit_b_256
 from tracker.models.groups import GroupSettings, parameter_groups
-from tracker.models.initialise import initialise_two_stream, stream_mapping
+from tracker.models.initialize import initialize_two_stream, stream_mapping
 from tracker.models.stream import Tracker, TrackerOutput
 from tracker.train.losses import TrackingLoss
 
@@ -64,9 +64,9 @@ def crops(config: NetworkConfig, batch: int = 2, seed: int = 1) -> tuple[Tensor,
 
 
 def layer_norm(x: Tensor, state: State, name: str) -> Tensor:
-    centred = x - x.mean(dim=-1, keepdim=True)
-    spread = (centred.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
-    return centred / spread * state[f"{name}.weight"] + state[f"{name}.bias"]
+    centered = x - x.mean(dim=-1, keepdim=True)
+    spread = (centered.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+    return centered / spread * state[f"{name}.weight"] + state[f"{name}.bias"]
 
 
 def block(x: Tensor, state: State, name: str, heads: int) -> Tensor:
@@ -301,7 +301,7 @@ def test_presets_have_as_many_parameters_as_their_sizes_say(name: str) -> None:
     embedding = (3 * config.patch**2 + 1) * d
     positions = (config.template_cells**2 + config.search_cells**2 + 2 * config.temporal) * d
     widths = [d, channels, channels // 2, channels // 4, channels // 8]
-    # weights, bias, and the scale and shift of the batch normalisation
+    # weights, bias, and the scale and shift of the batch normalization
     branch = sum(9 * a * b + 3 * b for a, b in pairwise(widths))
     head = 3 * branch + (1 + 2 + 2) * (widths[-1] + 1)
     streams = 2 * (config.depth * block + embedding + 2 * d)
@@ -384,9 +384,9 @@ def test_crops_of_another_shape_are_refused(template: tuple[int, ...], search: t
 # --- from one stream to two ---
 
 
-def test_initialisation_copies_where_the_mapping_says_and_shares_nothing() -> None:
+def test_initialization_copies_where_the_mapping_says_and_shares_nothing() -> None:
     rgb = lively_network(small(kind="single_stream")).float()
-    network = initialise_two_stream(rgb)
+    network = initialize_two_stream(rgb)
     single, double = rgb.state_dict(), network.state_dict()
     for name, tensor in single.items():
         if name.startswith("rgb."):
@@ -418,13 +418,13 @@ def test_mapping_reaches_every_parameter_of_the_two_stream_network_once() -> Non
 def test_an_rgb_tracker_of_another_shape_is_refused_by_name() -> None:
     rgb = build_network(small(kind="single_stream"))
     with pytest.raises(RGBXError, match=r"lacks rgb\.blocks\.3"):
-        initialise_two_stream(rgb, small(depth=4))
+        initialize_two_stream(rgb, small(depth=4))
     with pytest.raises(RGBXError, match="attention heads"):
-        initialise_two_stream(rgb, small(num_heads=3))
+        initialize_two_stream(rgb, small(num_heads=3))
     with pytest.raises(RGBXError, match="configuration"):
-        initialise_two_stream(rgb.state_dict())
+        initialize_two_stream(rgb.state_dict())
     with pytest.raises(RGBXError, match="two_stream"):
-        initialise_two_stream(rgb, rgb.config)
+        initialize_two_stream(rgb, rgb.config)
 
 
 # --- parameter groups ---

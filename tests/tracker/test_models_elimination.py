@@ -28,7 +28,7 @@ from tracker.models.elimination import (
     mean_of_streams,
     to_grid,
 )
-from tracker.models.initialise import initialise_two_stream
+from tracker.models.initialize import initialize_two_stream
 from tracker.models.stream import Tracker, TrackerOutput, layer_norm
 from tracker.train.losses import TrackingLoss
 
@@ -91,7 +91,7 @@ def test_a_warm_up_of_no_length_is_a_step() -> None:
     assert [keep_ratio_at(epoch, 0.5, start=2, length=0) for epoch in range(4)] == [1.0, 1.0, 0.5, 0.5]
 
 
-def test_counts_and_centres_are_ostracks() -> None:
+def test_counts_and_centers_are_ostracks() -> None:
     assert kept_tokens(256, 0.7, 3) == (180, 126, 89)
     assert kept_tokens(576, 0.7, 3) == (404, 283, 199)
     assert kept_tokens(64, 1.0, 2) == (64, 64)
@@ -170,7 +170,7 @@ def slow_features(template: Tensor, search: Tensor, state: State, config: Networ
     """Features of one sample, ``(Nz + S * S, D)``: tokens in dicts by their cell, ranked with sorted()."""
     template_tokens, cells = config.template_cells**2, config.search_cells**2
     row, column = (config.template_cells - 1) // 2, (config.template_cells - 1) // 2
-    centre = row * config.template_cells + column
+    center = row * config.template_cells + column
     streams = ("rgb", "x") if config.kind == "two_stream" else ("rgb",)
     tokens: dict[str, Tensor] = {}
     for stream, channels in zip(streams, (slice(0, 3), slice(3, 6)), strict=False):
@@ -186,7 +186,7 @@ def slow_features(template: Tensor, search: Tensor, state: State, config: Networ
             name = f"{stream}.blocks.{layer}"
             x, attention = slow_block(tokens[stream], state, name, config.num_heads)
             if layer in config.elimination_layers:
-                ranked = sorted(range(len(left[stream])), key=lambda i: -float(attention[centre, template_tokens + i]))
+                ranked = sorted(range(len(left[stream])), key=lambda i: -float(attention[center, template_tokens + i]))
                 best = ranked[: math.ceil(config.keep_ratio * len(ranked))]  # unlike the network, in order of rank
                 x = torch.cat([x[:template_tokens], x[[template_tokens + i for i in best]]])
                 left[stream] = [left[stream][i] for i in best]
@@ -265,7 +265,7 @@ def test_the_ratio_may_move_and_the_configuration_stays() -> None:
 
 def test_a_two_stream_network_inherits_elimination() -> None:
     rgb = build_network(small(kind="single_stream"))
-    network = initialise_two_stream(rgb)
+    network = initialize_two_stream(rgb)
     assert network.config.elimination_layers == (1, 2)
     assert network.kept_tokens == rgb.kept_tokens == (15, 9)
     assert isinstance(network.x.blocks[2], EliminationBlock)

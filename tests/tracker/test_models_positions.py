@@ -21,7 +21,7 @@ from tracker.errors import RGBXError
 from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network, save_published
 from tracker.models.config import NetworkConfig
-from tracker.models.initialise import initialise_two_stream
+from tracker.models.initialize import initialize_two_stream
 from tracker.models.layouts import to_ostrack
 from tracker.models.position_resizing import fit_positions, resize_positions
 from tracker.train.prior import prior_for
@@ -95,7 +95,7 @@ def test_an_rgb_tracker_starts_a_two_stream_one_of_another_size(
     rgb = seeded(small())
     config = small(kind="two_stream", template_size=24, search_size=48)
     with caplog.at_level(logging.WARNING, logger="tracker"):
-        network = initialise_two_stream(to_ostrack(rgb.state_dict()) if published else rgb, config)
+        network = initialize_two_stream(to_ostrack(rgb.state_dict()) if published else rgb, config)
     assert [record.getMessage() for record in caplog.records] == [
         "positions.template of the RGB tracker's state resized from 2 x 2 to 3 x 3 cells (bicubic)",
         "positions.search of the RGB tracker's state resized from 4 x 4 to 6 x 6 cells (bicubic)",
@@ -112,7 +112,7 @@ def test_an_rgb_tracker_starts_a_two_stream_one_of_another_size(
 
 def test_one_grid_alone_may_change(caplog: pytest.LogCaptureFixture) -> None:
     rgb = seeded(small())
-    network = initialise_two_stream(rgb, small(kind="two_stream", search_size=40))
+    network = initialize_two_stream(rgb, small(kind="two_stream", search_size=40))
     assert torch.equal(network.positions.template, rgb.positions.template)
     assert len(caplog.records) == 1
 
@@ -172,7 +172,7 @@ def test_significance_goes_the_way_of_the_weights() -> None:
         samples=5,
         info={"seed": 1},
     )
-    network = initialise_two_stream(rgb, small(kind="two_stream", search_size=48))
+    network = initialize_two_stream(rgb, small(kind="two_stream", search_size=48))
     carried = prior_for(network, prior)
     assert carried.check(network) == []
     assert torch.equal(

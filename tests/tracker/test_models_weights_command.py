@@ -17,7 +17,7 @@ from tracker.errors import RGBXError
 from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network, save_published
 from tracker.models.config import PRESETS, NetworkConfig
-from tracker.models.initialise import initialise_two_stream
+from tracker.models.initialize import initialize_two_stream
 from tracker.models.layouts import to_ostrack
 from tracker.models.position_resizing import resize_positions
 from tracker.models.stream import Tracker
@@ -89,7 +89,7 @@ def test_an_rgb_tracker_becomes_a_two_stream_one_that_eliminates(ostrack: Path, 
     run("convert", ostrack, "--num-heads", 2, "--kind", "two_stream", "--keep-ratio", 0.7, "--out", out, "--half")
     network, config, _ = load_network(out)
     assert config == small(kind="two_stream", elimination_layers=(1, 2, 3), keep_ratio=0.7)
-    for name, tensor in initialise_two_stream(seeded(small())).state_dict().items():
+    for name, tensor in initialize_two_stream(seeded(small())).state_dict().items():
         halved = tensor.is_floating_point() and "running" not in name
         assert torch.equal(network.state_dict()[name], tensor.half().float() if halved else tensor), name
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tracker.models.checkpoints import initialise_two_stream, load_network
+from tracker.models.checkpoints import initialize_two_stream, load_network
 from tracker.models.layouts import to_ostrack, to_srtrack
 from tracker.models.single_stream import SingleStreamTracker
 from tracker.models.stream import Tracker, TrackerOutput
@@ -55,15 +55,15 @@ def test_srtrack_weights_answer_as_published(parity: Path, expected: dict[str, T
 
 
 @pytest.mark.parametrize("given", ["tracker", "published state"])
-def test_ostrack_weights_initialise_as_published(parity: Path, expected: dict[str, Tensor], given: str) -> None:
+def test_ostrack_weights_initialize_as_published(parity: Path, expected: dict[str, Tensor], given: str) -> None:
     rgb, config, meta = load_network(parity / "ostrack_format.safetensors", num_heads=3)
     assert meta == {"layout": "ostrack"}
     assert isinstance(rgb, SingleStreamTracker)
     if given == "tracker":
-        network = initialise_two_stream(rgb)
+        network = initialize_two_stream(rgb)
     else:
         state = load_file(parity / "ostrack_format.safetensors")
-        network = initialise_two_stream(state, config.replace(kind="two_stream"))
+        network = initialize_two_stream(state, config.replace(kind="two_stream"))
     output = answer(network, expected)
     assert worst(output.boxes, expected["pred_boxes"]) < TOLERANCE
     assert worst(output.score_map, expected["score_map"]) < TOLERANCE

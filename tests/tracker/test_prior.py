@@ -16,7 +16,7 @@ import srft_kernels as srft
 from srft_kernels import SignificanceMap
 from tracker.config import RunConfig, load_config
 from tracker.data.layouts import write_dataset
-from tracker.data.normalise import normalise
+from tracker.data.normalize import normalize
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
 from tracker.models.build import build_network
@@ -64,7 +64,7 @@ def one_by_one(network: Tracker, config: RunConfig, value: Callable[[Any, Tensor
     gradients: dict[str, list[Tensor]] = {name: [] for name, _ in network.named_parameters()}
     for batch in rgb_batches(config, network.config):
         for i in range(len(batch["box"])):
-            template, search = (normalise(batch[name][i : i + 1]) for name in ("template", "search"))
+            template, search = (normalize(batch[name][i : i + 1]) for name in ("template", "search"))
             network.zero_grad()
             value(network(template, search), batch["box"][i : i + 1]).sum().backward()
             for name, parameter in network.named_parameters():
@@ -119,7 +119,7 @@ def test_hutchinson_judges_by_the_tracking_loss(network: Tracker) -> None:
     assert prior.info["probes"] == 3 * 2
 
     def loss(model: Any, batch: Any) -> Tensor:
-        output = model(normalise(batch["template"]), normalise(batch["search"]))
+        output = model(normalize(batch["template"]), normalize(batch["search"]))
         return tracking_loss(output, batch["box"]).mean()
 
     expected = srft.hutchinson_diagonal(network, loss, rgb_batches(config, network.config), probes=2)

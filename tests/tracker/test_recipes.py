@@ -150,7 +150,7 @@ def optimizer_of(config: RunConfig, prior: bool) -> Any:
 
 
 @pytest.mark.parametrize("name", ["ostrack_rgbt", "droptrack_rgbe"])
-def test_regularisation_is_damping_alone_as_released_and_srft_corrected(name: str) -> None:
+def test_regularization_is_damping_alone_as_released_and_srft_corrected(name: str) -> None:
     released = optimizer_of(recipe(f"published/{name}"), prior=False)
     assert released.kappa == 0.0
     for group in released.param_groups:

@@ -23,7 +23,7 @@ from tracker.data.dataset import PairDataset
 from tracker.errors import RGBXError
 from tracker.models.build import build_network
 from tracker.models.config import NetworkConfig, preset
-from tracker.models.initialise import initialise_two_stream
+from tracker.models.initialize import initialize_two_stream
 from tracker.models.stream import Tracker
 from tracker.train.activations import recompute_blocks
 from tracker.train.finetune import fine_tuner
@@ -62,7 +62,7 @@ def pairs() -> PairDataset:
 def trainer_of(config: RunConfig, pairs: Any, folder: Path | None = None) -> Trainer:
     """A two-stream network from seeded weights, with drop path so that torch's generator matters."""
     torch.manual_seed(11)
-    network = initialise_two_stream(build_network(SMALL))
+    network = initialize_two_stream(build_network(SMALL))
     generator = torch.Generator().manual_seed(5)
     prior = {name: torch.rand(p.shape, generator=generator) for name, p in network.named_parameters()}
     trainer = fine_tuner(config, network, prior, pairs)
@@ -107,7 +107,7 @@ def test_resumed_run_ends_with_the_same_bits(pairs: PairDataset, tmp_path: Path,
     expected, found = whole.state(), rest.state()
     assert expected["network"].keys()
     torch.manual_seed(11)
-    start = initialise_two_stream(build_network(SMALL)).state_dict()
+    start = initialize_two_stream(build_network(SMALL)).state_dict()
     assert not all(torch.equal(value, start[key]) for key, value in expected["network"].items())
     assert_same(expected, found)
     if name == "srft":
@@ -281,7 +281,7 @@ def gradient_of_first_step(
 ) -> tuple[float, torch.Tensor]:
     """Loss, and the gradient of all weights as one vector, of the first batch."""
     torch.manual_seed(11)
-    network = initialise_two_stream(build_network(config))
+    network = initialize_two_stream(build_network(config))
     # At the target's cell the loss is continuous in the weights; at the best cell it jumps.
     settings = run_config("loss.cell=target", "train.clip_grad_norm=0", *overrides)
     trainer = fine_tuner(settings, network, None, pairs)
@@ -327,7 +327,7 @@ def test_activation_checkpointing_computes_the_same_gradient_of_less(pairs: Pair
 
 
 def test_activation_checkpointing_leaves_names_and_copies_alone() -> None:
-    network = initialise_two_stream(build_network(SMALL))
+    network = initialize_two_stream(build_network(SMALL))
     names, expected = list(network.state_dict()), network.state_dict()
     recompute_blocks(network)
     assert list(network.state_dict()) == names
@@ -336,7 +336,7 @@ def test_activation_checkpointing_leaves_names_and_copies_alone() -> None:
         for parameter in twin.parameters():
             parameter.zero_()
     template, search = torch.randn(1, 6, 32, 32), torch.randn(1, 6, 64, 64)
-    plain = initialise_two_stream(build_network(SMALL))
+    plain = initialize_two_stream(build_network(SMALL))
     plain.load_state_dict(expected)
     # The copy's blocks are its own, with its own weights.
     assert torch.equal(network(template, search).features, plain(template, search).features)
@@ -396,7 +396,7 @@ def test_a_gpu_trains_alike_with_everything_on(pairs: PairDataset, tmp_path: Pat
 
     def on_gpu(folder: Path | None = None) -> Trainer:
         torch.manual_seed(11)
-        network = initialise_two_stream(build_network(SMALL.replace(drop_path=0.0))).cuda()
+        network = initialize_two_stream(build_network(SMALL.replace(drop_path=0.0))).cuda()
         trainer = fine_tuner(config, network, None, windows)
         trainer.folder = folder
         return trainer
@@ -418,7 +418,7 @@ def test_candidate_elimination_warms_up_with_the_epochs(pairs: PairDataset, monk
     """OSTrack's schedule counts epochs from 1: 1.0 in the first three, then half a cosine of 16 epochs."""
     eliminating = SMALL.replace(elimination_layers=(1,), keep_ratio=0.5)
     torch.manual_seed(0)
-    network = initialise_two_stream(build_network(eliminating))
+    network = initialize_two_stream(build_network(eliminating))
     given: list[float] = []
     plain = network.set_keep_ratio
     monkeypatch.setattr(network, "set_keep_ratio", lambda ratio: (given.append(ratio), plain(ratio)))

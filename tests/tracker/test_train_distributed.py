@@ -131,7 +131,7 @@ class OtherIsBroken(Processes):
 def trainer(group: Processes, *overrides: str) -> Trainer:
     config = load_config(RunConfig, None, [*SETTINGS, "train.accumulate=1", *overrides])
     torch.manual_seed(0)
-    network = finetune.initialise_two_stream(build_network(SMALL))
+    network = finetune.initialize_two_stream(build_network(SMALL))
     made = finetune.fine_tuner(config, network, group=group)
     made.folder = None
     return made

@@ -26,7 +26,7 @@ from viewing_data import (
     WIDTH,
     Example,
     confidence_of,
-    grey_of,
+    gray_of,
     iou_of,
     results_of,
     truth_of,
@@ -184,8 +184,8 @@ def test_page_holds_the_numbers_of_the_files(example: Example, tmp_path: Path) -
         for i, text in enumerate(content["pictures"]["images"]):
             image = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
             assert image.shape == (HEIGHT, 2 * WIDTH, 3)
-            assert abs(int(image[45, 60, 0]) - grey_of(i)) <= 3
-            assert abs(int(image[45, 180, 0]) - (255 - grey_of(i))) <= 3
+            assert abs(int(image[45, 60, 0]) - gray_of(i)) <= 3
+            assert abs(int(image[45, 180, 0]) - (255 - gray_of(i))) <= 3
 
 
 def test_means_are_over_common_sequences_in_a_comparison(example: Example, tmp_path: Path) -> None:

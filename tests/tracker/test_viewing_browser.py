@@ -16,7 +16,7 @@ from viewing_data import (
     NAMES,
     Example,
     confidence_of,
-    grey_of,
+    gray_of,
     iou_of,
     results_of,
     shift_of,
@@ -106,7 +106,7 @@ class Browser:
         return self.text(f"#readout tr[data-run='{run}'] td.{column}")
 
     def pixel(self, x: float, y: float, half: int = 0) -> list[int]:
-        """Colour at a place in the pixels of the frame, of the RGB (0) or the X (1) panel."""
+        """Color at a place in the pixels of the frame, of the RGB (0) or the X (1) panel."""
         script = """
             const [x, y, half, width, height] = arguments;
             const view = document.getElementById("view");
@@ -182,8 +182,8 @@ def check_readouts(browser: Browser, runs: int) -> None:
 
 def check_picture(browser: Browser) -> None:
     """The picture behind the boxes is of this frame, on both sides."""
-    for half, grey in ((0, grey_of(browser.frame)), (1, 255 - grey_of(browser.frame))):
-        assert max(abs(v - grey) for v in browser.pixel(60, 80, half)) <= 4
+    for half, gray in ((0, gray_of(browser.frame)), (1, 255 - gray_of(browser.frame))):
+        assert max(abs(v - gray) for v in browser.pixel(60, 80, half)) <= 4
 
 
 def test_page_opens_from_disk_and_needs_nothing_else(browser: Browser, pages: dict[str, Path]) -> None:
@@ -452,9 +452,9 @@ def test_eight_runs_and_one_sequence(browser: Browser, tmp_path: Path) -> None:
     assert "no confidences were written" in browser.text("#key")
 
 
-def luminance(colour: list[float]) -> float:
+def luminance(color: list[float]) -> float:
     """WCAG 2's relative luminance of sRGB in 0..255."""
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -463,7 +463,7 @@ def contrast(one: list[float], other: list[float]) -> float:
     return (brighter + 0.05) / (darker + 0.05)
 
 
-COLOUR_OF = """
+COLOR_OF = """
     const [selector, property] = arguments;
     const pen = new OffscreenCanvas(1, 1).getContext("2d");
     pen.fillStyle = getComputedStyle(document.querySelector(selector))[property];
@@ -475,14 +475,14 @@ COLOUR_OF = """
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_and_curves_stand_out_in_both_themes(browser: Browser, pages: dict[str, Path], dark: bool) -> None:
     browser.open(pages["two"], dark=dark, fragment="#sequence=hard&frame=9")
-    paper = browser.run(COLOUR_OF, "body", "backgroundColor")
-    card = browser.run(COLOUR_OF, ".scroll", "backgroundColor")
+    paper = browser.run(COLOR_OF, "body", "backgroundColor")
+    card = browser.run(COLOR_OF, ".scroll", "backgroundColor")
     assert (luminance(paper) < 0.05) == dark
     for selector in ("h1", "#facts", "#summary", "footer", "#readout thead th", ".ticks", ".key", "td.alarm"):
         for ground in (paper, card):
-            assert contrast(browser.run(COLOUR_OF, selector, "color"), ground) >= 4.5, selector
+            assert contrast(browser.run(COLOR_OF, selector, "color"), ground) >= 4.5, selector
     for run in range(2):
-        curve = browser.run(COLOUR_OF, f"svg[data-chart=iou] g[data-run='{run}'] .curve", "stroke")
+        curve = browser.run(COLOR_OF, f"svg[data-chart=iou] g[data-run='{run}'] .curve", "stroke")
         assert contrast(curve, card) >= 3.0
 
 

@@ -233,7 +233,7 @@ def test_the_tracker_speaks_trax_to_vot_traxs_own_client(depthtrack: Path) -> No
             first = sequence.boxes[start]
             status, _ = client.initialize(images(start), [(trax.Rectangle.create(*first), {})], {})
             np.testing.assert_allclose(status[0][0].bounds(), first, rtol=1e-6)
-            expected.initialise(sequence.frame(start), np.asarray(first, dtype=np.float32).astype(np.float64))
+            expected.initialize(sequence.frame(start), np.asarray(first, dtype=np.float32).astype(np.float64))
             for k in range(start + 1, start + 4):
                 status, _ = client.frame(images(k), {}, [])
                 region, properties = status[0]

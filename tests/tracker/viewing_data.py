@@ -37,7 +37,7 @@ def truth_of(name: str) -> np.ndarray:
     return boxes
 
 
-def grey_of(index: int) -> int:
+def gray_of(index: int) -> int:
     """RGB of frame ``index``; X is 255 less it. So a picture tells which frame it is of."""
     return 10 + 8 * index
 
@@ -76,7 +76,7 @@ def write_example(root: Path) -> Example:
     for name in NAMES:
         frames = np.empty((FRAMES, HEIGHT, WIDTH, 6), np.uint8)
         for i in range(FRAMES):
-            frames[i, :, :, :3], frames[i, :, :, 3:] = grey_of(i), 255 - grey_of(i)
+            frames[i, :, :, :3], frames[i, :, :, 3:] = gray_of(i), 255 - gray_of(i)
         sequences.append(ArraySequence(name, "thermal", frames, truth_of(name)))
     write_dataset(sequences, root / "data", "lasher")
     folders = (root / "first", root / "second")

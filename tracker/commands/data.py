@@ -101,8 +101,8 @@ def check(root: Path, layout: str, split: str | None, decode: bool, workers: int
 @click.option(
     "--style",
     type=click.Choice(["colour", "grey"]),
-    help="Red and blue on white, of the exposure; or three greys, of the time up to the next frame. By default grey "
-    "for FE108, colour for the others.",
+    help="Red and blue on white, of the exposure; or three grays, of the time up to the next frame. By default gray "
+    "for FE108, color for the others.",
 )
 @click.option("--first", type=click.IntRange(0), help="Frame of the recording that the first image is.")
 @click.option("--overwrite", is_flag=True, help="Draw again where event images are.")

@@ -61,7 +61,7 @@ def prepare(
 @click.argument("trackers", nargs=-1)
 @click.option("--python", help="Interpreter that has vot-toolkit; default: RGBX_VOT_PYTHON, else this one.")
 def run(workspace: Path, trackers: tuple[str, ...], python: str | None) -> None:
-    """Evaluate, analyse and report TRACKERS of WORKSPACE (default: all); goes on where it was stopped."""
+    """Evaluate, analyze and report TRACKERS of WORKSPACE (default: all); goes on where it was stopped."""
     from tracker.vot.toolkit import run_workspace
 
     figures = run_workspace(workspace, trackers, python=python)

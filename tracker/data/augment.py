@@ -14,7 +14,7 @@ class PairAugmentation:
     """What was drawn for one pair; applying it is deterministic.
 
     Attributes:
-        grayscale: RGB halves of both crops lose their colour (X keeps its own).
+        grayscale: RGB halves of both crops lose their color (X keeps its own).
         template_flip, search_flip: mirror left to right.
         template_gain, search_gain: every channel of the crop is multiplied by it.
     """
@@ -32,7 +32,7 @@ def draw_augmentation(
     """Draw one pair's augmentation. Always six numbers, whatever the settings.
 
     Args:
-        grayscale: probability that the pair is grey.
+        grayscale: probability that the pair is gray.
         flip: probability that the pair is mirrored, template and search alike.
         flip_each: probability that a crop is mirrored once more on its own.
         brightness: gains are uniform in [1 - brightness, 1 + brightness], one for the template, one for the
@@ -50,13 +50,13 @@ def draw_augmentation(
 
 
 def augment_crop(crop: np.ndarray, grayscale: bool, flip: bool, gain: float) -> np.ndarray:
-    """(H, W, 6) or (H, W, 3) uint8 to the same: grey RGB, then mirror, then gain with saturation, on all
+    """(H, W, 6) or (H, W, 3) uint8 to the same: gray RGB, then mirror, then gain with saturation, on all
     channels."""
     out = crop
     if grayscale:
         out = out.copy()
-        grey = cv2.cvtColor(np.ascontiguousarray(crop[:, :, :3]), cv2.COLOR_RGB2GRAY)
-        out[:, :, :3] = grey[:, :, None]
+        gray = cv2.cvtColor(np.ascontiguousarray(crop[:, :, :3]), cv2.COLOR_RGB2GRAY)
+        out[:, :, :3] = gray[:, :, None]
     if flip:
         out = out[:, ::-1]
     if gain != 1.0:
@@ -69,7 +69,7 @@ def augment_crop(crop: np.ndarray, grayscale: bool, flip: bool, gain: float) -> 
 
 
 def flip_box(box: np.ndarray) -> np.ndarray:
-    """Mirror ``cx, cy, w, h`` (..., 4), normalised to the crop, left to right."""
+    """Mirror ``cx, cy, w, h`` (..., 4), normalized to the crop, left to right."""
     out = np.array(box, copy=True)
     out[..., 0] = 1.0 - out[..., 0]
     return out

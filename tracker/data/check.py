@@ -297,7 +297,7 @@ def _decode_all(found: SequenceReport, sequence: FolderSequence, pool: ThreadPoo
                 assert sequence.x_files is not None
                 found.problems.append(
                     f"sequence {sequence.name}: frame {index} has depth of {kind}: {sequence.x_files[index]}; expected "
-                    "16 bits, millimetres (a colour map that was made of it cannot be measured)"
+                    "16 bits, millimeters (a color map that was made of it cannot be measured)"
                 )
 
 

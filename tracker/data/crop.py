@@ -1,11 +1,11 @@
 """Square regions around a box, cut out and resized: one convention, in training and in testing.
 
 Coordinates are continuous: pixel i covers [i, i+1), a box ``x, y, w, h`` covers [x, x+w) x [y, y+h), its
-centre is x + w/2. The region is the square of side ``factor * sqrt(w*h)`` around the box's centre, exactly
-(it is neither rounded to pixels nor to a whole side), sampled bilinearly at the centres of the output pixels;
+center is x + w/2. The region is the square of side ``factor * sqrt(w*h)`` around the box's center, exactly
+(it is neither rounded to pixels nor to a whole side), sampled bilinearly at the centers of the output pixels;
 what lies outside the image is zero. A box maps to the crop and back without loss.
 
-The published code (OSTrack and its heirs) has two conventions that disagree: training maps centres about
+The published code (OSTrack and its heirs) has two conventions that disagree: training maps centers about
 (out - 1)/2 from a region rounded to whole pixels, testing maps them about out/2. Here both use the one above.
 """
 
@@ -60,7 +60,7 @@ class CropTransform:
 def jitter_box(box: np.ndarray, center_jitter: float, scale_jitter: float, rng: np.random.Generator) -> np.ndarray:
     """Move and rescale a box at random, as OSTrack does before it cuts the search region.
 
-    Width and height are multiplied by exp(N(0, 1) * scale_jitter) each, the centre moves by up to half of
+    Width and height are multiplied by exp(N(0, 1) * scale_jitter) each, the center moves by up to half of
     center_jitter * sqrt(w*h) along each axis. Always draws four numbers, so that settings do not shift the
     stream.
     """
@@ -71,7 +71,7 @@ def jitter_box(box: np.ndarray, center_jitter: float, scale_jitter: float, rng: 
 
 
 def crop_transform(box: np.ndarray, factor: float, out_size: int) -> CropTransform:
-    """The region of side ``factor * sqrt(w*h)`` around the centre of ``box`` (``x, y, w, h``).
+    """The region of side ``factor * sqrt(w*h)`` around the center of ``box`` (``x, y, w, h``).
 
     Raises:
         RGBXError: the box is not finite or has no area, or factor or size is not positive.

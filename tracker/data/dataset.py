@@ -31,7 +31,7 @@ class PairSettings:
         center_jitter, scale_jitter: of the search region; :func:`tracker.data.crop.jitter_box`.
         max_gap, gap_growth, min_frames, min_present: :class:`tracker.data.sampling.CausalPairSampler`.
         grayscale, flip, flip_each, brightness: :func:`tracker.data.augment.draw_augmentation`.
-        augment: False turns grey, mirror and gain off (validation); jitter remains.
+        augment: False turns gray, mirror and gain off (validation); jitter remains.
         broken: "raise", or "report": log and count a pair that cannot be read, then draw the next one.
         max_broken: with "report", so many broken draws for one sample raise after all.
         crops: "host": a sample holds finished crops; "device": the windows that

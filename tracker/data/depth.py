@@ -23,10 +23,10 @@ def depth_to_image(depth: np.ndarray, style: str = "jet", clip: bool = True) -> 
     """Render a depth image.
 
     Args:
-        depth: (H, W), any real dtype, millimetres; 0 (or NaN, or infinity) where there is no measurement.
+        depth: (H, W), any real dtype, millimeters; 0 (or NaN, or infinity) where there is no measurement.
         style: ``"jet"`` (min-max to 0..255 per frame, JET in RGB order), ``"jet_bgr"`` (the same in OpenCV's
             order, as published RGB-D weights saw it: their code swaps the RGB half of a frame and leaves this one),
-            ``"grey"`` (min-max, grey three times) or ``"raw"`` (depth * 255 / 10000 saturated, so that one grey
+            ``"grey"`` (min-max, gray three times) or ``"raw"`` (depth * 255 / 10000 saturated, so that one gray
             means one distance in every frame: 10 m is white).
         clip: first clip to min(3 * median, 10000), as DepthTrack is trained and tested by OSTrack's heirs.
 
@@ -39,18 +39,18 @@ def depth_to_image(depth: np.ndarray, style: str = "jet", clip: bool = True) -> 
     if style not in DEPTH_STYLES:
         raise RGBXError(f"depth style is {style!r}; expected one of {', '.join(DEPTH_STYLES)}")
     if depth.ndim != 2:
-        raise RGBXError(f"a depth image has shape {depth.shape}; expected one channel (H, W) in millimetres")
+        raise RGBXError(f"a depth image has shape {depth.shape}; expected one channel (H, W) in millimeters")
     values = np.nan_to_num(depth.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     if clip:
         limit = min(3.0 * float(np.median(values)), 10000.0)
         values = np.clip(values, 0.0, limit)
     if style == "raw":
-        grey = np.clip(np.rint(values * (255.0 / 10000.0)), 0, 255).astype(np.uint8)
+        gray = np.clip(np.rint(values * (255.0 / 10000.0)), 0, 255).astype(np.uint8)
     else:
         low, high = float(values.min()), float(values.max())
         scale = 255.0 / (high - low) if high > low else 0.0
-        grey = ((values - low) * scale).astype(np.uint8)
+        gray = ((values - low) * scale).astype(np.uint8)
     if style in ("jet", "jet_bgr"):
-        coloured = _jet_table()[grey]
-        return coloured if style == "jet" else np.ascontiguousarray(coloured[:, :, ::-1])
-    return np.repeat(grey[:, :, None], 3, axis=2)
+        colored = _jet_table()[gray]
+        return colored if style == "jet" else np.ascontiguousarray(colored[:, :, ::-1])
+    return np.repeat(gray[:, :, None], 3, axis=2)

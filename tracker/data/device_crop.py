@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tracker.data.crop import CropTransform, cut_window
 
-GREY = (9798 / 2**15, 19235 / 2**15, 3735 / 2**15)
-"""Share of red, green and blue in grey (ITU-R BT.601), to the 15 bits that OpenCV gives 8-bit images."""
+GRAY = (9798 / 2**15, 19235 / 2**15, 3735 / 2**15)
+"""Share of red, green and blue in gray (ITU-R BT.601), to the 15 bits that OpenCV gives 8-bit images."""
 
 
 class Window(NamedTuple):
@@ -99,15 +99,15 @@ class WindowBatch:
     def crops(self) -> Tensor:
         """(B, 6, size, size) uint8 on the device of the windows; a missing X is zero.
 
-        Bilinear at the centres of the output pixels, then grey, mirror and gain, each rounded to whole levels as
+        Bilinear at the centers of the output pixels, then gray, mirror and gain, each rounded to whole levels as
         OpenCV rounds them. (OpenCV before 5 places its taps on a grid of 1/32 pixel; these are where they belong.)
         """
         device = self.pixels.device
         grayscale, flip, gain = self.changes.unbind(1)
         out = sample_windows(self.pixels, self.spans, self.regions, self.size, flip > 0)
-        weights = torch.tensor(GREY, device=device)
-        grey = (out[..., :3] * weights).sum(dim=-1, keepdim=True).round()
-        out[..., :3] = torch.where(grayscale[:, None, None, None] > 0, grey, out[..., :3])
+        weights = torch.tensor(GRAY, device=device)
+        gray = (out[..., :3] * weights).sum(dim=-1, keepdim=True).round()
+        out[..., :3] = torch.where(grayscale[:, None, None, None] > 0, gray, out[..., :3])
         out = (out * gain[:, None, None, None]).round_().clamp_(0, 255).to(torch.uint8)
         planes = torch.zeros(len(self), 6, self.size, self.size, dtype=torch.uint8, device=device)
         planes[:, : out.shape[3]] = out.permute(0, 3, 1, 2)
@@ -128,11 +128,11 @@ def sample_windows(pixels: Tensor, spans: Tensor, regions: Tensor, size: int, fl
     """
     start, height, width = (column[:, None] for column in spans.unbind(1))
     x, y, side = (column[:, None] for column in regions.unbind(1))
-    centre = (torch.arange(size, device=pixels.device, dtype=torch.float64) + 0.5) / size
-    across = centre if flip is None else torch.where(flip[:, None], 1 - centre, centre)
+    center = (torch.arange(size, device=pixels.device, dtype=torch.float64) + 0.5) / size
+    across = center if flip is None else torch.where(flip[:, None], 1 - center, center)
     out = torch.zeros(len(spans), size, size, pixels.shape[1], device=pixels.device)
     columns = _taps(x + across * side - 0.5, width)
-    for row, down in _taps(y + centre * side - 0.5, height):
+    for row, down in _taps(y + center * side - 0.5, height):
         first = start + row * width
         for column, right in columns:
             index = (first[:, :, None] + column[:, None, :]).flatten().long()
@@ -141,9 +141,9 @@ def sample_windows(pixels: Tensor, spans: Tensor, regions: Tensor, size: int, fl
 
 
 def _taps(position: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Both neighbours of ``position`` (B, size) on an axis of ``length`` (B, 1) pixels: index and float32 weight.
+    """Both neighbors of ``position`` (B, size) on an axis of ``length`` (B, 1) pixels: index and float32 weight.
 
-    A neighbour beyond the end weighs nothing.
+    A neighbor beyond the end weighs nothing.
     """
     before = position.floor()
     share = position - before

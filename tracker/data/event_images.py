@@ -55,7 +55,7 @@ def render_sequence(
     Args:
         folder: the sequence's, with an ``.aedat4`` file in it.
         layout: ``visevent``, ``coesot`` or ``fe108``, or ``auto``.
-        style: one of :data:`tracker.data.events.EVENT_STYLES`; by default grey for FE108, colour for the others.
+        style: one of :data:`tracker.data.events.EVENT_STYLES`; by default gray for FE108, color for the others.
         first: index of the recording's frame that the first image is; by default what the data set says
             (``pair.txt``, ``start_end_index.txt``, the number in the first image's name), where the numbers differ.
         overwrite: replace event images that are there.

@@ -1,4 +1,4 @@
-"""Events to three channels: drawn in two colours on white, or in grey with a channel for each third of the time."""
+"""Events to three channels: drawn in two colors on white, or in gray with a channel for each third of the time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tracker.errors import RGBXError
 
 EVENT_STYLES = ("colour", "grey")
 ARRAY_SUFFIXES = (".npz", ".npy")
-ON_COLOUR = (220, 30, 30)
-OFF_COLOUR = (30, 30, 200)
+ON_COLOR = (220, 30, 30)
+OFF_COLOR = (30, 30, 200)
 """RGB of the two polarities in VisEvent's and COESOT's event images, on white."""
-GREY_ON, GREY_NONE, GREY_OFF = 0, 127, 255
-"""Greys of FE108's event images."""
+GRAY_ON, GRAY_NONE, GRAY_OFF = 0, 127, 255
+"""Grays of FE108's event images."""
 WINDOWS = 3
-"""Parts of a frame's time, each a channel of a grey image."""
+"""Parts of a frame's time, each a channel of a gray image."""
 _NAMES = {"x": "x", "y": "y", "t": "t", "ts": "t", "timestamp": "t", "p": "p", "polarity": "p", "pol": "p"}
 
 
@@ -24,7 +24,7 @@ def polarity_to_image(polarity: np.ndarray) -> np.ndarray:
     """(H, W) integer map, > 0 brighter, < 0 darker, 0 nothing, to (H, W, 3) uint8: red, blue, white."""
     if polarity.ndim != 2:
         raise RGBXError(f"an event map has shape {polarity.shape}; expected (H, W) of polarities -1, 0, 1")
-    table = np.array([OFF_COLOUR, (255, 255, 255), ON_COLOUR], dtype=np.uint8)
+    table = np.array([OFF_COLOR, (255, 255, 255), ON_COLOR], dtype=np.uint8)
     return np.asarray(table[np.sign(polarity).astype(np.intp) + 1])
 
 
@@ -73,7 +73,7 @@ def events_to_stack(
     size: tuple[int, int],
     span: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Draw events in grey: a third of the time in each channel, ON black, OFF white, nothing 127 (FE108).
+    """Draw events in gray: a third of the time in each channel, ON black, OFF white, nothing 127 (FE108).
 
     Args:
         t: (K,) times in any unit, not decreasing.
@@ -94,7 +94,7 @@ def events_to_stack(
     part = np.clip((share * WINDOWS).astype(np.intp), 0, WINDOWS - 1)
     x, y, polarity = np.asarray(x), np.asarray(y), np.asarray(polarity)
     maps = [polarity_map(x[part == k], y[part == k], polarity[part == k], size) for k in range(WINDOWS)]
-    return _greys(np.stack(maps, axis=2))
+    return _grays(np.stack(maps, axis=2))
 
 
 def voxels_to_image(voxels: np.ndarray, style: str = "colour") -> np.ndarray:
@@ -117,7 +117,7 @@ def voxels_to_image(voxels: np.ndarray, style: str = "colour") -> np.ndarray:
     edges = np.arange(WINDOWS + 1) * len(voxels) / WINDOWS
     lows, highs = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
     parts = [voxels[low:high].sum(axis=0) for low, high in zip(lows, highs, strict=True)]
-    return _greys(np.sign(np.stack(parts, axis=2)))
+    return _grays(np.sign(np.stack(parts, axis=2)))
 
 
 def array_to_image(path: Path, size: tuple[int, int], style: str = "colour") -> np.ndarray:
@@ -164,8 +164,8 @@ def array_to_image(path: Path, size: tuple[int, int], style: str = "colour") -> 
     raise RGBXError(f"{path} holds {sorted(columns) or array.shape}; expected x, y, t and p, or a grid (bins, H, W)")
 
 
-def _greys(signs: np.ndarray) -> np.ndarray:
-    table = np.array([GREY_OFF, GREY_NONE, GREY_ON], dtype=np.uint8)
+def _grays(signs: np.ndarray) -> np.ndarray:
+    table = np.array([GRAY_OFF, GRAY_NONE, GRAY_ON], dtype=np.uint8)
     return np.asarray(table[signs.astype(np.intp) + 1])
 
 

@@ -43,5 +43,5 @@ class XStyle:
 
 
 def _depth(x: np.ndarray, style: str, clip: bool) -> np.ndarray:
-    # Depth that was already coloured or scaled to 8 bits three channels is a picture; one channel is millimetres.
+    # Depth that was already colored or scaled to 8 bits three channels is a picture; one channel is millimeters.
     return depth_to_image(x, style, clip) if x.ndim == 2 else x

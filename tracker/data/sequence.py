@@ -79,7 +79,7 @@ class Sequence(abc.ABC):
         return image[:, :, :3] if self.rgb_only else image
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimetres),
+        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimeters),
         or None.
 
         Where nothing rawer is known, X is the rendered image.
@@ -148,7 +148,7 @@ class ArraySequence(Sequence):
 
 
 def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """Decode an image file (colour as RGB), or None where it is missing or not an image. Any path name
+    """Decode an image file (color as RGB), or None where it is missing or not an image. Any path name
     works."""
     try:
         data = np.fromfile(path, dtype=np.uint8)

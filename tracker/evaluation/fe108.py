@@ -3,7 +3,7 @@
 The rules: the first result is replaced by the ground truth; a result whose width or height is 0 copies the frame
 before; a ground truth without a positive width and height is invalid, and its frame is a *failure* in every figure
 (IoU -1, error infinite) that still counts in the denominator; RSR is the mean over 21 IoU thresholds 0:0.05:1 of the
-share of frames strictly above, OP50 and OP75 are that curve at 0.50 and 0.75, RPR the share with a centre error of at
+share of frames strictly above, OP50 and OP75 are that curve at 0.50 and 0.75, RPR the share with a center error of at
 most 20 pixels; means over frames within a sequence, then over sequences.
 
 STNet's own code counts otherwise (101 thresholds over the pooled frames of all sequences, as GOT-10k does), so figures

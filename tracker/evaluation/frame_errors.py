@@ -1,4 +1,4 @@
-"""What every protocol measures in a frame: overlap and distance of centres."""
+"""What every protocol measures in a frame: overlap and distance of centers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 IOU_THRESHOLDS = np.linspace(0.0, 1.0, 21)
 PIXEL_THRESHOLDS = np.linspace(0.0, 50.0, 51)
-NORMALISED_THRESHOLDS = np.linspace(0.0, 0.5, 51)
+NORMALIZED_THRESHOLDS = np.linspace(0.0, 0.5, 51)
 
 
 def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -24,22 +24,22 @@ def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def center_offset(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N, 2) from the centre of ``truth`` to that of ``boxes``, in pixels.
+    """(N, 2) from the center of ``truth`` to that of ``boxes``, in pixels.
 
-    Whether a centre is x + w/2 or x + (w - 1)/2 makes no difference to an offset.
+    Whether a center is x + w/2 or x + (w - 1)/2 makes no difference to an offset.
     """
     with np.errstate(invalid="ignore"):
         return np.asarray((boxes[:, :2] + boxes[:, 2:] / 2) - (truth[:, :2] + truth[:, 2:] / 2))
 
 
 def center_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N,) distance of the centres in pixels."""
+    """(N,) distance of the centers in pixels."""
     offset = center_offset(boxes, truth)
     return np.asarray(np.hypot(offset[:, 0], offset[:, 1]))
 
 
-def normalised_center_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N,) distance of the centres, each axis divided by the true width or height."""
+def normalized_center_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(N,) distance of the centers, each axis divided by the true width or height."""
     with np.errstate(invalid="ignore", divide="ignore"):
         offset = center_offset(boxes, truth) / truth[:, 2:]
     return np.asarray(np.hypot(offset[:, 0], offset[:, 1]))

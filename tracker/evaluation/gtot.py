@@ -1,6 +1,6 @@
 """GTOT's MPR at 5 pixels and MSR.
 
-The rules: per frame the smaller centre error and the larger IoU over the two ground truths (visible and
+The rules: per frame the smaller center error and the larger IoU over the two ground truths (visible and
 infrared); *all frames are pooled*, whatever their sequence; MPR is the share of frames with an error
 strictly below 5 pixels; MSR is the area under the success curve over 21 thresholds 0:0.05:1 by the
 *trapezoidal* rule; w = x2 - x1 without + 1 for ground truth and for 8-value results; the first frame is
@@ -41,7 +41,7 @@ class FrameErrors:
 
     Attributes:
         name: the sequence.
-        error: (N,) centre error in pixels.
+        error: (N,) center error in pixels.
         iou: (N,).
     """
 
@@ -51,7 +51,7 @@ class FrameErrors:
 
 
 def best_of_two(name: str, results: np.ndarray, visible: np.ndarray, infrared: np.ndarray) -> FrameErrors:
-    """Smaller centre error and larger IoU over the two ground truths, (N, 4) ``x, y, w, h`` each.
+    """Smaller center error and larger IoU over the two ground truths, (N, 4) ``x, y, w, h`` each.
 
     Raises:
         RGBXError: the ground truths differ in length, or there are fewer results than frames.

@@ -10,7 +10,7 @@ The rules (those of LaSOT's MATLAB evaluation, which LasHeR took over), in order
    counts as a *failure* in SR and as a *success* in PR and NPR. ``absent="lasher"`` keeps this for parity
    with every published figure; the other choices are in :class:`LasHeROptions`;
 5. SR is the mean over 21 IoU thresholds 0:0.05:1 of the share of frames with IoU strictly above, PR the share
-   with a centre error of at most 20 pixels, NPR the share with a normalised error of at most 0.20;
+   with a center error of at most 20 pixels, NPR the share with a normalized error of at most 0.20;
 6. means over frames within a sequence, then over sequences.
 
 Rule 4 sees coordinates as the annotation files have them, in which the first pixel is 1: a box at x = 0 is
@@ -28,19 +28,19 @@ import numpy as np
 from tracker.errors import RGBXError
 from tracker.evaluation.frame_errors import (
     IOU_THRESHOLDS,
-    NORMALISED_THRESHOLDS,
+    NORMALIZED_THRESHOLDS,
     PIXEL_THRESHOLDS,
     center_error,
     count_above,
     count_within,
-    normalised_center_error,
+    normalized_center_error,
     overlap,
 )
 from tracker.evaluation.metrics import Curve, Metrics, SequenceScores
 
 AbsentFrames = Literal["lasher", "excluded", "failure"]
 PRECISION_PIXELS = 20.0
-NORMALISED_LEVEL = 0.2
+NORMALIZED_LEVEL = 0.2
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,16 @@ def score_sequence(
         valid &= present
     iou = np.where(valid, overlap(results, truth), -1.0)
     error = np.where(valid, center_error(results, truth), -1.0)
-    normalised = np.where(valid, normalised_center_error(results, truth), -1.0)
+    normalized = np.where(valid, normalized_center_error(results, truth), -1.0)
     frames = len(truth)
     if options.absent != "lasher":
-        iou, error, normalised = iou[valid], error[valid], normalised[valid]
+        iou, error, normalized = iou[valid], error[valid], normalized[valid]
     if options.absent == "excluded":
         frames = int(valid.sum())
     total = max(frames, 1)
     curves = {
         "precision": Curve(PIXEL_THRESHOLDS, count_within(error, PIXEL_THRESHOLDS) / total),
-        "normalised_precision": Curve(NORMALISED_THRESHOLDS, count_within(normalised, NORMALISED_THRESHOLDS) / total),
+        "normalized_precision": Curve(NORMALIZED_THRESHOLDS, count_within(normalized, NORMALIZED_THRESHOLDS) / total),
         "success": Curve(IOU_THRESHOLDS, count_above(iou, IOU_THRESHOLDS) / total),
     }
     return SequenceScores(name, len(truth), int((~valid).sum()), _scores(curves), curves)
@@ -137,7 +137,7 @@ def score_sequence(
 def _scores(curves: dict[str, Curve]) -> dict[str, float]:
     return {
         "PR": curves["precision"].at(PRECISION_PIXELS),
-        "NPR": curves["normalised_precision"].at(NORMALISED_LEVEL),
+        "NPR": curves["normalized_precision"].at(NORMALIZED_LEVEL),
         "SR": float(curves["success"].values.mean()),
     }
 

@@ -34,7 +34,7 @@ class SequenceScores:
         frames: number of frames.
         absent: number of frames whose ground truth is not a valid box.
         scores: name of the score to its value in [0, 1].
-        curves: name of the curve (``precision``, ``normalised_precision``, ``success``) to its curve.
+        curves: name of the curve (``precision``, ``normalized_precision``, ``success``) to its curve.
     """
 
     name: str

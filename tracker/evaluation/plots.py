@@ -15,23 +15,23 @@ from tracker.errors import RGBXError
 from tracker.evaluation.attributes import AttributeScores
 from tracker.evaluation.metrics import Metrics
 
-COLOURS = ("#d1495b", "#2e6f95", "#3a9d6e", "#e39b3b", "#7d5ba6", "#4d4d4d", "#00a6a6", "#a0522d")
+COLORS = ("#d1495b", "#2e6f95", "#3a9d6e", "#e39b3b", "#7d5ba6", "#4d4d4d", "#00a6a6", "#a0522d")
 STYLES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
 TITLES = {
     "precision": "Precision",
-    "normalised_precision": "Normalised precision",
+    "normalized_precision": "Normalized precision",
     "success": "Success",
     "precision_recall": "Tracking precision and recall",
 }
 AXES = {
-    "precision": ("centre error threshold (pixels)", "share of frames"),
-    "normalised_precision": ("centre error threshold (box sizes)", "share of frames"),
+    "precision": ("center error threshold (pixels)", "share of frames"),
+    "normalized_precision": ("center error threshold (box sizes)", "share of frames"),
     "success": ("overlap threshold (IoU)", "share of frames"),
     "precision_recall": ("recall", "precision"),
 }
 SCORES = {
     "precision": ("PR", "MPR", "RPR"),
-    "normalised_precision": ("NPR",),
+    "normalized_precision": ("NPR",),
     "success": ("SR", "MSR", "RSR"),
     "precision_recall": ("F",),
 }
@@ -41,7 +41,7 @@ def level_of(protocol: str, curve: str) -> float | None:
     """The threshold at which a protocol reads its score from a curve; None where the score is the curve's mean."""
     if curve == "precision":
         return 5.0 if protocol == "gtot" else 20.0
-    return 0.2 if curve == "normalised_precision" else None
+    return 0.2 if curve == "normalized_precision" else None
 
 
 def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title: str | None = None) -> Path:
@@ -49,7 +49,7 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
 
     Args:
         metrics: one a tracker, all of one protocol.
-        curve: ``precision``, ``normalised_precision``, ``success`` or (DepthTrack) ``precision_recall``.
+        curve: ``precision``, ``normalized_precision``, ``success`` or (DepthTrack) ``precision_recall``.
         path: the PNG.
         title: in place of the curve's own.
 
@@ -75,8 +75,8 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
         axes.plot(
             m.curves[curve].thresholds,
             m.curves[curve].values,
-            color=COLOURS[index % len(COLOURS)],
-            linestyle=STYLES[(index // len(COLOURS)) % len(STYLES)],
+            color=COLORS[index % len(COLORS)],
+            linestyle=STYLES[(index // len(COLORS)) % len(STYLES)],
             linewidth=2.2,
             solid_capstyle="round",
             label=f"{m.tracker}  [{100 * m.scores[key]:.1f}]",
@@ -149,17 +149,17 @@ def plot_attributes(attributes: AttributeScores, score: str, path: str | Path) -
     assert isinstance(axes, PolarAxes)
     for place in reversed(range(len(ranked))):
         row = values[ranked[place]]
-        colour = COLOURS[place % len(COLOURS)]
+        color = COLORS[place % len(COLORS)]
         axes.plot(
             np.append(angles, angles[0]),
             np.append(row, row[0]),
-            color=colour,
-            linestyle=STYLES[(place // len(COLOURS)) % len(STYLES)],
+            color=color,
+            linestyle=STYLES[(place // len(COLORS)) % len(STYLES)],
             linewidth=2,
             label=f"{attributes.trackers[ranked[place]]}  [{100 * row.mean():.1f}]",
         )
         if len(ranked) <= 3:
-            axes.fill(angles, row, color=colour, alpha=0.07)
+            axes.fill(angles, row, color=color, alpha=0.07)
     labels = [f"{name} ({count})" for name, count in zip(attributes.attributes, attributes.counts, strict=True)]
     axes.set_xticks(angles, labels, fontsize=8.5)
     axes.set_ylim(np.floor(10 * values.min() - 1e-9).clip(0, 9) / 10, np.ceil(10 * values.max()).clip(1, 10) / 10)

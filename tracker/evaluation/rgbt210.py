@@ -1,7 +1,7 @@
 """RGBT210's PR and SR.
 
 The rules (the public RGB-T toolkit's): one ground truth (``init.txt``); the first result is replaced by it; nothing
-else is repaired; PR is the share of frames with a centre error of at most 20 pixels, SR the mean over 21 IoU thresholds
+else is repaired; PR is the share of frames with a center error of at most 20 pixels, SR the mean over 21 IoU thresholds
 0:0.05:1 of the share strictly above; means over frames within a sequence, then over sequences. The toolkit rounds the
 numbers of a result file to integers when it reads them, and so does :func:`tracker.evaluation.evaluate_folder` under
 this protocol unless told otherwise.

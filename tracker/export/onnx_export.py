@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracker.data.normalise import IMAGENET_MEAN, IMAGENET_STD
+from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.errors import RGBXError
 from tracker.inference.engine import Locator, network_fingerprint, network_sizes
 from tracker.inference.online import InferenceSettings
@@ -49,14 +49,14 @@ def export_onnx(
 
     Inputs: ``template (batch, 6, Hz, Hz)`` and ``search (batch, 6, Hs, Hs)`` uint8, RGB first and X last, as cropped
     by :mod:`tracker.data.crop`. Outputs, float32: ``box (batch, 4)``, cx, cy, w, h relative to the search crop;
-    ``score`` and ``peak (batch,)``, as in :class:`tracker.inference.online.Result`. Normalisation, Hann window and
+    ``score`` and ``peak (batch,)``, as in :class:`tracker.inference.online.Result`. Normalization, Hann window and
     decoding are in the graph; the batch may be of any size. The metadata hold one JSON object under
-    ``rgbx_tracker``: sizes, factors, normalisation, precision, configuration.
+    ``rgbx_tracker``: sizes, factors, normalization, precision, configuration.
 
     Args:
         network: left as it is.
         settings: the factors and the window that it is run with.
-        precision: of the weights and of what lies between normalisation and the head's maps: ``fp32`` or ``fp16``.
+        precision: of the weights and of what lies between normalization and the head's maps: ``fp32`` or ``fp16``.
         simplify: fold constants and fuse nodes (onnxscript's optimizer).
 
     Raises:
@@ -102,7 +102,7 @@ def export_onnx(
         "template_size": template_size,
         "search_size": search_size,
         "inference": asdict(settings),
-        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "where": "in the graph"},
+        "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "where": "in the graph"},
         "precision": precision,
         "network": network.config.to_dict(),
         "fingerprint": network_fingerprint(exported),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tracker.data.crop import CropTransform, sample_region
-from tracker.data.normalise import IMAGENET_MEAN, IMAGENET_STD
+from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.errors import RGBXError
 from tracker.models.center_head import decode_boxes
 
@@ -86,7 +86,7 @@ def network_fingerprint(network: nn.Module | Engine) -> str:
 
 
 class Locator(nn.Module):
-    """A network from pixels to boxes: normalisation before it, window and decoding behind it.
+    """A network from pixels to boxes: normalization before it, window and decoding behind it.
 
     This is what is compiled, captured and exported, so that every way of running a network computes the same.
 
@@ -111,15 +111,15 @@ class Locator(nn.Module):
             self.register_buffer(name, torch.tensor(values * 2, device=device).view(-1, 1, 1) * 255.0)
         self.register_buffer("hann", hann_window(cells).to(device))
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """As :func:`tracker.data.normalise.normalise`, from constants that are on the device already."""
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """As :func:`tracker.data.normalize.normalize`, from constants that are on the device already."""
         channels = pixels.shape[1]
         return (pixels.float() - self.shift[:channels]) / self.scale[:channels]
 
     def forward(self, template: Tensor, search: Tensor) -> Tensor:
         """(B, C, Hz, Hz) and (B, C, Hs, Hs) pixel levels to (B, 6) float32: cx, cy, w, h relative to the search
         crop, score and peak (see :class:`tracker.inference.online.Result`)."""
-        output = self.network(self.normalise(template).to(self.dtype), self.normalise(search).to(self.dtype))
+        output = self.network(self.normalize(template).to(self.dtype), self.normalize(search).to(self.dtype))
         score = torch.nan_to_num(output.score_map.float(), nan=0.0, posinf=0.0, neginf=0.0)
         windowed = score * self.hann if self.window else score
         boxes = decode_boxes(windowed, output.size_map.float(), output.offset_map.float())

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tracker.data.normalise import IMAGENET_MEAN
+from tracker.data.normalize import IMAGENET_MEAN
 from tracker.data.sequence import Sequence, join_halves
 from tracker.errors import RGBXError
 
 POLICIES = ("mirror", "mean", "hold")
-"""What stands in for a missing half: the other half; the colour that normalisation makes zero; the last one seen."""
+"""What stands in for a missing half: the other half; the color that normalization makes zero; the last one seen."""
 
-MEAN_COLOUR = np.array([round(255 * value) for value in IMAGENET_MEAN], dtype=np.uint8)
+MEAN_COLOR = np.array([round(255 * value) for value in IMAGENET_MEAN], dtype=np.uint8)
 
 
 class Frame(NamedTuple):
@@ -78,7 +78,7 @@ class Halves:
 
     def _stand_in(self, index: int, other: np.ndarray) -> np.ndarray:
         if self.policy == "mean":
-            return np.broadcast_to(MEAN_COLOUR, other.shape)
+            return np.broadcast_to(MEAN_COLOR, other.shape)
         last = self._last[index]
         return last if self.policy == "hold" and last is not None and last.shape == other.shape else other
 

@@ -143,7 +143,7 @@ class Result(NamedTuple):
         box: (4,) float64 ``x, y, w, h`` in pixels of the frame, inside the image.
         score: the largest value of the windowed score map, in [0, 1]: the tracker's confidence.
         peak: the largest value of the score map itself. Much above ``score``: something else, away from the
-            centre, looks like the target.
+            center, looks like the target.
         lost: the tracker takes the target for lost; the box is where it was seen last, or a guess.
     """
 
@@ -325,7 +325,7 @@ class OnlineTracker:
     Example::
 
         tracker = OnlineTracker(network)
-        tracker.initialise(frames[0], box)
+        tracker.initialize(frames[0], box)
         for frame in frames[1:]:
             result = tracker.track(frame)
             print(result.box, result.score, result.lost)
@@ -339,7 +339,7 @@ class OnlineTracker:
         self._engine = as_engine(network, self.settings.window)
         self._target: TargetState | None = None
 
-    def initialise(self, frame: np.ndarray | Frame, box: object) -> None:
+    def initialize(self, frame: np.ndarray | Frame, box: object) -> None:
         """Take the target: ``box`` is ``x, y, w, h`` in pixels of ``frame``, (H, W, 6) uint8 or its halves.
 
         Raises:
@@ -358,7 +358,7 @@ class OnlineTracker:
         """Find the target in the next frame: (H, W, 6) uint8, or the halves that there are, (H, W, 3) uint8.
 
         Raises:
-            RGBXError: not initialised, a malformed frame, or a frame and halves of it at once.
+            RGBXError: not initialized, a malformed frame, or a frame and halves of it at once.
         """
         if frame is not None and (rgb is not None or x is not None):
             raise RGBXError("track takes a frame, or rgb and x; it was given both")
@@ -369,7 +369,7 @@ class OnlineTracker:
         """Take in a half that came after its frame had been tracked: with ``missing="hold"`` it stands in from now on.
 
         Raises:
-            RGBXError: not initialised, or a malformed image.
+            RGBXError: not initialized, or a malformed image.
         """
         frame = Frame(rgb, x)
         check_frame(frame)
@@ -377,5 +377,5 @@ class OnlineTracker:
 
     def _taken(self) -> TargetState:
         if self._target is None:
-            raise RGBXError("the tracker has no target yet; call initialise(frame, box) first")
+            raise RGBXError("the tracker has no target yet; call initialize(frame, box) first")
         return self._target

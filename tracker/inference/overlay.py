@@ -18,10 +18,10 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.frame_errors import overlap
-from tracker.evaluation.plots import COLOURS
+from tracker.evaluation.plots import COLORS
 from tracker.inference.run import Track
 
-TRUTH_COLOUR = "#ffffff"
+TRUTH_COLOR = "#ffffff"
 PAPER, INK, FAINT = "#16191d", "#f2f2f2", "#9aa3ad"
 GAP, MARGIN, HEADER, LINE = 6, 8, 24, 19
 SHORTEST_GIF = 24
@@ -53,14 +53,14 @@ def _panel(image: np.ndarray, width: int) -> Image.Image:
     return Image.fromarray(cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method))
 
 
-def _outline(draw: ImageDraw.ImageDraw, box: np.ndarray, scale: float, colour: str, thick: int) -> None:
+def _outline(draw: ImageDraw.ImageDraw, box: np.ndarray, scale: float, color: str, thick: int) -> None:
     if not np.isfinite(box).all():
         return
     left, top = box[0] * scale, box[1] * scale
     right, bottom = left + max(box[2] * scale, 1.0), top + max(box[3] * scale, 1.0)
     halo = (left - 1, top - 1, right + 1, bottom + 1)
     draw.rectangle(halo, outline="#000000", width=thick + 2)
-    draw.rectangle((left, top, right, bottom), outline=colour, width=thick)
+    draw.rectangle((left, top, right, bottom), outline=color, width=thick)
 
 
 def compose_frame(
@@ -78,7 +78,7 @@ def compose_frame(
 
     Args:
         frame: (H, W, 6) uint8.
-        marks: the trackers' boxes, each in its own colour, with their IoU and confidence below the images.
+        marks: the trackers' boxes, each in its own color, with their IoU and confidence below the images.
         truth: ground truth ``x, y, w, h`` (white), NaN where the target is absent, None where it is not
             known.
         panel_width: width of each of the two images, in pixels.
@@ -100,9 +100,9 @@ def compose_frame(
     for i, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         draw = ImageDraw.Draw(panel)
         if truth is not None:
-            _outline(draw, truth, scale, TRUTH_COLOUR, 1)
+            _outline(draw, truth, scale, TRUTH_COLOR, 1)
         for k, mark in enumerate(marks):
-            _outline(draw, mark.box, scale, COLOURS[k % len(COLOURS)], 2)
+            _outline(draw, mark.box, scale, COLORS[k % len(COLORS)], 2)
         text = _font(11, bold=True)
         left, top, right, bottom = draw.textbbox((6, 4), caption, font=text)
         draw.rectangle((left - 4, top - 3, right + 4, bottom + 3), fill=PAPER)
@@ -116,7 +116,7 @@ def compose_frame(
     y = HEADER + panels[0].height + MARGIN // 2
     if truth is not None:
         absent = "" if np.isfinite(truth).all() else "target absent"
-        _legend(draw, y, width, TRUTH_COLOUR, "ground truth", absent)
+        _legend(draw, y, width, TRUTH_COLOR, "ground truth", absent)
         y += LINE
     for k, mark in enumerate(marks):
         reading = []
@@ -126,7 +126,7 @@ def compose_frame(
             reading.append(f"confidence {mark.score:.2f}")
         if mark.lost:
             reading.append("LOST")
-        _legend(draw, y, width, COLOURS[k % len(COLOURS)], mark.label, "   ".join(reading))
+        _legend(draw, y, width, COLORS[k % len(COLORS)], mark.label, "   ".join(reading))
         y += LINE
     return np.asarray(canvas)
 
@@ -140,9 +140,9 @@ def _fit(draw: ImageDraw.ImageDraw, text: str, room: float) -> str:
     return text + "…"
 
 
-def _legend(draw: ImageDraw.ImageDraw, y: int, width: int, colour: str, label: str, reading: str) -> None:
+def _legend(draw: ImageDraw.ImageDraw, y: int, width: int, color: str, label: str, reading: str) -> None:
     font = _font(12)
-    draw.rectangle((MARGIN, y + 4, MARGIN + 14, y + 12), fill=ImageColor.getrgb(colour))
+    draw.rectangle((MARGIN, y + 4, MARGIN + 14, y + 12), fill=ImageColor.getrgb(color))
     room = width - 3 * MARGIN - 22 - draw.textlength(reading, font=font)
     draw.text((MARGIN + 22, y), _fit(draw, label, room), font=font, fill=INK)
     draw.text((width - MARGIN - draw.textlength(reading, font=font), y), reading, font=font, fill=FAINT)

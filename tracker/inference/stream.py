@@ -134,7 +134,7 @@ def track_stream(
                     if box is None:
                         raise RGBXError(f"{source.name} has no boxes; give the target in the first frame as x,y,w,h")
                     start = time.perf_counter()
-                    tracker.initialise(frame, box)
+                    tracker.initialize(frame, box)
                     recorder = Recorder(source.name, index, seconds=time.perf_counter() - start)
                     result, taken = Result(np.array(box, dtype=np.float64), 1.0, 1.0), float("nan")
                 else:

@@ -16,11 +16,11 @@ class HeadMaps(NamedTuple):
     """What the head says about every cell of the search region; S cells a side."""
 
     score: Tensor
-    """``(B, 1, S, S)`` in [1e-4, 1 - 1e-4]: is the centre of the target in this cell."""
+    """``(B, 1, S, S)`` in [1e-4, 1 - 1e-4]: is the center of the target in this cell."""
     size: Tensor
     """``(B, 2, S, S)`` in [1e-4, 1 - 1e-4]: width and height relative to the search crop."""
     offset: Tensor
-    """``(B, 2, S, S)`` in cells: x and y of the centre from the cell's index."""
+    """``(B, 2, S, S)`` in cells: x and y of the center from the cell's index."""
 
 
 def decode_boxes(score: Tensor, size: Tensor, offset: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def bounded_sigmoid(logits: Tensor) -> Tensor:
 
 
 class ConvNormAct(nn.Module):
-    """3x3 convolution, batch normalisation, ReLU."""
+    """3x3 convolution, batch normalization, ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def _branch(inputs: int, channels: int, outputs: int) -> nn.Sequential:
 class CenterHead(nn.Module):
     """Three convolutional branches over the search tokens: score, size and offset.
 
-    ``freeze_statistics(True)`` keeps the batch normalisation in evaluation mode whatever ``train()`` says:
+    ``freeze_statistics(True)`` keeps the batch normalization in evaluation mode whatever ``train()`` says:
     SRTrack fine-tunes so, and per-sample losses then do not depend on the rest of the batch.
     """
 
@@ -80,9 +80,9 @@ class CenterHead(nn.Module):
         self.size = _branch(inputs, channels, 2)
         self.offset = _branch(inputs, channels, 2)
         self.statistics_frozen = False
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for branch in (self.score, self.size, self.offset):
             last = branch[-1]
             assert isinstance(last, nn.Conv2d)
@@ -95,7 +95,7 @@ class CenterHead(nn.Module):
         nn.init.constant_(last.bias, -math.log(9.0))
 
     def freeze_statistics(self, frozen: bool = True) -> None:
-        """Hold the running means and variances of the batch normalisation, or let them move again."""
+        """Hold the running means and variances of the batch normalization, or let them move again."""
         self.statistics_frozen = frozen
         self.train(self.training)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tracker.errors import RGBXError
 from tracker.models.config import NetworkConfig
-from tracker.models.initialise import initialise_two_stream, load_state, stream_mapping
+from tracker.models.initialize import initialize_two_stream, load_state, stream_mapping
 from tracker.models.layouts import (
     State,
     check_state,
@@ -37,7 +37,7 @@ from tracker.models.stream import Tracker
 from tracker.models.torch_file import read_torch_file
 
 __all__ = [
-    "initialise_two_stream",
+    "initialize_two_stream",
     "load_network",
     "save_network",
     "save_published",
@@ -63,7 +63,7 @@ def save_network(
     """Write weights, configuration and ``meta`` to one safetensors file, whole or not at all.
 
     ``meta`` is anything that JSON can hold. ``half`` stores weights in fp16 (they load to fp32); statistics
-    of the batch normalisation stay fp32. The same network and meta give the same bytes. ``config`` may be
+    of the batch normalization stay fp32. The same network and meta give the same bytes. ``config`` may be
     left out: it is the network's own.
 
     Raises RGBXError for a configuration that is not the network's, for meta that is not JSON, and for

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tracker.errors import RGBXError
-from tracker.models.checkpoints import file_digest, initialise_two_stream, load_network, read_tensors
+from tracker.models.checkpoints import file_digest, initialize_two_stream, load_network, read_tensors
 from tracker.models.config import NetworkConfig, elimination_layers
 from tracker.models.config import preset as preset_named
-from tracker.models.initialise import load_state
+from tracker.models.initialize import load_state
 from tracker.models.layouts import is_vit
 from tracker.models.stream import Tracker
 from tracker.models.vit_weights import start_from_vit
@@ -31,7 +31,7 @@ def converted(
     """The network in ``path``, converted, its configuration, and a meta that tells what it was made from.
 
     A plain ViT (timm, DeiT, MAE) becomes the start of the RGB tracker of ``preset``, with an untrained head.
-    ``kind="two_stream"`` starts an RGB-X tracker from an RGB one (SRTrack's initialisation). ``preset`` gives the
+    ``kind="two_stream"`` starts an RGB-X tracker from an RGB one (SRTrack's initialization). ``preset`` gives the
     sizes of the crops, and the number of heads where ``num_heads`` does not. ``keep_ratio`` turns candidate
     elimination on, at OSTrack's layers unless the file says which. The meta has the file's name, SHA-256 and own
     meta under ``"made_from"``.
@@ -51,7 +51,7 @@ def converted(
         if "head" in meta:
             raise RGBXError(f"{path.name} has an untrained head: train the RGB tracker first")
         config = config.replace(kind="two_stream")
-        network = initialise_two_stream(network, config)
+        network = initialize_two_stream(network, config)
     origin = {"file": path.name, "sha256": file_digest(path), **{k: v for k, v in meta.items() if k not in CARRIED}}
     return network, config, {**{k: meta[k] for k in CARRIED if k in meta}, "made_from": origin}
 

@@ -43,20 +43,20 @@ def kept_tokens(tokens: int, ratio: float, times: int) -> tuple[int, ...]:
 def central_token(cells: int) -> int:
     """Index of a template's central token, of ``cells`` x ``cells`` in reading order.
 
-    With an even side it is the upper left of the four around the centre (OSTrack's CTR_POINT: row and column
+    With an even side it is the upper left of the four around the center (OSTrack's CTR_POINT: row and column
     3 of 8, 5 of 12).
     """
     middle = (cells - 1) // 2
     return middle * cells + middle
 
 
-def central_attention(queries: Tensor, keys: Tensor, centre: int, template_tokens: int) -> Tensor:
-    """How much token ``centre`` attends to each search token, averaged over heads: ``(B, n)`` float32.
+def central_attention(queries: Tensor, keys: Tensor, center: int, template_tokens: int) -> Tensor:
+    """How much token ``center`` attends to each search token, averaged over heads: ``(B, n)`` float32.
 
     ``queries`` and ``keys`` are ``(B, heads, template_tokens + n, d)``, template first. One row of the attention
     is computed here again, so that the whole of it need not be stored and fused kernels can stay in use.
     """
-    row: Tensor = queries[:, :, centre : centre + 1] @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
+    row: Tensor = queries[:, :, center : center + 1] @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
     attention = row.softmax(dim=-1, dtype=torch.promote_types(row.dtype, torch.float32))
     return attention[:, :, 0, template_tokens:].mean(dim=1)
 

@@ -67,7 +67,7 @@ def parameter_groups(network: Tracker, settings: GroupSettings | None = None) ->
     Each group is ``{"name", "lr", "weight_decay", "params": [(parameter name, parameter), ...]}``; empty
     ones (X in a single-stream network) are left out. Parameters of a group without a learning rate get
     ``requires_grad=False``, those of the others True; a frozen head keeps the statistics of its batch
-    normalisation too, as SRTrack's does.
+    normalization too, as SRTrack's does.
 
     Raises RGBXError where nothing is left to train.
     """

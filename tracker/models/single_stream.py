@@ -18,10 +18,10 @@ class SingleStreamTracker(Tracker):
             raise RGBXError(f"SingleStreamTracker takes a single_stream configuration, not {config.kind}")
         super().__init__(config)
         self.rgb = Stream(config)
-        self.initialise_blocks()
+        self.initialize_blocks()
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
-        """Normalised crops ``(B, C, Hz, Hz)`` and ``(B, C, Hs, Hs)``, C 3 or 6; of six the first three count.
+        """Normalized crops ``(B, C, Hz, Hz)`` and ``(B, C, Hs, Hs)``, C 3 or 6; of six the first three count.
 
         Raises RGBXError for crops of another shape.
         """

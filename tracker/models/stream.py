@@ -71,7 +71,7 @@ def _grid_positions(cells: int, dim: int) -> Tensor:
 class Positions(nn.Module):
     """Learned position embeddings, shared by both modalities, and DropMAE's temporal ones where asked for.
 
-    They start as sine-cosine grids (a network trained from nothing learns to localise sooner so), the
+    They start as sine-cosine grids (a network trained from nothing learns to localize sooner so), the
     template's with one random vector added, or the first template token could not be told from the first
     search token.
     """
@@ -130,8 +130,8 @@ class Tracker(nn.Module):
         tokens, kept = block(tokens, kept, self.config.template_cells, count)
         return tokens, kept
 
-    def initialise_blocks(self) -> None:
-        """ViT initialisation: truncated normal of 0.02 in every linear layer, zero biases."""
+    def initialize_blocks(self) -> None:
+        """ViT initialization: truncated normal of 0.02 in every linear layer, zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -29,10 +29,10 @@ class TwoStreamTracker(Tracker):
         self.rgb = Stream(config)
         self.x = Stream(config)
         self.cross = nn.ModuleList(vit_block(config, layer) for layer in config.cross)
-        self.initialise_blocks()
+        self.initialize_blocks()
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
-        """Normalised crops ``(B, 6, Hz, Hz)`` and ``(B, 6, Hs, Hs)``, RGB first and X last.
+        """Normalized crops ``(B, 6, Hz, Hz)`` and ``(B, 6, Hs, Hs)``, RGB first and X last.
 
         Raises RGBXError for crops of another shape.
         """

@@ -10,7 +10,7 @@ from tracker.config import RunConfig, TrainSection
 from tracker.errors import RGBXError
 from tracker.models.checkpoints import find_weights, load_network, save_network
 from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
-from tracker.models.initialise import initialise_two_stream
+from tracker.models.initialize import initialize_two_stream
 from tracker.models.stream import Tracker
 from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import Processes, processes
@@ -46,7 +46,7 @@ def starting_network(config: RunConfig) -> tuple[Tracker, dict[str, Any]]:
         return network, meta
     cross = config.network.cross_layers
     wanted = shape.replace(kind="two_stream", **({} if cross is None else {"cross_layers": cross}))
-    return initialise_two_stream(network, wanted), meta
+    return initialize_two_stream(network, wanted), meta
 
 
 def fine_tuner(

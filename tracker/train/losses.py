@@ -39,18 +39,18 @@ def gaussian_radius(width: Tensor, height: Tensor, min_overlap: float = 0.7) -> 
 def gaussian_target(boxes: Tensor, cells: int) -> Tensor:
     """Heat map ``(B, 1, cells, cells)`` that the score map has to answer.
 
-    ``boxes (B, 4)``: cx, cy, w, h of the target in [0, 1]. One at the cell round(centre * cells), a
+    ``boxes (B, 4)``: cx, cy, w, h of the target in [0, 1]. One at the cell round(center * cells), a
     Gaussian of sigma (2r + 1) / 6 around it within r cells (each axis), zero beyond; r is
-    :func:`gaussian_radius` cut to a whole number. A centre that rounds off the map counts at its edge: the
+    :func:`gaussian_radius` cut to a whole number. A center that rounds off the map counts at its edge: the
     published target has no positive cell then, and teaches that there is no target.
     """
     scaled = boxes.detach() * cells
     radius = gaussian_radius(scaled[:, 2], scaled[:, 3]).clamp_min(0).floor()
     sigma = (2 * radius + 1) / 6
-    centre = scaled[:, :2].round().clamp(0, cells - 1)
+    center = scaled[:, :2].round().clamp(0, cells - 1)
     index = torch.arange(cells, device=boxes.device, dtype=scaled.dtype)
-    dx = index[None] - centre[:, :1]
-    dy = index[None] - centre[:, 1:]
+    dx = index[None] - center[:, :1]
+    dy = index[None] - center[:, 1:]
     along_x = torch.exp(-(dx**2) / (2 * sigma[:, None] ** 2)) * (dx.abs() <= radius[:, None])
     along_y = torch.exp(-(dy**2) / (2 * sigma[:, None] ** 2)) * (dy.abs() <= radius[:, None])
     return (along_y[:, :, None] * along_x[:, None, :])[:, None]

@@ -14,10 +14,10 @@ import srft_kernels as srft
 from srft_kernels import SignificanceMap
 from tracker.config import PriorSection, RunConfig
 from tracker.data.dataset import collate_pairs
-from tracker.data.normalise import normalise
+from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
 from tracker.models.config import NetworkConfig
-from tracker.models.initialise import stream_mapping
+from tracker.models.initialize import stream_mapping
 from tracker.models.position_resizing import fit_positions
 from tracker.models.stream import Tracker, TrackerOutput
 from tracker.train.atomic import write_error
@@ -66,7 +66,7 @@ def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = Tru
 
     def run(model: nn.Module, batch: Mapping[str, Any]) -> tuple[TrackerOutput, Batch]:
         crops = on_device(batch, device)
-        return model(normalise(crops.template), normalise(crops.search)), crops
+        return model(normalize(crops.template), normalize(crops.search)), crops
 
     def per_sample(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         output, crops = run(model, batch)

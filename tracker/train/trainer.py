@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from tracker.config import TrainSection
 from tracker.data.dataset import collate_pairs
-from tracker.data.normalise import normalise
+from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
 from tracker.models.elimination import keep_ratio_at
 from tracker.models.stream import Tracker
@@ -268,7 +268,7 @@ class Trainer:
 
     def forward(self, template: Tensor, search: Tensor) -> Any:
         """The network's answer to crops (B, 6, H, W) uint8, in the configured precision."""
-        template, search = normalise(template), normalise(search)
+        template, search = normalize(template), normalize(search)
         if self.settings.precision == "fp32":
             return self.model(template, search)
         with torch.autocast(self.device.type, torch.bfloat16), self._attention():

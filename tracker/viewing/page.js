@@ -48,7 +48,7 @@
   function ofRun(run, tag, attributes, ...children) {
     return element(
       tag,
-      { ...attributes, class: `run ${attributes.class || ""}`, style: `--colour: ${page.runs[run].colour}` },
+      { ...attributes, class: `run ${attributes.class || ""}`, style: `--color: ${page.runs[run].color}` },
       ...children,
     );
   }
@@ -419,7 +419,7 @@
       if (shown.truth) outline(pen, sequence.truth[frame], left, scale, "#ffffff", 1.4 * density, "");
       sequence.runs.forEach((record, run) => {
         if (record && shown.runs[run])
-          outline(pen, record.boxes[frame], left, scale, colour(run), 2.2 * density, dashes(run), density);
+          outline(pen, record.boxes[frame], left, scale, color(run), 2.2 * density, dashes(run), density);
       });
       caption(pen, captions[half], left + 8 * density, 8 * density, density);
       pen.restore();
@@ -433,8 +433,8 @@
   }
 
   // As the curves are in the dark: pictures of the night are dark in any theme.
-  function colour(run) {
-    const parts = page.runs[run].colour.match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
+  function color(run) {
+    const parts = page.runs[run].color.match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
     return `rgb(${parts.map((part) => Math.round(part + 0.22 * (255 - part))).join(" ")})`;
   }
 
@@ -506,7 +506,7 @@
           "span",
           {},
           drawing("svg", { viewBox: "0 0 22 10", "aria-hidden": "true" }, box),
-          "a bar in a run's colour: it says that the target is lost",
+          "a bar in a run's color: it says that the target is lost",
         ),
       );
     }
@@ -533,7 +533,7 @@
     let strips = 0;
     sequence.runs.forEach((record, run) => {
       if (!record?.[name] || !shown.runs[run]) return;
-      const own = { class: "run", style: `--colour: ${page.runs[run].colour}` };
+      const own = { class: "run", style: `--color: ${page.runs[run].color}` };
       const group = drawing("g", own);
       group.dataset.run = run;
       if (record.lost?.some(Boolean) && name === strip) {

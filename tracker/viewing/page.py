@@ -18,7 +18,7 @@ import numpy as np
 
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
-from tracker.evaluation.plots import COLOURS
+from tracker.evaluation.plots import COLORS
 from tracker.viewing.pictures import Pictures, take_pictures
 from tracker.viewing.runs import Record, Run
 from tracker.viewing.scores import FrameErrors, compare_scores, has_truth, mean_scores, score_runs
@@ -106,8 +106,8 @@ def write_page(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise RGBXError(f"cannot write {path.name}; expected a name that ends in .html")
-    if not runs or len(runs) > len(COLOURS):
-        raise RGBXError(f"{len(runs)} runs cannot be shown; expected 1 to {len(COLOURS)}")
+    if not runs or len(runs) > len(COLORS):
+        raise RGBXError(f"{len(runs)} runs cannot be shown; expected 1 to {len(COLORS)}")
     if compare and len(runs) != 2:
         raise RGBXError(f"{len(runs)} runs cannot be compared; expected two (`rgbx view` shows several)")
     shown = [s for s in sequences if any(s.name in run.records for run in runs)]
@@ -128,8 +128,8 @@ def write_page(
         "summary": _summary(runs, scores, len(shown), len(sequences), compare),
         "note": note,
         "runs": [
-            {"label": run.label, "colour": colour, "means": mean_scores(own)}
-            for run, colour, own in zip(runs, COLOURS, _common(scores) if compare else scores, strict=False)
+            {"label": run.label, "colour": color, "means": mean_scores(own)}
+            for run, color, own in zip(runs, COLORS, _common(scores) if compare else scores, strict=False)
         ],
         "sequences": [
             {"name": s.name, "frames": s.length, "scores": [own.get(s.name) for own in scores]} for s in shown
@@ -194,7 +194,7 @@ def _summary(
 def _note(sequences: ListLike[Sequence], pictures: dict[str, Pictures]) -> str:
     scored = (
         "Success is the mean over thresholds of the share of frames with a larger IoU, precision the share with the "
-        "centre within 20 pixels, both over the frames that have a ground truth."
+        "center within 20 pixels, both over the frames that have a ground truth."
     )
     if not pictures:
         return f"{scored} No pictures."

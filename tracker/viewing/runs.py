@@ -16,7 +16,7 @@ from tracker.evaluation.results import find_result, read_boxes, read_table
 from tracker.inference.run import SCORES_FOLDER, Track
 
 MOST_RUNS = 8
-"""As many as there are colours that can be told apart."""
+"""As many as there are colors that can be told apart."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def find_runs(folders: Iterable[str | Path], sequences: ListLike[Sequence]) -> l
 
     Args:
         folders: each holds ``NAME.txt`` for some of the sequences, or folders that do: what ``rgbx track`` and
-            ``rgbx eval --out`` write, and what other trackers publish. A run is labelled with its folder's name.
+            ``rgbx eval --out`` write, and what other trackers publish. A run is labeled with its folder's name.
         sequences: the data set.
 
     Returns:

@@ -14,7 +14,7 @@ from tracker.evaluation.protocols import evaluate
 from tracker.viewing.runs import Record, Run
 
 SCORES = ("SR", "PR")
-"""Success (mean of the success curve) and precision (centre within 20 pixels)."""
+"""Success (mean of the success curve) and precision (center within 20 pixels)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FrameErrors:
 
     Attributes:
         iou: overlap.
-        distance: of the centres, in pixels.
+        distance: of the centers, in pixels.
     """
 
     iou: np.ndarray

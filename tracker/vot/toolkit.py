@@ -75,7 +75,7 @@ def run_workspace(
     python: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Evaluate, analyse and report. An interrupted evaluation goes on where it stopped.
+    """Evaluate, analyze and report. An interrupted evaluation goes on where it stopped.
 
     Args:
         workspace: made by :func:`tracker.vot.workspace.prepare_workspace`.

@@ -22,18 +22,18 @@ def read_rgbd(color: str, depth: str, depth_style: str = "jet", depth_clip: bool
     Raises:
         RGBXError: one cannot be read, or they differ in size.
     """
-    rgb, millimetres = read_image(Path(color)), read_image(Path(depth), cv2.IMREAD_UNCHANGED)
-    for path, image in ((color, rgb), (depth, millimetres)):
+    rgb, millimeters = read_image(Path(color)), read_image(Path(depth), cv2.IMREAD_UNCHANGED)
+    for path, image in ((color, rgb), (depth, millimeters)):
         if image is None:
             raise RGBXError(f"{path} is missing or cannot be decoded as an image; restore the file")
     assert rgb is not None
-    assert millimetres is not None
-    if rgb.shape[:2] != millimetres.shape[:2]:
+    assert millimeters is not None
+    if rgb.shape[:2] != millimeters.shape[:2]:
         raise RGBXError(
-            f"{color} is {rgb.shape[1]}x{rgb.shape[0]} but {depth} is {millimetres.shape[1]}x{millimetres.shape[0]}; "
+            f"{color} is {rgb.shape[1]}x{rgb.shape[0]} but {depth} is {millimeters.shape[1]}x{millimeters.shape[0]}; "
             "expected registered images of one size"
         )
-    x = depth_to_image(millimetres, depth_style, depth_clip) if millimetres.ndim == 2 else millimetres[:, :, :3]
+    x = depth_to_image(millimeters, depth_style, depth_clip) if millimeters.ndim == 2 else millimeters[:, :, :3]
     return join_halves(rgb, x)
 
 
@@ -57,7 +57,7 @@ def serve(tracker: OnlineTracker, name: str) -> None:
             frame = read_rgbd(color, depth, tracker.settings.depth_style, tracker.settings.depth_clip)
             if request.type == trax.TraxStatus.INITIALIZE:
                 box = np.array(request.objects[0][0].bounds(), dtype=np.float64)
-                tracker.initialise(frame, box)
+                tracker.initialize(frame, box)
                 server.status([(trax.Rectangle.create(*box), {})])
             else:
                 result = tracker.track(frame)

@@ -76,7 +76,7 @@ class Layout:
     lists: dict[str, str] = {"train": "train.txt", "test": "test.txt"}  # noqa: RUF012
     official: tuple[str, ...] = ("train", "test")
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         """Whether a sequence's folder has this layout."""
         raise NotImplementedError
 

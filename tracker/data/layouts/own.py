@@ -48,7 +48,7 @@ class OwnFolders(Layout):
                 raise RGBXError(f"the modality of {x} cannot be told from its name; say thermal, depth or event")
         self.rgb, self.x, self.x_modality = rgb, x, modality
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         return any((folder / name).is_dir() for name in RGB_FOLDERS)
 
     def x_frames(self, folder: Path) -> FrameList:

@@ -16,14 +16,14 @@ METADATA = "sequence"
 
 
 class DepthTrack(Layout):
-    """``color/`` and ``depth/`` (16 bits, millimetres), boxes from 0 with nan where absent, ``*.tag`` per frame."""
+    """``color/`` and ``depth/`` (16 bits, millimeters), boxes from 0 with nan where absent, ``*.tag`` per frame."""
 
     name = "depthtrack"
     modality = "depth"
     absent = "nan,nan,nan,nan"
     lists = {"train": "train.txt", "test": "test.txt"}  # noqa: RUF012
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         return (folder / "color").is_dir() and (folder / "depth").is_dir()
 
     def places(self, folder: Path, reading: Reading) -> Places | None:
@@ -69,7 +69,7 @@ class VOTRGBD(DepthTrack):
     lists = {"test": "list.txt"}  # noqa: RUF012
     official = ("test",)
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         return (folder / METADATA).is_file() and (folder / "anchor.value").is_file()
 
     def places(self, folder: Path, reading: Reading) -> Places | None:

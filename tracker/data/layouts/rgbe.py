@@ -62,7 +62,7 @@ class Events(Layout):
     def x_frames(self, folder: Path) -> FrameList:
         return frame_files(folder) or frame_files(folder, EVENT_SUFFIXES)
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         rgb, x = self.image_folders(folder)
         return (folder / rgb).is_dir() and (folder / x).is_dir()
 
@@ -92,8 +92,8 @@ class VisEvent(Events):
     name = "visevent"
     lists = {"train": "trainlist.txt", "test": "testlist.txt"}  # noqa: RUF012
 
-    def recognises(self, folder: Path) -> bool:
-        if super().recognises(folder):
+    def recognizes(self, folder: Path) -> bool:
+        if super().recognizes(folder):
             return True
         boxes = (folder / self.box_files[0]).is_file()
         plain = not any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir()) if boxes else False
@@ -139,8 +139,8 @@ class COESOT(Events):
     name = "coesot"
     lists = {"train": "train.txt", "test": "test.txt"}  # noqa: RUF012
 
-    def recognises(self, folder: Path) -> bool:
-        return super().recognises(folder) or (
+    def recognizes(self, folder: Path) -> bool:
+        return super().recognizes(folder) or (
             (folder / "start_end_index.txt").is_file() and recording_of(folder) is not None
         )
 
@@ -204,7 +204,7 @@ class FE108(Events):
     box_files = ("groundtruth_rect.txt",)
     x_folders = ("evimg", "event_imgs", "events", "event")
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         return (folder / "img").is_dir() and (
             (folder / "groundtruth_rect.txt").is_file() or (folder / "events.aedat4").is_file()
         )

@@ -42,7 +42,7 @@ class LasHeR(VisibleInfrared):
     x_box_file = "infrared.txt"
     lists = {"train": "trainingsetList.txt", "test": "testingsetList.txt"}  # noqa: RUF012
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         return _has_images(folder) and any((folder / name).is_file() for name in self.box_files)
 
     def naming(self, modality: str) -> Naming:
@@ -62,7 +62,7 @@ class RGBT234(VisibleInfrared):
     lists = {"test": "RGBT234.txt"}  # noqa: RUF012
     official = ("test",)
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         return _has_images(folder) and (folder / "visible.txt").is_file() and _numbered_234(folder)
 
     def naming(self, modality: str) -> Naming:
@@ -83,7 +83,7 @@ class RGBT210(VisibleInfrared):
     lists = {"test": "RGBT210.txt"}  # noqa: RUF012
     official = ("test",)
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         others = ("visible.txt", "infrared.txt")
         return (
             _has_images(folder)
@@ -108,7 +108,7 @@ class GTOT(Layout):
     lists = {"test": "SequencesName.txt"}  # noqa: RUF012
     official = ("test",)
 
-    def recognises(self, folder: Path) -> bool:
+    def recognizes(self, folder: Path) -> bool:
         files = ("groundTruth_v.txt", "groundTruth_i.txt")
         return all((folder / n).is_dir() for n in ("v", "i")) and any((folder / n).is_file() for n in files)
 

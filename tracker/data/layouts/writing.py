@@ -96,7 +96,7 @@ def _write_into(folder: Path, name: str, sequence: Sequence, form: Layout, lossl
             )
         if sequence.modality == "depth" and x.ndim == 3 and form.modality == "depth":
             raise RGBXError(
-                f"sequence {sequence.name} has rendered depth only; the {form.name} layout holds millimetres"
+                f"sequence {sequence.name} has rendered depth only; the {form.name} layout holds millimeters"
             )
         if sequence.modality == "event" and isinstance(sequence, SyntheticSequence):
             x = sequence.render_x(x)

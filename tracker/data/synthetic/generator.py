@@ -132,7 +132,7 @@ class SyntheticSequence(Sequence):
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """What the sensors give: RGB (H, W, 3) uint8, and X as thermal (H, W) uint8, depth (H, W) uint16
-        millimetres, events (H, W) int8 polarity, or None."""
+        millimeters, events (H, W) int8 polarity, or None."""
         if not 0 <= index < self.length:
             raise IndexError(index)
         return self.scene.capture(index)

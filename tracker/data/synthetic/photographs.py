@@ -42,7 +42,7 @@ SPLITS = {
     "all": TRAIN_PHOTOGRAPHS + TEST_PHOTOGRAPHS,
 }
 # What the edges hold is black or paper, not scene.
-_CENTRE = {"retina.jpg": 0.55, "color.png": 0.6}
+_CENTER = {"retina.jpg": 0.55, "color.png": 0.6}
 _LONG_SIDE = 512
 _NOT_SKIN = ("hubble_deep_field.jpg", "clock_motion.png", "cell.png")
 
@@ -70,14 +70,14 @@ def photograph(name: str) -> np.ndarray:
     """
     path = photograph_folder() / name
     try:
-        # Pillow, not OpenCV, whose libpng prints a warning about one file's colour profile.
+        # Pillow, not OpenCV, whose libpng prints a warning about one file's color profile.
         with Image.open(path) as file:
             image = np.asarray(file.convert("RGB"))
     except OSError as error:
         raise RGBXError(
             f"the installed scikit-image does not carry {name} ({path}); install scikit-image >= 0.24"
         ) from error
-    keep = _CENTRE.get(name, 1.0)
+    keep = _CENTER.get(name, 1.0)
     if keep < 1.0:
         dy, dx = (int(n * (1 - keep) / 2) for n in image.shape[:2])
         image = image[dy : image.shape[0] - dy, dx : image.shape[1] - dx]
@@ -90,7 +90,7 @@ def photograph(name: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def is_grey(name: str) -> bool:
+def is_gray(name: str) -> bool:
     """The photograph's three channels are equal."""
     image = photograph(name)
     return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
@@ -104,12 +104,12 @@ def random_patch(
     tint: float = 0.5,
     skin: bool = False,
 ) -> np.ndarray:
-    """A patch of a random photograph, resized to ``size`` (W, H), mirrored at random; grey ones are coloured.
+    """A patch of a random photograph, resized to ``size`` (W, H), mirrored at random; gray ones are colored.
 
     Args:
         zoom: range of the patch's side as a share of the largest that fits.
         skin: leave out photographs that are mostly black or blank, which would make objects without a look.
-        tint: probability that a colour photograph's channels are permuted, for variety of hue.
+        tint: probability that a color photograph's channels are permuted, for variety of hue.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -127,10 +127,10 @@ def random_patch(
     if rng.random() < 0.5:
         patch = patch[:, ::-1]
     order, dark, bright = rng.permutation(3), rng.uniform(0, 70, 3), rng.uniform(150, 255, 3)
-    recolour = rng.random() < tint
-    if is_grey(name):
+    recolor = rng.random() < tint
+    if is_gray(name):
         ramp = dark + (bright - dark) * np.linspace(0, 1, 256)[:, None]
         patch = ramp.astype(np.uint8)[patch[..., 0]]
-    elif recolour:
+    elif recolor:
         patch = patch[..., order]
     return np.ascontiguousarray(patch)

@@ -37,9 +37,9 @@ class Actor:
         size: (N,) longest side, pixels.
         turn: (N,) radians.
         phase: (N,) index into the sprite's phases.
-        distance: (N,) millimetres from the camera; nearer ones hide farther ones.
+        distance: (N,) millimeters from the camera; nearer ones hide farther ones.
         temperature: (N,) of the warm parts, 0..1; an object's cold parts lie toward ``ambient``.
-        veil: share of the fog's colour in its own.
+        veil: share of the fog's color in its own.
     """
 
     sprite: Sprite
@@ -63,7 +63,7 @@ class Actor:
         x0, y0 = math.floor(cx - reach), math.floor(cy - reach)
         x1, y1 = math.ceil(cx + reach), math.ceil(cy + reach)
         a = np.array([[c / scale, s / scale, 0.0], [-s / scale, c / scale, 0.0]])
-        # Pixel centres to pixel centres: window pixel p is image point p + 0.5 + (x0, y0).
+        # Pixel centers to pixel centers: window pixel p is image point p + 0.5 + (x0, y0).
         offset = np.array([x0 + 0.5 - cx, y0 + 0.5 - cy])
         a[:, 2] = a[:, :2] @ offset + side / 2 - 0.5
         return a, (x0, y0, x1, y1)
@@ -121,7 +121,7 @@ class Scene:
         best: tuple[float, dict[str, object]] | None = None
         for attempt in range(_ATTEMPTS):
             self._build(np.random.default_rng([*self._key, attempt]))
-            # The first frame initialises a tracker: the target must be whole and open there.
+            # The first frame initializes a tracker: the target must be whole and open there.
             start = self._look(0)[1]
             if start > _OPEN_SHARE:
                 self.boxes = np.stack([self._look(i)[0] for i in range(config.length)])
@@ -202,7 +202,7 @@ class Scene:
         self._tint = rng.uniform(0.88, 1.0, 3)
         self._grain = float(rng.uniform(1.0, 3.0 + 3.0 * hard))
         level = rng.uniform(0.75, 1.0)
-        self._fog_colour = rng.uniform(150, 225) * np.array([1.0, 1.0, rng.uniform(0.98, 1.06)])
+        self._fog_color = rng.uniform(150, 225) * np.array([1.0, 1.0, rng.uniform(0.98, 1.06)])
         self._veil_far, self._veil_near = 0.0, 0.0
         flicker = 0.04 * _wander(rng, n, 120, 30)
         dusk = rng.random() < 0.3
@@ -343,7 +343,7 @@ class Scene:
         canvas = canvas * calm + canvas.mean(axis=(0, 1)) * (1 - calm)
         luminance = cv2.blur(canvas.mean(axis=2).astype(np.float32), (9, 9)) / 255.0
         if self._veil_far:
-            canvas = canvas * (1 - self._veil_far) + self._fog_colour * self._veil_far
+            canvas = canvas * (1 - self._veil_far) + self._fog_color * self._veil_far
         self._canvas = np.clip(canvas, 0, 255).astype(np.uint8)
         coarse = rng.random((5, 7), dtype=np.float32)
         cloud = cv2.resize(coarse, (cw, ch), interpolation=cv2.INTER_CUBIC)
@@ -435,7 +435,7 @@ class Scene:
 
     def compose(self, index: int, actors: list[Actor] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """The scene before any sensor: radiance (H, W, 3) uint8, and temperature 0..1 or distance in
-        millimetres (H, W) float32, or None; with ``actors`` only those are drawn."""
+        millimeters (H, W) float32, or None; with ``actors`` only those are drawn."""
         w, h = self.width, self.height
         c, s = (
             math.cos(self._roll[index]) / self._zoom[index],
@@ -467,12 +467,12 @@ class Scene:
             return
         # Soft on the inside of the silhouette only: its extent is exactly that of the mask.
         weight = np.where(mask, alpha, 0).astype(np.uint16)[:, :, None]
-        colour = drawn[:, :, :3]
+        color = drawn[:, :, :3]
         if actor.veil:
-            ramp = np.arange(256)[:, None] * (1.0 - actor.veil) + self._fog_colour * actor.veil
-            colour = cv2.LUT(colour.copy(), ramp.clip(0, 255).astype(np.uint8).reshape(256, 1, 3))
+            ramp = np.arange(256)[:, None] * (1.0 - actor.veil) + self._fog_color * actor.veil
+            color = cv2.LUT(color.copy(), ramp.clip(0, 255).astype(np.uint8).reshape(256, 1, 3))
         view = rgb[top:bottom, left:right]
-        view[...] = (colour * weight + view * (255 - weight) + 127) // 255
+        view[...] = (color * weight + view * (255 - weight) + 127) // 255
         if x is None:
             return
         layer = x[top:bottom, left:right]

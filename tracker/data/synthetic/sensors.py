@@ -12,7 +12,7 @@ import numpy as np
 _BANK_SIGMA = 32.0
 _BANK_MARGIN = 64
 DEPTH_RANGE = 9500.0
-"""Millimetres beyond which the depth sensor measures nothing."""
+"""Millimeters beyond which the depth sensor measures nothing."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -31,7 +31,7 @@ def _grain(rng: np.random.Generator, width: int, height: int, channels: int) -> 
 
 
 def add_grain(image: np.ndarray, gain: float, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """(H, W[, 3]) uint8 -> gain * image + noise of standard deviation ``sigma`` grey levels, saturated."""
+    """(H, W[, 3]) uint8 -> gain * image + noise of standard deviation ``sigma`` gray levels, saturated."""
     height, width = image.shape[:2]
     grain = _grain(rng, width, height, 1 if image.ndim == 2 else 3)
     weight = sigma / _BANK_SIGMA
@@ -41,12 +41,12 @@ def add_grain(image: np.ndarray, gain: float, sigma: float, rng: np.random.Gener
 def visible_camera(
     radiance: np.ndarray, light: float, tint: np.ndarray, sigma: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(H, W, 3) uint8 scene to what a colour camera gives.
+    """(H, W, 3) uint8 scene to what a color camera gives.
 
     Args:
-        light: exposure, 1 by day; at night the gain falls and ``sigma``, the read noise in grey levels,
+        light: exposure, 1 by day; at night the gain falls and ``sigma``, the read noise in gray levels,
             stays.
-        tint: (3,) colour of the light.
+        tint: (3,) color of the light.
     """
     if light < 1.0 or (tint != 1.0).any():
         table = np.clip(np.arange(256)[:, None] * tint[None, :], 0, 255).astype(np.uint8).reshape(256, 1, 3)
@@ -71,19 +71,19 @@ def thermal_camera(
 
 
 def depth_camera(distance: np.ndarray, noise: float, holes: float, rng: np.random.Generator) -> np.ndarray:
-    """(H, W) float32 millimetres to (H, W) uint16 millimetres, 0 where nothing was measured.
+    """(H, W) float32 millimeters to (H, W) uint16 millimeters, 0 where nothing was measured.
 
     Noise grows with the square of the distance (stereo and structured light both do); holes open at depth
     edges, beyond the range, and in patches.
 
     Args:
-        noise: standard deviation in millimetres at 1 m.
+        noise: standard deviation in millimeters at 1 m.
         holes: share of speckle holes.
     """
     height, width = distance.shape
     grain = _grain(rng, width, height, 1).astype(np.float32)
-    metres = distance * 1e-3
-    measured = distance + (grain - 128.0) * (noise / _BANK_SIGMA) * metres * metres
+    meters = distance * 1e-3
+    measured = distance + (grain - 128.0) * (noise / _BANK_SIGMA) * meters * meters
     kernel = np.ones((3, 3), dtype=np.uint8)
     edge = cv2.dilate(distance, kernel) - cv2.erode(distance, kernel) > 400.0
     second = _grain(rng, width, height, 1)
@@ -121,7 +121,7 @@ def event_camera(
     ON = 1 or OFF = -1; a share ``spurious`` of the pixels fires by itself.
 
     Args:
-        before, after: (H, W, 3) uint8 scenes, without the colour camera's exposure: an event camera adapts to
+        before, after: (H, W, 3) uint8 scenes, without the color camera's exposure: an event camera adapts to
             the light.
     """
     a = cv2.GaussianBlur(cv2.cvtColor(before, cv2.COLOR_RGB2GRAY), (3, 3), 0.7)

@@ -22,7 +22,7 @@ class Sprite:
     """One object at rest.
 
     Attributes:
-        rgba: (K, S, S, 4) uint8; colour is defined outside the silhouette as well, alpha is soft.
+        rgba: (K, S, S, 4) uint8; color is defined outside the silhouette as well, alpha is soft.
         warmth: (K, S, S) float32 in [0, 1]: how much of the object's excess temperature a place has.
         relief: (S, S) float32 in [0, 1]: how far a place bulges toward the camera.
         extent: longest side of the silhouette over S.
@@ -156,7 +156,7 @@ _DRAWERS: dict[str, Callable[[np.random.Generator], Callable[[np.ndarray, float]
 
 
 def skin(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
-    """(S, S, 3) uint8: a patch of a photograph with enough contrast to be recognised again."""
+    """(S, S, 3) uint8: a patch of a photograph with enough contrast to be recognized again."""
     patch = random_patch(rng, split, (side, side), (0.12, 0.5), skin=True).astype(np.float32)
     mean, spread = patch.mean(axis=(0, 1)), float(patch.std(axis=(0, 1)).mean())
     gain = min(max(1.0, 42.0 / max(spread, 6.0)), 4.0)

@@ -10,7 +10,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
+def normalize(images: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) or (C, H, W) uint8 to float32 on the same device: (v/255 - mean)/std, both halves alike.
 
     C is a multiple of three; X is treated as RGB is (OSTrack convention, carried over by every RGB-X
@@ -20,7 +20,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
         RGBXError: not uint8, or channels not a multiple of three.
     """
     if images.dtype != torch.uint8:
-        raise RGBXError(f"images are {images.dtype}; expected uint8 pixels, not yet normalised")
+        raise RGBXError(f"images are {images.dtype}; expected uint8 pixels, not yet normalized")
     if images.ndim < 3 or images.shape[-3] % 3 or images.shape[-3] == 0:
         raise RGBXError(
             f"images have shape {tuple(images.shape)}; expected (B, 6, H, W) or another multiple of 3 channels"

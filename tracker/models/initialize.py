@@ -1,4 +1,4 @@
-"""From an RGB tracker to a two-stream one: which weight goes where (SRTrack's initialisation)."""
+"""From an RGB tracker to a two-stream one: which weight goes where (SRTrack's initialization)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def stream_mapping(config: NetworkConfig) -> Callable[[str], list[str]]:
 
 
 def load_state(config: NetworkConfig, state: Mapping[str, Tensor], source: str) -> Tracker:
-    """A network with these very tensors as its weights, in evaluation mode; nothing is initialised in vain.
+    """A network with these very tensors as its weights, in evaluation mode; nothing is initialized in vain.
 
     Raises RGBXError with the names that differ unless ``state`` fits ``config``.
     """
@@ -55,8 +55,8 @@ def load_state(config: NetworkConfig, state: Mapping[str, Tensor], source: str) 
     return network.eval()
 
 
-def initialise_two_stream(rgb: Tracker | Mapping[str, Tensor], config: NetworkConfig | None = None) -> TwoStreamTracker:
-    """SRTrack's initialisation: streams and cross blocks start as copies of the RGB tracker's blocks.
+def initialize_two_stream(rgb: Tracker | Mapping[str, Tensor], config: NetworkConfig | None = None) -> TwoStreamTracker:
+    """SRTrack's initialization: streams and cross blocks start as copies of the RGB tracker's blocks.
 
     ``rgb`` is a single-stream tracker, its state, or a state with OSTrack's published names. ``config``
     describes the two-stream network; for a tracker it may be left out, and is then the tracker's own with
