@@ -1,7 +1,7 @@
 """Twenty steps of every kind of optimizer, on tensors that no library's generator or rounding can change.
 
-``python tests/kernels/recorded_steps.py`` writes the recording that ``test_recorded_steps.py`` compares with. It was made
-before the library was rearranged; make it anew only where what a step computes is meant to change, and say so.
+``python tests/kernels/recorded_steps.py`` writes the recording that ``test_recorded_steps.py`` compares with. The
+recording is of the library before it was rearranged. Make it anew only where what a step computes is meant to change.
 """
 
 from __future__ import annotations
