@@ -139,7 +139,7 @@ stage build 240 required bash -c '
   "$1" -m srft_kernels' build "$PYTHON"
 
 # Those of the tracker skip where its libraries are not.
-stage tests 120 required "$PYTHON" -m pytest -m gpu tests/kernels tests/tracker -q -p no:cacheprovider
+stage tests 120 required "$PYTHON" -m pytest -m gpu tests/srft_kernels tests/tracker -q -p no:cacheprovider
 
 # Without torch's caching allocator every tensor is an allocation of its own, and a step outside it is seen.
 if sanitizer=$(tool compute-sanitizer); then

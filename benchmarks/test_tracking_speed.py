@@ -2,7 +2,7 @@
 
 What published trackers do is the baseline: fp32, eager, crops by OpenCV, box and score fetched one after the other.
 The network is the ViT-B two-stream tracker at 128/256 on a GPU and the tiny one on a CPU; its weights are random, so
-that boxes are compared elsewhere (`tests/tracker/test_inference_engines.py`). `SRFT_BENCH_TRACKER` names another
+that boxes are compared elsewhere (`tests/tracker/inference/test_engines.py`). `SRFT_BENCH_TRACKER` names another
 preset.
 """
 

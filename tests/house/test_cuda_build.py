@@ -21,8 +21,8 @@ import torch
 from srft_kernels import __main__ as report
 from srft_kernels import ops
 from srft_kernels.ops.native import NativeLibrary, cuda_library
+from tests.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 NEWEST = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 
 

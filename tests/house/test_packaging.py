@@ -17,8 +17,8 @@ import torch
 
 import srft_kernels
 from srft_kernels.ops.native import cuda_library, library
+from tests.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD_MODULES = ("setuptools", "cmake", "ninja", "pybind11")
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".venvs", "build", "dist", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis", "runs"

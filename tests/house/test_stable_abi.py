@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from srft_kernels.ops.native import LIBRARY_FILE, library
+from tests.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("steps_under_any_torch.py")
 OLDEST = "2.10.0"
 

@@ -1,0 +1,115 @@
+"""Exported trackers in ONNX Runtime against the network that they were made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tracker.inference.test_inference import moving
+from tracker.data.crop import crop_transform
+from tracker.errors import RGBXError
+from tracker.inference import EagerEngine, InferenceSettings, OnlineTracker, track_sequence
+from tracker.models.build import build_network
+from tracker.models.checkpoints import find_weights, load_network
+from tracker.models.config import tiny
+from tracker.models.initialize import initialize_two_stream
+from tracker.models.stream import Tracker
+
+onnx = pytest.importorskip("onnx", reason="needs the optional packages of [export]")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+from tracker.export import OnnxEngine, export_onnx  # noqa: E402
+from tracker.export.onnx_export import METADATA_KEY  # noqa: E402
+
+
+def small(**changes: object) -> Tracker:
+    torch.manual_seed(0)
+    shape = {"embed_dim": 32, "depth": 1, "num_heads": 2, "head_channels": 8, "template_size": 32, "search_size": 64}
+    return build_network(tiny(**{**shape, "cross_layers": (0,), **changes})).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, Path]:
+    """A small two-stream network with elimination, and its file."""
+    network = small(elimination_layers=(0,), keep_ratio=0.7)
+    folder = tmp_path_factory.mktemp("onnx")
+    return network, export_onnx(network, folder / "small.onnx", InferenceSettings(search_factor=5.0))
+
+
+def answers(engine: object, network: Tracker, batch: int) -> np.ndarray:
+    rng = np.random.default_rng(batch)
+    size = network.config.template_size
+    templates = torch.from_numpy(rng.integers(0, 256, (batch, 6, size, size), dtype=np.uint8))
+    frames = [rng.integers(0, 256, (90, 120, 6), dtype=np.uint8) for _ in range(batch)]
+    regions = [crop_transform(np.array([30.0, 20, 25, 20 + i]), 4.0, network.config.search_size) for i in range(batch)]
+    found: np.ndarray = engine.locate(templates, frames, regions)  # type: ignore[attr-defined]
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_graph_answers_as_the_network_for_any_batch(exported: tuple[Tracker, Path], batch: int) -> None:
+    network, path = exported
+    np.testing.assert_allclose(
+        answers(OnnxEngine(path), network, batch), answers(EagerEngine(network), network, batch), atol=1e-5
+    )
+
+
+def test_file_is_valid_and_says_how_it_is_run(exported: tuple[Tracker, Path]) -> None:
+    network, path = exported
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    assert [i.name for i in model.graph.input] == ["template", "search"]
+    assert [o.name for o in model.graph.output] == ["box", "score", "peak"]
+    meta = json.loads({p.key: p.value for p in model.metadata_props}[METADATA_KEY])
+    assert (meta["template_size"], meta["search_size"], meta["precision"]) == (32, 64, "fp32")
+    assert meta["inference"]["search_factor"] == 5.0
+    assert meta["normalization"]["mean"] == [0.485, 0.456, 0.406]
+    assert meta["network"] == network.config.to_dict()
+    assert [p.name for p in path.parent.iterdir()] == ["small.onnx"]
+    assert b"stream.py" not in path.read_bytes()  # nor any other place that the nodes came from
+
+
+def test_online_tracker_runs_it_unchanged(exported: tuple[Tracker, Path]) -> None:
+    network, path = exported
+    engine = OnnxEngine(path)
+    sequence = moving("s", 5)
+    assert engine.settings == InferenceSettings(search_factor=5.0)
+    expected = track_sequence(network, sequence, engine.settings)
+    found = track_sequence(engine, sequence, engine.settings)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    tracker = OnlineTracker(engine, engine.settings)
+    tracker.initialize(sequence.frame(0)[:, :, :3].copy(), sequence.boxes[0])
+    assert np.isfinite(tracker.track(sequence.frame(1)[:, :, :3].copy()).box).all()
+
+
+@pytest.mark.slow
+def test_two_streams_of_the_shipped_weights_in_half_precision(tmp_path: Path) -> None:
+    network = initialize_two_stream(load_network(find_weights(Path("tiny_rgb")))[0]).eval()
+    path = export_onnx(network, tmp_path / "tiny.onnx", precision="fp16", simplify=False)
+    assert path.stat().st_size < 2.2 * sum(p.numel() for p in network.parameters())
+    expected, found = (answers(e, network, 2) for e in (EagerEngine(network), OnnxEngine(path)))
+    np.testing.assert_allclose(found[:, 4:], expected[:, 4:], atol=5e-3)
+    assert np.abs(found[:, :4] - expected[:, :4]).max() * network.config.search_size < 0.5
+
+
+def test_what_cannot_be_exported_or_run_is_refused(tmp_path: Path, exported: tuple[Tracker, Path]) -> None:
+    with pytest.raises(RGBXError, match="precision 'int8' cannot be exported"):
+        export_onnx(exported[0], tmp_path / "a.onnx", precision="int8")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RGBXError, match="does not exist"):
+        OnnxEngine(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
+    with pytest.raises(RGBXError, match="cannot be run"):
+        OnnxEngine(tmp_path / "bad.onnx")
+    with pytest.raises(RGBXError, match="cannot run on 'tpu'"):
+        OnnxEngine(exported[1], "tpu")
+    model = onnx.load(exported[1])
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(RGBXError, match="does not say how"):
+        OnnxEngine(tmp_path / "bare.onnx")
