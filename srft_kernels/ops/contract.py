@@ -1,7 +1,7 @@
 """The contract between Python and the kernels: operator schemas, their fakes, and the numbers that both sides share.
 
-``csrc/core/contract.h`` holds the same numbers, and ``tests/srft_kernels/ops/test_contract.py`` compares them. The kernels
-implement the schemas for their devices; :mod:`srft_kernels.ops.reference` does so for every other.
+``csrc/core/contract.h`` holds the same numbers, and ``tests/srft_kernels/ops/test_contract.py`` compares them. The
+kernels implement the schemas for their devices; :mod:`srft_kernels.ops.reference` does so for every other.
 """
 
 from __future__ import annotations
