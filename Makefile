@@ -76,7 +76,7 @@ $(BIN)/python:
 	@echo "make: creating $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.build-requirements: pyproject.toml $(LOCK) | $(BIN)/python
+$(VENV)/.build-requirements: pyproject.toml $(wildcard $(LOCK)) | $(BIN)/python
 	@echo "make: installing torch, torchvision and what the build needs (large; minutes)"
 	$(call install,$(BUILD_REQUIREMENTS) "torchvision>=0.25")
 	@touch $@
