@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 examples/fsdp2.py
 
-`fully_shard` comes before the optimizer. The prior was estimated on the whole network. Every process gives the same one,
+`fully_shard` comes before the optimizer. The prior was estimated on the whole network. Every process gives the same one
 and SRFT keeps the part that belongs to its shard. Statistics are those of the whole tensors.
 """
 

@@ -2,7 +2,7 @@
 
     python examples/peft_lora.py
 
-LoRA adapts two layers, and the last layer trains whole (`modules_to_save`). The prior holds the last layer, because only
+LoRA adapts two layers, and the last layer trains whole (`modules_to_save`). The prior holds the last layer: only
 that has old knowledge. The adapters start at zero and have no prior, so nothing but their learning rate holds them.
 """
 
