@@ -1,4 +1,4 @@
-"""Every optimizer that can be had, wrapped: each resumes to the bits of its own undisturbed run, or wrapping refuses it."""
+"""Every optimizer that can be had: wrapped, it resumes to the bits of an undisturbed run, or wrapping refuses it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ MORE: dict[str, dict[str, Any]] = {
     "pytorch_optimizer.Ranger21": {"num_iterations": STEPS},
     "pytorch_optimizer.SAM": {"base_optimizer": torch.optim.SGD},
 }
+OF_TORCH = sorted(name for name, found in vars(torch.optim).items() if isinstance(found, type) and name != "Optimizer")
 PACKAGES = {
-    "torch": ("torch.optim", sorted(n for n, o in vars(torch.optim).items() if isinstance(o, type) and n != "Optimizer")),
+    "torch": ("torch.optim", OF_TORCH),
     "transformers": ("transformers.optimization", ["Adafactor"]),
     "timm": ("timm.optim", ["Adan", "AdaBelief", "Lamb", "Lion", "MADGRAD", "Lars", "NAdamW"]),
     "bitsandbytes": ("bitsandbytes.optim", ["AdamW8bit", "Lion8bit", "AdEMAMix8bit"]),
