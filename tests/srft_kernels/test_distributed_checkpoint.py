@@ -1,4 +1,4 @@
-"""A run that two processes saved with torch.distributed.checkpoint goes on in one, two or three, to the same weights."""
+"""A run that two processes saved by torch.distributed.checkpoint goes on in one, two or three, to the same weights."""
 
 from __future__ import annotations
 
