@@ -1,6 +1,7 @@
 # Everything from a fresh clone, on a machine with Python >= 3.10 (with venv), a C++ compiler and make:
 #   make test     lint, type checks and every test
 #   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
+#   make docs     the documentation as a site in build/site, which opens from the folder
 # also: lint, format, bench, setup, clean. Set-up happens by itself, and again only when something it depends on changes.
 #   make PYTHON=python3.12 test     with another Python (after `make clean`)
 PYTHON ?= python3
@@ -16,7 +17,7 @@ CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: test lint format demo bench setup clean
+.PHONY: test lint format demo docs bench setup clean
 
 # A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
 # other's way.
@@ -36,6 +37,11 @@ format: $(READY)
 
 demo: $(READY)
 	$(BIN)/rgbx demo
+
+# MkDocs warns of a successor of its own on every run; the versions here are held below it.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "make: open build/site/index.html"
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
