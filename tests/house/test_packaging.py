@@ -319,3 +319,24 @@ def test_make_says_in_one_sentence_what_is_wrong_with_the_python(tmp_path: Path,
     assert len(said) == 1
     assert said[0].startswith(sentence), said[0]
     assert not (tmp_path / ".venv").exists()
+
+
+def pinned(name: str) -> dict[str, str]:
+    """The versions of a file in requirements/, by package; of several for different Pythons the first."""
+    found: dict[str, str] = {}
+    for line in (REPOSITORY / "requirements" / name).read_text().splitlines():
+        package, _, version = line.partition(";")[0].strip().partition("==")
+        found.setdefault(re.sub(r"[-_.]+", "-", package).lower(), version)
+    return found
+
+
+def test_what_the_project_depends_on_is_locked_and_the_oldest_is_what_it_allows() -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    wanted = [project.split("dependencies = [", 1)[1].split("]", 1)[0]]
+    wanted += [project.split(f"\n{extra} = [", 1)[1].split("\n]", 1)[0] for extra in ("docs", "tracker", "test")]
+    bounds = dict(re.findall(r'"([A-Za-z][\w-]+)>=([\d.]+)"', "".join(wanted)))
+    assert {"torch", "timm", "pytest"} <= bounds.keys()
+    locked, oldest = pinned("locked.txt"), pinned("oldest.txt")
+    assert sorted(bounds.keys() - locked.keys()) == []
+    parts = {name: version.split(".") for name, version in bounds.items()}
+    assert {name: oldest[name] for name, part in parts.items() if oldest[name].split(".")[: len(part)] != part} == {}
