@@ -68,3 +68,9 @@ def test_the_guide_to_the_shipped_network_runs(tmp_path: Path, monkeypatch: pyte
         assert done.exit_code == 0, f"{command}: {done.output}"
     assert "tiny_rgb" in (tmp_path / "runs" / "report" / "report.md").read_text(encoding="utf-8")
     assert "<html" in (tmp_path / "runs" / "page.html").read_text(encoding="utf-8")
+
+
+def test_every_example_is_listed() -> None:
+    listed = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    missing = [path.name for path in (ROOT / "examples").glob("*.py") if f"`{path.name}`" not in listed]
+    assert not missing, f"examples/README.md does not list {missing}"
