@@ -15,7 +15,6 @@ from tracker.evaluation import vtuav
 from tracker.evaluation.annotations import GTOT_FILES
 from tracker.evaluation.results import read_boxes
 
-
 NOTHING_TELLS = "no file tells of another benchmark"
 
 
