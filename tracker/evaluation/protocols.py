@@ -164,7 +164,7 @@ def evaluate(
     Args:
         sequences: the ground truth.
         results: sequence name to (N, 4) boxes, or to anything with ``.boxes`` and, for ``depthtrack``, ``.scores`` (a
-            :class:`tracker.inference.run.Track`).
+            :class:`tracker.inference.tracking.Track`).
         protocol: one of :data:`PROTOCOLS`.
         tracker: name in reports.
         options: named options of the LasHeR family.
