@@ -99,7 +99,7 @@ def check_finite(network: nn.Module) -> None:
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise RGBXError(
-            f"the network's weights are not finite ({broken[0]}{more}); its training had diverged when they were saved, "
+            f"the network's weights are not finite ({broken[0]}{more}); its training diverged before they were saved, "
             "so use an earlier checkpoint"
         )
 
