@@ -130,7 +130,7 @@ def _track_folder(
     with live_window(options["show"]) as window:
         run = track_folder(
             folder,
-            {label: runner},
+            runner,
             out,
             layout=options["layout"],
             init_box=box,
@@ -138,6 +138,7 @@ def _track_folder(
             overlay=None if overlay == "none" else overlay or "gif",
             progress=True,
             watch=None if window is None else window.watch,
+            label=label,
             **drops,
         )
     if run.metrics:
@@ -184,7 +185,7 @@ def _track_stream(
             output=out,
             overlay=overlay != "none",
             most_frames=options["frames"],
-            watch=None if window is None else window.watch_stream(source),
+            watch=None if window is None else window.watch,
             **drops,
         )
     click.echo(speed_line(speed_summary([found])))
@@ -200,7 +201,9 @@ def _track_dataset(
 
     if options["show"]:
         raise RGBXError("--show has one window for one sequence; leave out --all, or look at the run with --page")
-    sequences = open_dataset(folder, layout=options["layout"], split=options["split"], **settings.rendering)
+    sequences = open_dataset(
+        folder, layout=options["layout"], split=options["split"], faulty_boxes="keep", **settings.rendering
+    )
     first, stride = read_shard(options["shard"] or "0/1")
     sequences = sequences[first::stride]
     tracks = track_dataset(

@@ -60,7 +60,7 @@ def evaluation_sequences(
     if root is not None:
         from tracker.data.layouts import open_dataset
 
-        return open_dataset(root, layout=layout, split=split, **(rendering or {}))
+        return open_dataset(root, layout=layout, split=split, faulty_boxes="keep", **(rendering or {}))
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
     config = SyntheticConfig(modality=modality, length=length, seed=seed, split=split or "test")
