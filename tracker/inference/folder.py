@@ -80,7 +80,7 @@ def track_folder(
     """
     if overlay not in (None, "gif", "mp4"):
         raise RGBXError(f"overlay {overlay!r} is unknown; expected gif, mp4 or none")
-    sequence: Sequence = open_sequence(Path(folder), layout, **(settings or InferenceSettings()).rendering)
+    sequence: Sequence = open_sequence(Path(folder), layout, (settings or InferenceSettings()).rendering)
     drop_rgb, drop_x = list(drop_rgb), list(drop_x)
     if drop_rgb or drop_x:
         sequence = DroppedSequence(sequence, drop_rgb, drop_x)
