@@ -1,6 +1,7 @@
 # Everything from a fresh clone, on a machine with Python >= 3.10 (with venv), a C++ compiler and make:
 #   make test     lint, type checks and every test
 #   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
+#   make docs     the documentation as a site in build/site, which opens from the folder
 # also: lint, check (the tests alone), format, bench, lock, setup, clean. Set-up happens by itself, and again only when something it depends on changes.
 #   make PYTHON=python3.12 test     with another Python (after `make clean`)
 #   make LOCK= test                 with the newest versions that the registry serves (requirements/README.md)
@@ -20,7 +21,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra tr
   --no-build --no-emit-package setuptools
 
 .DELETE_ON_ERROR:
-.PHONY: test check lint format demo bench lock setup clean
+.PHONY: test check lint format demo docs bench lock setup clean
 
 # A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
 # other's way.
@@ -33,6 +34,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 format: $(READY)
@@ -42,6 +44,11 @@ format: $(READY)
 
 demo: $(READY)
 	$(BIN)/rgbx demo
+
+# MkDocs warns of a successor of its own on every run; the versions here are held below it.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "make: open build/site/index.html"
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
