@@ -23,6 +23,7 @@ MORE: dict[str, dict[str, Any]] = {
     "torch.RMSprop": {"momentum": 0.9, "centered": True},
     "torch.SGD": {"momentum": 0.9},
     "pytorch_optimizer.Ranger21": {"num_iterations": STEPS},
+    "transformers.Adafactor": {"relative_step": False},
     "pytorch_optimizer.SAM": {"base_optimizer": torch.optim.SGD},
 }
 OF_TORCH = sorted(name for name, found in vars(torch.optim).items() if isinstance(found, type) and name != "Optimizer")
@@ -36,7 +37,7 @@ PACKAGES = {
     "schedulefree": ("schedulefree", ["AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"]),
     "pytorch_optimizer": (
         "pytorch_optimizer",
-        ["Adan", "Lion", "Lamb", "Prodigy", "StableAdamW", "CAME", "ADOPT", "SOAP", "Muon", "Ranger21", "SAM"],
+        ["Adan", "Lion", "Lamb", "Prodigy", "StableAdamW", "CAME", "ADOPT", "SOAP", "Ranger21", "SAM"],
     ),
 }  # fmt: skip
 
