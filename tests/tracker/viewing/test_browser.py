@@ -237,13 +237,83 @@ def test_keys(browser: Browser, pages: dict[str, Path]) -> None:
     assert min(browser.pixel(10 + 2 * 6, 30)) > WHITISH
     order = browser.texts("#sequences tbody td:first-child")
     browser.press("n")
-    assert (browser.sequence, browser.frame) == (order[1], 0)
+    assert (browser.sequence, browser.frame) == (order[1], most_apart(order[1]))
     browser.press("p", "p")
     assert browser.sequence == order[-1]
     # Arrows on the slider itself move by one, not by two.
     browser.one("#slider").send_keys(Keys.ARROW_RIGHT)
     browser.settled()
     assert browser.frame == 1
+
+
+def most_apart(name: str) -> int:
+    """The first of the frames in which IoU differs most between the two runs, by hand; 0 where it never does."""
+    apart = []
+    for index in range(FRAMES):
+        ious = [iou_of(run, name, index) for run in (0, 1)]
+        apart.append(0.0 if None in ious else abs(ious[0] - ious[1]))  # type: ignore[operator]
+    return int(np.argmax(np.round(apart, 3)))
+
+
+def test_a_page_opens_where_runs_differ_most(browser: Browser, pages: dict[str, Path], example: Example) -> None:
+    expected = {name: most_apart(name) for name in NAMES}
+    assert expected == {"hard": 6, "easy": 1, "even": 0}
+    for name, frame in expected.items():
+        browser.open(pages["two"], f"#sequence={name}")
+        assert (browser.sequence, browser.frame) == (name, frame)
+    browser.open(pages["two"])
+    assert (browser.sequence, browser.frame) == ("hard", 6)
+    browser.open(pages["two"], "#sequence=hard&frame=1")  # a frame that is named wins
+    assert browser.frame == 0
+    browser.one("#difference").click()
+    browser.settled()
+    assert browser.frame == 6
+    browser.press(Keys.HOME, "d")
+    assert browser.frame == 6
+    browser.press(Keys.HOME, "1", "d")  # one run alone differs from nothing
+    assert browser.frame == 0
+    browser.open(pages["one"])
+    assert browser.frame == 0
+    assert not browser.one("#difference").is_displayed()
+
+
+def test_runs_without_ground_truth_differ_by_their_boxes(browser: Browser, tmp_path: Path) -> None:
+    frames = np.full((5, 40, 60, 6), 90, np.uint8)
+    boxes = np.array([[10.0, 10, 20, 20]] + [[np.nan] * 4] * 4)
+    sequence = ArraySequence("s", "thermal", frames, boxes)
+    tracks = np.tile([10.0, 10, 20, 20], (5, 1))
+    runs = [Run("a", {"s": Record(tracks)}), Run("b", {"s": Record(tracks + np.array([[0, 0, 0, 0]] * 5))})]
+    runs[1].records["s"].boxes[3, 0] += 9
+    runs[1].records["s"].boxes[4, 0] += 5
+    browser.open(write_page(tmp_path / "page.html", [sequence], runs).path)
+    assert browser.frame == 3
+
+
+def test_a_dark_frame_can_be_brightened(browser: Browser, pages: dict[str, Path]) -> None:
+    """A gamma: the dark half is lifted as its formula says, the bright one hardly changes."""
+    browser.open(pages["one"], "#sequence=even&frame=1")
+    before = [browser.pixel(60, 80, half)[0] for half in (0, 1)]
+    assert before[0] < 14
+    script = (
+        "const b = document.getElementById('brightness'); b.value = arguments[0]; b.dispatchEvent(new Event('input'))"
+    )
+    for gamma in (2.0, 4.0):
+        browser.run(script, gamma)
+        expected = [255 * (level / 255) ** (1 / gamma) for level in before]
+        browser.until(lambda want=expected: abs(browser.pixel(60, 80)[0] - want[0]) <= 6)  # type: ignore[misc]
+        assert browser.pixel(60, 80, 1)[0] == pytest.approx(expected[1], abs=3)
+    browser.press("n")
+    browser.press("p")  # it stays for other sequences and frames
+    browser.until(lambda: browser.pixel(60, 80)[0] > 80)
+    browser.press("b")
+    browser.until(lambda: abs(browser.pixel(60, 80)[0] - before[0]) <= 2)
+    browser.press("b")
+    assert float(browser.one("#brightness").get_attribute("value")) == 2.5
+    browser.until(lambda: browser.pixel(60, 80)[0] > 50)
+    # Arrows in the slider move the slider and not the frame.
+    browser.one("#brightness").send_keys(Keys.ARROW_RIGHT)
+    assert float(browser.one("#brightness").get_attribute("value")) == 2.75
+    assert browser.frame == 0
 
 
 def test_playing(browser: Browser, pages: dict[str, Path]) -> None:
