@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.results import read_boxes, read_table, write_boxes, write_table
+from tracker.files import write_text
 from tracker.inference.engine import Engine, as_engine, evaluation_mode, network_fingerprint, network_sizes
 from tracker.inference.missing import Frame, available
 from tracker.inference.online import (
@@ -430,10 +431,4 @@ def _write_run(folder: Path, fingerprint: str, settings: InferenceSettings, trac
 
 def write_json(path: Path, content: object) -> None:
     """Write it whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=1))
