@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,12 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from srft_kernels import curvature as hutchinson
 from srft_kernels import sharded
 from srft_kernels.curvature import Hutchinson, Product
-from srft_kernels.ops import Backend, contract, plan_maker, preview
+from srft_kernels.ops import Backend, contract, initial_statistics, plan_maker
 from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
-from srft_kernels.ops.plan import StepPlan, StepTensors, count_nonfinite
+from srft_kernels.ops.flags import StepFlags
+from srft_kernels.ops.layouts import look
+from srft_kernels.ops.plan import StepCall, StepPlan, StepTensors, count_nonfinite
+from srft_kernels.ops.tensors import lie_alike
 from srft_kernels.schedule import ConstantKappa, Kappa, as_schedule, evaluate, schedule_from_state, schedule_state
 from srft_kernels.sharded import Sharing, is_distributed, is_sharded, like, local, shard_of
 
@@ -40,9 +43,6 @@ MOMENTS: dict[Inner, tuple[str, ...]] = {
 SIZED_STATE = (*MOMENTS[Inner.ADAM], *MOMENTS[Inner.SGD], "anchor", "prior", "transfer", "curvature")
 
 
-_Form: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
-
-
 class _Held:
     """Hides a tensor from ``Optimizer.load_state_dict``, which would cast it to its parameter's dtype."""
 
@@ -58,10 +58,11 @@ class _Plan:
     """A backend's plan for the parameters of a group that have a gradient: until that set or a layout changes."""
 
     having: list[bool]
-    forms: list[_Form]  # of all parameters of the group
-    gradient_forms: list[_Form]  # of the gradients that the kernels can read as they are
+    layout: int  # fingerprint of the parameters
+    dense_layout: int  # of the gradients that the kernels can read as they are
     params: list[Tensor]
     dense: bool
+    sizes: Tensor  # elements of each parameter, at least 1: float64 on the device
     tensors: StepTensors
     steps: StepPlan
     settings: Tensor  # on the device, for a step that is captured
@@ -78,6 +79,8 @@ class _Work:
     plan: _Plan
     grads: list[Tensor]
     laid_out: bool  # as the kernels read them
+    param_addresses: Tensor
+    grad_addresses: Tensor
     flags: int = 0  # of the product that this step folds
     plus: list[Tensor] = field(default_factory=list)
     minus: list[Tensor] = field(default_factory=list)
@@ -349,8 +352,7 @@ class SRFT(Optimizer):
         return bool(group.get("decoupled_weight_decay", isinstance(self.inner, AdamW)))
 
     def _weighs_transfer(self, group: dict[str, Any]) -> bool:
-        damps = group["damping"] is not None and group["mode"] != "coupled"
-        return bool(group["regularize"] and (damps or group["transfer_anchor"] == "initial"))
+        return bool(group["regularize"]) and self._options(group).weighs_transfer
 
     def _keeps_statistics(self, group: dict[str, Any]) -> bool:
         return bool(self._weighs_transfer(group) or (self.curvature is not None and group["regularize"]))
@@ -591,8 +593,7 @@ class SRFT(Optimizer):
             elif group["normalize"] is None:
                 means = torch.full_like(column, correction * bias)
             else:
-                sizes = torch.tensor([max(p.numel(), 1) for p in plan.params], dtype=torch.float64)
-                means = plan.tensors.statistics[:, contract.CURVATURE_SUM] / sizes.to(self.device)
+                means = plan.tensors.statistics[:, contract.CURVATURE_SUM] / plan.sizes
             scale = correction * self.curvature.blend
             column.copy_(torch.where(means > 0, scale / means, torch.zeros_like(means)))
 
@@ -655,10 +656,10 @@ class SRFT(Optimizer):
     def _step_around(self, work: list[_Work], grad_scale: Tensor | None) -> None:
         """Regularization in one pass before and one after an inner optimizer that is not fused."""
         if grad_scale is not None:
-            unscale = 1.0 / float(grad_scale)
+            unscale = grad_scale.double().reciprocal().reshape(()).to(self.device)
             for one in work:
-                for grad in one.grads:
-                    grad.mul_(unscale)
+                if one.grads:
+                    torch._foreach_mul_([local(g) for g in one.grads], unscale)
         self._report[: contract.NONFINITE] = 0
         for one in work:
             if one.grads:
@@ -714,21 +715,26 @@ class SRFT(Optimizer):
         self._write_settings(plan, group, values)
         return plan.settings
 
-    def _flags(self, group: dict[str, Any]) -> int:
-        kappa = group["kappa"]
-        always_one = isinstance(kappa, ConstantKappa) and kappa.value == 1.0
-        weighs = self._weighs_transfer(group) and not (always_one and group["transfer_anchor"] == "previous")
-        return contract.flags_of(
+    def _options(self, group: dict[str, Any]) -> StepFlags:
+        """What the group's options ask of a step."""
+        return StepFlags(
             inner=self._inner_kind,
             mode=MODES[group["mode"]],
-            damping=DAMPINGS[group["damping"]] if weighs else Damping.UNDAMPED,
+            damping=DAMPINGS[group["damping"]],
             normalize=NORMALIZATIONS[group["normalize"]],
             decoupled_decay=self._decoupled_decay(group),
             amsgrad=bool(group.get("amsgrad")),
             nesterov=bool(group.get("nesterov")),
-            transfer_to_anchor=weighs and group["transfer_anchor"] == "initial",
+            transfer_to_anchor=group["transfer_anchor"] == "initial",
             propagate_nonfinite=self.nonfinite_policy == "propagate",
         )
+
+    def _flags(self, group: dict[str, Any]) -> int:
+        kappa = group["kappa"]
+        always_one = isinstance(kappa, ConstantKappa) and kappa.value == 1.0
+        options = self._options(group)
+        weighs = self._weighs_transfer(group) and not (always_one and not options.transfer_to_anchor)
+        return int(options if weighs else replace(options, damping=Damping.UNDAMPED, transfer_to_anchor=False))
 
     def _run(
         self,
@@ -746,29 +752,34 @@ class SRFT(Optimizer):
         if grads and not work.laid_out:
             grads = [_matching(p, g) for p, g in zip(params, grads, strict=True)]
         settings = self._settings(plan, group)
-        flags = self._flags(group) | extra_flags | work.flags
-        if not plan.seen and preview.gathers(flags):
+        packed = self._flags(group) | extra_flags | work.flags
+        flags = StepFlags.of(packed)
+        if not plan.seen and flags.weighs_transfer:
             if self._capturing():
                 raise RuntimeError(f"{CAPTURED_TOO_EARLY} (one that was skipped makes none)")
             if found_inf is None or not bool(found_inf):  # a step that is skipped leaves no trace
                 values = settings.tolist() if isinstance(settings, Tensor) else settings
-                preview.fill(plan.tensors, grads, values, flags, grad_scale, plan.sharing)
+                initial_statistics.fill(plan.tensors, grads, values, flags, grad_scale, plan.sharing)
                 plan.seen = True
         plan.steps.step(
-            params,
-            grads,
-            settings,
-            self._report,
-            flags,
-            int(phase),
-            found_inf=found_inf,
-            grad_scale=grad_scale,
-            plus=work.plus,
-            minus=work.minus,
+            StepCall(
+                params,
+                grads,
+                settings,
+                self._report,
+                packed,
+                int(phase),
+                found_inf=found_inf,
+                grad_scale=grad_scale,
+                plus=work.plus,
+                minus=work.minus,
+                # The inner optimizer may have moved the parameters since they were looked at.
+                param_addresses=work.param_addresses if plan.dense and phase is not Phase.AFTER else None,
+                grad_addresses=work.grad_addresses if grads and work.laid_out else None,
+            )
         )
-        if plan.sharing is not None and preview.gathers_in(flags, phase):
-            by_rank, by_global_mean = preview.ranks(flags), preview.means_globally(flags)
-            plan.sharing.share(plan.tensors.statistics, by_rank, by_global_mean, found_inf)
+        if plan.sharing is not None and flags.gathers_in(phase):
+            plan.sharing.share(plan.tensors.statistics, flags.ranks, flags.means_globally, found_inf)
         if not plan.dense and phase is not Phase.BEFORE:
             for dense, original in zip(params, originals, strict=True):
                 if dense is not original:
@@ -787,16 +798,17 @@ class SRFT(Optimizer):
         if self._mesh is not None:
             self._refuse_misplaced(params)
             params, grads = [local(p) for p in params], [local(g) for g in grads]
-        forms = [_form(p) for p in params]
-        gradient_forms = [_form(g) for g in grads]
+        chosen = [p for p, has in zip(params, having, strict=True) if has]
+        own, given = look(chosen), look(grads)
         plan = self._plans.get(index)
-        fits = plan is not None and plan.having == having and plan.forms == forms
-        if plan is None or not fits or gradient_forms != plan.gradient_forms:
+        fits = plan is not None and plan.having == having and plan.layout == own.fingerprint
+        if plan is None or not fits or plan.dense_layout != given.fingerprint:
             self._refuse_sparse(group["params"])
             self._refuse_misfits(group["params"])
         if plan is None or not fits:
-            plan = self._plan(index, group, having, forms)
-        return _Work(group, plan, grads, gradient_forms == plan.gradient_forms)
+            plan = self._plan(index, group, having, own.fingerprint)
+        laid_out = plan.dense_layout == given.fingerprint
+        return _Work(group, plan, grads, laid_out, own.addresses, given.addresses)
 
     def _refuse_sparse(self, params: list[Tensor]) -> None:
         names = [
@@ -842,7 +854,7 @@ class SRFT(Optimizer):
                 "them before the step, as fully_shard(module) does"
             )
 
-    def _plan(self, index: int, group: dict[str, Any], having: list[bool], forms: list[_Form]) -> _Plan:
+    def _plan(self, index: int, group: dict[str, Any], having: list[bool], layout: int) -> _Plan:
         params = group["params"]
         if self._capturing():
             raise RuntimeError(CAPTURED_TOO_EARLY)
@@ -860,10 +872,11 @@ class SRFT(Optimizer):
         self._rescale = self.curvature is not None
         self._plans[index] = plan = _Plan(
             having=having,
-            forms=forms,
-            gradient_forms=[(*_form(local(p))[:1], _dense_like(local(p)).stride(), p.dtype, p.device) for p in chosen],
+            layout=layout,
+            dense_layout=look(tensors.params).fingerprint,
             params=chosen,
             dense=all(_is_dense(local(p)) for p in chosen),
+            sizes=torch.tensor([max(p.numel(), 1) for p in chosen], dtype=torch.float64).to(self.device),
             tensors=tensors,
             steps=self._make_steps(tensors),
             settings=torch.zeros(contract.SETTINGS, dtype=torch.float64, device=self.device),
@@ -1055,11 +1068,6 @@ def _anchor_dtype(param: Tensor, anchor: Tensor) -> torch.dtype:
     return param.dtype if anchor.dtype == param.dtype else _real(param)
 
 
-def _form(tensor: Tensor) -> _Form:
-    """What a plan was made for: kernels read and write as many bytes as this says."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-
-
 def _is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
     expected = 1
@@ -1117,7 +1125,7 @@ def _densely(param: Tensor) -> Tensor:
 
 def _matching(param: Tensor, grad: Tensor) -> Tensor:
     """The gradient laid out as its parameter: itself, nearly always."""
-    if grad.dtype == param.dtype and (grad.stride() == param.stride() or grad.numel() <= 1):
+    if grad.dtype == param.dtype and lie_alike(grad, param):
         return grad
     return _like(param, param.dtype, grad)
 
