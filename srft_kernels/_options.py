@@ -13,8 +13,8 @@ from srft_kernels import sharded
 from srft_kernels._inner import InnerOptimizer
 from srft_kernels._names import name_of
 from srft_kernels.curvature import Hutchinson
-from srft_kernels.ops import contract
-from srft_kernels.ops.contract import Damping, Mode, Normalize, Setting
+from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Setting
+from srft_kernels.ops.flags import StepFlags
 from srft_kernels.schedule import ConstantKappa, as_schedule, evaluate
 
 MODES = {"proximal": Mode.PROXIMAL, "decoupled": Mode.DECOUPLED, "coupled": Mode.COUPLED}
@@ -161,8 +161,14 @@ def check_groups(
 
 def weighs_transfer(group: Mapping[str, Any]) -> bool:
     """Whether T damps or pulls in this group."""
-    damps = group["damping"] is not None and group["mode"] != "coupled"
-    return bool(group["regularize"] and (damps or group["transfer_anchor"] == "initial"))
+    chosen = StepFlags(
+        inner=Inner.NONE,
+        mode=MODES[group["mode"]],
+        damping=DAMPINGS[group["damping"]],
+        normalize=NORMALIZATIONS[group["normalize"]],
+        transfer_to_anchor=group["transfer_anchor"] == "initial",
+    )
+    return bool(group["regularize"]) and chosen.weighs_transfer
 
 
 def owns_transfer(group: Mapping[str, Any], inner: InnerOptimizer) -> bool:
@@ -196,7 +202,7 @@ def snapshot(group: Mapping[str, Any], inner: InnerOptimizer) -> tuple[Any, ...]
 def flags_of(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bool) -> int:
     """The flags of the group's steps."""
     weighs = weighs_transfer(group) and not protects_alone(group)
-    return contract.flags_of(
+    flags = StepFlags(
         inner=inner.kind,
         mode=MODES[group["mode"]],
         damping=DAMPINGS[group["damping"]] if weighs else Damping.UNDAMPED,
@@ -207,6 +213,7 @@ def flags_of(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bool
         transfer_to_anchor=weighs and group["transfer_anchor"] == "initial",
         propagate_nonfinite=propagate,
     )
+    return int(flags)
 
 
 def kappa_of(group: Mapping[str, Any]) -> float:

@@ -23,7 +23,7 @@ from srft_kernels._layout import (
 from srft_kernels._options import owns_transfer, weighs_transfer
 from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Inner
-from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.sharded import is_distributed, local, shard_of
 
 State: TypeAlias = MutableMapping[Tensor, dict[str, Any]]
