@@ -144,11 +144,9 @@ class Plans:
             self.outdated.append(self.of_group[index])
         chosen = [p for p, has in zip(group["params"], having, strict=True) if has]
         for param in chosen:
-            if not _state.is_complete(state, self._inner, param):  # it has thawed since
-                _state.complete(state, group, self._inner, param, self._curvature is not None, begin=True)
-                self._scales = {}
-            else:
-                _state.lay_out(state[param], param)
+            if "anchor" not in state.get(param, {}):
+                self._scales = {}  # it may get one, having thawed
+            _state.complete(state, group, self._inner, param, self._curvature is not None)
         if not self._scales:  # of all groups: a global mean needs them, and none changes from step to step
             self._scales = _state.scales_of(state, self._optimizer.param_groups)
         tensors = self._tensors(group, chosen)
