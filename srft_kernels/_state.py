@@ -23,7 +23,7 @@ from srft_kernels._layout import (
 from srft_kernels._options import owns_transfer, weighs_transfer
 from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Inner
-from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.sharded import is_distributed, local, shard_of
 
 State: TypeAlias = MutableMapping[Tensor, dict[str, Any]]
@@ -128,7 +128,7 @@ def complete(state: State, group: Mapping[str, Any], inner: InnerOptimizer, para
             own["curvature"] = zeros_beside(param)
         if (curved or group["transfer_anchor"] == "initial") and "anchor" not in own:
             own["anchor"] = copy_beside(param, param.dtype, param)
-    keeps_statistics = weighs_transfer(group) or "curvature" in own
+    keeps_statistics = weighs_transfer(group, inner) or "curvature" in own
     if keeps_statistics and "transfer_statistics" not in own:
         own["transfer_statistics"] = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=param.device)
     _set_count(own, inner, param)
