@@ -1,6 +1,6 @@
 """Follow one target in your own loop.
 
-    python examples/embed_tracker.py NETWORK rgb.mp4 thermal.mp4 120,80,40,60
+python examples/embed_tracker.py NETWORK rgb.mp4 thermal.mp4 120,80,40,60
 """
 
 import sys

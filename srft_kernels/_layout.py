@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -78,9 +78,3 @@ def any_nonfinite(grads: Sequence[Tensor], device: torch.device) -> Tensor:
     if len({norm.dtype for norm in largest}) > 1:
         largest = [norm.double() for norm in largest]
     return (~torch.stack(largest).isfinite().all()).float().reshape(1)
-
-
-def parameters_of(groups: Sequence[dict[str, object]]) -> Iterator[Tensor]:
-    """All parameters of some groups, in order."""
-    for group in groups:
-        yield from group["params"]  # type: ignore[misc]

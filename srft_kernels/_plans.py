@@ -13,7 +13,13 @@ from torch.optim import Optimizer
 from srft_kernels import _options as options
 from srft_kernels import _state
 from srft_kernels._inner import InnerOptimizer, on_device
-from srft_kernels._layout import copy_beside, dense_strides, densely, is_dense, matching
+from srft_kernels._layout import (
+    copy_beside,
+    dense_strides,
+    densely,
+    is_dense,
+    matching,
+)
 from srft_kernels._names import name_of, shortened
 from srft_kernels.curvature import Hutchinson
 from srft_kernels.ops import contract, initial_statistics
@@ -32,13 +38,13 @@ class GroupPlan:
 
     having: list[bool]  # whether each parameter of the group has a gradient
     layout: int  # the fingerprint of the parameters
-    dense_layout: int  # the fingerprint of gradients that the kernels can read as they are
+    dense_layout: int  # that of gradients which the kernels can read as they are
     params: list[Tensor]
     dense: bool
     tensors: StepTensors
     steps: StepPlan
     settings: Tensor  # on the device, for a step that is captured
-    sizes: Tensor  # elements of each parameter, at least 1: float64 on the device
+    sizes: Tensor  # elements of each parameter, float64 on the device
     sharing: Sharing | None  # of shards' statistics
     seen: bool = False  # whether the statistics of T are filled
     captured: bool = False  # whether a graph has the addresses of what is here
@@ -139,11 +145,9 @@ class Plans:
             self.outdated.append(self.of_group[index])
         chosen = [p for p, has in zip(group["params"], having, strict=True) if has]
         for param in chosen:
-            if not _state.is_complete(state, self._inner, param):  # it has thawed since
-                _state.complete(state, group, self._inner, param, self._curvature is not None, begin=True)
-                self._scales = {}
-            else:
-                _state.lay_out(state[param], param)
+            if "anchor" not in state.get(param, {}):
+                self._scales = {}  # it may get one, having thawed
+            _state.complete(state, group, self._inner, param, self._curvature is not None)
         if not self._scales:  # of all groups: a global mean needs them, and none changes from step to step
             self._scales = _state.scales_of(state, self._optimizer.param_groups)
         tensors = self._tensors(group, chosen)
@@ -211,7 +215,7 @@ class Plans:
             tensors.max_second_moments = listed("max_exp_avg_sq") if "max_exp_avg_sq" in moments else []
         elif inner.kind is Inner.SGD:
             tensors.first_moments = listed("momentum_buffer") if moments else []
-        elif options.weighs_transfer(group) and group["transfer_anchor"] == "previous":
+        elif options.weighs_transfer(group, inner) and group["transfer_anchor"] == "previous":
             tensors.previous = [torch.empty_like(p) for p in tensors.params]
         return tensors
 
@@ -292,7 +296,7 @@ class Plans:
             work: The group's tensors, from :meth:`collect`.
             phase: The whole fused step, or one half around the inner optimizer's.
             extra_flags: Beside those of the group's options.
-            found_inf, grad_scale: As in :class:`StepCall`.
+            found_inf, grad_scale: As in :meth:`StepPlan.step`.
             fold: The settings of the product that is folded into H.
         """
         plan, group = work.plan, work.group

@@ -30,12 +30,15 @@ SRFT_CORE double inverse_mean(double sum, double count) {
   return mean > 0 ? 1 / mean : 0.0;
 }
 
+// How much of the transfer's hold is in force: none where kappa is 1 or above.
+SRFT_CORE double released(double kappa) { return kappa < 1 ? 1 - kappa : 0.0; }
+
 // `s` are the settings, `scales` the tensor's row, `sum` and `count` those of T: of the tensor, or of all tensors where
 // the flags say so. `own` says that T is a state of its own.
 SRFT_CORE TensorConstants tensor_constants(Flags flags, const double* s, const double* scales, double time,
                                            const BiasCorrections& corrections, bool own, double sum, double count) {
   const bool coupled = flags.coupled();
-  const double lr = s[kLearningRate], release = 1 - s[kKappa];  // how much of the transfer's hold is in force
+  const double lr = s[kLearningRate], release = released(s[kKappa]);
   TensorConstants c;
   c.negative_step_size = -lr / corrections.beta1;
 #if defined(__CUDA_ARCH__)

@@ -133,7 +133,7 @@ void set_table(const Options& options, Tensor& t) {
   next_range(t.statistics, below, next);
   for (int bin = 0; bin < kBins; ++bin) {
     const double rank = bin_rank(t.statistics, below, next, bin);
-    t.table64[bin] = rank_damping(rank, 1 - s[kKappa], s[kMuMin], s[kMuMax]);
+    t.table64[bin] = rank_damping(rank, released(s[kKappa]), s[kMuMin], s[kMuMax]);
     t.table[bin] = float(t.table64[bin]);
   }
   t.statistics[kLow] = next[kLow];
@@ -163,7 +163,7 @@ void step(Options options, std::vector<Tensor>& tensors, double* report) {
   const Phase phase = options.phase;
   options.pull_active = s[kStrength] > 0;
   options.scale_gradient = s[kGradientFactor] != 1.0;
-  options.damping_active = options.damps() && 1 - s[kKappa] > 0;
+  options.damping_active = options.damps() && released(s[kKappa]) > 0;
   const bool folds = options.folds_in(phase);
   if (folds) {
     const auto half = [&](Setting setting) { return uint64_t(s[setting]); };

@@ -177,7 +177,7 @@ __device__ __forceinline__ void set_table(const StepArguments& a, uint32_t tenso
   __syncthreads();
   const double rank = bin_rank(shared.statistics, shared.below, shared.next, bin);
   const double* s = shared.settings;
-  shared.table[bin] = Real(rank_damping(rank, 1 - s[kKappa], s[kMuMin], s[kMuMax]));
+  shared.table[bin] = Real(rank_damping(rank, released(s[kKappa]), s[kMuMin], s[kMuMax]));
   __syncthreads();
 }
 

@@ -7,6 +7,7 @@ in some 30 microseconds, which Python needs for 50.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,15 +43,16 @@ def look(tensors: Sequence[Tensor]) -> Layouts:
 
 def _form(tensor: Tensor) -> object:
     if tensor.layout != torch.strided:
-        return object()
+        return next(_never)
     strides = tuple(stride if size > 1 else 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     if tensor.numel() == 0:
         strides = ()
     last = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + last) * tensor.element_size()
     if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
-        return object()
+        return next(_never)
     return tensor.dtype, tensor.device, tensor.shape, strides
 
 
+_never = itertools.count()  # what has no memory: not the same twice
 _NOTHING = Layouts(0, torch.zeros(0, dtype=torch.int64))

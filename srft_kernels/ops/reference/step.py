@@ -128,7 +128,7 @@ def step(t: StepTensors, call: StepCall) -> None:
     steps, statistics = list(t.steps.unbind()), list(t.statistics.unbind())
     s = dict(zip(Setting, call.settings_on_host(), strict=True))
     lr, strength, kappa = s[Setting.LEARNING_RATE], s[Setting.STRENGTH], s[Setting.KAPPA]
-    release = 1 - kappa  # how much of the transfer's hold is in force
+    release = max(1 - kappa, 0.0)  # how much of the transfer's hold is in force
     by_rank = flags.ranks
 
     def entry(tensors: Sequence[Tensor], i: int) -> Tensor | None:

@@ -196,7 +196,7 @@ def prepare(
     weight_decay = tl.load(settings + SETTING_WEIGHT_DECAY)
     strength = tl.maximum(tl.load(settings + SETTING_STRENGTH), 0.0)
     kappa = tl.load(settings + SETTING_KAPPA)
-    release = 1.0 - kappa  # how much of the transfer's hold is in force
+    release = tl.maximum(1.0 - kappa, 0.0)  # how much of the transfer's hold is in force
     factor = tl.load(settings + SETTING_GRADIENT_FACTOR)
     if grad_scale is not None:
         factor /= tl.load(grad_scale).to(tl.float64)

@@ -178,6 +178,17 @@ def make_case(
     return case
 
 
+def moved(case: Case, device: torch.device | str) -> Case:
+    """A copy on another device; the settings stay numbers of the host."""
+
+    def move(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [t.to(device, copy=True) for t in value]
+        return value.to(device, copy=True) if isinstance(value, Tensor) and name != "settings" else value
+
+    return Case(**{name: move(name, value) for name, value in vars(case).items()})
+
+
 def reference_step(case: Case, phase: Phase = Phase.FUSED) -> None:
     """The specification's step."""
     ReferencePlan(case.tensors()).step(case.call(phase))

@@ -28,6 +28,7 @@ from srft_kernels.ops.cuda.penalty import CudaPenalty
 from srft_kernels.ops.cuda.plan import CudaPlan
 from srft_kernels.ops.native import cuda_library
 from srft_kernels.ops.reference.penalty import penalty_backward_reference, penalty_reference
+from tests.srft_kernels.ops.extreme_cases import EXTREMES, check_extremes
 from tests.srft_kernels.ops.penalty_cases import SHAPES as PENALTY_SHAPES
 from tests.srft_kernels.ops.penalty_cases import draw
 from tests.srft_kernels.ops.step_cases import (
@@ -38,6 +39,7 @@ from tests.srft_kernels.ops.step_cases import (
     assert_agrees,
     assert_same_statistics,
     make_case,
+    moved,
     name_of,
     reference_step,
 )
@@ -49,17 +51,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
     pytest.mark.skipif(not cuda_library.available, reason=f"no compiled kernels: {cuda_library.reason}"),
 ]
-
-
-def moved(case: Case, device: torch.device | str) -> Case:
-    """A copy on another device; the settings stay numbers of the host."""
-
-    def move(name: str, value: Any) -> Any:
-        if isinstance(value, list):
-            return [t.to(device, copy=True) for t in value]
-        return value.to(device, copy=True) if isinstance(value, Tensor) and name != "settings" else value
-
-    return Case(**{name: move(name, value) for name, value in vars(case).items()})
 
 
 def stepper(case: Case) -> Stepper:
@@ -196,6 +187,11 @@ def test_means_of_every_kind(normalize: Normalize, options: dict[str, Any]) -> N
     step = stepper(case)
     for _ in range(2):
         check_step(step, torch.float32)
+
+
+@pytest.mark.parametrize("options", EXTREMES, ids=name_of)
+def test_numbers_at_the_ends_of_what_float32_holds(options: dict[str, Any]) -> None:
+    check_extremes(stepper, options)
 
 
 @pytest.mark.parametrize("inner", [Inner.ADAM, Inner.SGD])

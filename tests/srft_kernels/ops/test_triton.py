@@ -23,13 +23,16 @@ from srft_kernels.ops.plan import StepCall, StepTensors
 from srft_kernels.ops.reference.penalty import penalty_backward_reference, penalty_reference
 from srft_kernels.ops.reference.rank import sampled
 from srft_kernels.ops.triton import available
+from tests.srft_kernels.ops.extreme_cases import EXTREMES, check_extremes
 from tests.srft_kernels.ops.interpreter import INTERPRETED, faithful_interpreter  # noqa: F401 (a fixture for all tests)
 from tests.srft_kernels.ops.step_cases import (
     CONFIGURATIONS,
     DTYPES,
     Case,
+    Stepper,
     assert_agrees,
     make_case,
+    moved,
     name_of,
     reference_step,
 )
@@ -234,6 +237,12 @@ def test_dtypes_together_and_means_over_all_tensors(options: dict[str, Any], dev
     after.report = truth.report  # of all dtypes together
     for i, param in enumerate(after.params):
         assert_agrees(only(after, i), only(truth, i), only(before, i), dtype=param.dtype)
+
+
+@on_each_device
+@pytest.mark.parametrize("options", EXTREMES, ids=name_of)
+def test_numbers_at_the_ends_of_what_float32_holds(options: dict[str, Any], device: str) -> None:
+    check_extremes(lambda case: Stepper(moved(case, device), TritonPlan), options)
 
 
 @on_each_device
