@@ -14,21 +14,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from tracker.config import RunConfig
+from tracker.config import RunConfig, load_config
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
 from tracker.evaluation import Metrics, read_attributes, score_attributes
 from tracker.evaluation.plots import COLORS, plot_curves
+from tracker.files import write_text
 from tracker.inference import InferenceSettings
 from tracker.models.checkpoints import find_weights
+from tracker.tables import aligned_table
 from tracker.train.assess import assess
-from tracker.train.atomic import atomic_file
+from tracker.train.build import run_meta
 from tracker.train.checkpoint import checkpoints_in
 from tracker.train.distributed import chosen_device
-from tracker.train.finetune import fine_tuner, starting_network
+from tracker.train.finetune import fine_tuner
 from tracker.train.prefetch import on_device
-from tracker.train.pretrain import run_meta
-from tracker.train.prior import load_prior, prior_for
+from tracker.train.prior import configured_prior
+from tracker.train.start import starting_network
 from tracker.train.trainer import Trainer
 from tracker.tuning.files import load_tracker, save_tracker
 from tracker.tuning.methods import METHODS
@@ -69,8 +71,7 @@ class Row:
 
 
 def compare_methods(
-    config: RunConfig,
-    methods: Sequence[str],
+    runs: Mapping[str, RunConfig],
     out: Path,
     seeds: Iterable[int] = (0,),
     tests: Mapping[str, Sequence[Any]] | None = None,
@@ -83,8 +84,7 @@ def compare_methods(
     tracked are not tracked again.
 
     Args:
-        config: of the runs; its ``tuning``, ``optimizer.name``, ``train.seed`` and ``output`` are set for each.
-        methods: ``full`` or names of :data:`tracker.tuning.methods.METHODS`, each with ``+srft`` behind it or not.
+        runs: name to configuration, as of :func:`method_configs`; ``train.seed`` and ``output`` are set for each seed.
         out: the folder.
         seeds: of the order of the data, of drop path and of what a method adds.
         tests: name to sequences; by default those of :func:`task_sequences`. ``rgb`` are those of the old skill.
@@ -95,15 +95,15 @@ def compare_methods(
         The table as text.
 
     Raises:
-        RGBXError: an unknown method; ``out`` holds runs with other settings; what training and tracking raise.
+        RGBXError: ``out`` holds runs with other settings; what training and tracking raise.
     """
     seeds = list(seeds)
-    runs = {name: configured(config, name) for name in dict.fromkeys(methods)}
     if not runs or not seeds:
         raise RGBXError("nothing to compare; name one method and one seed at least")
     for name, run in runs.items():
         for seed in seeds:
             _finished(_seeded(run, seed, out / name / f"seed{seed}"))
+    config = next(iter(runs.values()))
     tests = task_sequences(config) if tests is None else tests
     rows = []
     for name, run in runs.items():
@@ -133,18 +133,31 @@ def compare_methods(
     return write(rows, reference, tests, out, attributes)
 
 
-def configured(config: RunConfig, name: str) -> RunConfig:
-    """``config`` for a method.
+def method_configs(methods: Sequence[str], path: str | None, overrides: Sequence[str] = ()) -> dict[str, RunConfig]:
+    """The configuration of each method: the same file and overrides, of which each gets those that concern it.
+
+    Settings of another method's section are left out, and those of SRFT where a method is without it.
+
+    Args:
+        methods: ``full`` or names of :data:`tracker.tuning.methods.METHODS`, each with ``+srft`` behind it or not.
+        path: configuration file, or the name of a shipped one.
+        overrides: ``section.key=value``.
 
     Raises:
-        RGBXError: there is no such method.
+        RGBXError: there is no such method; a setting cannot be used.
     """
-    method, srft = name.removesuffix(SRFT), name.endswith(SRFT)
-    if method != "full" and method not in METHODS:
-        known = ", ".join(["full", *METHODS])
-        raise RGBXError(f"method {name!r} is unknown; choose of {known}, each with {SRFT} behind it or not")
-    optimizer = config.optimizer.model_copy(update={"name": "srft" if srft else "adamw"})
-    return config.model_copy(update={"tuning": method, "optimizer": optimizer})
+    configs = {}
+    for name in dict.fromkeys(methods):
+        method, srft = name.removesuffix(SRFT), name.endswith(SRFT)
+        if method != "full" and method not in METHODS:
+            known = ", ".join(["full", *METHODS])
+            raise RGBXError(f"method {name!r} is unknown; choose of {known}, each with {SRFT} behind it or not")
+        foreign = {other for other in METHODS if other != method} | (set() if srft else {"optimizer"})
+        own = [text for text in overrides if text.partition("=")[0].partition(".")[0].strip() not in foreign]
+        optimizer = "srft" if srft else "adamw"
+        own = [f"tuning={method}", f"optimizer.name={optimizer}", *own]
+        configs[name] = load_config(RunConfig, path, own, command="train")
+    return configs
 
 
 def _seeded(config: RunConfig, seed: int, folder: Path) -> RunConfig:
@@ -176,16 +189,13 @@ def train(config: RunConfig) -> dict[str, Any]:
     torch.manual_seed(config.train.seed)
     network, origin = starting_network(config)
     network = network.to(chosen_device(config.train.device))
-    prior = None
-    if config.optimizer.name == "srft" and config.optimizer.prior is not None:
-        prior = prior_for(network, load_prior(config.optimizer.prior))
-    trainer = fine_tuner(config, network, prior, title=config.output.parent.name)
+    trainer = fine_tuner(config, network, configured_prior(config, network), invocation="rgbx compare-methods")
     if checkpoints_in(config.output / "checkpoints"):
         trainer.resume(config.output)
     history = trainer.run()
     rates = [r.scalars["samples_per_second"] for r in history if "samples_per_second" in r.scalars]
     parameters = list(network.parameters())
-    save_tracker(config.output / "network.safetensors", network, run_meta(config, trainer, "compare-methods", origin))
+    save_tracker(config.output / "network.safetensors", network, run_meta(config, trainer, origin))
     cost = {
         "trained": sum(p.numel() for p in parameters if p.requires_grad),
         "total": sum(p.numel() for p in parameters),
@@ -193,8 +203,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         "step_seconds": config.train.batch_size / statistics.median(rates) if rates else float("nan"),
         "config": config.model_dump(mode="json"),
     }
-    with atomic_file(config.output / COST_FILE) as file:
-        file.write(json.dumps(cost, indent=1).encode())
+    write_text(config.output / COST_FILE, json.dumps(cost, indent=1))
     return cost
 
 
@@ -237,7 +246,8 @@ def task_sequences(config: RunConfig, count: int = 24, length: int = 60) -> dict
     """
     found: dict[str, list[Any]] = {}
     if config.data.source == "synthetic":
-        found[config.data.modality] = generated(config.data.modality, count, length)
+        modality = config.data.generated_modality
+        found[modality] = generated(modality, count, length)
     else:
         from tracker.data.sources import with_split
         from tracker.train.sources import sequences_of
@@ -317,8 +327,7 @@ def write(
             tables.append([[f"{task}: SR by attribute", *scores.attributes], *lines])
     _plot_cost(rows, next(iter(tests)), out / "trained_and_success.png")
     page = "\n\n".join(["# Tuning methods", _markdown(table), LEGEND, *(_markdown(more) for more in tables[1:])])
-    with atomic_file(out / "table.md") as file:
-        file.write(f"{page}\n".encode())
+    write_text(out / "table.md", f"{page}\n")
     content = [
         {
             "method": row.name, "trained": row.trained, "total": row.total, "memory": row.memory,
@@ -328,9 +337,8 @@ def write(
         for row in rows
     ]  # fmt: skip
     rgb = None if reference is None else 100 * reference.scores["SR"]
-    with atomic_file(out / "table.json") as file:
-        file.write(json.dumps({"methods": content, "rgb_tracker_SR": rgb}, indent=1).encode())
-    return _aligned(table)
+    write_text(out / "table.json", json.dumps({"methods": content, "rgb_tracker_SR": rgb}, indent=1))
+    return aligned_table(table[0], table[1:])
 
 
 LEGEND = """Trained: parameters that train; runs: parameters of the network that runs. Memory is counted: weights,
@@ -342,11 +350,6 @@ of the RGB tracker's."""
 def _markdown(table: Sequence[Sequence[str]]) -> str:
     rule = ["---", *("---:" for _ in table[0][1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in [table[0], rule, *table[1:]])
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in table)
 
 
 def _plot_cost(rows: Sequence[Row], task: str, path: Path) -> None:
