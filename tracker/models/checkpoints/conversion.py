@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tracker.errors import RGBXError
-from tracker.models.checkpoints import file_digest, initialize_two_stream, load_network, read_tensors
+from tracker.models.checkpoints.files import file_digest, load_network, read_tensors
+from tracker.models.checkpoints.initialize import initialize_two_stream, load_state
+from tracker.models.checkpoints.layouts import is_vit
+from tracker.models.checkpoints.vit_weights import start_from_vit
 from tracker.models.config import NetworkConfig, elimination_layers
 from tracker.models.config import preset as preset_named
-from tracker.models.initialize import load_state
-from tracker.models.layouts import is_vit
-from tracker.models.stream import Tracker
-from tracker.models.vit_weights import start_from_vit
+from tracker.models.tracker import Tracker
 
 CARRIED = ("inference", "positions_resized", "head")
 """Entries of the meta that are as true of what is made as of what it is made from."""
@@ -52,8 +53,12 @@ def converted(
             raise RGBXError(f"{path.name} has an untrained head: train the RGB tracker first")
         config = config.replace(kind="two_stream")
         network = initialize_two_stream(network, config)
-    origin = {"file": path.name, "sha256": file_digest(path), **{k: v for k, v in meta.items() if k not in CARRIED}}
-    return network, config, {**{k: meta[k] for k in CARRIED if k in meta}, "made_from": origin}
+    return network, config, {**{k: meta[k] for k in CARRIED if k in meta}, "made_from": made_from(path, meta)}
+
+
+def made_from(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network tells of the file that it was made from: name, SHA-256 and that file's own meta."""
+    return {"file": path.name, "sha256": file_digest(path), **{k: v for k, v in meta.items() if k not in CARRIED}}
 
 
 def _read(
