@@ -91,7 +91,9 @@ def mixed_by_hand(state: dict[str, Tensor], grid: list[list[float]], side: int) 
     """One map's tokens, ``(side * side, DIM)``, through the mixer."""
     low_rank = [linear(state["down.weight"], state["down.bias"], token) for token in grid]
     maps = [[[low_rank[i * side + j][c] for j in range(side)] for i in range(side)] for c in range(8)]
-    convolved = each(gelu, depthwise(state["high.depthwise.weight"], pointwise(state["high.expand.weight"], None, maps[:2])))
+    convolved = each(
+        gelu, depthwise(state["high.depthwise.weight"], pointwise(state["high.expand.weight"], None, maps[:2]))
+    )
     pooled = pointwise(state["high.pooled.weight"], state["high.pooled.bias"], largest_around(maps[2:4]))
     bands = convolved + each(gelu, pooled) + block_means(maps[4:])
     smooth = depthwise(state["fuse.weight"], bands)
