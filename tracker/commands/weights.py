@@ -73,7 +73,7 @@ def convert(
     The layout of FILE is found out from its content. A network in our format tells what it was made from.
     """
     from tracker.models.checkpoints import find_weights, save_network, save_published
-    from tracker.models.conversion import converted
+    from tracker.models.checkpoints.conversion import converted
     from tracker.models.summary import summary
 
     if layout == "rgbx" and out.suffix != ".safetensors":

@@ -18,7 +18,7 @@ from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.errors import RGBXError
 from tracker.inference.engine import Locator, network_fingerprint, network_sizes
 from tracker.inference.online import InferenceSettings
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker
 
 METADATA_KEY = "rgbx_tracker"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}

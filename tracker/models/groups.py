@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tracker.errors import RGBXError
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker
 
 
 @dataclass(frozen=True)

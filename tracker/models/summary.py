@@ -9,7 +9,7 @@ import yaml
 
 from tracker.models.config import NetworkConfig
 from tracker.models.groups import GROUPS, group_of
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker
 
 KIND_NAMES = {"single_stream": "RGB tracker, one stream", "two_stream": "RGB-X tracker, two streams"}
 RUN_SETTINGS = "config"

@@ -9,9 +9,9 @@ from typing import Any
 from tracker.config import RunConfig, TrainSection
 from tracker.errors import RGBXError
 from tracker.models.checkpoints import find_weights, load_network, save_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker
 from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import Processes, processes
 from tracker.train.optimizers import build_optimizer

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tracker.boxes import cxcywh_to_xyxy, giou
 from tracker.errors import RGBXError
-from tracker.models.stream import TrackerOutput
+from tracker.models.tracker import TrackerOutput
 
 
 def _larger_root(b: Tensor, four_ac: Tensor) -> Tensor:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from tracker.config import RunConfig
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
 from tracker.models.center_head import decode_boxes
 from tracker.models.checkpoints import find_weights, load_network, save_network
 from tracker.models.config import NetworkConfig, preset
-from tracker.models.stream import Tracker, TrackerOutput
+from tracker.models.tracker import Tracker, TrackerOutput, build_network
 from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import processes
 from tracker.train.losses import TrackingLoss, gaussian_target

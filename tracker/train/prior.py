@@ -16,10 +16,10 @@ from tracker.config import PriorSection, RunConfig
 from tracker.data.dataset import collate_pairs
 from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
+from tracker.models.checkpoints.initialize import stream_mapping
+from tracker.models.checkpoints.position_resizing import fit_positions
 from tracker.models.config import NetworkConfig
-from tracker.models.initialize import stream_mapping
-from tracker.models.position_resizing import fit_positions
-from tracker.models.stream import Tracker, TrackerOutput
+from tracker.models.tracker import Tracker, TrackerOutput
 from tracker.train.atomic import write_error
 from tracker.train.distributed import chosen_device
 from tracker.train.losses import TrackingLoss

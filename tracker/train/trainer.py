@@ -27,7 +27,7 @@ from tracker.data.dataset import collate_pairs
 from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
 from tracker.models.elimination import keep_ratio_at
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker
 from tracker.train.activations import recompute_blocks
 from tracker.train.checkpoint import (
     check_module,

@@ -13,10 +13,10 @@ from tests.paths import REPOSITORY
 from tracker.config import RunConfig, load_config, shipped_configs
 from tracker.data.layouts import write_dataset
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import NetworkConfig, preset
 from tracker.models.groups import parameter_groups
+from tracker.models.tracker import build_network
 from tracker.train.finetune import fine_tune, group_settings, starting_network
 from tracker.train.optimizers import build_optimizer
 from tracker.train.prior import save_prior

@@ -39,8 +39,8 @@ from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
 from tracker.inference.online import Result as InferenceResult
 from tracker.inference.run import Track, track_sequence
-from tracker.models.build import build_network
 from tracker.models.config import tiny
+from tracker.models.tracker import build_network
 from tracker.viewing import LiveWindow, PageSettings, Record, Run, find_runs, score_runs, write_page
 from tracker.viewing.pictures import encode_frame, panel_size, take_pictures
 from tracker.viewing.scores import compare_scores

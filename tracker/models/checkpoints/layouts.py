@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
 from tracker.models.config import NetworkConfig, evenly_spaced_layers
+from tracker.models.tracker import build_network
 
 State = dict[str, Tensor]
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
+from tracker.models.checkpoints.layouts import State, check_state
+from tracker.models.checkpoints.position_resizing import fit_positions
 from tracker.models.config import NetworkConfig
-from tracker.models.layouts import State, check_state
-from tracker.models.position_resizing import fit_positions
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 
 DROPPED = ("cls_token", "dist_token", "mask_token", "pos_embed", "head.", "head_dist.", "pre_logits.", "decoder_")
 """What a classifier or an autoencoder has and a tracker has not."""

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from tracker.errors import RGBXError
-from tracker.models.config import NetworkConfig
-from tracker.models.initialize import initialize_two_stream, load_state, stream_mapping
-from tracker.models.layouts import (
+from tracker.models.checkpoints.initialize import load_state
+from tracker.models.checkpoints.layouts import (
     State,
     check_state,
     from_ostrack,
@@ -32,19 +31,10 @@ from tracker.models.layouts import (
     to_ostrack,
     to_srtrack,
 )
-from tracker.models.position_resizing import fit_positions
-from tracker.models.stream import Tracker
-from tracker.models.torch_file import read_torch_file
-
-__all__ = [
-    "initialize_two_stream",
-    "load_network",
-    "save_network",
-    "save_published",
-    "stream_mapping",
-    "to_ostrack",
-    "to_srtrack",
-]
+from tracker.models.checkpoints.position_resizing import fit_positions
+from tracker.models.checkpoints.torch_file import read_torch_file
+from tracker.models.config import NetworkConfig
+from tracker.models.tracker import Tracker
 
 METADATA_KEY = "rgbx_network"
 FORMAT_VERSION = 1
@@ -134,7 +124,7 @@ def find_weights(path: Path) -> Path:
     """The file itself, or the shipped weights of that name (``tiny_rgb``)."""
     if path.is_file():
         return path
-    shipped = Path(__file__).resolve().parent.parent / "weights"
+    shipped = Path(__file__).resolve().parents[2] / "weights"
     if path.parent == Path(".") and (shipped / f"{path.stem}.safetensors").is_file():
         return shipped / f"{path.stem}.safetensors"
     names = ", ".join(sorted(item.stem for item in shipped.glob("*.safetensors"))) or "none"
@@ -161,7 +151,7 @@ def load_network(
     ``search_size``, which is logged and noted in the meta (``"positions_resized"``: cells along a side before and
     after).
 
-    Nothing but tensors is unpickled: see :func:`tracker.models.torch_file.read_torch_file`.
+    Nothing but tensors is unpickled: see :func:`tracker.models.checkpoints.torch_file.read_torch_file`.
 
     Raises RGBXError, one sentence, for a file that is absent, truncated, foreign, or does not fit its
     network, and for settings that make no network.

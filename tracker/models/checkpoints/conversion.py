@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tracker.errors import RGBXError
-from tracker.models.checkpoints import file_digest, initialize_two_stream, load_network, read_tensors
+from tracker.models.checkpoints.files import file_digest, load_network, read_tensors
+from tracker.models.checkpoints.initialize import initialize_two_stream, load_state
+from tracker.models.checkpoints.layouts import is_vit
+from tracker.models.checkpoints.vit_weights import start_from_vit
 from tracker.models.config import NetworkConfig, elimination_layers
 from tracker.models.config import preset as preset_named
-from tracker.models.initialize import load_state
-from tracker.models.layouts import is_vit
-from tracker.models.stream import Tracker
-from tracker.models.vit_weights import start_from_vit
+from tracker.models.tracker import Tracker
 
 CARRIED = ("inference", "positions_resized", "head")
 """Entries of the meta that are as true of what is made as of what it is made from."""

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
+from tracker.models.checkpoints.layouts import State, check_state, from_ostrack, is_ostrack, published_config
+from tracker.models.checkpoints.position_resizing import fit_positions
 from tracker.models.config import NetworkConfig
-from tracker.models.layouts import State, check_state, from_ostrack, is_ostrack, published_config
-from tracker.models.position_resizing import fit_positions
-from tracker.models.stream import Tracker
-from tracker.models.two_stream import TwoStreamTracker
+from tracker.models.tracker import Tracker, TwoStreamTracker, build_network
 
 SOURCE = "the RGB tracker's state"
 

@@ -1,0 +1,21 @@
+"""Both streams as pre-trained: only what joins them trains, and how X becomes patches."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tracker.models.tracker import TrackerOutput
+from tracker.tuning.base import TunedTracker
+
+
+class Frozen(TunedTracker):
+    """The baseline of all adapters: cross blocks and X's patch embedding train, and no weight of the two streams."""
+
+    method = "frozen"
+    base_kind = "two_stream"
+    trains = ("embed_x", "cross")
+
+    def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
+        """As the base's."""
+        output: TrackerOutput = self.base(template, search)
+        return output

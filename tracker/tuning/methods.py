@@ -1,0 +1,9 @@
+"""The tuning methods by the names that a configuration calls them by."""
+
+from __future__ import annotations
+
+from tracker.tuning.base import TunedTracker
+from tracker.tuning.frozen import Frozen
+
+METHODS: dict[str, type[TunedTracker]] = {method.method: method for method in (Frozen,)}
+"""All but ``full``, which wraps nothing: the two-stream tracker with every group trained."""
