@@ -268,6 +268,35 @@ class ValidationSection(Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
+class PATrackSection(Section):
+    """Settings of ``tuning: patrack``."""
+
+    source: Literal["own", "other"] = Field(
+        default="own",
+        description="whose frequencies the modality-dependent adapters add: own, as the paper says, or other, as the "
+        "published code does",
+    )
+    entangled_layers: tuple[int, ...] | None = Field(
+        default=None, description="where the modalities meet; none given: at each quarter, 3, 6, 9 of 12"
+    )
+    gated: bool = Field(default=False, description="a learned gate, closed at first, on what the meetings attend to")
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0, description="in the adapter before the head")
+
+
+class DistillSection(Section):
+    """Settings of ``tuning: distill``: a small student of one stream learns from a two-stream teacher."""
+
+    teacher: Path | None = Field(default=None, description="checkpoint of the two-stream tracker to learn from")
+    common: float = Field(default=1.0, ge=0.0, description="weight of what the teacher's streams have in common")
+    specific: float = Field(default=1.0, ge=0.0, description="weight of what only one of the teacher's streams has")
+    fusion: float = Field(default=1.0, ge=0.0, description="weight of the teacher's fused features")
+    mask_probability: float = Field(default=0.5, ge=0.0, le=1.0, description="samples of which a modality is masked")
+    mask_share: float = Field(default=0.4, ge=0.0, le=1.0, description="share of that modality's blocks")
+    mask_cells: int = Field(default=2, ge=1, le=16, description="side of a masked block in patches")
+    cache: Path | None = Field(default=None, description="folder that keeps what the teacher answers")
+    cache_gigabytes: float = Field(default=20.0, gt=0.0, description="size up to which the folder is filled")
+
+
 class RunConfig(Section):
     """Everything that ``rgbx pretrain``, ``rgbx prior`` and ``rgbx train`` need to know."""
 
@@ -281,6 +310,8 @@ class RunConfig(Section):
     optimizer: OptimizerSection = OptimizerSection()
     prior: PriorSection = PriorSection()
     validation: ValidationSection = ValidationSection()
+    patrack: PATrackSection = PATrackSection()
+    distill: DistillSection = DistillSection()
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML that :func:`load_config` reads back to an equal object."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tracker.tuning.base import TunedTracker
 from tracker.tuning.frozen import Frozen
+from tracker.tuning.patrack import PATrack
 
-METHODS: dict[str, type[TunedTracker]] = {method.method: method for method in (Frozen,)}
+METHODS: dict[str, type[TunedTracker]] = {method.method: method for method in (Frozen, PATrack)}
 """All but ``full``, which wraps nothing: the two-stream tracker with every group trained."""
