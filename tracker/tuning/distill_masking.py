@@ -33,7 +33,8 @@ def block_contrast(crops: Tensor, block: int) -> Tensor:
     """
 
     def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, block, ceil_mode=crops.shape[-1] % block != 0)
+        averages: Tensor = F.avg_pool2d(values, block, ceil_mode=crops.shape[-1] % block != 0)
+        return averages
 
     variance = (mean(crops.square()) - mean(crops).square()).clamp_min(0)
     return variance.unflatten(1, (2, 3)).mean(dim=2).sqrt()

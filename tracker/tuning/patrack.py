@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tracker.errors import RGBXError
 from tracker.models.config import elimination_layers
-from tracker.models.tracker import Tracker, TrackerOutput, VitBlock
+from tracker.models.tracker import SingleStreamTracker, Tracker, TrackerOutput, VitBlock
 from tracker.tuning.base import RecomputedLayer, TunedTracker
 from tracker.tuning.patrack_adapters import FrequencyMixer, SharedGuidanceFusion, TaskAdapter
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 NORM_EPSILON = 1e-6
 Norm = Callable[[Tensor], Tensor]
+
+
+def modalities(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """RGB and X of ``(2B, N, D)``, RGB before X. Not by ``chunk``, which would make an exported batch a constant."""
+    rgb, x = tokens.unflatten(0, (2, -1)).unbind()
+    return rgb, x
 
 
 class ModalityDependent(nn.Module):
@@ -46,8 +52,7 @@ class ModalityDependent(nn.Module):
         mixed: Tensor = self.mixer(norm(tokens))
         if self.source == "own":
             return mixed
-        rgb, x = mixed.chunk(2)
-        return torch.cat([x, rgb])
+        return torch.cat(modalities(mixed)[::-1])
 
 
 class ModalityEntangled(nn.Module):
@@ -63,7 +68,7 @@ class ModalityEntangled(nn.Module):
 
     def forward(self, norm: Norm, tokens: Tensor) -> Tensor:
         """As :meth:`ModalityDependent.forward`."""
-        rgb, x = F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPSILON).chunk(2)
+        rgb, x = modalities(F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPSILON))
         return norm(torch.cat(self.fusion(rgb, x)))
 
 
@@ -80,7 +85,8 @@ class PATrackLayer(RecomputedLayer):
         added = block.drop_path1(self.attention(block.norm1, tokens))
         tokens = block.attend(tokens)[0] + added
         added = block.drop_path2(self.mlp(block.norm2, tokens))
-        return block.feed_forward(tokens) + added
+        changed: Tensor = block.feed_forward(tokens) + added
+        return changed
 
 
 class PATrack(TunedTracker):
@@ -141,12 +147,13 @@ class PATrack(TunedTracker):
         Raises RGBXError for crops of another shape.
         """
         base = self.base
+        assert isinstance(base, SingleStreamTracker)
         base.check_inputs(template, search, channels=(6,))
         halves = (torch.cat(crops.chunk(2, dim=1)) for crops in (template, search))
         tokens = base.tokens(base.rgb, *halves)
         for layer, block in zip(self.layers, base.rgb.blocks, strict=True):
             tokens = layer(block, tokens)
-        rgb, x = base.rgb.norm(tokens).chunk(2)
+        rgb, x = modalities(base.rgb.norm(tokens))
         # A sum and not the mean: the adapter behind it finds its own scale.
         fused = rgb + x
         count = base.config.template_cells**2

@@ -129,8 +129,10 @@ class SharedGuidanceFusion(nn.Module):
         return received[0], received[1]
 
     def _attended(self, keys: Tensor, guidance: Tensor, values: Tensor) -> Tensor:
-        parts = zip(*(tensor.split(self.lengths, dim=1) for tensor in (keys, guidance, values)), strict=True)
-        return torch.cat([F.scaled_dot_product_attention(k, g, v, scale=1.0) for k, g, v in parts], dim=1)
+        # One head, in an axis of its own: ONNX takes attention with four axes alone.
+        parts = zip(*(t[:, None].split(self.lengths, dim=2) for t in (keys, guidance, values)), strict=True)
+        attended = [F.scaled_dot_product_attention(k, g, v, scale=1.0) for k, g, v in parts]
+        return torch.cat(attended, dim=2)[:, 0]
 
 
 class TaskAdapter(nn.Module):
