@@ -6,6 +6,7 @@ so that layers, projections and weights are this project's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,24 @@ class TeacherTaps(NamedTuple):
     """Directions of ``f_rgb - f_x``, before the streams meet."""
     fused: Tensor
     """Directions of the streams' mean after they have met."""
+
+
+class Tap(NamedTuple):
+    """Tokens ``(B, N, d)`` somewhere in the student, and which cells of the search grid they are (None: all)."""
+
+    tokens: Tensor
+    kept: Tensor | None
+
+
+def kept_rows(values: Tensor, kept: Tensor | None, template_tokens: int) -> Tensor:
+    """Of ``(B, template tokens + search cells, D)`` the rows of the template and of the cells ``kept (B, n)``.
+
+    A student that eliminates candidates is compared where it still has tokens.
+    """
+    if kept is None:
+        return values
+    search = values[:, template_tokens:].gather(1, kept[..., None].expand(-1, -1, values.shape[-1]))
+    return torch.cat([values[:, :template_tokens], search], dim=1)
 
 
 def unit(features: Tensor) -> Tensor:
@@ -66,19 +85,26 @@ class Distiller(nn.Module):
         self.fused = nn.Linear(student_dim, teacher_dim)
         self.paths = nn.Parameter(torch.zeros(taps))
 
-    def forward(self, layers: list[Tensor], features: Tensor, teacher: TeacherTaps) -> dict[str, Tensor]:
+    def forward(
+        self, layers: Sequence[Tap], features: Tap, teacher: TeacherTaps, template_tokens: int
+    ) -> dict[str, Tensor]:
         """Losses ``common``, ``specific`` and ``fusion``, each ``(B,)`` and between 0 and 4.
 
         Args:
-            layers: the student's tokens ``(B, N, d)`` at the K layers.
-            features: the student's ``(B, N, d)`` after its last norm.
+            layers: the student at the K layers.
+            features: the student after its last norm.
             teacher: of the same crops, without masks.
+            template_tokens: how many of the tokens are the template's.
         """
-        common = [distance(self.common[k](h), teacher.common[:, k]) for k, h in enumerate(layers)]
-        specific = [distance(self.specific[k](h), teacher.specific[:, k]) for k, h in enumerate(layers)]
+        sums: dict[str, list[Tensor]] = {"common": [], "specific": []}
+        for k, (tokens, kept) in enumerate(layers):
+            for name, projections, taps in (
+                ("common", self.common, teacher.common),
+                ("specific", self.specific, teacher.specific),
+            ):
+                sums[name].append(distance(projections[k](tokens), kept_rows(taps[:, k], kept, template_tokens)))
         mixture = torch.einsum("k,bknd->bnd", self.paths.softmax(dim=0), teacher.fused)
         return {
-            "common": torch.stack(common).mean(dim=0),
-            "specific": torch.stack(specific).mean(dim=0),
-            "fusion": distance(self.fused(features), mixture),
+            **{name: torch.stack(parts).mean(dim=0) for name, parts in sums.items()},
+            "fusion": distance(self.fused(features.tokens), kept_rows(mixture, features.kept, template_tokens)),
         }

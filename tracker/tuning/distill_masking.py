@@ -37,7 +37,8 @@ def block_contrast(crops: Tensor, block: int) -> Tensor:
         return averages
 
     variance = (mean(crops.square()) - mean(crops).square()).clamp_min(0)
-    return variance.unflatten(1, (2, 3)).mean(dim=2).sqrt()
+    contrast: Tensor = variance.unflatten(1, (2, 3)).mean(dim=2).sqrt()
+    return contrast
 
 
 def hide_blocks(crops: Tensor, hidden: Tensor, block: int, share: float) -> Tensor:

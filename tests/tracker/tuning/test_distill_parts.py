@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tracker.tuning.distill_losses import Distiller, TeacherTaps, separated
+from tracker.tuning.distill_losses import Distiller, Tap, TeacherTaps, kept_rows, separated
 from tracker.tuning.distill_masking import LEAST_CONTRAST, block_contrast, draw_hidden, hide_blocks
 
 BLOCK = 4
@@ -113,7 +113,7 @@ def test_losses_are_those_written_out() -> None:
     common, specific = separated(rgb, x)
     fused = torch.nn.functional.normalize(after, dim=-1)
     with torch.no_grad():
-        found = distiller(layers, features, TeacherTaps(common, specific, fused))
+        found = distiller([Tap(h, None) for h in layers], Tap(features, None), TeacherTaps(common, specific, fused), 1)
 
     def projected(layer: torch.nn.Linear, vector: Tensor) -> list[float]:
         return [
@@ -151,6 +151,14 @@ def test_paths_start_equal_and_learn() -> None:
     distiller = Distiller(2, 3, 2)
     taps = torch.nn.functional.normalize(torch.randn(1, 2, 4, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     assert distiller.paths.softmax(0).tolist() == [0.5, 0.5]
-    distiller([torch.ones(1, 4, 2)] * 2, torch.ones(1, 4, 2), TeacherTaps(taps, taps, taps))["fusion"].sum().backward()
+    student = Tap(torch.ones(1, 4, 2), None)
+    distiller([student] * 2, student, TeacherTaps(taps, taps, taps), 1)["fusion"].sum().backward()
     assert distiller.paths.grad is not None
     assert distiller.paths.grad.abs().max() > 0
+
+
+def test_a_student_that_dropped_tokens_is_compared_with_the_rows_it_kept() -> None:
+    rows = torch.arange(12.0).reshape(2, 6, 1)  # two of the template, four search cells
+    kept = torch.tensor([[0, 3], [1, 2]])
+    assert kept_rows(rows, kept, 2).flatten(1).tolist() == [[0, 1, 2, 5], [6, 7, 9, 10]]
+    assert torch.equal(kept_rows(rows, None, 2), rows)
