@@ -148,6 +148,9 @@ class LossSection(Section):
     )
 
 
+ParameterGroup = Literal["norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross", "head", "positions"]
+
+
 class LearningRates(Section):
     """Learning rate of each parameter group as a multiple of ``train.lr``; 0 freezes the group."""
 
@@ -159,6 +162,7 @@ class LearningRates(Section):
     cross: float = Field(default=1.0, ge=0.0)
     head: float = Field(default=1.0, ge=0.0)
     positions: float = Field(default=1.0, ge=0.0)
+    adapters: float = Field(default=1.0, ge=0.0, description="what a tuning method adds")
 
 
 class TrainSection(Section):
@@ -193,6 +197,9 @@ class TrainSection(Section):
     checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0 saves at each epoch's end")
     keep_checkpoints: int = Field(default=2, ge=1)
     lr_scale: LearningRates = LearningRates()
+    also_train: tuple[ParameterGroup, ...] = Field(
+        default=(), description="groups of the base that train besides what the tuning method trains"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSection:
@@ -229,6 +236,9 @@ class OptimizerSection(Section):
     normalize: Literal["tensor", "global", "none"] = "tensor"
     damping: Literal["rank", "mean", "none"] = "rank"
     mu: tuple[float, float] = Field(default=(0.25, 0.65), description="least and greatest damping by rank")
+    adapters: Literal["held", "free"] = Field(
+        default="held", description="adapters, which have no prior: held by transfer significance, or left to AdamW"
+    )
 
     @model_validator(mode="after")
     def _mu_ordered(self) -> OptimizerSection:
@@ -297,11 +307,30 @@ class DistillSection(Section):
     cache_gigabytes: float = Field(default=20.0, gt=0.0, description="size up to which the folder is filled")
 
 
+class SDSTrackSection(Section):
+    """SDSTrack (Hou et al., CVPR 2024): adapters, and distillation between clean and masked inputs."""
+
+    ratio: float = Field(default=0.25, gt=0.0, le=1.0, description="width of a bottleneck, as a share of the network's")
+    fusion_layers: tuple[int, ...] | None = Field(default=None, description="by default 3, 6, 9, 11 of 12")
+    x_embedding: Literal["copy", "random"] = Field(default="copy", description="how X's patch embedding starts")
+    rgb_masked: float = Field(default=0.3, ge=0.0, lt=1.0, description="share of RGB tokens that the masked path lacks")
+    x_masked: float = Field(default=0.3, ge=0.0, lt=1.0, description="share of X tokens, of those whose RGB is there")
+    clean_weight: float = Field(default=0.6, ge=0.0)
+    masked_weight: float = Field(default=0.2, ge=0.0)
+    distillation_weight: float = Field(default=0.1, ge=0.0)
+    same_tokens: bool = Field(
+        default=True, description="the masked path keeps the clean one's tokens; false: each its own, as published"
+    )
+
+
 class RunConfig(Section):
     """Everything that ``rgbx pretrain``, ``rgbx prior`` and ``rgbx train`` need to know."""
 
     init: Path | None = Field(default=None, description="RGB checkpoint to start from; none starts from scratch")
     output: Path = Path("runs/train")
+    tuning: Literal["full", "frozen", "sdstrack", "patrack", "distill"] = Field(
+        default="full", description="how the RGB-X tracker is made: docs/tuning"
+    )
     network: NetworkSection = NetworkSection()
     data: DataSection = DataSection()
     pairs: PairSection = PairSection()
@@ -312,6 +341,7 @@ class RunConfig(Section):
     validation: ValidationSection = ValidationSection()
     patrack: PATrackSection = PATrackSection()
     distill: DistillSection = DistillSection()
+    sdstrack: SDSTrackSection = SDSTrackSection()
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML that :func:`load_config` reads back to an equal object."""

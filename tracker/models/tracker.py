@@ -71,14 +71,16 @@ class VitBlock(Block):
     """
 
     def attend(
-        self, tokens: Tensor, adapter: BlockAdapter | None = None, mask: Tensor | None = None
+        self, tokens: Tensor, adapter: BlockAdapter | None = None, crossed: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The first half: ``tokens (B, N, D)`` and attention over them.
 
         Args:
             tokens: template tokens first.
             adapter: changes what attention answers.
-            mask: ``(N, N)`` bool, True where a token (row) may attend to another (column); None allows all.
+            crossed: the batch is two halves, and the tokens of each attend to those of the other and not to their own.
+                It is attention over both halves' tokens together with a mask on pairs of the same half, at half the
+                cost.
 
         Returns:
             The new tokens, and the queries and keys ``(B, heads, N, D / heads)``.
@@ -88,7 +90,9 @@ class VitBlock(Block):
         normed = self.norm1(tokens)
         projected: Tensor = attn.qkv(normed).reshape(batch, length, 3, attn.num_heads, -1)
         queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        if crossed:
+            keys, values = (torch.cat(part.chunk(2)[::-1]) for part in (keys, values))
+        mixed = F.scaled_dot_product_attention(queries, keys, values)
         output = attn.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
         if adapter is not None:
             output = adapter.attention(output, normed)
@@ -202,6 +206,8 @@ class Positions(nn.Module):
 
 class Tracker(nn.Module):
     """What the two trackers have in common: configuration, positions, head, and checks of what comes in."""
+
+    rgb: Stream
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

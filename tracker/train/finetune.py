@@ -8,7 +8,7 @@ from typing import Any
 
 from tracker.config import RunConfig, TrainSection
 from tracker.errors import RGBXError
-from tracker.models.checkpoints import find_weights, load_network, save_network
+from tracker.models.checkpoints import find_weights
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
 from tracker.models.tracker import Tracker
@@ -21,6 +21,8 @@ from tracker.train.schedule import lr_scheduler
 from tracker.train.sources import pairs_of
 from tracker.train.trainer import StepRecord, Trainer
 from tracker.train.validate import validation
+from tracker.tuning.base import Loss, Origin, TunedTracker
+from tracker.tuning.files import file_fingerprint, load_tracker, save_tracker, tune
 
 
 def group_settings(train: TrainSection) -> GroupSettings:
@@ -29,9 +31,11 @@ def group_settings(train: TrainSection) -> GroupSettings:
     return GroupSettings(**rates, weight_decay=train.weight_decay)
 
 
-def starting_network(config: RunConfig) -> tuple[Tracker, dict[str, Any]]:
-    """The network that fine-tuning starts from: a two-stream checkpoint as it is, an RGB one in both streams; and the
-    meta of its file.
+def starting_network(config: RunConfig) -> tuple[Tracker | TunedTracker, dict[str, Any]]:
+    """The network that fine-tuning starts from, and the meta of its file.
+
+    With ``tuning: full`` that is a two-stream checkpoint as it is, or an RGB one in both streams; with another method
+    what the method makes of it, or a checkpoint that was tuned by that method.
 
     Width and depth are the checkpoint's. Sizes of the crops, drop path and elimination are those of ``config.network``
     where they stand there.
@@ -41,17 +45,28 @@ def starting_network(config: RunConfig) -> tuple[Tracker, dict[str, Any]]:
     """
     if config.init is None:
         raise RGBXError("init is not set; give the RGB checkpoint to start from, for instance init=tiny_rgb")
-    network, shape, meta = load_network(find_weights(config.init), **config.network.overrides())
+    path, full = find_weights(config.init), config.tuning == "full"
+    network, shape, meta = load_tracker(path, merge=full, **config.network.overrides())
+    if isinstance(network, TunedTracker):
+        if network.method == config.tuning:
+            return network, meta
+        raise RGBXError(
+            f"{path.name} is tuned by {network.method}, and tuning {config.tuning} needs a network that is not; start "
+            "from the network that it was tuned from"
+        )
+    cross = config.network.cross_layers
+    if not full:
+        origin = Origin(str(config.init), file_fingerprint(path))
+        return tune(network, config.tuning, getattr(config, config.tuning, None), origin, cross), meta
     if shape.kind == "two_stream":
         return network, meta
-    cross = config.network.cross_layers
     wanted = shape.replace(kind="two_stream", **({} if cross is None else {"cross_layers": cross}))
     return initialize_two_stream(network, wanted), meta
 
 
 def fine_tuner(
     config: RunConfig,
-    network: Tracker,
+    network: Tracker | TunedTracker,
     prior: Mapping[str, Any] | None = None,
     pairs: Any = None,
     title: str = "train",
@@ -66,12 +81,15 @@ def fine_tuner(
     seed_everything(config.train.seed, config.train.deterministic)
     if pairs is None:
         pairs = pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops, group.first)
-    optimizer = build_optimizer(
-        parameter_groups(network, group_settings(config.train)), config.train, config.optimizer, prior
-    )
+    loss: Loss = tracking_loss(config)
+    if isinstance(network, TunedTracker):
+        network.begin_training(config)  # may add what is trained too
+        loss = network.training_loss(loss)
+    groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
+    optimizer = build_optimizer(groups, config.train, config.optimizer, prior)
     return Trainer(
         network,
-        tracking_loss(config),
+        loss,
         optimizer,
         lr_scheduler(optimizer, config.train),
         pairs,
@@ -104,5 +122,5 @@ def fine_tune(config: RunConfig, resume: Path | None = None, command: str = "") 
         history = trainer.run()
         path = config.output / "network.safetensors"
         if group.first:
-            save_network(path, network, network.config, run_meta(config, trainer, command, origin))
+            save_tracker(path, network, run_meta(config, trainer, command, origin))
     return path, history

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from tracker.config import Section
 from tracker.errors import RGBXError
 from tracker.models.center_head import CenterHead
 from tracker.models.checkpoints.initialize import initialize_two_stream
@@ -55,6 +56,10 @@ class TunedTracker(nn.Module, abc.ABC):
     trains: ClassVar[tuple[str, ...]]
     """Parameter groups (:mod:`tracker.models.groups`) that train. Whatever does not belong to the base is in the group
     ``adapters``, but for a patch embedding named ``patch_embed_x``, which is in ``embed_x``."""
+    settings_type: ClassVar[type[Section] | None] = None
+    """The class of the method's section of the configuration, if it has one."""
+    has_unused: ClassVar[bool] = False
+    """Whether some parameters get no gradient, which several processes have to know of."""
     saves_base: ClassVar[bool] = False
     """Whether files hold the base too. Else they hold what was trained, and the base's fingerprint."""
 
@@ -71,15 +76,17 @@ class TunedTracker(nn.Module, abc.ABC):
         """Names of the parameters that training changes or has changed; set by ``parameter_groups`` and by loading."""
 
     @classmethod
-    def start(cls, rgb: Tracker, settings: Any) -> TunedTracker:
-        """The method at its start, around the network of an RGB tracker or around a two-stream tracker.
+    def start(cls, base: Tracker, settings: Any, cross_layers: tuple[int, ...] | None = None) -> TunedTracker:
+        """The method at its start, around an RGB tracker or, if it takes two streams, a two-stream tracker.
+
+        ``cross_layers`` are where two streams that are made of an RGB tracker meet; None is the default.
 
         Raises:
             RGBXError: two streams are given, and the method needs the single one that they came from.
         """
-        if cls.base_kind == "two_stream" and rgb.config.kind == "single_stream":
-            rgb = initialize_two_stream(rgb)
-        return cls(rgb, settings)
+        if cls.base_kind == "two_stream" and base.config.kind == "single_stream":
+            base = initialize_two_stream(base, base.config.replace(kind="two_stream", cross_layers=cross_layers))
+        return cls(base, settings)
 
     @abc.abstractmethod
     def forward(self, template: Tensor, search: Tensor) -> Any:
@@ -111,6 +118,10 @@ class TunedTracker(nn.Module, abc.ABC):
         self.__dict__.setdefault("_aside", []).append(module)
         return module
 
+    def prior_names(self, name: str) -> list[str]:
+        """Where the significance of the base's parameter ``name`` counts; names of parameters that this module has."""
+        return [BASE + name]
+
     def merged(self) -> Tracker | None:
         """A plain tracker that answers the same, where the additions can be computed into the weights; else None."""
         return None
@@ -131,6 +142,14 @@ class TunedTracker(nn.Module, abc.ABC):
         """As :meth:`Tracker.set_keep_ratio`."""
         self.base.set_keep_ratio(ratio)
 
+    def added(self, name: str) -> bool:
+        """Whether a tensor of this module's state is the method's and not the base's."""
+        return not name.startswith(BASE)
+
+    def runs_with(self, name: str) -> bool:
+        """Whether a tensor is needed to run. What only training needs is in a run's checkpoints and in no file."""
+        return True
+
     def saved_state(self) -> dict[str, Tensor]:
         """What a file has to hold: all that is not the base's, and what of the base was trained.
 
@@ -140,10 +159,7 @@ class TunedTracker(nn.Module, abc.ABC):
         return {
             name: tensor
             for name, tensor in self.state_dict().items()
-            if self.saves_base
-            or not name.startswith(BASE)
-            or name in self.trained
-            or (head and name.startswith(f"{BASE}head."))
+            if self.saves_base or self.added(name) or name in self.trained or (head and name.startswith(f"{BASE}head."))
         }
 
     def _apply(self, fn: Any, recurse: bool = True) -> TunedTracker:

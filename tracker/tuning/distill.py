@@ -12,6 +12,7 @@ import torch
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
+from tracker.config import DistillSection
 from tracker.errors import RGBXError
 from tracker.models.checkpoints.fingerprint import network_fingerprint
 from tracker.models.config import NetworkConfig, evenly_spaced_layers
@@ -23,7 +24,7 @@ from tracker.tuning.distill_masking import draw_hidden, hide_blocks
 from tracker.tuning.distill_teacher import TapCache, Teacher
 
 if TYPE_CHECKING:
-    from tracker.config import DistillSection, RunConfig
+    from tracker.config import RunConfig
 
 
 class StudentAnswer(NamedTuple):
@@ -51,6 +52,7 @@ class Distilled(TunedTracker):
     method = "distill"
     base_kind = "single_stream"
     trains = ("norms", "embed_rgb", "embed_x", "blocks_rgb", "head", "positions", "adapters")
+    settings_type = DistillSection
     saves_base = True
 
     def __init__(self, base: Tracker, settings: DistillSection) -> None:
@@ -62,6 +64,10 @@ class Distilled(TunedTracker):
         self.distiller: Distiller | None = None
         self.tapped: tuple[int, ...] = ()
         self.teacher: Any = None
+
+    def runs_with(self, name: str) -> bool:
+        """The student runs without what compares it with its teacher."""
+        return not name.startswith("distiller.")
 
     def learn_from(self, teacher: NetworkConfig) -> None:
         """Make what compares this student with a teacher of that shape. Before the optimizer is made.

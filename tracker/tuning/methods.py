@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tracker.tuning.base import TunedTracker
+from tracker.tuning.distill import Distilled
 from tracker.tuning.frozen import Frozen
 from tracker.tuning.patrack import PATrack
+from tracker.tuning.sdstrack import SDSTrack
 
-METHODS: dict[str, type[TunedTracker]] = {method.method: method for method in (Frozen, PATrack)}
+METHODS: dict[str, type[TunedTracker]] = {method.method: method for method in (Frozen, SDSTrack, PATrack, Distilled)}
 """All but ``full``, which wraps nothing: the two-stream tracker with every group trained."""

@@ -8,20 +8,17 @@ makes of the streams' sum what the head knows. docs/tuning/patrack.md says where
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tracker.config import PATrackSection
 from tracker.errors import RGBXError
 from tracker.models.config import elimination_layers
 from tracker.models.tracker import SingleStreamTracker, Tracker, TrackerOutput, VitBlock
 from tracker.tuning.base import RecomputedLayer, TunedTracker
 from tracker.tuning.patrack_adapters import FrequencyMixer, SharedGuidanceFusion, TaskAdapter
-
-if TYPE_CHECKING:
-    from tracker.config import PATrackSection
 
 NORM_EPSILON = 1e-6
 Norm = Callable[[Tensor], Tensor]
@@ -98,6 +95,7 @@ class PATrack(TunedTracker):
     method = "patrack"
     base_kind = "single_stream"
     trains = ("adapters",)
+    settings_type = PATrackSection
 
     def __init__(self, base: Tracker, settings: PATrackSection) -> None:
         super().__init__(base, settings)

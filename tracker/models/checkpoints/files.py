@@ -6,12 +6,13 @@ and the configuration travels with the weights.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from tracker.models.tracker import Tracker
 
 METADATA_KEY = "rgbx_network"
 FORMAT_VERSION = 1
+TUNING_KEY = "tuning"
+"""Of the header: the file holds what a method of :mod:`tracker.tuning` made, which is opened there."""
 PUBLISHED_LAYOUTS = {"single_stream": "ostrack", "two_stream": "srtrack"}
 DROPTRACK_SEARCH_FACTOR = 5.0
 
@@ -63,10 +66,25 @@ def save_network(
     path = Path(path)
     if config is not None and config != network.config:
         raise RGBXError(f"the configuration given for {path.name} is not the network's; leave it out")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_network(path, network.state_dict(), network.config, meta, half=half)
+
+
+def write_network(
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: NetworkConfig,
+    meta: Mapping[str, Any] | None = None,
+    tuning: Mapping[str, Any] | None = None,
+    *,
+    half: bool = False,
+) -> None:
+    """What :func:`save_network` does, of any state; ``tuning`` says how to make the network of it and its base."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if half:
         state = {name: _to_half(name, tensor, path.name) for name, tensor in state.items()}
-    header = {"version": FORMAT_VERSION, "config": network.config.to_dict(), "meta": dict(meta or {})}
+    header = {"version": FORMAT_VERSION, "config": config.to_dict(), "meta": dict(meta or {})}
+    if tuning is not None:
+        header[TUNING_KEY] = dict(tuning)
     try:
         # One key only: safetensors writes metadata in the order of a hash map, which differs from run to run.
         metadata = {METADATA_KEY: json.dumps(header, sort_keys=True)}
@@ -170,7 +188,7 @@ def load_network(
         check_state(state, config, path.name)
         state, resized = fit_positions(state, wanted, path.name)
         meta["positions_resized"] = [*meta.get("positions_resized", []), resized]
-    return load_state(wanted, _single_precision(state), path.name), wanted, meta
+    return load_state(wanted, single_precision(state), path.name), wanted, meta
 
 
 def file_digest(path: Path) -> str:
@@ -192,6 +210,15 @@ def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
     return _read_safetensors(path) if _is_safetensors(path) else (read_torch_file(path), {})
 
 
+def peek(path: Path) -> tuple[set[str], dict[str, str]]:
+    """Names of a file's tensors, and the header's metadata; see :func:`read_tensors`."""
+    if path.is_file() and _is_safetensors(path):
+        with _opened(path) as file:
+            return set(file.keys()), file.metadata() or {}
+    state, metadata = read_tensors(path)
+    return set(state), metadata
+
+
 def _read(path: Path, num_heads: int | None) -> tuple[State, NetworkConfig, dict[str, Any]]:
     """State by our names, the configuration that it was made for, and meta."""
     state, metadata = read_tensors(path)
@@ -209,23 +236,34 @@ def _read(path: Path, num_heads: int | None) -> tuple[State, NetworkConfig, dict
     return ours(state, config, source), config, meta
 
 
-def _our_header(path: Path, header: str, num_heads: int | None) -> tuple[NetworkConfig, dict[str, Any]]:
+def parse_header(path: Path, header: str) -> tuple[NetworkConfig, dict[str, Any], dict[str, Any] | None]:
+    """Configuration, meta and, of a tuned network, what its method needs, of the header of a file of ours.
+
+    Raises RGBXError where it is damaged or of another version.
+    """
     try:
         content = json.loads(header)
         version, settings, meta = content["version"], content["config"], content["meta"]
-        if not isinstance(settings, dict) or not isinstance(meta, dict):
+        tuning = content.get(TUNING_KEY)
+        if not isinstance(settings, dict) or not isinstance(meta, dict) or not isinstance(tuning, dict | None):
             raise TypeError("config and meta must be objects")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RGBXError(f"{path.name} has a damaged header ({error}); get or write the file anew") from error
     if version != FORMAT_VERSION:
         raise RGBXError(f"{path.name} has format version {version}, and this release reads {FORMAT_VERSION}; update it")
-    config = NetworkConfig.from_dict(settings)
+    return NetworkConfig.from_dict(settings), meta, tuning
+
+
+def _our_header(path: Path, header: str, num_heads: int | None) -> tuple[NetworkConfig, dict[str, Any]]:
+    config, meta, tuning = parse_header(path, header)
+    if tuning is not None:
+        raise RGBXError(f"{path.name} is tuned ({tuning.get('method')}), and a network that is not is needed here")
     if num_heads is not None and num_heads != config.num_heads:
         raise RGBXError(f"{path.name} has {config.num_heads} attention heads, not {num_heads}")
     return config, meta
 
 
-def _single_precision(state: Mapping[str, Tensor]) -> State:
+def single_precision(state: Mapping[str, Tensor]) -> State:
     """Floating tensors in fp32, each in memory of its own."""
     return {
         name: tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
@@ -242,10 +280,16 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    with _opened(path) as file:
+        names = list(file.keys())
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            yield file
     except safetensors.SafetensorError as error:
         raise RGBXError(
             f"{path.name} ({path.stat().st_size} bytes) is truncated or not safetensors: {error}"

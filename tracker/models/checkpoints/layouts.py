@@ -89,10 +89,11 @@ def expected_shapes(config: NetworkConfig) -> dict[str, torch.Size]:
 
 def check_state(state: Mapping[str, Tensor], config: NetworkConfig, source: str) -> None:
     """Raises RGBXError with the names that are missing, foreign or of another shape, if any."""
-    _check_names_and_shapes(state, expected_shapes(config), source)
+    check_names_and_shapes(state, expected_shapes(config), source)
 
 
-def _check_names_and_shapes(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> None:
+def check_names_and_shapes(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> None:
+    """As :func:`check_state`, of any names and shapes."""
     missing = expected.keys() - state.keys()
     foreign = state.keys() - expected.keys()
     shapes = [
@@ -116,7 +117,7 @@ def _from_published(
 ) -> State:
     theirs = {name: tensor for name, tensor in state.items() if name not in UNUSED}
     ours = {rename(name): (name, shape) for name, shape in expected_shapes(config).items()}
-    _check_names_and_shapes(theirs, {name: shape for name, (_, shape) in ours.items()}, source)
+    check_names_and_shapes(theirs, {name: shape for name, (_, shape) in ours.items()}, source)
     return {ours[name][0]: tensor for name, tensor in theirs.items()}
 
 
