@@ -40,7 +40,7 @@ class StudentAnswer(NamedTuple):
     """The crops as they were before anything was masked, for the teacher."""
 
 
-class Distilled(TunedTracker):
+class Student(TunedTracker):
     """An RGB tracker that sees X through a second patch embedding, and runs as one stream for both.
 
     The embeddings of the two modalities are added, so that the student costs as much as the RGB tracker that it starts

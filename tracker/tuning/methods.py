@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tracker.tuning.base import TunedTracker
-from tracker.tuning.distill import Distilled
+from tracker.tuning.distill import Student
 from tracker.tuning.frozen import Frozen
 from tracker.tuning.patrack import PATrack
 from tracker.tuning.sdstrack import SDSTrack
 
-METHODS: dict[str, type[TunedTracker]] = {method.method: method for method in (Frozen, SDSTrack, PATrack, Distilled)}
+METHODS: dict[str, type[TunedTracker]] = {method.method: method for method in (Frozen, SDSTrack, PATrack, Student)}
 """All but ``full``, which wraps nothing: the two-stream tracker with every group trained."""
