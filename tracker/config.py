@@ -307,6 +307,25 @@ class DistillSection(Section):
     cache_gigabytes: float = Field(default=20.0, gt=0.0, description="size up to which the folder is filled")
 
 
+class LoRASection(Section):
+    """Low-rank updates (Hu et al. 2021, arXiv 2106.09685) of the linear layers of all blocks, by ``peft``."""
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: float = Field(default=32.0, gt=0.0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    targets: tuple[Literal["qkv", "proj", "fc1", "fc2"], ...] = Field(
+        default=("qkv", "proj", "fc1", "fc2"), min_length=1, description="linear layers of a block that get an update"
+    )
+    dora: bool = Field(default=False, description="magnitudes learned apart (Liu et al. 2024, arXiv 2402.09353)")
+
+
+class AdaptersSection(Section):
+    """A bottleneck beside each MLP (AdaptFormer: Chen et al. 2022, arXiv 2205.13535), which merges into it."""
+
+    width: int = Field(default=64, ge=1, le=4096, description="channels of a bottleneck")
+    scale: float = Field(default=0.1, gt=0.0, description="weight of what it adds")
+
+
 class SDSTrackSection(Section):
     """SDSTrack (Hou et al., CVPR 2024): adapters, and distillation between clean and masked inputs."""
 
@@ -328,7 +347,7 @@ class RunConfig(Section):
 
     init: Path | None = Field(default=None, description="RGB checkpoint to start from; none starts from scratch")
     output: Path = Path("runs/train")
-    tuning: Literal["full", "frozen", "sdstrack", "patrack", "distill"] = Field(
+    tuning: Literal["full", "frozen", "lora", "adapters", "sdstrack", "patrack", "distill"] = Field(
         default="full", description="how the RGB-X tracker is made: docs/tuning"
     )
     network: NetworkSection = NetworkSection()
@@ -339,6 +358,8 @@ class RunConfig(Section):
     optimizer: OptimizerSection = OptimizerSection()
     prior: PriorSection = PriorSection()
     validation: ValidationSection = ValidationSection()
+    lora: LoRASection = LoRASection()
+    adapters: AdaptersSection = AdaptersSection()
     patrack: PATrackSection = PATrackSection()
     distill: DistillSection = DistillSection()
     sdstrack: SDSTrackSection = SDSTrackSection()

@@ -241,9 +241,10 @@ def open_engine(
         return onnx, replace(onnx.settings, **changed)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise RGBXError(f"device {device} is not there: torch sees no GPU; use --device cpu")
-    from tracker.models.checkpoints import find_weights, load_network
+    from tracker.models.checkpoints import find_weights
+    from tracker.tuning.files import load_tracker
 
-    network, _, meta = load_network(find_weights(checkpoint))
+    network, _, meta = load_tracker(find_weights(checkpoint))
     settings = replace(InferenceSettings.from_meta(meta), **changed)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return make_engine(network.to(device=place, dtype=dtype), engine, settings.window), settings

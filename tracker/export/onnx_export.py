@@ -19,6 +19,7 @@ from tracker.errors import RGBXError
 from tracker.inference.engine import Locator, network_fingerprint, network_sizes
 from tracker.inference.online import InferenceSettings
 from tracker.models.tracker import Tracker
+from tracker.tuning.base import TunedTracker
 
 METADATA_KEY = "rgbx_tracker"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -38,7 +39,7 @@ class _Outputs(nn.Module):
 
 
 def export_onnx(
-    network: Tracker,
+    network: Tracker | TunedTracker,
     path: str | os.PathLike[str],
     settings: InferenceSettings | None = None,
     *,

@@ -8,6 +8,7 @@ of :class:`Tracker`, and what it puts into a block is a :class:`BlockAdapter`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -307,6 +308,16 @@ class SingleStreamTracker(Tracker):
         return self.answer(to_grid(features, kept, self.config.template_cells**2, self.config.search_cells))
 
 
+class StreamAdapters(nn.Module):
+    """An adapter for every block of a two-stream tracker; ``make()`` makes one."""
+
+    def __init__(self, config: NetworkConfig, make: Callable[[], BlockAdapter]) -> None:
+        super().__init__()
+        self.rgb = nn.ModuleList(make() for _ in range(config.depth))
+        self.x = nn.ModuleList(make() for _ in range(config.depth))
+        self.cross = nn.ModuleList(make() for _ in config.cross)
+
+
 class TwoStreamTracker(Tracker):
     """A ViT for RGB and one for X, with weights of their own, shared positions and shared head.
 
@@ -327,22 +338,26 @@ class TwoStreamTracker(Tracker):
         self.cross = nn.ModuleList(vit_block(config, layer) for layer in config.cross)
         self.initialize_blocks()
 
-    def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
+    def forward(self, template: Tensor, search: Tensor, adapters: StreamAdapters | None = None) -> TrackerOutput:
         """Normalized crops ``(B, 6, Hz, Hz)`` and ``(B, 6, Hs, Hs)``, RGB first and X last.
 
-        Raises RGBXError for crops of another shape.
+        ``adapters`` go into the blocks. Raises RGBXError for crops of another shape.
         """
         self.check_inputs(template, search, channels=(6,))
+        in_rgb: Any = adapters.rgb if adapters else [None] * self.config.depth
+        in_x: Any = adapters.x if adapters else [None] * self.config.depth
+        in_cross: Any = adapters.cross if adapters else [None] * len(self.cross)
         rgb = self.tokens(self.rgb, template[:, :3], search[:, :3])
         x = self.tokens(self.x, template[:, 3:], search[:, 3:])
         rgb_kept: Tensor | None = None
         x_kept: Tensor | None = None
-        meetings = iter(self.cross)
+        meetings = zip(self.cross, in_cross, strict=True)
         for layer in range(self.config.depth):
-            rgb, rgb_kept = self.layer(self.rgb, layer, rgb, rgb_kept)
-            x, x_kept = self.layer(self.x, layer, x, x_kept)
+            rgb, rgb_kept = self.layer(self.rgb, layer, rgb, rgb_kept, in_rgb[layer])
+            x, x_kept = self.layer(self.x, layer, x, x_kept, in_x[layer])
             if layer in self.config.cross:
-                both, _ = next(meetings)(torch.cat([rgb, x], dim=1))
+                block, adapter = next(meetings)
+                both, _ = block(torch.cat([rgb, x], dim=1), adapter=adapter)
                 rgb, x = both.chunk(2, dim=1)
         streams, kept = (self.rgb.norm(rgb), self.x.norm(x)), (rgb_kept, x_kept)
         return self.answer(mean_of_streams(streams, kept, self.config.template_cells**2, self.config.search_cells))

@@ -28,7 +28,7 @@ def recompute_blocks(network: nn.Module) -> None:
             module.forward = partial(_recomputed, module.forward)
 
 
-def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False)
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, **named)

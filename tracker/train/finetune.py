@@ -111,6 +111,7 @@ def fine_tune(config: RunConfig, resume: Path | None = None, command: str = "") 
         RGBXError: configuration, data, checkpoint or significance map cannot be used.
     """
     with processes(config.train.device) as group:
+        seed_everything(config.train.seed, config.train.deterministic)  # a tuning method draws its first weights
         network, origin = starting_network(config)
         network = network.to(group.device)
         prior = None

@@ -79,13 +79,17 @@ class TunedTracker(nn.Module, abc.ABC):
     def start(cls, base: Tracker, settings: Any, cross_layers: tuple[int, ...] | None = None) -> TunedTracker:
         """The method at its start, around an RGB tracker or, if it takes two streams, a two-stream tracker.
 
-        ``cross_layers`` are where two streams that are made of an RGB tracker meet; None is the default.
+        ``cross_layers`` are where two streams that are made of an RGB tracker meet; None leaves them as its
+        configuration has them.
 
         Raises:
             RGBXError: two streams are given, and the method needs the single one that they came from.
         """
         if cls.base_kind == "two_stream" and base.config.kind == "single_stream":
-            base = initialize_two_stream(base, base.config.replace(kind="two_stream", cross_layers=cross_layers))
+            config = base.config.replace(kind="two_stream")
+            base = initialize_two_stream(
+                base, config if cross_layers is None else config.replace(cross_layers=cross_layers)
+            )
         return cls(base, settings)
 
     @abc.abstractmethod

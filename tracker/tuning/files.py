@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tracker.errors import RGBXError
+from tracker.models.checkpoints.conversion import CARRIED, made_from
 from tracker.models.checkpoints.files import (
     METADATA_KEY,
     find_weights,
@@ -31,7 +32,7 @@ from tracker.models.checkpoints.fingerprint import network_fingerprint
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.checkpoints.layouts import check_names_and_shapes
 from tracker.models.checkpoints.position_resizing import fit_positions
-from tracker.models.config import NetworkConfig
+from tracker.models.config import NetworkConfig, elimination_layers
 from tracker.models.tracker import Tracker, build_network
 from tracker.tuning.base import BASE, Origin, TunedTracker
 from tracker.tuning.methods import METHODS
@@ -49,7 +50,7 @@ def tune(
         method: one of :data:`tracker.tuning.methods.METHODS`.
         settings: the method's section of the configuration; None for its defaults.
         origin: the file that ``base`` is from.
-        cross_layers: where two streams that are made of the RGB tracker meet; None for the default.
+        cross_layers: where two streams that are made of the RGB tracker meet; None for what its configuration says.
 
     Raises:
         RGBXError: there is no such method, or it needs another base.
@@ -123,7 +124,32 @@ def load_tracker(
         return load_network(path, **settings)
     network = _assembled(path, config, tuning, base, {k: v for k, v in settings.items() if v is not None})
     plain = network.merged() if merge else None
-    return plain or network, network.config, meta
+    found = network if plain is None else plain
+    return found, found.config, meta
+
+
+def is_tuned(path: Path) -> bool:
+    """Whether a file holds a tuned network: ours, or SDSTrack's published one."""
+    names, metadata = peek(path)
+    ours = METADATA_KEY in metadata and parse_header(path, metadata[METADATA_KEY])[2] is not None
+    return ours or is_sdstrack(names)
+
+
+def converted_tuned(
+    path: Path, base: Path | None = None, keep_ratio: float | None = None, num_heads: int | None = None
+) -> tuple[Tracker | TunedTracker, NetworkConfig, dict[str, Any]]:
+    """A tuned network as :func:`load_tracker` merges it, and a meta that tells what it was made from.
+
+    ``keep_ratio`` turns candidate elimination on, at OSTrack's layers unless the file says which.
+    """
+    network, config, meta = load_tracker(path, base=base, num_heads=num_heads)
+    if keep_ratio is not None:
+        layers = config.elimination_layers or elimination_layers(config.depth)
+        network, config, meta = load_tracker(
+            path, base=base, num_heads=num_heads, elimination_layers=layers, keep_ratio=keep_ratio
+        )
+    carried = {name: meta[name] for name in CARRIED if name in meta}
+    return network, config, {**carried, "made_from": made_from(path, meta)}
 
 
 def _published(path: Path, settings: Mapping[str, Any]) -> tuple[TunedTracker, NetworkConfig, dict[str, Any]]:

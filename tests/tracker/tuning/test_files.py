@@ -35,7 +35,6 @@ def test_a_file_has_what_was_trained_and_gives_the_network_back(tmp_path: Path, 
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     if not METHODS[method].saves_base:
         assert held == trained
-        assert (tmp_path / "tuned.safetensors").stat().st_size < (tmp_path / "rgb.safetensors").stat().st_size * 2
     again, config, meta = load_tracker(tmp_path / "tuned.safetensors", merge=False)
     assert (config, meta) == (network.config, {"seed": 3})
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,12 @@ def converted(
             raise RGBXError(f"{path.name} has an untrained head: train the RGB tracker first")
         config = config.replace(kind="two_stream")
         network = initialize_two_stream(network, config)
-    origin = {"file": path.name, "sha256": file_digest(path), **{k: v for k, v in meta.items() if k not in CARRIED}}
-    return network, config, {**{k: meta[k] for k in CARRIED if k in meta}, "made_from": origin}
+    return network, config, {**{k: meta[k] for k in CARRIED if k in meta}, "made_from": made_from(path, meta)}
+
+
+def made_from(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network tells of the file that it was made from: name, SHA-256 and that file's own meta."""
+    return {"file": path.name, "sha256": file_digest(path), **{k: v for k, v in meta.items() if k not in CARRIED}}
 
 
 def _read(
