@@ -60,6 +60,8 @@ class TunedTracker(nn.Module, abc.ABC):
     """The class of the method's section of the configuration, if it has one."""
     has_unused: ClassVar[bool] = False
     """Whether some parameters get no gradient, which several processes have to know of."""
+    eliminates: ClassVar[bool] = True
+    """Whether the base may drop search tokens (:mod:`tracker.models.elimination`)."""
     saves_base: ClassVar[bool] = False
     """Whether files hold the base too. Else they hold what was trained, and the base's fingerprint."""
 

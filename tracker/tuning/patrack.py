@@ -96,6 +96,7 @@ class PATrack(TunedTracker):
     base_kind = "single_stream"
     trains = ("adapters",)
     settings_type = PATrackSection
+    eliminates = False
 
     def __init__(self, base: Tracker, settings: PATrackSection) -> None:
         super().__init__(base, settings)

@@ -25,11 +25,15 @@ class Published(NamedTuple):
 
 
 PATRACK = {
-    "tuning/patrack_rgbt": Published("lasher", "thermal"),
-    "tuning/patrack_rgbd": Published("depthtrack", "depth"),
-    "tuning/patrack_rgbe": Published("visevent", "event"),
+    "patrack_rgbt": Published("lasher", "thermal"),
+    "patrack_rgbd": Published("depthtrack", "depth"),
+    "patrack_rgbe": Published("visevent", "event"),
 }
-STUDENT = "tuning/distill_rgbt"
+STUDENT = "distill_rgbt"
+KINDS = ("published", "corrected")
+SOURCE = {"published": "other", "corrected": "own"}
+SPLITS = {"published": "train", "corrected": "train_without_val"}
+DEPTH = {"published": "jet_bgr", "corrected": "jet"}
 
 
 def recipe(name: str) -> RunConfig:
@@ -37,13 +41,15 @@ def recipe(name: str) -> RunConfig:
 
 
 def test_every_published_configuration_has_a_recipe() -> None:
-    assert {name for name in shipped_configs() if "patrack" in name} == set(PATRACK)
+    expected = {f"{kind}/{name}" for kind in KINDS for name in PATRACK}
+    assert {name for name in shipped_configs() if "/patrack" in name} == expected
     assert {name for name in shipped_configs() if "distill" in name} == {STUDENT}
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PATRACK)
-def test_a_patrack_recipe_has_the_tables_numbers(name: str) -> None:
-    config, row = recipe(name), PATRACK[name]
+def test_a_patrack_recipe_has_the_tables_numbers(kind: str, name: str) -> None:
+    config, row = recipe(f"{kind}/{name}"), PATRACK[name]
     network, pairs, train, data = config.network, config.pairs, config.train, config.data
     assert config.tuning == "patrack"
     made = preset(network.preset, kind="single_stream", **network.changes())
@@ -62,22 +68,19 @@ def test_a_patrack_recipe_has_the_tables_numbers(name: str) -> None:
     assert (train.batch_size, train.epochs, train.samples_per_epoch) == (32, 60, 60_000)
     assert (train.lr, train.weight_decay, train.clip_grad_norm, train.batchnorm) == (4e-4, 1e-4, 0.1, "frozen")
     assert (train.warmup_steps, train.betas, config.optimizer.name) == (0, (0.9, 0.999), "adamw")
-    assert (data.source, data.split, data.layout, data.modality) == ("folder", "train", *row)
-    assert config.validation.every == 0
+    assert (data.source, data.split, data.layout, data.modality) == ("folder", SPLITS[kind], *row)
+    assert (config.validation.every > 0) == (kind == "corrected")
+    assert config.validation.split == "val"
     settings = config.patrack
-    assert (settings.source, settings.entangled_layers, settings.gated, settings.dropout) == (
-        "other",
-        (3, 6, 9),
-        False,
-        0.1,
-    )
-    assert config.output.as_posix() == f"runs/{name}"
+    assert settings.source == SOURCE[kind]
+    assert (settings.entangled_layers, settings.gated, settings.dropout) == ((3, 6, 9), False, 0.1)
+    assert config.output.as_posix() == f"runs/{kind}/{name}"
     if row.modality == "depth":
-        assert (data.depth_style, data.depth_clip) == ("jet_bgr", True)
+        assert (data.depth_style, data.depth_clip) == (DEPTH[kind], True)
 
 
 def test_the_rate_falls_at_epoch_48() -> None:
-    train = recipe("tuning/patrack_rgbt").train
+    train = recipe("published/patrack_rgbt").train
     for epoch in (0, 47, 48, 59):
         expected = 0.1 if epoch >= 48 else 1.0
         for step in (epoch * train.steps_per_epoch, (epoch + 1) * train.steps_per_epoch - 1):
@@ -86,7 +89,7 @@ def test_the_rate_falls_at_epoch_48() -> None:
 
 @pytest.mark.parametrize("name", PATRACK)
 def test_adapters_train_at_the_published_rate_and_nothing_else(name: str) -> None:
-    config = recipe(name)
+    config = recipe(f"published/{name}")
     with torch.device("meta"):
         base = build_network(preset("vit_b_256", kind="single_stream"))
         network = tune(base, "patrack", config.patrack)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tracker.tuning.small import rgb_tracker, saved_rgb, small_config
+from tests.tracker.tuning.small import rgb_tracker, saved_rgb, saved_teacher, small_config
 from tracker.config import RunConfig, load_config
 from tracker.data.dataset import PairDataset
 from tracker.errors import RGBXError
@@ -31,6 +31,8 @@ EVERY = ["full", *METHODS]
 
 def run_config(folder: Path, *overrides: str) -> RunConfig:
     places = (f"init={folder / 'rgb.safetensors'}", f"output={folder / 'run'}", "train.device=cpu")
+    if "tuning=distill" in overrides:
+        places += (f"distill.teacher={saved_teacher(folder / 'teacher.safetensors')}",)
     return load_config(RunConfig, None, [*DATA, *TRAIN, *places, *overrides])
 
 
