@@ -92,7 +92,8 @@ class VitBlock(Block):
         projected: Tensor = attn.qkv(normed).reshape(batch, length, 3, attn.num_heads, -1)
         queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         if crossed:
-            keys, values = (torch.cat(part.chunk(2)[::-1]) for part in (keys, values))
+            # By views and not in chunks, of which an exported graph would not know how many there are.
+            keys, values = (part.unflatten(0, (2, -1)).flip(0).flatten(0, 1) for part in (keys, values))
         mixed = F.scaled_dot_product_attention(queries, keys, values)
         output = attn.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
         if adapter is not None:

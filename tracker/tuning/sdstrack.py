@@ -67,7 +67,7 @@ class FusionLayer(RecomputedLayer):
     def forward(self, block: VitBlock, rgb: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """``rgb`` and ``x (B, N, D)`` to the same."""
         both, _, _ = block.attend(torch.cat([rgb, x]), self.adapter, True)
-        rgb, x = block.feed_forward(both, self.adapter).chunk(2)
+        rgb, x = block.feed_forward(both, self.adapter).unflatten(0, (2, -1)).unbind(0)
         return rgb, x
 
 

@@ -109,8 +109,10 @@ def test_the_command_line_tracks_exports_shows_and_converts(
     with torch.no_grad():
         for one, other in zip(alone(*crops(config)), expected(*crops(config)), strict=True):
             assert torch.equal(one, other)
-    run("track", "--checkpoint", file, "--data", tmp_path / "data", "--layout", "lasher", "--out", tmp_path / "results")
-    assert len(list((tmp_path / "results").glob("*.txt"))) >= 1
+    data = ("--layout", "lasher", "--split", "test")
+    run("track", file, tmp_path / "data", "--all", *data, "--out", tmp_path / "results")
+    assert (tmp_path / "results" / f"{sequences[0].name}.txt").is_file()
+    run("view", tmp_path / "results", "--data", tmp_path / "data", *data, "--out", tmp_path / "page.html")
     run("export", "onnx", file, "--out", tmp_path / "tuned.onnx", "--no-simplify")
     engine = OnnxEngine(tmp_path / "tuned.onnx")
     settings = engine.settings
