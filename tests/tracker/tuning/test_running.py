@@ -99,7 +99,8 @@ def test_the_command_line_tracks_exports_shows_and_converts(
         assert result.exit_code == 0, result.output
         return result.output
 
-    assert f"{method} of rgb.safetensors" in run("weights", "show", file)
+    base_told = "the base in it" if network.saves_base else "rgb.safetensors"
+    assert f"{method} of {base_told}" in run("weights", "show", file)
     whole = tmp_path / "elsewhere" / "whole.safetensors"
     run("weights", "convert", file, "--out", whole)
     alone, config, meta = load_tracker(whole)
