@@ -79,7 +79,7 @@ class Hutchinson:
 
 
 @dataclass
-class Product:
+class HessianProduct:
     """What the last probe of a draw adds to H: H ← decay H + weight z ⊙ (plus - minus), each by parameter and laid out
     like it. ``minus`` is None where it is the gradient that the closure left, or, with ``whole``, nothing.
     """
@@ -101,7 +101,7 @@ def evaluate(
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> tuple[Any, Product]:
+) -> tuple[Any, HessianProduct]:
     """Evaluate ``closure`` and this draw's products, leaving the loss's gradients in ``.grad``: all but the last
     product are folded into ``curvatures``; the last is for whoever reads H next, in the same pass over memory.
 
@@ -116,7 +116,9 @@ def evaluate(
 
 
 @torch.no_grad()
-def fold(params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[Tensor], product: Product) -> None:
+def fold(
+    params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[Tensor], product: HessianProduct
+) -> None:
     """Fold the last product of :func:`evaluate` in passes of its own; an element that would not be finite stays."""
     chosen = [k for k, p in enumerate(params) if p in product.plus]
     plus = [product.plus[params[k]] for k in chosen]
@@ -144,7 +146,7 @@ def _by_autograd(
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> tuple[Any, Product]:
+) -> tuple[Any, HessianProduct]:
     # The fused kernels of attention have no second derivative.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
         loss = closure()
@@ -158,7 +160,7 @@ def _by_autograd(
         refuse_once_differentiable(gradients)
         curved = [k for k, g in enumerate(gradients) if g is not None and g.requires_grad]
 
-        def product(probe: int) -> Product:
+        def product(probe: int) -> HessianProduct:
             step = draw * spec.probes + probe
             rows: Sequence[Tensor | None] = []
             if curved:
@@ -188,17 +190,17 @@ def _weighed(
     whole: bool,
     weight: float,
     step: int,
-) -> Product:
-    return Product(plus, minus, whole, spec.beta if probe == 0 else 1.0, weight, spec.seed, step)
+) -> HessianProduct:
+    return HessianProduct(plus, minus, whole, spec.beta if probe == 0 else 1.0, weight, spec.seed, step)
 
 
 def _all_but_last(
     spec: Hutchinson,
-    product: Callable[[int], Product],
+    product: Callable[[int], HessianProduct],
     params: Sequence[Tensor],
     numbers: Sequence[int],
     curvatures: Sequence[Tensor],
-) -> Product:
+) -> HessianProduct:
     for probe in range(spec.probes - 1):
         fold(params, numbers, curvatures, product(probe))
     return product(spec.probes - 1)
@@ -211,7 +213,7 @@ def _by_differences(
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> tuple[Any, Product]:
+) -> tuple[Any, HessianProduct]:
     generators = Generators()
     with torch.enable_grad():
         loss = closure()
@@ -241,7 +243,7 @@ def _by_differences(
             p.grad = g
         return found
 
-    def product(probe: int) -> Product:
+    def product(probe: int) -> HessianProduct:
         key = draw * spec.probes + probe
         plus = gradients(step, key)
         minus = gradients(-step, key) if difference == "central" else None

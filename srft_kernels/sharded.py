@@ -6,7 +6,7 @@ Nothing here imports ``torch.distributed`` before a parameter is a ``DTensor``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,6 +102,13 @@ def anywhere(flag: Tensor, mesh: Any) -> Tensor:
     own = flag.full_tensor() if is_distributed(flag) else flag.clone()  # type: ignore[attr-defined]
     torch.distributed.all_reduce(own, torch.distributed.ReduceOp.MAX, group=mesh.get_group())
     return own
+
+
+def probe_numbers(groups: Sequence[Mapping[str, Any]], mesh: Any) -> dict[Tensor, int]:
+    """The numbers that key the random signs of each parameter; shards of one are tensors with signs of their own."""
+    params = [p for group in groups for p in group["params"]]
+    first = 0 if mesh is None else mesh.get_local_rank() * len(params)
+    return {p: number + (first if is_sharded(p) else 0) for number, p in enumerate(params)}
 
 
 class Sharing:

@@ -53,7 +53,7 @@ class PathIntegral:
         # By parameter: the fused step writes here.
         self._path = {p: torch.zeros_like(p, dtype=accumulation_dtype(p)) for p in self._named.values()}
         self.restart()
-        follow = getattr(optimizer, "follow", None)  # SRFT's, which cannot be imported from here
+        follow = getattr(optimizer, "_record_paths", None)  # SRFT's, which cannot be imported from here
         self._unfollow = follow if follow is not None and follow(self._path) else None
         self._hooks: list[RemovableHandle] = [optimizer.register_step_post_hook(self._count)]
         if self._unfollow is None:

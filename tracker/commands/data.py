@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tracker.commands.shared import writing
+from tracker.commands.shared import StyleChoice, writing
 from tracker.errors import RGBXError
 
 LAYOUTS = (
@@ -83,6 +83,8 @@ def check(root: Path, layout: str, split: str | None, decode: bool, workers: int
     """Say what is wrong with the data set in ROOT; exit 1 if anything is."""
     from tracker.data.check import check_dataset
 
+    if workers is not None and not decode:
+        raise RGBXError("--workers are threads that decode, and --no-decode decodes nothing; leave one of them out")
     report = check_dataset(root, layout, split, decode, progress=True, workers=workers)
     click.echo(str(report))
     if file is not None:
@@ -100,7 +102,7 @@ def check(root: Path, layout: str, split: str | None, decode: bool, workers: int
 @click.option("--split", help="train, test or a list file; by default everything.")
 @click.option(
     "--style",
-    type=click.Choice(["colour", "grey"]),
+    type=StyleChoice(["color", "gray"]),
     help="Red and blue on white, of the exposure; or three grays, of the time up to the next frame. By default gray "
     "for FE108, color for the others.",
 )

@@ -21,6 +21,7 @@ from tracker.data.layouts.splits import sequence_folders
 from tracker.data.recordings import RecordedFrame, Recording
 from tracker.data.rendering import XStyle
 from tracker.errors import RGBXError
+from tracker.spellings import american
 
 
 def frame_spans(frames: list[tuple[int, int]], exposure: bool) -> list[tuple[int, int]]:
@@ -68,7 +69,7 @@ def render_sequence(
         OSError: the disk.
     """
     form = _form(folder, layout)
-    style = style or ("grey" if isinstance(form, FE108) else "colour")
+    style = american(style or ("gray" if isinstance(form, FE108) else "color"))
     if style not in EVENT_STYLES:
         raise RGBXError(f"event style is {style!r}; expected one of {', '.join(EVENT_STYLES)}")
     source = recording_of(folder)
@@ -101,12 +102,12 @@ def render_sequence(
         if naming.x is None or not stems:
             raise RGBXError(f"sequence {folder.name}: {source} holds no frames to draw events for")
         suffix = Path(naming.x).suffix
-        spans = frame_spans(exposures, exposure=style == "colour")[start : start + len(stems)]
+        spans = frame_spans(exposures, exposure=style == "color")[start : start + len(stems)]
         pairs = list(zip(stems, spans, strict=True))
         for stem, span in tqdm(pairs, desc=f"{folder.name} events", leave=False, disable=not progress):
             x, y, t, polarity = recording.events(*span)
             image: np.ndarray
-            if style == "colour":
+            if style == "color":
                 image = events_to_image(x, y, polarity, recording.size)
             else:
                 image = events_to_stack(x, y, t, polarity, recording.size, span)

@@ -199,7 +199,7 @@ class FolderSequence(Sequence):
         values: Mapping[str, np.ndarray] | None = None,
         x_boxes: np.ndarray | None = None,
         origin: float = 0.0,
-        event_style: str = "colour",
+        event_style: str = "color",
     ) -> None:
         self.name = name
         self.modality = modality

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from tracker.data.crop import CropTransform, cut_window
 from tracker.data.device_crop import sample_windows
 from tracker.errors import RGBXError
-from tracker.inference.engine import EagerEngine, Engine, Locator, host_crops, network_fingerprint, network_sizes
+from tracker.inference.engine import (
+    EagerEngine,
+    Engine,
+    Locator,
+    check_finite,
+    host_crops,
+    network_fingerprint,
+    network_sizes,
+)
 
 SMALLEST_BUFFER = 2**18
 """Pixels of a target's window that there is room for at first: 512 x 512."""
@@ -202,6 +210,7 @@ def make_engine(network: nn.Module, engine: str = "eager", window: bool = True) 
     """
     if engine not in ENGINES:
         raise RGBXError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+    check_finite(network)
     if engine == "eager":
         return EagerEngine(network.eval(), window)
     if engine == "compiled" and next(network.parameters()).device.type == "cpu":

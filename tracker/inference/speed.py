@@ -11,7 +11,7 @@ PERCENTILES = (50, 90, 99)
 
 
 class Timed(Protocol):
-    """What a track tells about its time; see :class:`tracker.inference.run.Track`."""
+    """What a track tells about its time; see :class:`tracker.inference.tracking.Track`."""
 
     @property
     def boxes(self) -> np.ndarray: ...

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tracker.config import RunConfig, TrainSection
-from tracker.errors import RGBXError
-from tracker.models.checkpoints import find_weights
-from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
 from tracker.models.tracker import Tracker
+from tracker.train.build import build_trainer, run_meta
 from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import Processes, processes
-from tracker.train.optimizers import build_optimizer
-from tracker.train.pretrain import run_meta, tracking_loss
-from tracker.train.prior import load_prior, prior_for
-from tracker.train.schedule import lr_scheduler
-from tracker.train.sources import pairs_of
+from tracker.train.prior import configured_prior
+from tracker.train.run_folder import claim
+from tracker.train.start import starting_network
 from tracker.train.trainer import StepRecord, Trainer
-from tracker.train.validate import validation
-from tracker.tuning.base import Loss, Origin, TunedTracker
-from tracker.tuning.files import file_fingerprint, load_tracker, save_tracker, tune
+from tracker.tuning.base import TunedTracker
+from tracker.tuning.files import save_tracker
 
 
 def group_settings(train: TrainSection) -> GroupSettings:
@@ -31,47 +26,15 @@ def group_settings(train: TrainSection) -> GroupSettings:
     return GroupSettings(**rates, weight_decay=train.weight_decay)
 
 
-def starting_network(config: RunConfig) -> tuple[Tracker | TunedTracker, dict[str, Any]]:
-    """The network that fine-tuning starts from, and the meta of its file.
-
-    With ``tuning: full`` that is a two-stream checkpoint as it is, or an RGB one in both streams; with another method
-    what the method makes of it, or a checkpoint that was tuned by that method.
-
-    Width and depth are the checkpoint's. Sizes of the crops, drop path and elimination are those of ``config.network``
-    where they stand there.
-
-    Raises:
-        RGBXError: no or an unusable checkpoint.
-    """
-    if config.init is None:
-        raise RGBXError("init is not set; give the RGB checkpoint to start from, for instance init=tiny_rgb")
-    path, full = find_weights(config.init), config.tuning == "full"
-    network, shape, meta = load_tracker(path, merge=full, **config.network.overrides())
-    if isinstance(network, TunedTracker):
-        if network.method == config.tuning:
-            return network, meta
-        raise RGBXError(
-            f"{path.name} is tuned by {network.method}, and tuning {config.tuning} needs a network that is not; start "
-            "from the network that it was tuned from"
-        )
-    cross = config.network.cross_layers
-    if not full:
-        origin = Origin(str(config.init), file_fingerprint(path))
-        return tune(network, config.tuning, getattr(config, config.tuning, None), origin, cross), meta
-    if shape.kind == "two_stream":
-        return network, meta
-    wanted = shape.replace(kind="two_stream", **({} if cross is None else {"cross_layers": cross}))
-    return initialize_two_stream(network, wanted), meta
-
-
 def fine_tuner(
     config: RunConfig,
     network: Tracker | TunedTracker,
     prior: Mapping[str, Any] | None = None,
     pairs: Any = None,
     title: str = "train",
-    validate: Callable[[int], Mapping[str, float]] | None = None,
+    validate: bool = False,
     group: Processes | None = None,
+    invocation: str = "",
 ) -> Trainer:
     """A trainer for ``network``, on the device that it is on, as ``config`` has it.
 
@@ -79,49 +42,36 @@ def fine_tuner(
     """
     group = group or Processes(device=next(network.parameters()).device)
     seed_everything(config.train.seed, config.train.deterministic)
-    if pairs is None:
-        pairs = pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops, group.first)
-    loss: Loss = tracking_loss(config)
     if isinstance(network, TunedTracker):
         network.begin_training(config)  # may add what is trained too
-        loss = network.training_loss(loss)
     groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
-    optimizer = build_optimizer(groups, config.train, config.optimizer, prior)
-    return Trainer(
-        network,
-        loss,
-        optimizer,
-        lr_scheduler(optimizer, config.train),
-        pairs,
-        config.train,
-        config.output,
-        config.model_dump(mode="json"),
-        validate,
-        title,
-        group,
-    )
+    return build_trainer(config, network, groups, title, group, prior, pairs, invocation, validate)
 
 
-def fine_tune(config: RunConfig, resume: Path | None = None, command: str = "") -> tuple[Path, list[StepRecord]]:
+def fine_tune(config: RunConfig, resume: Path | None = None, invocation: str = "") -> tuple[Path, list[StepRecord]]:
     """Fine-tune; returns the file with the network (``<output>/network.safetensors``) and the log.
 
     In the processes that torchrun has started, or in this one alone: :mod:`tracker.train.distributed`.
 
+    Args:
+        config: the settings of the run.
+        resume: a checkpoint, or the folder of a run, to go on from.
+        invocation: the command line, for the meta of the weights.
+
     Raises:
-        RGBXError: configuration, data, checkpoint or significance map cannot be used.
+        RGBXError: configuration, data, checkpoint or significance map cannot be used, or the folder holds another run.
     """
     with processes(config.train.device) as group:
+        claim(config.output, resume)
         seed_everything(config.train.seed, config.train.deterministic)  # a tuning method draws its first weights
         network, origin = starting_network(config)
         network = network.to(group.device)
-        prior = None
-        if config.optimizer.name == "srft" and config.optimizer.prior is not None:
-            prior = prior_for(network, load_prior(config.optimizer.prior))
-        trainer = fine_tuner(config, network, prior, validate=validation(config, network, group), group=group)
+        prior = configured_prior(config, network)
+        trainer = fine_tuner(config, network, prior, validate=True, group=group, invocation=invocation)
         if resume is not None:
             trainer.resume(resume)
         history = trainer.run()
         path = config.output / "network.safetensors"
         if group.first:
-            save_tracker(path, network, run_meta(config, trainer, command, origin))
+            save_tracker(path, network, run_meta(config, trainer, origin))
     return path, history

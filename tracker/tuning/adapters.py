@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tracker.config import AdaptersSection
+from tracker.config import TUNED_GROUPS, AdaptersSection
 from tracker.models.config import NetworkConfig
 from tracker.models.tracker import BlockAdapter, StreamAdapters, Tracker, TrackerOutput, build_network
 from tracker.tuning.base import TunedTracker
@@ -41,7 +41,7 @@ class Adapters(TunedTracker):
 
     method = "adapters"
     base_kind = "two_stream"
-    trains = ("adapters", "embed_x")
+    trains = TUNED_GROUPS["adapters"]
     settings_type = AdaptersSection
 
     settings: AdaptersSection

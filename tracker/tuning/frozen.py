@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from tracker.config import TUNED_GROUPS
 from tracker.models.tracker import TrackerOutput
 from tracker.tuning.base import TunedTracker
 
@@ -13,7 +14,7 @@ class Frozen(TunedTracker):
 
     method = "frozen"
     base_kind = "two_stream"
-    trains = ("embed_x", "cross")
+    trains = TUNED_GROUPS["frozen"]
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
         """As the base's."""

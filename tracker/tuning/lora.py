@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tracker.config import LoRASection
+from tracker.config import TUNED_GROUPS, LoRASection
 from tracker.errors import RGBXError
 from tracker.models.tracker import Tracker, TrackerOutput
 from tracker.tuning.base import BASE, TunedTracker
@@ -24,7 +24,7 @@ class LoRA(TunedTracker):
 
     method = "lora"
     base_kind = "two_stream"
-    trains = ("adapters", "embed_x")
+    trains = TUNED_GROUPS["lora"]
     settings_type = LoRASection
 
     settings: LoRASection

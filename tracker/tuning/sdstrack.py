@@ -13,7 +13,7 @@ import torch
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from tracker.config import SDSTrackSection
+from tracker.config import TUNED_GROUPS, SDSTrackSection
 from tracker.errors import RGBXError
 from tracker.models.config import elimination_layers
 from tracker.models.elimination import to_grid
@@ -96,7 +96,7 @@ class SDSTrack(TunedTracker):
 
     method = "sdstrack"
     base_kind = "single_stream"
-    trains = ("adapters", "embed_x", "norms")
+    trains = TUNED_GROUPS["sdstrack"]
     settings_type = SDSTrackSection
     has_unused = True
 

@@ -226,7 +226,6 @@ def test_sensor_models() -> None:
         ({"length": 1}, "at least 2 frames"),
         ({"seed": -1}, "non-negative"),
         ({"night": 1.5}, r"night is 1.5; expected a number in \[0, 1\]"),
-        ({"depth_style": "hot"}, "depth_style is 'hot'"),
     ],
 )
 def test_configurations_are_checked(change, sentence) -> None:

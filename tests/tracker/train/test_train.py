@@ -26,8 +26,7 @@ from tracker.models.config import NetworkConfig, preset
 from tracker.models.tracker import Tracker, build_network
 from tracker.train.activations import recompute_blocks
 from tracker.train.finetune import fine_tuner
-from tracker.train.losses import TrackingLoss
-from tracker.train.pretrain import TargetCellLoss
+from tracker.train.losses import TargetCellLoss, TrackingLoss
 from tracker.train.schedule import lr_factor
 from tracker.train.sources import RollingPairs, generated_sequences, pair_settings
 from tracker.train.trainer import Interrupted, Trainer

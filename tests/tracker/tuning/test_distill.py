@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.tracker.tuning.small import crops, rgb_tracker, saved_rgb, small_config, tuned
+from tests.tracker.tuning.small import crops, rgb_tracker, saved_rgb, saved_teacher, small_config, tuned
 from tracker.config import DistillSection, RunConfig, load_config
 from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
@@ -19,6 +19,7 @@ from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import preset
 from tracker.models.elimination import to_grid
 from tracker.models.tracker import TwoStreamTracker, build_network
+from tracker.train.finetune import starting_network
 from tracker.train.losses import TrackingLoss
 from tracker.tuning.distill import Student, StudentAnswer
 from tracker.tuning.distill_teacher import TapCache, Teacher, pixels_of
@@ -165,6 +166,29 @@ def test_the_teacher_gets_no_gradient_and_is_no_part_of_the_student() -> None:
             assert parameter.grad.abs().sum() > 0, name
     network.double()
     assert next(teacher.parameters()).dtype == torch.float64
+
+
+def test_bf16_learns_from_the_same_teacher(tmp_path: Path) -> None:
+    """Under autocast tokens are bf16; what compares them is not."""
+    saved_rgb(tmp_path / "rgb.safetensors")
+    teacher = saved_teacher(tmp_path / "teacher.safetensors")
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        run = run_of(
+            tmp_path, f"distill.teacher={teacher}", "distill.mask_probability=0", f"train.precision={precision}"
+        )
+        torch.manual_seed(0)
+        network = starting_network(run)[0]
+        assert isinstance(network, Student)
+        network.begin_training(run)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            answer = network.train()(*crops(network.config))
+        losses[precision] = network.training_loss(TrackingLoss())(answer, torch.full((2, 4), 0.5))
+    for name in ("common", "specific", "fusion"):
+        rough, fine = losses["bf16"][name], losses["fp32"][name]
+        assert rough.dtype == torch.float32
+        assert not torch.equal(rough, fine)
+        torch.testing.assert_close(rough, fine, rtol=0.02, atol=0.01)
 
 
 def test_an_eliminating_student_is_compared_where_it_kept_tokens() -> None:

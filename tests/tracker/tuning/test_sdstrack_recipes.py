@@ -112,9 +112,8 @@ def test_corrections_are_all_that_differs() -> None:
 
 def test_the_page_has_the_table() -> None:
     page = (REPOSITORY / "docs" / "tuning" / "sdstrack.md").read_text(encoding="utf-8")
-    rows = [
-        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if "| `sdstrack_" in line
-    ]
+    lines = [line for line in page.splitlines() if "| `sdstrack_" in line]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
     assert {name: (float(lr), int(epochs)) for name, _, lr, epochs in rows} == {
         name: (row.lr, row.epochs) for name, row in TABLE.items()
     }

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from tracker.data.synthetic.photographs import random_patch
 from tracker.data.synthetic.sensors import depth_camera, event_camera, thermal_camera, visible_camera
+from tracker.data.synthetic.settings import SyntheticConfig
 from tracker.data.synthetic.sprites import SHAPES, Sprite, make_screen, make_sprite
-
-if TYPE_CHECKING:
-    from tracker.data.synthetic.generator import SyntheticConfig
 
 PRESENT_SHARE = 0.25
 """Least share of the silhouette that is in the image and not hidden for the target to count as present."""
