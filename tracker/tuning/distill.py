@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
@@ -156,14 +155,13 @@ class Student(TunedTracker):
         if settings.cache is not None:
             cache = TapCache(settings.cache, network_fingerprint(network), settings.cache_gigabytes)
         device = next(self.parameters()).device
-        self.teach(Teacher(network, cache).to(device), config.train.precision == "bf16")
+        self.teach(Teacher(network, cache, config.train.precision == "bf16").to(device))
         self.to(device)
 
-    def teach(self, teacher: Teacher, bf16: bool = False) -> None:
-        """Learn from ``teacher`` from now on; ``bf16`` runs it under autocast."""
+    def teach(self, teacher: Teacher) -> None:
+        """Learn from ``teacher`` from now on."""
         self.keep_aside(teacher)
         self.__dict__["teacher"] = teacher
-        self._bf16 = bf16
 
     def training_loss(self, loss: Loss) -> Loss:
         """The tracking loss on masked crops plus what the teacher says, each part weighted as the settings have it."""
@@ -171,9 +169,7 @@ class Student(TunedTracker):
 
         def with_teacher(answer: StudentAnswer, boxes: Tensor) -> dict[str, Tensor]:
             losses = dict(loss(answer.output, boxes))
-            device = answer.template.device.type
-            with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
-                taps = self.teacher(answer.template, answer.search)
+            taps = self.teacher(answer.template, answer.search)
             assert self.distiller is not None
             parts = self.distiller(answer.layers, answer.features, taps, self.config.template_cells**2)
             total = losses["total"]

@@ -102,9 +102,11 @@ class Distiller(nn.Module):
                 ("common", self.common, teacher.common),
                 ("specific", self.specific, teacher.specific),
             ):
-                sums[name].append(distance(projections[k](tokens), kept_rows(taps[:, k], kept, template_tokens)))
+                projected = projections[k](tokens.to(taps.dtype))  # bf16 where autocast made them
+                sums[name].append(distance(projected, kept_rows(taps[:, k], kept, template_tokens)))
         mixture = torch.einsum("k,bknd->bnd", self.paths.softmax(dim=0), teacher.fused)
+        fused = self.fused(features.tokens.to(mixture.dtype))
         return {
             **{name: torch.stack(parts).mean(dim=0) for name, parts in sums.items()},
-            "fusion": distance(self.fused(features.tokens), kept_rows(mixture, features.kept, template_tokens)),
+            "fusion": distance(fused, kept_rows(mixture, features.kept, template_tokens)),
         }

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.errors import RGBXError
+from tracker.files import atomic_file
 from tracker.models.tracker import TwoStreamTracker
-from tracker.train.atomic import atomic_file
 from tracker.tuning.distill_losses import TeacherTaps, separated, unit
 
 BYTES_IN_GIGABYTE = 10**9
@@ -76,12 +76,13 @@ class Teacher(nn.Module):
     Args:
         network: is frozen and put into evaluation mode. It must not eliminate candidates.
         cache: where answers are kept.
+        bf16: run it under autocast.
 
     Raises:
         RGBXError: the network has one stream, its streams do not meet, or it eliminates candidates.
     """
 
-    def __init__(self, network: nn.Module, cache: TapCache | None = None) -> None:
+    def __init__(self, network: nn.Module, cache: TapCache | None = None, bf16: bool = False) -> None:
         super().__init__()
         if not isinstance(network, TwoStreamTracker) or not network.cross:
             raise RGBXError("a teacher needs two streams that meet in cross blocks; train one with `rgbx train` first")
@@ -89,6 +90,7 @@ class Teacher(nn.Module):
             raise RGBXError(f"a teacher keeps all search tokens, and this one {network.config.keep_ratio:g} of them")
         self.network = network.eval().requires_grad_(False)
         self.cache = cache
+        self.bf16 = bf16
         self._met: list[Tensor] = []
         for block in network.cross:
             block.register_forward_hook(self._remember)
@@ -115,7 +117,8 @@ class Teacher(nn.Module):
     def _computed(self, template: Tensor, search: Tensor) -> Tensor:
         """``(B, 3, K, N, D)`` float16: common, specific and fused."""
         self._met.clear()
-        self.network(template, search)
+        with torch.autocast(template.device.type, torch.bfloat16, enabled=self.bf16):
+            self.network(template, search)
         taps = torch.stack(self._met, dim=2)
         self._met.clear()
         return taps

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 import torch
 
@@ -16,19 +14,8 @@ from tracker.train.schedule import lr_factor
 from tracker.tuning.distill import Student
 from tracker.tuning.files import tune
 
-
-class Published(NamedTuple):
-    """A row: layout, modality."""
-
-    layout: str
-    modality: str
-
-
-PATRACK = {
-    "patrack_rgbt": Published("lasher", "thermal"),
-    "patrack_rgbd": Published("depthtrack", "depth"),
-    "patrack_rgbe": Published("visevent", "event"),
-}
+PATRACK = {"patrack_rgbt": "lasher", "patrack_rgbd": "depthtrack", "patrack_rgbe": "visevent"}
+"""The layout that each trains on."""
 STUDENT = "distill_rgbt"
 KINDS = ("published", "corrected")
 SOURCE = {"published": "other", "corrected": "own"}
@@ -49,7 +36,7 @@ def test_every_published_configuration_has_a_recipe() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PATRACK)
 def test_a_patrack_recipe_has_the_tables_numbers(kind: str, name: str) -> None:
-    config, row = recipe(f"{kind}/{name}"), PATRACK[name]
+    config, layout = recipe(f"{kind}/{name}"), PATRACK[name]
     network, pairs, train, data = config.network, config.pairs, config.train, config.data
     assert config.tuning == "patrack"
     made = preset(network.preset, kind="single_stream", **network.changes())
@@ -68,14 +55,14 @@ def test_a_patrack_recipe_has_the_tables_numbers(kind: str, name: str) -> None:
     assert (train.batch_size, train.epochs, train.samples_per_epoch) == (32, 60, 60_000)
     assert (train.lr, train.weight_decay, train.clip_grad_norm, train.batchnorm) == (4e-4, 1e-4, 0.1, "frozen")
     assert (train.warmup_steps, train.betas, config.optimizer.name) == (0, (0.9, 0.999), "adamw")
-    assert (data.source, data.split, data.layout, data.modality) == ("folder", SPLITS[kind], *row)
+    assert (data.source, data.split, data.layout) == ("folder", SPLITS[kind], layout)
     assert (config.validation.every > 0) == (kind == "corrected")
     assert config.validation.split == "val"
     settings = config.patrack
     assert settings.source == SOURCE[kind]
     assert (settings.entangled_layers, settings.gated, settings.dropout) == ((3, 6, 9), False, 0.1)
     assert config.output.as_posix() == f"runs/{kind}/{name}"
-    if row.modality == "depth":
+    if layout == "depthtrack":
         assert (data.depth_style, data.depth_clip) == (DEPTH[kind], True)
 
 
