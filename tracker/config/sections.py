@@ -487,9 +487,13 @@ class OptimizerSection(Section):
     )
 
     adapters: Literal["held", "free"] = setting(
-        "held", "adapters, which have no prior: held by significance on the new data, or left to AdamW", SRFT,
-        equals("tuning", *(name for name, groups in TUNED_GROUPS.items() if "adapters" in groups)), neutral=("held",),
-    )  # fmt: skip
+        "held",
+        "adapters, which have no prior: held by significance on the new data, or left to AdamW",
+        SRFT,
+        equals("tuning", *(name for name, groups in TUNED_GROUPS.items() if "adapters" in groups)),
+        commands("train"),
+        neutral=("held",),
+    )
 
     @model_validator(mode="after")
     def _mu_ordered(self) -> OptimizerSection:
@@ -563,6 +567,9 @@ class AdaptersSection(Section):
     scale: float = setting(0.1, "weight of what a bottleneck adds", gt=0.0)
 
 
+_MASKED = either(above_zero("sdstrack.masked_weight"), above_zero("sdstrack.distillation_weight"))
+
+
 class SDSTrackSection(Section):
     """SDSTrack (Hou et al., CVPR 2024): adapters, and distillation between clean and masked inputs."""
 
@@ -571,13 +578,15 @@ class SDSTrackSection(Section):
     x_embedding: Literal["copy", "random"] = setting(
         "copy", "how X's patch embedding starts: as RGB's, or random as published"
     )
-    rgb_masked: float = setting(0.3, "share of RGB tokens that the masked path lacks", ge=0.0, lt=1.0)
-    x_masked: float = setting(0.3, "share of X tokens that it lacks, of those whose RGB is there", ge=0.0, lt=1.0)
+    rgb_masked: float = setting(0.3, "share of RGB tokens that the masked path lacks", _MASKED, ge=0.0, lt=1.0)
+    x_masked: float = setting(
+        0.3, "share of X tokens that it lacks, of those whose RGB is there", _MASKED, ge=0.0, lt=1.0
+    )
     clean_weight: float = setting(0.6, "weight of the clean path's tracking loss", ge=0.0)
     masked_weight: float = setting(0.2, "weight of the masked path's tracking loss", ge=0.0)
     distillation_weight: float = setting(0.1, "weight of the distance between the fused tokens of both", ge=0.0)
     same_tokens: bool = setting(
-        True, "the masked path keeps the clean one's tokens; false: each drops its own, as published"
+        True, "the masked path keeps the clean one's tokens; false: each drops its own, as published", _MASKED
     )
 
 

@@ -18,8 +18,6 @@ from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.errors import RGBXError
 from tracker.inference.engine import Locator, network_fingerprint, network_sizes
 from tracker.inference.online import InferenceSettings
-from tracker.models.tracker import Tracker
-from tracker.tuning.base import TunedTracker
 
 METADATA_KEY = "rgbx_tracker"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -39,7 +37,7 @@ class _Outputs(nn.Module):
 
 
 def export_onnx(
-    network: Tracker | TunedTracker,
+    network: nn.Module,
     path: str | os.PathLike[str],
     settings: InferenceSettings | None = None,
     *,
@@ -55,7 +53,7 @@ def export_onnx(
     ``rgbx_tracker``: sizes, factors, normalization, precision, configuration.
 
     Args:
-        network: left as it is.
+        network: a tracker, tuned or not, which carries its ``config``; left as it is.
         settings: the factors and the window that it is run with.
         precision: of the weights and of what lies between normalization and the head's maps: ``fp32`` or ``fp16``.
         simplify: fold constants and fuse nodes (onnxscript's optimizer).
@@ -99,13 +97,14 @@ def export_onnx(
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
+    config: Any = network.config
     content = {
         "template_size": template_size,
         "search_size": search_size,
         "inference": asdict(settings),
         "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "where": "in the graph"},
         "precision": precision,
-        "network": network.config.to_dict(),
+        "network": config.to_dict(),
         "fingerprint": network_fingerprint(exported),
     }
     program.model.metadata_props[METADATA_KEY] = json.dumps(content)
