@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from tracker.config import DistillSection
+from tracker.config import TUNED_GROUPS, DistillSection
 from tracker.errors import RGBXError
 from tracker.models.checkpoints.fingerprint import network_fingerprint
 from tracker.models.config import NetworkConfig, evenly_spaced_layers
@@ -50,7 +50,7 @@ class Student(TunedTracker):
 
     method = "distill"
     base_kind = "single_stream"
-    trains = ("norms", "embed_rgb", "embed_x", "blocks_rgb", "head", "positions", "adapters")
+    trains = TUNED_GROUPS["distill"]
     settings_type = DistillSection
     saves_base = True
 

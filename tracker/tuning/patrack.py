@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tracker.config import PATrackSection
+from tracker.config import TUNED_GROUPS, PATrackSection
 from tracker.errors import RGBXError
 from tracker.models.config import elimination_layers
 from tracker.models.tracker import SingleStreamTracker, Tracker, TrackerOutput, VitBlock
@@ -94,7 +94,7 @@ class PATrack(TunedTracker):
 
     method = "patrack"
     base_kind = "single_stream"
-    trains = ("adapters",)
+    trains = TUNED_GROUPS["patrack"]
     settings_type = PATrackSection
     eliminates = False
 
