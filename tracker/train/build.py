@@ -53,7 +53,6 @@ def build_trainer(
         pairs = pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops, group.first)
     loss: Loss = loss_of(config.loss)
     if isinstance(network, TunedTracker):
-        network.begin_training(config)
         loss = network.training_loss(loss)
     optimizer = build_optimizer(groups, config.train, config.optimizer, prior)
     kinds = {sequence.modality for sequence in getattr(pairs, "sequences", ())} or {config.data.generated_modality}

@@ -42,6 +42,8 @@ def fine_tuner(
     """
     group = group or Processes(device=next(network.parameters()).device)
     seed_everything(config.train.seed, config.train.deterministic)
+    if isinstance(network, TunedTracker):
+        network.begin_training(config)  # may add what is trained too
     groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
     return build_trainer(config, network, groups, title, group, prior, pairs, invocation, validate)
 
@@ -61,6 +63,7 @@ def fine_tune(config: RunConfig, resume: Path | None = None, invocation: str = "
     """
     with processes(config.train.device) as group:
         claim(config.output, resume)
+        seed_everything(config.train.seed, config.train.deterministic)  # a tuning method draws its first weights
         network, origin = starting_network(config)
         network = network.to(group.device)
         prior = configured_prior(config, network)

@@ -51,6 +51,11 @@ def build_optimizer(
                 group["regularize"] = False
     if prior is not None:
         prior = {name: tensor for name, tensor in prior.items() if name in trained}
+        if not prior:
+            raise RGBXError(
+                "nothing that trains has a prior, because all of it is new; leave optimizer.prior out, or train "
+                "some of the pre-trained weights too (train.also_train)"
+            )
     try:
         return srft.SRFT(
             inner,

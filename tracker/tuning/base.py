@@ -60,6 +60,8 @@ class TunedTracker(nn.Module, abc.ABC):
     """The class of the method's section of the configuration, if it has one."""
     has_unused: ClassVar[bool] = False
     """Whether some parameters get no gradient, which several processes have to know of."""
+    eliminates: ClassVar[bool] = True
+    """Whether the base may drop search tokens (:mod:`tracker.models.elimination`)."""
     saves_base: ClassVar[bool] = False
     """Whether files hold the base too. Else they hold what was trained, and the base's fingerprint."""
 
@@ -149,6 +151,10 @@ class TunedTracker(nn.Module, abc.ABC):
     def added(self, name: str) -> bool:
         """Whether a tensor of this module's state is the method's and not the base's."""
         return not name.startswith(BASE)
+
+    def runs_with(self, name: str) -> bool:
+        """Whether a tensor is needed to run. What only training needs is in a run's checkpoints and in no file."""
+        return True
 
     def saved_state(self) -> dict[str, Tensor]:
         """What a file has to hold: all that is not the base's, and what of the base was trained.
