@@ -23,6 +23,7 @@ POLL_SECONDS = 0.5
 MEASURES = {
     "depthtrack": ("PrecisionRecall", ("Pr", "Re", "F")),
     "vot-rgbd2022": ("EAOScore", ("EAO",)),
+    "vot-rgbt2019": ("EAOScore", ("EAO",)),
 }
 """The analysis that answers a benchmark's figures, and their names."""
 WITHOUT_MULTISTART = ("0.8.0", "0.8.1", "0.9.0")
@@ -102,7 +103,7 @@ def run_workspace(
         )
     interpreter = find_python(python)
     version = toolkit_version(interpreter)
-    if benchmark == "vot-rgbd2022" and version in WITHOUT_MULTISTART:
+    if BENCHMARKS[benchmark].anchored and version in WITHOUT_MULTISTART:
         raise RGBXError(
             f"vot-toolkit {version} cannot run the multistart experiment of {benchmark} (it gives the tracker no "
             "region to start from); install vot-toolkit==0.7.4 for it"
@@ -124,7 +125,7 @@ def run_workspace(
 def _expected_files(workspace: Path, benchmark: str, tracker: str, sequences: ListLike[str]) -> list[Path]:
     """Result files of all runs, without their extension: one a sequence, or one an anchor of a sequence."""
     base = workspace / "results" / tracker / BENCHMARKS[benchmark].experiment
-    if benchmark == "depthtrack":
+    if not BENCHMARKS[benchmark].anchored:
         return [base / name / f"{name}_001" for name in sequences]
     files = []
     for name in sequences:
