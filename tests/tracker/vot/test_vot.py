@@ -198,6 +198,7 @@ def as_rgbt2019(root: Path, target: Path) -> Path:
             frame = sequence.frame(index)
             cv2.imwrite(str(place / "color" / f"{index + 1:08d}.jpg"), frame[:, :, 2::-1])
             cv2.imwrite(str(place / "ir" / f"{index + 1:08d}.jpg"), frame[:, :, 3])
+            assert sequence.present[index]
             x, y, w, h = sequence.boxes[index]
             polygons.append(",".join(f"{v:.3f}" for v in (x, y + h, x, y, x + w, y, x + w, y + h)))
         (place / "groundtruth.txt").write_text("\n".join(polygons) + "\n")
@@ -214,7 +215,7 @@ def as_rgbt2019(root: Path, target: Path) -> Path:
 @pytest.fixture(scope="module")
 def rgbt2019(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rgbt")
-    config = SyntheticConfig(modality="thermal", length=12, size=(96, 72), seed=3)
+    config = SyntheticConfig(modality="thermal", length=12, size=(96, 72), leave=0.0, occlusion=0.0, seed=3)
     write_dataset(synthetic_dataset(config, 2), root / "lasher", "lasher")
     return as_rgbt2019(root / "lasher", root / "vot")
 
