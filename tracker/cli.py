@@ -22,7 +22,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
-class OneSentence(click.Group):
+class RGBXGroup(click.Group):
     """A group whose commands answer bad input with one sentence and exit status 2, never with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -51,7 +51,7 @@ def explain(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, RGBXError):
         return EXIT_BAD_INPUT, f"rgbx: error: {error}"
     if isinstance(error, OSError):
-        from tracker.train.atomic import write_error
+        from tracker.files import write_error
 
         if error.filename is None and error.errno is None:
             return None
@@ -61,7 +61,7 @@ def explain(error: Exception) -> tuple[int, str] | None:
     return None
 
 
-@click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=RGBXGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; by default as many as torch takes.")
 @click.version_option(package_name="srft-kernels", prog_name="rgbx")

@@ -24,17 +24,18 @@ from tracker.data.dataset import PairDataset
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.evaluation import LasHeROptions, Metrics, evaluate
 from tracker.evaluation.plots import plot_curves
+from tracker.files import write_text
 from tracker.inference import InferenceSettings, track_dataset, write_overlay
 from tracker.models.checkpoints import find_weights, load_network, save_network
 from tracker.models.initialize import initialize_two_stream
 from tracker.models.single_stream import SingleStreamTracker
 from tracker.models.stream import Tracker
 from tracker.tables import aligned_table
-from tracker.train.atomic import atomic_file
+from tracker.train.build import run_meta
 from tracker.train.finetune import fine_tuner
 from tracker.train.log import progress
-from tracker.train.pretrain import run_meta
 from tracker.train.prior import estimate_rgb_prior, prior_for, save_prior
+from tracker.train.run_folder import clear
 from tracker.train.sources import generated_sequences, pair_settings
 
 PRETRAINED, UNTUNED, ADAMW, SRFT = "RGB tracker", "two streams, not tuned", "AdamW", "SRFT(AdamW)"
@@ -138,12 +139,15 @@ def run_demo(
             network: Tracker = initialize_two_stream(rgb)
             chosen = run.model_copy(update={"optimizer": run.optimizer.model_copy(update={"name": stem})})
             pairs = PairDataset(few, pair_settings(run.pairs, network.config), run.train.samples_per_epoch, seed)
+            folder = out / f"seed{seed}" / stem
+            clear(folder)  # an earlier demonstration's
             trainer = fine_tuner(
-                chosen.model_copy(update={"output": out / f"seed{seed}" / stem}),
+                chosen.model_copy(update={"output": folder}),
                 network,
                 prior_for(network, prior) if name == SRFT else None,
                 pairs,
                 name,
+                invocation=f"rgbx demo --first-seed {seed}",
             )
             start = time.perf_counter()
             trainer.run()
@@ -152,7 +156,7 @@ def run_demo(
                 out / f"seed{seed}" / f"{stem}.safetensors",
                 network,
                 network.config,
-                run_meta(chosen, trainer, f"rgbx demo --first-seed {seed}"),
+                run_meta(chosen, trainer),
             )
             trained[name] = network
         stages.begin(f"run both on the test sequences{of}")
@@ -173,10 +177,8 @@ def run_demo(
     sequence = next(s for s in tests[NEW] if s.name == shown)
     write_overlay(out / "overlay.gif", sequence, {name: tracks[name][shown] for name in (ADAMW, SRFT)}, panel_width=240)
     page = markdown(rows, config, len(seeds), count, length, shown)
-    with atomic_file(out / "table.md") as file:
-        file.write(page.encode())
-    with atomic_file(out / "table.json") as file:
-        file.write(json.dumps(summary(rows, config, seeds), indent=1).encode())
+    write_text(out / "table.md", page)
+    write_text(out / "table.json", json.dumps(summary(rows, config, seeds), indent=1))
     return f"{text(rows)}\n\n{stages.elapsed:.0f} s; plots, overlay, table and checkpoints are in {out}"
 
 

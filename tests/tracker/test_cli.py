@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import subprocess
@@ -16,9 +15,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from srft_kernels import SignificanceMap
+from tests.tracker.disk import full_disk, no_room
 from tracker.cli import cli
 from tracker.models.checkpoints import load_network
-from tracker.train import atomic
 
 SMALL = (
     "network.embed_dim=32",
@@ -87,7 +86,7 @@ def prior(rgb: Path) -> Path:
 
 def test_pretraining_starts_from_the_checkpoint_that_is_named(rgb: Path, tmp_path: Path) -> None:
     """At a learning rate too small to move any weight but a zero, what comes out is what went in."""
-    small = [*SMALL, *DATA, *TRAIN, "train.lr=1e-30", "train.weight_decay=0"]
+    small = [*DATA, *TRAIN, "train.lr=1e-30", "train.weight_decay=0"]
     succeeds("pretrain", *small, f"init={rgb}", f"output={tmp_path / 'again'}")
     before, _, _ = load_network(rgb)
     after, _, meta = load_network(tmp_path / "again" / "network.safetensors")
@@ -258,17 +257,14 @@ def test_bad_first_box(rgb: Path, lasher: Path, tmp_path: Path, box: str, said: 
 def test_full_disk(rgb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    monkeypatch.setattr(atomic.os, "fdopen", lambda handle, mode: open("/dev/full", mode))  # noqa: SIM115
+    full_disk(monkeypatch)
     said = refused("train", *DATA, *TRAIN, *QUIET, f"init={rgb}", f"output={tmp_path}")
     assert said.startswith(f"disk full while writing {tmp_path}/checkpoints/step_00000002.ckpt")
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_full_disk_without_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tracker.data.layouts.write_dataset", full)
+    monkeypatch.setattr("tracker.data.layouts.write_dataset", no_room)
     assert refused("data", "generate", tmp_path / "set").startswith(f"disk full while writing {tmp_path / 'set'}")
 
 

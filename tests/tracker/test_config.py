@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracker.config import (
@@ -144,6 +144,7 @@ def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     assert load_config(RunConfig, None, ["train.lr=1e-4"]).train.lr == 1e-4
 
 
+@settings(deadline=None)
 @given(
     lr=st.floats(1e-9, 1.0),
     epochs=st.integers(1, 1000),

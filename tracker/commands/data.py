@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from tracker.commands.shared import writing
+from tracker.commands.shared import StyleChoice, writing
 from tracker.errors import RGBXError
+from tracker.files import write_text
 
 LAYOUTS = (
     "lasher", "rgbt234", "rgbt210", "gtot", "depthtrack", "vot_rgbd", "visevent", "coesot", "fe108", "folders",
@@ -83,12 +84,12 @@ def check(root: Path, layout: str, split: str | None, decode: bool, workers: int
     """Say what is wrong with the data set in ROOT; exit 1 if anything is."""
     from tracker.data.check import check_dataset
 
+    if workers is not None and not decode:
+        raise RGBXError("--workers are threads that decode, and --no-decode decodes nothing; leave one of them out")
     report = check_dataset(root, layout, split, decode, progress=True, workers=workers)
     click.echo(str(report))
     if file is not None:
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(report.to_json(), indent=2) + "\n")
         click.echo(f"wrote {file}")
     if not report.ok:
         raise click.exceptions.Exit(1)
@@ -100,7 +101,7 @@ def check(root: Path, layout: str, split: str | None, decode: bool, workers: int
 @click.option("--split", help="train, test or a list file; by default everything.")
 @click.option(
     "--style",
-    type=click.Choice(["colour", "grey"]),
+    type=StyleChoice(["color", "gray"]),
     help="Red and blue on white, of the exposure; or three grays, of the time up to the next frame. By default gray "
     "for FE108, color for the others.",
 )

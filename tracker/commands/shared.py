@@ -6,14 +6,34 @@ import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from tracker.config import RunConfig
 from tracker.errors import RGBXError
+from tracker.spellings import american
 
 Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class StyleChoice(click.Choice[str]):
+    """Styles by name; the British spelling of a name is understood."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Find the style that is meant."""
+        return super().convert(american(value), param, ctx)
+
+
+class Configured(click.Command):
+    """A command that takes settings, whose ``--help`` explains each of them."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from tracker.config.text import help_of
+
+        super().format_epilog(ctx, formatter)
+        formatter.write_paragraph()
+        formatter.write(help_of(str(self.name)) + "\n")
 
 
 def configured(default: str) -> Callable[[Command], Command]:
@@ -22,14 +42,10 @@ def configured(default: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in (
             click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]..."),
-            click.option("--show-config", is_flag=True, help="Print the checked configuration and stop."),
             click.option(
-                "--config",
-                "path",
-                default=default,
-                show_default=True,
-                help="YAML file, or the name of a shipped one.",
+                "--show-config", is_flag=True, help="Print the checked configuration, each setting explained, and stop."
             ),
+            click.option("--config", "path", help=f"YAML file, or the name of a shipped one.  [default: {default}]"),
         ):
             command = option(command)
         return command
@@ -37,9 +53,12 @@ def configured(default: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def shown(config: RunConfig, show: bool) -> bool:
+def shown(config: RunConfig, show: bool, command: str) -> bool:
+    """Print the configuration if that is asked for, and say whether it was."""
     if show:
-        click.echo(config.to_yaml(), nl=False)
+        from tracker.config.text import explained_yaml
+
+        click.echo(explained_yaml(config, command), nl=False)
     return show
 
 
@@ -53,7 +72,7 @@ def invocation(command: str, path: str, overrides: Sequence[str]) -> str:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Errors of the disk, which seldom know their file, as one sentence with ``path`` in it."""
-    from tracker.train.atomic import write_error
+    from tracker.files import write_error
 
     try:
         yield

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracker.commands.shared import StyleChoice
 from tracker.commands.viewing import live_window, of_tracking, write_page_of_tracks
 from tracker.errors import RGBXError
 
@@ -24,6 +25,8 @@ SETTINGS = (
     "template_share",
     "depth_style",
     "event_style",
+    "thermal_style",
+    "thermal_range",
 )
 """Options that are fields of InferenceSettings; where they are not given, the checkpoint's own are taken."""
 
@@ -59,8 +62,11 @@ SETTINGS = (
 @click.option("--search-growth", type=float, help="Factor on the search region for each frame lost; up to 2 times.")
 @click.option("--template-update", type=int, help="Frames between two updates of the template; 0: none.")
 @click.option("--template-confidence", type=float, help="Score that an update waits for.")
-@click.option("--depth-style", type=click.Choice(["jet", "grey", "raw", "jet_bgr"]), help="Of 16-bit depth.")
-@click.option("--event-style", type=click.Choice(["colour", "grey"]), help="Of stored events.")
+@click.option("--depth-style", type=StyleChoice(["jet", "gray", "raw", "jet_bgr"]), help="Of 16-bit depth.")
+@click.option("--event-style", type=StyleChoice(["color", "gray"]), help="Of stored events.")
+@click.option("--thermal-style", type=click.Choice(["minmax", "percentile", "fixed"]),
+              help="Of thermal images of more than 8 bits.")  # fmt: skip
+@click.option("--thermal-range", type=(float, float), help="Raw values of black and white, for fixed.")
 @click.option("--template-share", type=float, help="Of the new crop in the template; 1 replaces it.")
 @of_tracking
 def track(
@@ -99,6 +105,8 @@ def track(
     }
     changed = {name: options.pop(name) for name in SETTINGS}
     changed = {name: value for name, value in changed.items() if value is not None}
+    if changed.get("thermal_style", "fixed") != "fixed":
+        changed.setdefault("thermal_range", None)  # the checkpoint's belongs to the style that is replaced
     runner, settings = open_engine(checkpoint, device, precision, engine, changed)
     if rgb is not None:
         _track_stream(runner, settings, rgb, x, box, out, overlay, drops, options)
@@ -202,7 +210,7 @@ def _track_dataset(
     if options["show"]:
         raise RGBXError("--show has one window for one sequence; leave out --all, or look at the run with --page")
     sequences = open_dataset(
-        folder, layout=options["layout"], split=options["split"], faulty_boxes="keep", **settings.rendering
+        folder, layout=options["layout"], split=options["split"], faulty_boxes="keep", style=settings.rendering
     )
     first, stride = read_shard(options["shard"] or "0/1")
     sequences = sequences[first::stride]

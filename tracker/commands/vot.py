@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from tracker.commands.shared import StyleChoice
 from tracker.errors import RGBXError
 
 DEPTH_STYLE = click.option(
-    "--depth-style", type=click.Choice(["jet", "grey", "raw", "jet_bgr"]), help="Default: the checkpoint's own."
+    "--depth-style", type=StyleChoice(["jet", "gray", "raw", "jet_bgr"]), help="Default: the checkpoint's own."
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from tracker.data.device_crop import sample_windows
 from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.errors import RGBXError
+from tracker.files import atomic_path
 from tracker.inference.engine import Locator, check_finite, network_fingerprint, network_sizes
 from tracker.inference.online import SMALLEST_SIDE, InferenceSettings
 from tracker.models.stream import Tracker
@@ -183,12 +183,6 @@ def export_onnx(
         "fingerprint": network_fingerprint(exported),
     }
     program.model.metadata_props[METADATA_KEY] = json.dumps(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        program.save(partial, external_data=False)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    with atomic_path(path) as part:
+        program.save(part, external_data=False)
     return path

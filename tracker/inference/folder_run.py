@@ -84,7 +84,7 @@ def track_folder(
     if overlay not in (None, "gif", "mp4"):
         raise RGBXError(f"overlay {overlay!r} is unknown; expected gif, mp4 or none")
     sequence: Sequence = open_sequence(
-        Path(folder), layout, faulty_boxes="keep", **(settings or InferenceSettings()).rendering
+        Path(folder), layout, (settings or InferenceSettings()).rendering, faulty_boxes="keep"
     )
     drop_rgb, drop_x = list(drop_rgb), list(drop_x)
     if drop_rgb or drop_x:

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from tracker.data.crop import crop_region, crop_transform
-from tracker.data.rendering import XStyle
+from tracker.data.rendering import XStyle, x_style
 from tracker.errors import RGBXError
 from tracker.inference.confidence import LostSignal
 from tracker.inference.engine import (
@@ -83,8 +83,8 @@ class InferenceSettings:
         template_confidence: an update waits for a score of at least this.
         template_share: share of the new crop in the template, the rest is the first one's; 1 replaces it. While
             the target is lost, the first template alone is used.
-        depth_style, depth_clip, event_style: how X that is not a picture became one in training, and does here:
-            :class:`tracker.data.rendering.XStyle`.
+        depth_style, depth_clip, event_style, thermal_style, thermal_range: how X that is not a picture became one in
+            training, and does here: :class:`tracker.data.rendering.XStyle`.
     """
 
     template_factor: float = 2.0
@@ -100,7 +100,9 @@ class InferenceSettings:
     template_share: float = 0.5
     depth_style: str = "jet"
     depth_clip: bool = True
-    event_style: str = "colour"
+    event_style: str = "color"
+    thermal_style: str = "percentile"
+    thermal_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("template_factor", "search_factor"):
@@ -124,12 +126,15 @@ class InferenceSettings:
             )
         if not 1 <= self.search_growth <= WIDEST_SEARCH:
             raise RGBXError(f"search_growth is {self.search_growth}; it must lie between 1 and {WIDEST_SEARCH:g}")
-        XStyle(self.depth_style, self.depth_clip, self.event_style)  # refuses what it does not know
+        style = x_style(self)  # refuses what it does not know, and knows old spellings
+        object.__setattr__(self, "depth_style", style.depth)
+        object.__setattr__(self, "event_style", style.event)
+        object.__setattr__(self, "thermal_range", style.thermal_range)
 
     @property
-    def rendering(self) -> dict[str, Any]:
-        """The style of X, as keyword arguments of ``open_sequence`` and ``open_dataset``."""
-        return {"depth_style": self.depth_style, "depth_clip": self.depth_clip, "event_style": self.event_style}
+    def rendering(self) -> XStyle:
+        """The style of X, as ``open_sequence`` and ``open_dataset`` take it."""
+        return x_style(self)
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> InferenceSettings:
@@ -328,7 +333,7 @@ class OnlineTracker:
             (:func:`tracker.inference.fast.make_engine`, :class:`tracker.export.onnx_engine.OnnxEngine`).
         settings: see :class:`InferenceSettings`.
 
-    Example::
+    For example:
 
         tracker = OnlineTracker(network)
         tracker.initialize(frames[0], box)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from tracker.data.rendering import XStyle
 from tracker.errors import RGBXError
 from tracker.evaluation import Metrics, evaluate
 from tracker.inference import InferenceSettings, track_dataset
@@ -40,14 +41,13 @@ def assess(
 
 def assess_checkpoints(
     checkpoints: Iterable[Path],
-    open_sequences: Callable[[Mapping[str, Any]], Sequence[Any]],
+    open_sequences: Callable[[XStyle], Sequence[Any]],
     protocol: str = "auto",
     output: Path | None = None,
 ) -> list[Metrics]:
     """Score several checkpoints on the same sequences; their names are their files' stems.
 
-    ``open_sequences`` is given the style of X that the checkpoints were trained with, as keyword arguments of
-    ``open_dataset``.
+    ``open_sequences`` is given the style of X that the checkpoints were trained with.
 
     Raises:
         RGBXError: a checkpoint that cannot be loaded, before any is run; two of one name, or of different styles.

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tracker.errors import RGBXError
-from tracker.train.atomic import atomic_file
+from tracker.files import atomic_file
 
 FORMAT = "rgbx-training-checkpoint"
 VERSION = 1
@@ -52,6 +52,13 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:08d}.ckpt"
 
 
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    name = _NAME.fullmatch(path.name)
+    assert name is not None
+    return int(name[1])
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """Checkpoints in ``folder``, oldest first."""
     if not folder.is_dir():
@@ -70,10 +77,16 @@ def find_checkpoint(path: Path) -> Path:
     raise RGBXError(f"there is no checkpoint in {path} to resume from")
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest."""
-    for old in checkpoints_in(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+def prune_checkpoints(folder: Path, keep: int, step: int) -> None:
+    """Remove all but the ``keep`` newest of a run that stands at ``step``.
+
+    Checkpoints of later steps were made before the run went back to an earlier one, and go as well.
+    """
+    reached = [path for path in checkpoints_in(folder) if step_of(path) <= step]
+    kept = set(reached[-keep:])
+    for path in checkpoints_in(folder):
+        if path not in kept:
+            path.unlink(missing_ok=True)
 
 
 def rng_state() -> dict[str, Any]:

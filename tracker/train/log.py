@@ -9,11 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tracker.train.atomic import write_error
+from tracker.files import write_error
 
 
 class ScalarLog:
-    """TensorBoard scalars of one run; on resuming, what the log holds beyond the checkpoint is discarded."""
+    """TensorBoard scalars of one run; what the folder holds of steps after the first one is discarded."""
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         # Imported here: it takes a second, which `rgbx --help` need not wait for.
@@ -22,7 +22,7 @@ class ScalarLog:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = SummaryWriter(str(folder), purge_step=first_step if first_step else None)
+            self._writer = SummaryWriter(str(folder), purge_step=first_step)
         except OSError as error:
             raise write_error(error, folder) from error
 

@@ -6,13 +6,16 @@ Every loss is ``(B,)``: the mean over the batch is the published batch loss, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tracker.boxes import cxcywh_to_xyxy, giou
+from tracker.config import LossSection
 from tracker.errors import RGBXError
+from tracker.models.center_head import decode_boxes
 from tracker.models.stream import TrackerOutput
 
 
@@ -100,3 +103,26 @@ class TrackingLoss:
         focal_part = focal_loss(score, gaussian_target(target, score.shape[-1]))
         total = self.giou_weight * giou_part + self.l1_weight * l1_part + self.focal_weight * focal_part
         return {"total": total, "giou": giou_part, "l1": l1_part, "focal": focal_part}
+
+
+class TargetCellLoss:
+    """Box losses at the cell that should have won, instead of at the one that did.
+
+    The published loss regresses the box at the argmax of the score map, which in a network that starts from
+    nothing is any cell: size and offset then learn at wrong places first. With a good score map the two are
+    the same.
+    """
+
+    def __init__(self, loss: TrackingLoss) -> None:
+        self.loss = loss
+
+    def __call__(self, output: TrackerOutput, boxes: Tensor) -> dict[str, Tensor]:
+        target = gaussian_target(boxes.to(output.score_map.dtype), output.score_map.shape[-1])
+        there = decode_boxes(target, output.size_map, output.offset_map)
+        return self.loss(output._replace(boxes=there[:, None]), boxes)
+
+
+def loss_of(settings: LossSection) -> Callable[[TrackerOutput, Tensor], dict[str, Tensor]]:
+    """The published loss, or with ``loss.cell: target`` its form for networks that find nothing yet."""
+    weighted = TrackingLoss(settings.giou, settings.l1, settings.focal)
+    return TargetCellLoss(weighted) if settings.cell == "target" else weighted

@@ -16,11 +16,11 @@ from tracker.config import PriorSection, RunConfig
 from tracker.data.dataset import collate_pairs
 from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
+from tracker.files import write_error
 from tracker.models.config import NetworkConfig
 from tracker.models.initialize import stream_mapping
 from tracker.models.position_resizing import fit_positions
 from tracker.models.stream import Tracker, TrackerOutput
-from tracker.train.atomic import write_error
 from tracker.train.distributed import chosen_device
 from tracker.train.losses import TrackingLoss
 from tracker.train.prefetch import Batch, on_device
@@ -113,6 +113,7 @@ def _arguments(prior: PriorSection) -> dict[str, Any]:
 
 
 def save_prior(prior: SignificanceMap, path: Path) -> None:
+    """Write a significance map, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         prior.save(path)
@@ -128,6 +129,17 @@ def load_prior(path: Path) -> SignificanceMap:
         raise RGBXError(f"significance map {path} does not exist; `rgbx prior` makes one") from None
     except (ValueError, OSError) as error:
         raise RGBXError(f"{path} cannot be used as a significance map: {error}") from error
+
+
+def configured_prior(config: RunConfig, network: Tracker) -> SignificanceMap | None:
+    """The prior that the configuration names, under the names of ``network``; None where it names none.
+
+    Raises:
+        RGBXError: the map cannot be read, or fits the network in no way.
+    """
+    if config.optimizer.name != "srft" or config.optimizer.prior is None:
+        return None
+    return prior_for(network, load_prior(config.optimizer.prior))
 
 
 def prior_for(network: Tracker, prior: SignificanceMap) -> SignificanceMap:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from tracker.config import DataSection, PairSection, TrainSection, as_dataclass
 from tracker.data.dataset import PairDataset, PairSettings
+from tracker.data.rendering import XStyle, x_style
 from tracker.data.sequence import Sequence
 from tracker.models.config import NetworkConfig
 
@@ -19,7 +19,14 @@ def generated_sequences(data: DataSection, count: int | None = None, first: int 
     """``count`` sequences of the generator from index ``first`` on; both default to the section's own."""
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
-    config = as_dataclass(SyntheticConfig, data, size=(data.width, data.height), split=data.split or "train")
+    config = as_dataclass(
+        SyntheticConfig,
+        data,
+        size=(data.width, data.height),
+        split=data.split or "train",
+        modality=data.generated_modality,
+        style=x_style(data),
+    )
     return list(
         synthetic_dataset(
             config,
@@ -35,13 +42,16 @@ def sequences_of(
     """The configured sequences, generated or found on disk, and how often each is drawn (None: all alike).
 
     Raises:
-        RGBXError: a folder that is missing, or holds nothing that can be opened.
+        RGBXError: a folder that is missing, or holds nothing that can be opened; sequences that have another X than the
+            configuration says, or none that a style of X which it sets is for.
     """
     if data.source == "synthetic":
         return generated_sequences(data), None
-    from tracker.data.sources import open_sources
+    from tracker.data.sources import check_modality, open_sources
 
-    return open_sources(data, progress)
+    sequences, weights = open_sources(data, progress)
+    check_modality(sequences, data)
+    return sequences, weights
 
 
 def evaluation_sequences(
@@ -52,18 +62,18 @@ def evaluation_sequences(
     count: int,
     length: int,
     seed: int,
-    rendering: Mapping[str, Any] | None = None,
+    style: XStyle | None = None,
 ) -> collections.abc.Sequence[Sequence]:
-    """A data set's sequences, X in the style of ``rendering``, or without ``root`` generated ones from photographs kept
-    for testing.
-    """
+    """A data set's sequences, or without ``root`` generated ones from photographs kept for testing."""
     if root is not None:
         from tracker.data.layouts import open_dataset
 
-        return open_dataset(root, layout=layout, split=split, faulty_boxes="keep", **(rendering or {}))
+        return open_dataset(root, layout=layout, split=split, style=style, faulty_boxes="keep")
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
-    config = SyntheticConfig(modality=modality, length=length, seed=seed, split=split or "test")
+    config = SyntheticConfig(
+        modality=modality, length=length, seed=seed, split=split or "test", style=style or XStyle()
+    )
     return list(synthetic_dataset(config, count))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import threading
@@ -44,6 +45,9 @@ from tracker.train.checkpoint import (
 from tracker.train.distributed import Processes
 from tracker.train.log import ScalarLog, progress
 from tracker.train.prefetch import Batch, ahead
+from tracker.train.run_folder import CHECKPOINTS, TENSORBOARD, claim
+
+log = logging.getLogger("rgbx")
 
 KEEP_RATIOS = 32  # graphs that compiling may make of one network: OSTrack's warm-up has 17 ratios
 LOSSES = ("total", "giou", "l1", "focal")
@@ -106,9 +110,10 @@ class Trainer:
         folder: receives ``checkpoints/`` and ``tensorboard/``; None writes nothing.
         config: the run's configuration as plain types, stored in checkpoints.
         validate: called with the epoch at its end, by every process; returns scalars to log.
-        title: of the progress bar.
+        title: of the progress bar, and the command that a checkpoint is of.
         processes: those of the run, one by default. Each takes an equal part of every batch, gradients are averaged,
             and the first one logs and saves. With dropout left out the run is that of one process, up to rounding.
+        invocation: the command line that makes the same run again, stored in checkpoints.
 
     Raises:
         RGBXError: batches cannot be shared by the processes, or batch norms would train on parts of them.
@@ -127,10 +132,12 @@ class Trainer:
         validate: Callable[[int], Mapping[str, float]] | None = None,
         title: str = "train",
         processes: Processes | None = None,
+        invocation: str = "",
     ) -> None:
         self.network, self.loss, self.optimizer, self.scheduler = network, loss, optimizer, scheduler
         self.dataset, self.settings, self.folder = dataset, settings, folder
         self.config, self.validate, self.title = dict(config or {}), validate, title
+        self.invocation = invocation
         self.device = next(network.parameters()).device
         self.processes = processes or Processes(device=self.device)
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -150,6 +157,7 @@ class Trainer:
                 "set train.batchnorm=frozen, or train in one process"
             )
         self._loader: DataLoader[dict[str, Tensor]] | None = None
+        self._owns_folder = False  # what is in the folder is of this run
         self._stop = False  # asked of this process
         self._stopping = False  # what all processes have agreed on
         self.model = self._prepared()
@@ -160,7 +168,9 @@ class Trainer:
     def _prepared(self) -> Callable[..., Any]:
         """What the forward pass of training goes through; ``network`` keeps its weights and its names."""
         s = self.settings
-        if self.device.type == "cuda" and s.tf32:
+        if s.tf32 and self.device.type != "cuda":
+            raise RGBXError("train.tf32 is for a GPU, and this run is on the CPU; leave train.tf32 out")
+        if s.tf32:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
         if s.channels_last:
@@ -183,13 +193,17 @@ class Trainer:
         """Train from where the state stands to the end, or to step ``until``; returns the log of this call.
 
         Raises:
-            RGBXError: the loss or the gradient is not finite; the state is that of the last good step.
+            RGBXError: the loss or the gradient is not finite; the state is that of the last good step. Or the folder
+                holds another run.
             Interrupted: SIGINT or SIGTERM came; the state was saved.
         """
         s = self.settings
         last = s.total_steps if until is None else min(until, s.total_steps)
         first = self.processes.first
-        log = ScalarLog(self.folder / "tensorboard", self.step) if self.folder and first else None
+        if self.folder and not self._owns_folder:
+            claim(self.folder, None)
+            self._owns_folder = True
+        scalar_log = ScalarLog(self.folder / TENSORBOARD, self.step) if self.folder and first else None
         bar = progress(total=last, initial=self.step, title=self.title, unit="step", shown=first)
         clock, clock_step = time.perf_counter(), self.step
         self.train_mode()
@@ -208,8 +222,8 @@ class Trainer:
                             record = StepRecord(self.step, {**values, "samples_per_second": rate})
                             self.history.append(record)
                             bar.set_postfix(loss=f"{record.scalars['loss/total']:.3f}", refresh=False)
-                            if log:
-                                log.write(self.step, record.scalars)
+                            if scalar_log:
+                                scalar_log.write(self.step, record.scalars)
                         at_end = self.index >= s.steps_per_epoch * s.batch_size
                         if at_end:
                             self.epoch, self.index = self.epoch + 1, 0
@@ -225,12 +239,12 @@ class Trainer:
                         if measured:
                             self.history.append(StepRecord(self.step, dict(measured)))
                             bar.write(f"epoch {self.epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in measured.items()))
-                            if log:
-                                log.write(self.step, measured)
+                            if scalar_log:
+                                scalar_log.write(self.step, measured)
         finally:
             bar.close()
-            if log:
-                log.close()
+            if scalar_log:
+                scalar_log.close()
         return self.history
 
     def begin_epoch(self) -> None:
@@ -258,7 +272,7 @@ class Trainer:
                     value = losses[name].detach().mean() / len(parts)
                     sums[f"loss/{name}"] = sums[f"loss/{name}"] + value if number > 1 else value
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        self._agree(sums, norm, buffers)
+        self._check_finite_and_stop(sums, norm, buffers)
         nn.utils.clip_grads_with_norm_(self.trained, self.settings.clip_grad_norm or math.inf, norm)
         self.optimizer.step()
         self.scheduler.step()
@@ -325,6 +339,9 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "rng": rng_state(),
             "config": self.config,
+            "command": self.title,
+            "invocation": self.invocation,
+            "threads": torch.get_num_threads(),
         }
 
     def save(self) -> Path:
@@ -334,18 +351,19 @@ class Trainer:
         """
         if self.folder is None:
             raise RGBXError("this run has no folder to save checkpoints in")
-        path = checkpoint_path(self.folder / "checkpoints", self.step)
+        path = checkpoint_path(self.folder / CHECKPOINTS, self.step)
         generators = self.processes.gathered(rng_state())
         if self.processes.first:
             save_checkpoint(path, {**self.state(), "rng_of_other_processes": generators[1:]})
-            prune_checkpoints(path.parent, self.settings.keep_checkpoints)
+            prune_checkpoints(path.parent, self.settings.keep_checkpoints, self.step)
         return path
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint file, or from the newest one in a run folder.
 
-        As many processes as wrote it go on to the same bits. With another number of them the run goes on with the same
-        batches, and with new random numbers for dropout.
+        As many processes and threads as wrote it go on to the same bits. With another number of processes the run goes
+        on with the same batches, and with new random numbers for dropout. Checkpoints of later steps in the run's own
+        folder are of a way that is left now; the next one that is saved removes them.
 
         Raises:
             RGBXError: there is none, it is not whole, or it does not fit; nothing is changed then.
@@ -362,6 +380,14 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
+        self.invocation = state.get("invocation") or self.invocation
+        self._owns_folder = self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
+        threads = state.get("threads", torch.get_num_threads())
+        if threads != torch.get_num_threads() and self.processes.first:
+            log.warning(
+                "%s was made with %d threads and goes on with %d, so sums are rounded otherwise; --threads %d gives "
+                "the same bits", path, threads, torch.get_num_threads(), threads,
+            )  # fmt: skip
         generators = [state["rng"], *state.get("rng_of_other_processes", ())]
         if len(generators) == self.processes.count:
             set_rng_state(generators[self.processes.rank])
@@ -382,7 +408,9 @@ class Trainer:
         found: contextlib.AbstractContextManager[None] = distributed.no_sync()
         return found
 
-    def _agree(self, losses: Mapping[str, Tensor], norm: Tensor, buffers: list[tuple[Tensor, Tensor]]) -> None:
+    def _check_finite_and_stop(
+        self, losses: Mapping[str, Tensor], norm: Tensor, buffers: list[tuple[Tensor, Tensor]]
+    ) -> None:
         """One look at the device: is everything finite, and has any process been asked to stop?"""
         total = losses["loss/total"]
         stop = torch.full_like(norm, self._stop)
@@ -399,7 +427,7 @@ class Trainer:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-        saved = checkpoints_in(self.folder / "checkpoints") if self.folder else []
+        saved = checkpoints_in(self.folder / CHECKPOINTS) if self.folder else []
         where = f"; the last checkpoint is {saved[-1]}" if saved else ""
         return RGBXError(
             f"the {what} at step {self.step + 1}; this step has changed nothing, "

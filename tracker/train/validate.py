@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,15 +28,28 @@ def inference_settings(config: RunConfig) -> InferenceSettings:
         depth_style=data.depth_style,
         depth_clip=data.depth_clip,
         event_style=data.event_style,
+        thermal_style=data.thermal_style,
+        thermal_range=data.thermal_range,
     )
 
 
-def held_out_sequences(config: RunConfig) -> list[Any]:
-    """Generated sequences from photographs that training never sees."""
+def held_out_sequences(config: RunConfig, kinds: Iterable[str] = ()) -> list[Any]:
+    """Generated sequences from photographs that training never sees, of the modality that training has.
+
+    Raises:
+        RGBXError: training has several modalities.
+    """
+    found = sorted(kinds) or [config.data.generated_modality]
+    if len(found) > 1:
+        raise RGBXError(
+            f"validation.source=generated has one modality, and the training data have {' and '.join(found)}; set "
+            "validation.source=split, or validation.every=0"
+        )
     settings = config.validation
     data = config.data.model_copy(
         update={
             "split": "test",
+            "modality": found[0],
             "length": settings.length,
             "difficulty": settings.difficulty,
             "seed": settings.seed,
@@ -45,7 +58,7 @@ def held_out_sequences(config: RunConfig) -> list[Any]:
     return generated_sequences(data, settings.sequences, 0)
 
 
-def validation_sequences(config: RunConfig) -> Sequence[Any]:
+def validation_sequences(config: RunConfig, kinds: Iterable[str] = ()) -> Sequence[Any]:
     """What the configuration validates on: generated sequences, or a split of the training data set.
 
     Raises:
@@ -53,7 +66,7 @@ def validation_sequences(config: RunConfig) -> Sequence[Any]:
     """
     settings = config.validation
     if settings.source == "generated":
-        return held_out_sequences(config)
+        return held_out_sequences(config, kinds)
     if config.data.source == "synthetic":
         raise RGBXError("validation.source=split needs data.source=folder; generated data have source=generated")
     sequences, _ = sequences_of(with_split(config.data, settings.split))
@@ -67,17 +80,18 @@ def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def validation(
-    config: RunConfig, network: nn.Module, processes: Processes | None = None
+    config: RunConfig, network: nn.Module, processes: Processes | None = None, kinds: Iterable[str] = ()
 ) -> Callable[[int], dict[str, float]] | None:
     """A function of the epoch for the trainer: success and precision on held-out sequences, when due.
 
-    Several processes take turns in the sequences, and all of them get the same scores.
+    Several processes take turns in the sequences, and all of them get the same scores. ``kinds`` are the modalities of
+    the training data.
     """
     every = config.validation.every
     if not every:
         return None
     together = processes or Processes()
-    sequences = validation_sequences(config)
+    sequences = validation_sequences(config, kinds)
     settings = inference_settings(config)
 
     def measure(epoch: int) -> dict[str, float]:

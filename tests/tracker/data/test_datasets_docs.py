@@ -52,7 +52,7 @@ SMALL = {
         *("train.warmup_steps=0", "validation.every=1", "validation.sequences=1"),
     ],
 }
-NETWORK = ["network.preset=tiny", "network.template_size=64", "network.search_size=128", "network.drop_path=0"]
+NETWORK = {"train": ["network.template_size=64", "network.search_size=128", "network.drop_path=0"], "prior": []}
 PAIRS = ["pairs.min_frames=4", "pairs.min_present=2"]
 
 
@@ -88,7 +88,7 @@ def put_in(words: list[str], places: dict[str, Path], stand_ins: dict[str, str])
             word = re.sub(rf"(?<![A-Z_0-9/]){name}(?![A-Z_0-9])", str(place), word)
         replaced.append(word)
     small = SMALL.get(words[1], [])
-    return replaced + ([*small, *NETWORK, *PAIRS] if small else [])
+    return replaced + ([*small, *NETWORK[words[1]], *PAIRS] if small else [])
 
 
 @pytest.mark.parametrize("page", LAYOUT)

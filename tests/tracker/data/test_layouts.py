@@ -1,5 +1,7 @@
-"""Folders: what is written is read back, what users have is read, and every fault is one sentence that names
-the place."""
+"""Folders: what is written is read back, and what users have is read.
+
+Every fault is one sentence that names the place.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ from tracker.data.layouts import (
     write_dataset,
     write_sequence,
 )
+from tracker.data.rendering import XStyle
 from tracker.data.sequence import ArraySequence, FolderSequence, read_image
 from tracker.data.synthetic import SyntheticConfig, SyntheticSequence, synthetic_dataset
 from tracker.errors import RGBXError
@@ -172,7 +175,7 @@ def test_depthtracks_tags_are_read_and_written(tmp_path) -> None:
 def test_depth_styles(tmp_path) -> None:
     sequence = generated("depth", 3)
     folder = write_sequence(sequence, tmp_path, "depthtrack", lossless=True)
-    gray = open_sequence(folder, depth_style="grey").frame(1)
+    gray = open_sequence(folder, style=XStyle(depth="gray")).frame(1)
     assert (gray[:, :, 3] == gray[:, :, 5]).all()
     jet = open_sequence(folder).frame(1)
     assert not np.array_equal(jet, gray)

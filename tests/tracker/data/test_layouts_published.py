@@ -215,7 +215,7 @@ def test_fe108s_first_frames(tmp_path: Path) -> None:
 def test_any_two_folders_are_a_sequence(tmp_path: Path) -> None:
     images(tmp_path / "scene" / "cam0", ["a1.png", "a2.png"])
     images(tmp_path / "elsewhere" / "range", ["1.png", "2.png"], np.full((8, 12), 900, np.uint16))
-    pair = open_pair(tmp_path / "scene" / "cam0", tmp_path / "elsewhere" / "range", "depth", depth_style="raw")
+    pair = open_pair(tmp_path / "scene" / "cam0", tmp_path / "elsewhere" / "range", "depth", XStyle(depth="raw"))
     assert (pair.name, pair.modality, pair.length) == ("scene", "depth", 2)
     assert pair.frame(1)[0, 0].tolist() == [0, 0, 0, 23, 23, 23]  # 900 mm * 255 / 10000 = 22.95
     assert not pair.present.any()

@@ -70,9 +70,7 @@ def _opened(folder: Path, layout: str | Layout, style: XStyle, faulty_boxes: str
 def open_sequence(
     folder: str | os.PathLike[str],
     layout: str = "auto",
-    depth_style: str = "jet",
-    depth_clip: bool = True,
-    event_style: str = "colour",
+    style: XStyle | None = None,
     faulty_boxes: str = "raise",
 ) -> FolderSequence:
     """Open one sequence's folder.
@@ -80,23 +78,21 @@ def open_sequence(
     Args:
         folder: the folder that holds the image folders.
         layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``.
-        depth_style, depth_clip, event_style: :class:`tracker.data.rendering.XStyle`.
+        style: how X becomes a picture.
         faulty_boxes: ``"raise"``, or ``"keep"``: log boxes that cannot be used (a malformed line, a box wholly outside
             the image) and open the sequence all the same.
 
     Raises:
         RGBXError: anything wrong with folder, frames' numbers or boxes; names sequence, line and file.
     """
-    return _opened(Path(folder), layout, XStyle(depth_style, depth_clip, event_style), faulty_boxes)
+    return _opened(Path(folder), layout, style or XStyle(), faulty_boxes)
 
 
 def open_pair(
     rgb: str | os.PathLike[str],
     x: str | os.PathLike[str],
     modality: str | None = None,
-    depth_style: str = "jet",
-    depth_clip: bool = True,
-    event_style: str = "colour",
+    style: XStyle | None = None,
 ) -> FolderSequence:
     """Open two folders of equally many images as one sequence, wherever they are.
 
@@ -104,13 +100,14 @@ def open_pair(
 
     Args:
         modality: what ``x`` holds; by its name where None.
+        style: how X becomes a picture.
 
     Raises:
         RGBXError: as :func:`open_sequence`; or the modality cannot be told.
     """
     rgb_folder, x_folder = Path(rgb).absolute(), Path(x).absolute()
     layout = OwnFolders(rgb_folder, x_folder, modality)
-    return _opened(rgb_folder.parent, layout, XStyle(depth_style, depth_clip, event_style))
+    return _opened(rgb_folder.parent, layout, style or XStyle())
 
 
 def open_dataset(
@@ -118,9 +115,7 @@ def open_dataset(
     layout: str = "auto",
     split: str | None = None,
     broken: str = "raise",
-    depth_style: str = "jet",
-    depth_clip: bool = True,
-    event_style: str = "colour",
+    style: XStyle | None = None,
     val_share: float = VAL_SHARE,
     progress: bool = False,
     faulty_boxes: str = "raise",
@@ -132,7 +127,7 @@ def open_dataset(
         layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``, decided for each sequence.
         split, val_share: see :func:`~tracker.data.layouts.splits.sequence_folders`.
         broken: ``"raise"``, or ``"skip"``: log what is wrong with a sequence and leave it out.
-        depth_style, depth_clip, event_style: :class:`tracker.data.rendering.XStyle`.
+        style: how X becomes a picture.
         progress: show a progress bar.
         faulty_boxes: see :func:`open_sequence`.
 
@@ -141,12 +136,12 @@ def open_dataset(
     """
     if broken not in ("raise", "skip"):
         raise RGBXError(f"broken is {broken!r}; expected 'raise' or 'skip'")
-    style = XStyle(depth_style, depth_clip, event_style)
+    chosen = style or XStyle()
     opened: list[Sequence] = []
     folders = sequence_folders(root, layout, split, val_share)
     for folder in tqdm(folders, desc="opening sequences", disable=not progress):
         try:
-            opened.append(_opened(folder, layout, style, faulty_boxes))
+            opened.append(_opened(folder, layout, chosen, faulty_boxes))
         except RGBXError as error:
             if broken == "raise":
                 raise

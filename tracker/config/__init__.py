@@ -1,0 +1,51 @@
+"""Settings of a run: what there are, how they are read, when they have an effect, and how they are explained."""
+
+from tracker.config.loading import (
+    CONFIG_FOLDER,
+    as_dataclass,
+    find_config,
+    ineffective,
+    load_config,
+    nearest_key,
+    shipped_configs,
+    validate,
+)
+from tracker.config.sections import (
+    DataSection,
+    DataSetSection,
+    LearningRates,
+    LossSection,
+    NetworkSection,
+    OptimizerSection,
+    PairSection,
+    PriorSection,
+    RunConfig,
+    Section,
+    TrainSection,
+    ValidationSection,
+    known_keys,
+)
+
+__all__ = [
+    "CONFIG_FOLDER",
+    "DataSection",
+    "DataSetSection",
+    "LearningRates",
+    "LossSection",
+    "NetworkSection",
+    "OptimizerSection",
+    "PairSection",
+    "PriorSection",
+    "RunConfig",
+    "Section",
+    "TrainSection",
+    "ValidationSection",
+    "as_dataclass",
+    "find_config",
+    "ineffective",
+    "known_keys",
+    "load_config",
+    "nearest_key",
+    "shipped_configs",
+    "validate",
+]
