@@ -159,7 +159,8 @@ def evaluate(
     the border is taken for an invalid one. ``depthtrack`` has them as they are. ``visevent`` and ``coesot`` tell a
     frame that is flagged absent from one without a valid box, which a sequence in memory no longer does: the annotation
     of a sequence that was opened from a folder is read from its files again, and in a sequence that has none a frame
-    without a box counts as flagged absent. ``vtuav`` takes every tenth frame.
+    without a box counts as flagged absent. ``vtuav`` takes the frames that are annotated, or
+    every tenth one where a sequence does not say which are.
 
     Args:
         sequences: the ground truth.
@@ -203,9 +204,12 @@ def _annotation(sequence: Any, protocol: str) -> tuple[Annotation, float]:
         return Annotation(sequence.name, to_annotation(sequence.boxes), present=present), 1.0
     # Boxes of the X image, where it was annotated separately.
     second = getattr(sequence, "x_boxes", None)
-    every = vtuav.ANNOTATED_EVERY if protocol == "vtuav" else 1
-    infrared = None if second is None else to_annotation(second[::every])
-    return Annotation(sequence.name, to_annotation(sequence.boxes[::every]), infrared), 1.0
+    kept: Any = slice(None)
+    if protocol == "vtuav":
+        annotated = getattr(sequence, "annotated", None)
+        kept = slice(None, None, vtuav.ANNOTATED_EVERY) if annotated is None else annotated
+    infrared = None if second is None else to_annotation(second[kept])
+    return Annotation(sequence.name, to_annotation(sequence.boxes[kept]), infrared), 1.0
 
 
 def _image_size(sequence: Any) -> tuple[int, int] | None:
