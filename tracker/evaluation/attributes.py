@@ -183,7 +183,7 @@ class AttributeScores:
 
 
 def score_attributes(metrics: ListLike[Metrics], table: AttributeTable) -> AttributeScores:
-    """The benchmark's figures over the sequences of every attribute.
+    """Return the benchmark's figures over the sequences of every attribute.
 
     Raises:
         RGBXError: trackers that were evaluated on different sequences, or no attribute among them.

@@ -163,7 +163,7 @@ def _pictured(
 
 
 def _common(scores: list[dict[str, dict[str, float]]]) -> list[dict[str, dict[str, float]]]:
-    """Scores of the sequences that all runs have: means over different ones cannot be compared."""
+    """Keep the scores of the sequences that all runs have: means over different ones cannot be compared."""
     names = set.intersection(*(set(own) for own in scores))
     return [{name: own[name] for name in own if name in names} for own in scores]
 
@@ -207,7 +207,7 @@ def _document(
     runs: ListLike[Run],
     pictures: dict[str, Pictures],
 ) -> Iterator[str]:
-    """The file in parts, so that not all of a large one is in memory twice."""
+    """Return the file in parts, so that not all of a large one is in memory twice."""
     assets = importlib.resources.files("tracker.viewing")
     template = (assets / "page.html").read_text(encoding="utf-8")
     before, after = template.split("{{data}}")
@@ -263,7 +263,7 @@ def _record_data(record: Record | None, sequence: Sequence) -> dict[str, Any] | 
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Four decimals: one more than is shown."""
+    """Round to four decimals: one more than is shown."""
     return [value if math.isfinite(value) else None for value in np.round(values, 4).tolist()]
 
 

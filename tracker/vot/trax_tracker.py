@@ -20,7 +20,7 @@ X_CHANNELS = ("depth", "ir")
 def read_pair(
     color: str, x: str, channel: str = "depth", depth_style: str = "jet", depth_clip: bool = True
 ) -> np.ndarray:
-    """RGB and X of two image files, (H, W, 6) uint8.
+    """Read RGB and X from two image files: (H, W, 6) uint8.
 
     Args:
         color: the RGB image.

@@ -56,7 +56,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def tracker_command(checkpoint: Path, depth_style: str | None = None, device: str = "auto", x: str = "depth") -> str:
-    """The command line by which the toolkit starts the tracker, quoted for a shell; ``x`` is the channel of X."""
+    """Return the command line by which the toolkit starts the tracker, quoted; ``x`` is the channel of X."""
     words = [sys.executable, "-m", "tracker", "vot", "tracker", str(checkpoint.resolve())]
     style = [] if depth_style is None else ["--depth-style", depth_style]
     return shlex.join([*words, *style, "--device", device, "--channel", x])
@@ -128,7 +128,7 @@ def prepare_workspace(
 
 
 def read_config(workspace: Path) -> dict[str, object]:
-    """A workspace's ``config.yaml``.
+    """Read a workspace's ``config.yaml``.
 
     Raises:
         RGBXError: it is not there, or is not a mapping.
@@ -143,7 +143,7 @@ def read_config(workspace: Path) -> dict[str, object]:
 
 
 def listed_sequences(workspace: Path) -> list[str]:
-    """Names in ``sequences/list.txt``.
+    """Return the names in ``sequences/list.txt``.
 
     Raises:
         RGBXError: there is no list, without which the toolkit would download another set.
@@ -155,7 +155,7 @@ def listed_sequences(workspace: Path) -> list[str]:
 
 
 def listed_trackers(workspace: Path) -> list[str]:
-    """Names in ``trackers.ini``."""
+    """Return the names in ``trackers.ini``."""
     return _registry(workspace / TRACKERS_FILE).sections()
 
 
@@ -202,7 +202,7 @@ def _find_folders(data: Path, benchmark: str, split: str | None) -> list[Path]:
 
 
 def _check_depthtrack(folder: Path) -> int:
-    """Number of frames of a sequence that the toolkit can read."""
+    """Check a sequence and return the number of frames that the toolkit can read."""
     color, depth = (frame_files(folder / name) for name in ("color", "depth"))
     if not color or len(color) != len(depth):
         raise RGBXError(
@@ -232,7 +232,7 @@ def _check_vot(folders: Iterable[Path], x: str) -> None:
 
 
 def _link_depthtrack(folder: Path, target: Path, length: int) -> None:
-    """One sequence: its annotation linked, its frames linked under VOT's numbers, and a ``sequence`` file."""
+    """Link the annotation of a sequence and its frames under VOT's numbers, and write its ``sequence`` file."""
     target.mkdir()
     source = folder.resolve()
     for file in sorted(source.iterdir()):
