@@ -191,7 +191,7 @@ def plot_attributes(attributes: AttributeScores, score: str, path: str | Path) -
         ncols=min(3, len(names)),
         frameon=False,
         fontsize=9,
-        title=f"{score} by attribute (sequences)  [mean, %]",
+        title=f"{score} ({attributes.protocol}) by attribute (sequences)  [mean, %]",
         title_fontsize=9,
     )
     path = Path(path)

@@ -188,7 +188,7 @@ def _summary(
 def _note(sequences: ListLike[Sequence], pictures: dict[str, Pictures]) -> str:
     scored = (
         "Success is the mean over thresholds of the share of frames with a larger IoU, precision the share with the "
-        "center within 20 pixels, both over the frames that have a ground truth."
+        "center within 20 pixels, both by LasHeR's rules over the frames that have a ground truth."
     )
     if not pictures:
         return f"{scored} No pictures."
