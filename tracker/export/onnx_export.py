@@ -51,7 +51,7 @@ class _WholeFrames(nn.Module):
         self.template_size, self.search_size = network_sizes(locator.network)
 
     def forward(self, frame: Tensor, last_box: Tensor, template: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(H, W, 6) uint8, (4,) float32 and (6, Hz, Hz) uint8 to a box (4,), score (), peak () and a template crop."""
+        """Answer a box (4,), score (), peak () and template crop for a frame (H, W, 6), a box (4,) and a template."""
         last = last_box.double()
         corner, side = self._region(last, self.settings.search_factor)
         search = self._crop(frame, corner, side, self.search_size)
@@ -75,7 +75,7 @@ class _WholeFrames(nn.Module):
 
     @staticmethod
     def _region(box: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        """Top left corner (2,) and side () of the square around a box, see :func:`tracker.data.crop.crop_transform`."""
+        """Return the top left corner (2,) and the side () of the square around a box, as ``crop_transform`` has it."""
         side = factor * (box[2] * box[3]).sqrt()
         return box[:2] + box[2:] / 2 - side / 2, side
 
