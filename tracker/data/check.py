@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence as ListLike
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tracker.data.layouts.frames import image_size
+from tracker.data.layouts.frames import frame_numbers, image_size
 from tracker.data.layouts.reading import load_sequence
-from tracker.data.layouts.registry import BY_NAME, LAYOUTS, check_layout, detect_layout
+from tracker.data.layouts.registry import LAYOUTS, check_layout, detect_layout
 from tracker.data.layouts.splits import LIST_FILES, all_folders, find_list, listed_folders, sequence_folders
 from tracker.data.sampling import CausalPairSampler
 from tracker.data.sequence import FolderSequence
@@ -214,12 +212,10 @@ def _open(path: Path, layout: str) -> tuple[SequenceReport, FolderSequence | Non
 def _check_names(found: SequenceReport, sequence: FolderSequence) -> None:
     """Numbers in file names: a gap, or RGB and X that are numbered differently, may be a frame that got lost."""
 
-    def numbers(files: ListLike[Path]) -> list[int] | None:
-        last = [re.findall(r"[0-9]+", path.stem)[-1:] for path in files]
-        return [int(number[0]) for number in last] if all(last) else None
-
-    rgb = numbers(sequence.rgb_files)
-    x = None if sequence.x_files is None else numbers(sequence.x_files)
+    rgb = frame_numbers([path.name for path in sequence.rgb_files])
+    x_names = [path.name for path in sequence.x_files or () if path is not None]
+    # X that is missing for some frames was paired by number.
+    x = frame_numbers(x_names) if len(x_names) == sequence.length else None
     if rgb is not None:
         gaps = np.flatnonzero(np.diff(rgb) != 1)
         if len(gaps):
@@ -227,16 +223,31 @@ def _check_names(found: SequenceReport, sequence: FolderSequence) -> None:
             found.notes.append(f"{len(gaps)} gaps in the numbers of frames, first from {before.name} to {after.name}")
     if rgb is not None and x is not None:
         apart = np.flatnonzero(np.diff(np.subtract(rgb, x)) != 0)
-        if len(apart) and sequence.x_files is not None:
+        if len(apart):
             index = int(apart[0]) + 1
             found.notes.append(
                 f"frame {index} is numbered differently in RGB and X ({sequence.rgb_files[index].name}, "
-                f"{sequence.x_files[index].name}), while frame {index - 1} is not; look whether they belong together"
+                f"{x_names[index]}), while frame {index - 1} is not; look whether they belong together"
             )
 
 
 def _check_annotations(found: SequenceReport, sequence: FolderSequence) -> None:
-    """Second ground truths and tags against the boxes."""
+    """Second ground truths and tags against the boxes, and the size of X against RGB's."""
+    x_size = next((image_size(path) for path in sequence.x_files or () if path is not None), None)
+    rgb_size = image_size(sequence.rgb_files[0])
+    if (
+        sequence.fitted
+        and x_size is not None
+        and rgb_size is not None
+        and (x_size != rgb_size or sequence.registration is not None)
+    ):
+        how = "resized" if sequence.registration is None else "registered by a file"
+        found.notes.append(
+            f"X is {x_size[0]}x{x_size[1]} and is {how} to RGB's {rgb_size[0]}x{rgb_size[1]}"
+            + ("; they must be registered" if sequence.registration is None else "")
+        )
+    if sequence.annotated is not None:
+        found.notes.append(f"annotated are {int(sequence.annotated.sum())} of {sequence.length} frames")
     second = sequence.x_boxes
     if second is not None and found.layout == "lasher":
         same = np.isclose(second, sequence.boxes, rtol=0, atol=1e-6, equal_nan=True).all(axis=1)
@@ -291,9 +302,9 @@ def _decode_all(found: SequenceReport, sequence: FolderSequence, pool: ThreadPoo
     first = next(iter(shapes), ())
     for shape, index in list(shapes.items())[1:]:
         found.notes.append(f"frame {index} is {shape[1]}x{shape[0]}, the first one {first[1]}x{first[0]}")
-    if sequence.modality == "depth" and found.layout in BY_NAME and BY_NAME[found.layout].modality == "depth":
+    if sequence.modality == "depth":
         for kind, index in kinds.items():
-            if kind != "uint16, 1 channels":
+            if kind not in ("", "uint16, 1 channels", "float32, 1 channels"):
                 assert sequence.x_files is not None
                 found.problems.append(
                     f"sequence {sequence.name}: frame {index} has depth of {kind}: {sequence.x_files[index]}; expected "

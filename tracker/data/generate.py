@@ -71,7 +71,7 @@ def generate_dataset(
 
 
 def _annotate(sequence: SyntheticSequence, layout: str) -> None:
-    if layout in ("rgbt234", "gtot"):
+    if layout in ("rgbt234", "gtot", "vtuav"):
         rng = np.random.default_rng((sequence.config.seed, sequence.index))
         sequence.x_boxes = second_boxes(sequence.boxes, sequence.config.size, rng)
     elif sequence.modality == "depth":
