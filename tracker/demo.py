@@ -30,6 +30,7 @@ from tracker.models.checkpoints import find_weights, load_network, save_network
 from tracker.models.initialize import initialize_two_stream
 from tracker.models.single_stream import SingleStreamTracker
 from tracker.models.stream import Tracker
+from tracker.tables import aligned_table
 from tracker.train.build import run_meta
 from tracker.train.finetune import fine_tuner
 from tracker.train.log import progress
@@ -251,16 +252,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def text(rows: Sequence[Outcome]) -> str:
-    table = [HEAD, *(cells(row, rows[0]) for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(HEAD))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    return aligned_table(HEAD, [cells(row, rows[0]) for row in rows])
 
 
 def markdown(rows: Sequence[Outcome], config: RunConfig, seeds: int, count: int, length: int, shown: str) -> str:

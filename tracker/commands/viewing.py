@@ -115,7 +115,7 @@ def _write(
     from tracker.viewing import PageSettings, difference_table, find_runs, write_page
 
     settings = PageSettings(pictures, names, width, max_bytes=round(max_mb * 1e6))
-    sequences = open_dataset(data, layout=layout, split=split)
+    sequences = open_dataset(data, layout=layout, split=split, faulty_boxes="keep")
     runs = find_runs(folders, sequences)
     with writing(out):
         page = write_page(out, sequences, runs, settings, compare=compare, progress=True)

@@ -63,14 +63,16 @@ def prepare(
 @click.option("--python", help="Interpreter that has vot-toolkit; default: RGBX_VOT_PYTHON, else this one.")
 def run(workspace: Path, trackers: tuple[str, ...], python: str | None) -> None:
     """Evaluate, analyze and report TRACKERS of WORKSPACE (default: all); goes on where it was stopped."""
-    from tracker.vot.toolkit import run_workspace
+    from tracker.tables import aligned_table
+    from tracker.vot.toolkit import benchmark_of, run_workspace
 
     figures = run_workspace(workspace, trackers, python=python)
     if not figures:
         raise RGBXError(f"the VOT toolkit's analysis of {workspace} has no figures; see {workspace / 'toolkit.log'}")
-    width = max(len(name) for name in figures)
-    for name, values in figures.items():
-        click.echo(f"{name.ljust(width)}  " + "  ".join(f"{key} {100 * value:.1f}" for key, value in values.items()))
+    names = list(next(iter(figures.values())))
+    ranked = sorted(figures.items(), key=lambda item: -item[1][names[-1]])
+    rows = [[tracker, *(f"{100 * values[name]:.1f}" for name in names)] for tracker, values in ranked]
+    click.echo(f"{benchmark_of(workspace)}, by the VOT toolkit\n\n{aligned_table(['tracker', *names], rows)}")
     click.echo(f"wrote {workspace / 'analysis' / 'rgbx.json'} and {workspace / 'reports' / 'rgbx' / 'report.html'}")
 
 

@@ -1,5 +1,4 @@
-"""Random changes to crops. Whatever happens to RGB's geometry and light happens to X, from the same
-numbers."""
+"""Random changes to crops. Whatever happens to RGB's geometry and light happens to X, from the same numbers."""
 
 from __future__ import annotations
 
@@ -50,8 +49,7 @@ def draw_augmentation(
 
 
 def augment_crop(crop: np.ndarray, grayscale: bool, flip: bool, gain: float) -> np.ndarray:
-    """(H, W, 6) or (H, W, 3) uint8 to the same: gray RGB, then mirror, then gain with saturation, on all
-    channels."""
+    """(H, W, 6) or (H, W, 3) uint8 to the same: gray RGB, then mirror, then gain with saturation, on all channels."""
     out = crop
     if grayscale:
         out = out.copy()

@@ -211,7 +211,6 @@ def _open(path: Path, layout: str) -> tuple[SequenceReport, FolderSequence | Non
 
 def _check_names(found: SequenceReport, sequence: FolderSequence) -> None:
     """Numbers in file names: a gap, or RGB and X that are numbered differently, may be a frame that got lost."""
-
     rgb = frame_numbers([path.name for path in sequence.rgb_files])
     x_names = [path.name for path in sequence.x_files or () if path is not None]
     # X that is missing for some frames was paired by number.

@@ -36,8 +36,7 @@ class CropTransform:
     out_size: int
 
     def to_crop(self, box: np.ndarray) -> np.ndarray:
-        """Image boxes ``x, y, w, h`` (..., 4) to ``cx, cy, w, h`` in units of the crop's side; [0, 1] is
-        inside."""
+        """Image boxes ``x, y, w, h`` (..., 4) to ``cx, cy, w, h`` in units of the crop's side; [0, 1] is inside."""
         b = np.asarray(box, dtype=np.float64)
         return np.stack(
             [
@@ -50,8 +49,7 @@ class CropTransform:
         )
 
     def to_image(self, box: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`to_crop`: ``cx, cy, w, h`` (..., 4) in [0, 1] to ``x, y, w, h`` in image
-        pixels."""
+        """The inverse of :meth:`to_crop`: ``cx, cy, w, h`` (..., 4) in [0, 1] to ``x, y, w, h`` in image pixels."""
         b = np.asarray(box, dtype=np.float64)
         w, h = b[..., 2] * self.side, b[..., 3] * self.side
         return np.stack([b[..., 0] * self.side + self.x - w / 2, b[..., 1] * self.side + self.y - h / 2, w, h], axis=-1)
@@ -102,8 +100,7 @@ def cut_window(frame: np.ndarray, transform: CropTransform) -> tuple[np.ndarray,
 
 
 def sample_region(frame: np.ndarray, transform: CropTransform) -> np.ndarray:
-    """Cut the region of ``transform`` out of ``frame`` (H, W, C) and resize it: (out, out, C), any C, same
-    dtype."""
+    """Cut the region of ``transform`` out of ``frame`` (H, W, C) and resize it: (out, out, C), any C, same dtype."""
     window, inside = cut_window(frame, transform)
     size, scale = inside.out_size, inside.side / inside.out_size
     if window.size == 0:

@@ -79,8 +79,7 @@ class Sequence(abc.ABC):
         return False
 
     def planes(self, index: int) -> np.ndarray:
-        """What there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any
-        other.
+        """What there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any other.
 
         Cropping these and adding the zeros afterwards costs half as much.
         """
@@ -88,8 +87,7 @@ class Sequence(abc.ABC):
         return image[:, :, :3] if self.rgb_only else image
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimeters),
-        or None.
+        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimeters), or None.
 
         Where nothing rawer is known, X is the rendered image.
 

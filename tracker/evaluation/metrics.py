@@ -58,6 +58,7 @@ class Metrics:
         options: the protocol's named options as they were used.
         missing: sequences of the data set that had no result file.
         speed: frames per second, where known.
+        protocol_reason: what told the protocol, where it was recognized by the data set's files; else empty.
     """
 
     tracker: str
@@ -68,6 +69,7 @@ class Metrics:
     options: dict[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     speed: float | None = None
+    protocol_reason: str = ""
 
     @property
     def frames(self) -> int:
@@ -86,6 +88,7 @@ class Metrics:
         return {
             "tracker": self.tracker,
             "protocol": self.protocol,
+            "protocol_reason": self.protocol_reason,
             "options": self.options,
             "scores": self.scores,
             "speed": self.speed,

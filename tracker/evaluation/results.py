@@ -79,22 +79,25 @@ def _is_number(field: str) -> bool:
 
 
 def corners_to_boxes(corners: np.ndarray) -> np.ndarray:
-    """(N, 8) corners ``x1 y1 x2 y1 x2 y2 x1 y2`` to (N, 4) ``x, y, w, h`` with w = x2 - x1 (no + 1).
+    """(N, 8) corners ``x1 y1 … x4 y4`` to the upright boxes around them, (N, 4) ``x, y, w, h``, w = right - left.
 
-    As the GTOT evaluation reads them: x, y, right and bottom are columns 0, 1, 2 and 5.
+    The corners may begin anywhere and go round either way. The public toolkits read columns 0, 1, 2 and 5, which is the
+    same for corners that begin at the top left and go to the top right, and wrong for all others.
     """
-    return np.stack(
-        [corners[:, 0], corners[:, 1], corners[:, 2] - corners[:, 0], corners[:, 5] - corners[:, 1]], axis=1
-    )
+    points = corners.reshape(-1, 4, 2)
+    low, high = points.min(axis=1), points.max(axis=1)
+    return np.concatenate([low, high - low], axis=1)
 
 
-def read_boxes(path: str | Path, *, round_values: bool = False) -> np.ndarray:
+def read_boxes(path: str | Path, *, round_values: bool = False, round_corners: bool = False) -> np.ndarray:
     """Read a result or annotation file.
 
     Args:
         path: 4 values a line (x, y, w, h) or 8 (corners); comma, tab or space.
         round_values: round the numbers *as they stand in the file* to integers, half to even, before corners
             become boxes: what the public RGB-T toolkit does with every result file.
+        round_corners: round boxes that the file gives as corners to integers, half away from zero: what VTUAV's code
+            does.
 
     Returns:
         (N, 4) float64 ``x, y, w, h`` in the coordinates of the file.
@@ -105,7 +108,10 @@ def read_boxes(path: str | Path, *, round_values: bool = False) -> np.ndarray:
     table = read_table(path, (4, 8))
     if round_values:
         table = np.round(table)
-    return corners_to_boxes(table) if table.shape[1] == 8 else table
+    if table.shape[1] == 4:
+        return table
+    boxes = corners_to_boxes(table)
+    return np.copysign(np.floor(np.abs(boxes) + 0.5), boxes) if round_corners else boxes
 
 
 def write_table(path: str | Path, rows: np.ndarray) -> None:

@@ -85,6 +85,25 @@ def network_fingerprint(network: nn.Module | Engine) -> str:
     return digest.hexdigest()[:16]
 
 
+def check_finite(network: nn.Module) -> None:
+    """Refuse weights that are not finite, whose answers would all be discarded without a word.
+
+    Raises:
+        RGBXError: a parameter or buffer with a NaN or an infinity; names the first.
+    """
+    broken = [
+        name
+        for name, tensor in network.state_dict().items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise RGBXError(
+            f"the network's weights are not finite ({broken[0]}{more}); its training diverged before they were saved, "
+            "so use an earlier checkpoint"
+        )
+
+
 class Locator(nn.Module):
     """A network from pixels to boxes: normalization before it, window and decoding behind it.
 
@@ -171,12 +190,16 @@ class EagerEngine(Engine):
     """The network as it stands, on whatever device and in whatever precision its parameters are.
 
     It has to be in evaluation mode while it runs (:func:`evaluation_mode`).
+
+    Raises:
+        RGBXError: the network does not carry its configuration, or its weights are not finite.
     """
 
     name = "eager"
 
     def __init__(self, network: nn.Module, window: bool = True) -> None:
         self.template_size, self.search_size = network_sizes(network)
+        check_finite(network)
         self.locator = Locator(network, window)
 
     def locate(self, templates: Tensor, frames: ListLike[np.ndarray], regions: ListLike[CropTransform]) -> np.ndarray:

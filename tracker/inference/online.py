@@ -45,6 +45,7 @@ __all__ = [
     "OnlineTracker",
     "Result",
     "TargetState",
+    "UnusableStart",
     "advance",
     "clip_box",
     "evaluation_mode",
@@ -58,6 +59,10 @@ SMALLEST_SIDE = 1.0
 """Pixels that a box keeps along each axis, so that the next search region exists."""
 WIDEST_SEARCH = 2.0
 """How much wider than usual a search region may become: a network knows targets of about one size in the crop."""
+
+
+class UnusableStart(RGBXError):
+    """A box, or a frame, in which no target can be taken."""
 
 
 @dataclass(frozen=True)
@@ -195,20 +200,20 @@ def check_box(box: object, width: int, height: int) -> np.ndarray:
     """The first box as (4,) float64.
 
     Raises:
-        RGBXError: not four finite numbers, no area, or no pixel inside the image.
+        UnusableStart: not four finite numbers, no area, or no pixel inside the image.
     """
     try:
         values = np.array(box, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape != (4,) or not np.isfinite(values).all():
-        raise RGBXError(f"the first box is {box!r}; expected four finite numbers x, y, w, h in pixels")
+        raise UnusableStart(f"the first box is {box!r}; expected four finite numbers x, y, w, h in pixels")
     x, y, w, h = values
     text = f"the first box x={x:g} y={y:g} w={w:g} h={h:g}"
     if w <= 0 or h <= 0:
-        raise RGBXError(f"{text} has no area; expected a positive width and height")
+        raise UnusableStart(f"{text} has no area; expected a positive width and height")
     if min(x + w, width) - max(x, 0.0) <= 0 or min(y + h, height) - max(y, 0.0) <= 0:
-        raise RGBXError(f"{text} lies outside the {width}x{height} image; give one that covers the target")
+        raise UnusableStart(f"{text} lies outside the {width}x{height} image; give one that covers the target")
     return values
 
 
@@ -218,13 +223,14 @@ def start_target(
     """Cut the template.
 
     Raises:
-        RGBXError: a frame or box that cannot be used.
+        UnusableStart: a box that cannot be used, or a frame without RGB and X.
+        RGBXError: a malformed frame.
     """
     check_frame(frame)
     halves = Halves(settings.missing)
     whole = halves.complete(frame)
     if whole is None:
-        raise RGBXError("the first frame has neither RGB nor X; start where there is an image")
+        raise UnusableStart("the first frame has neither RGB nor X; start where there is an image")
     first = check_box(box, whole.shape[1], whole.shape[0])
     crop, _ = crop_region(whole, first, settings.template_factor, template_size)
     template = planes(crop)
@@ -327,7 +333,7 @@ class OnlineTracker:
             (:func:`tracker.inference.fast.make_engine`, :class:`tracker.export.onnx_engine.OnnxEngine`).
         settings: see :class:`InferenceSettings`.
 
-    Example::
+    For example:
 
         tracker = OnlineTracker(network)
         tracker.initialize(frames[0], box)

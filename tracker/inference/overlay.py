@@ -19,7 +19,7 @@ from tracker.errors import RGBXError
 from tracker.evaluation.frame_errors import overlap
 from tracker.evaluation.plots import COLORS
 from tracker.files import atomic_path
-from tracker.inference.run import Track
+from tracker.inference.tracking import Track, Tracked, picture
 
 TRUTH_COLOR = "#ffffff"
 PAPER, INK, FAINT = "#16191d", "#f2f2f2", "#9aa3ad"
@@ -129,6 +129,28 @@ def compose_frame(
         _legend(draw, y, width, COLORS[k % len(COLORS)], mark.label, "   ".join(reading))
         y += LINE
     return np.asarray(canvas)
+
+
+def draw_tracked(tracked: Tracked) -> np.ndarray | None:
+    """A tracked frame with its box and, where it is known, the ground truth: see :func:`compose_frame`.
+
+    Returns:
+        (height, width, 3) uint8; None of a frame that has neither RGB nor X.
+    """
+    source, sequence = tracked.source, tracked.source.sequence
+    frame = picture(tracked.frame)
+    if frame is None:
+        return None
+    known = sequence is not None and int(sequence.present.sum()) > 1  # the first box was given to the tracker
+    return compose_frame(
+        frame,
+        [Mark("tracker", tracked.result.box, tracked.result.score, tracked.result.lost)],
+        sequence.boxes[tracked.index] if sequence is not None and known else None,
+        title=source.name,
+        counter=f"{tracked.index + 1}" + ("" if source.length is None else f" / {source.length}"),
+        modality=source.modality,
+        rgb_only=sequence is not None and sequence.rgb_only,
+    )
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, room: float) -> str:

@@ -11,7 +11,7 @@ PERCENTILES = (50, 90, 99)
 
 
 class Timed(Protocol):
-    """What a track tells about its time; see :class:`tracker.inference.run.Track`."""
+    """What a track tells about its time; see :class:`tracker.inference.tracking.Track`."""
 
     @property
     def boxes(self) -> np.ndarray: ...
@@ -36,7 +36,7 @@ def percentiles(seconds: np.ndarray) -> dict[str, float]:
 
 
 def speed_summary(tracks: Iterable[Timed]) -> dict[str, object]:
-    """Plain values for JSON, over the frames of all tracks that were timed:
+    """Return plain values for JSON, over the frames of all tracks that were timed.
 
     - ``frames``, and ``fps``: frames over the seconds spent cropping and in the network, first frames included;
     - ``latency_ms``: percentiles of the time from having a frame to having its box;

@@ -68,7 +68,7 @@ def evaluation_sequences(
     if root is not None:
         from tracker.data.layouts import open_dataset
 
-        return open_dataset(root, layout=layout, split=split, style=style)
+        return open_dataset(root, layout=layout, split=split, style=style, faulty_boxes="keep")
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
     config = SyntheticConfig(

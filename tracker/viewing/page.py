@@ -128,7 +128,7 @@ def write_page(
         "summary": _summary(runs, scores, len(shown), len(sequences), compare),
         "note": note,
         "runs": [
-            {"label": run.label, "colour": color, "means": mean_scores(own)}
+            {"label": run.label, "color": color, "means": mean_scores(own)}
             for run, color, own in zip(runs, COLORS, _common(scores) if compare else scores, strict=False)
         ],
         "sequences": [

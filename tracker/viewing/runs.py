@@ -13,7 +13,8 @@ from tracker.data.sequence import Sequence, as_boxes
 from tracker.errors import RGBXError
 from tracker.evaluation.lasher import fit_length
 from tracker.evaluation.results import find_result, read_boxes, read_table
-from tracker.inference.run import SCORES_FOLDER, Track
+from tracker.inference.dataset_run import SCORES_FOLDER
+from tracker.inference.tracking import Track
 
 MOST_RUNS = 8
 """As many as there are colors that can be told apart."""

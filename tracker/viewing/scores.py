@@ -11,6 +11,7 @@ from tracker.data.sequence import Sequence
 from tracker.evaluation.frame_errors import center_error, overlap
 from tracker.evaluation.lasher import LasHeROptions
 from tracker.evaluation.protocols import evaluate
+from tracker.tables import aligned_table
 from tracker.viewing.runs import Record, Run
 
 SCORES = ("SR", "PR")
@@ -85,14 +86,14 @@ def difference_table(runs: ListLike[Run], sequences: ListLike[Sequence], lines: 
     found = compare_scores(*score_runs(runs, sequences))
     if not found:
         return "no sequence with ground truth in both runs: nothing to compare"
-    width = max(len("sequence"), *(len(d.name) for d in found[:lines]))
-    rows = [f"{'sequence':<{width}}  success: first  second  change  precision: first  second  change"]
+    head = ["sequence"]
+    for score in ("success", "precision"):
+        head += [f"{score}: first", "second", "change"]
+    rows = []
     for d in found[:lines]:
-        success, precision = ((100 * d.first[key], 100 * d.second[key], 100 * d.of(key)) for key in SCORES)
-        rows.append(
-            f"{d.name:<{width}}  {success[0]:>14.1f}  {success[1]:>6.1f}  {success[2]:>+6.1f}"
-            f"  {precision[0]:>16.1f}  {precision[1]:>6.1f}  {precision[2]:>+6.1f}"
-        )
-    if len(found) > lines:
-        rows.append(f"and {len(found) - lines} more")
-    return "\n".join(rows)
+        row = [d.name]
+        for key in SCORES:
+            row += [f"{100 * d.first[key]:.1f}", f"{100 * d.second[key]:.1f}", f"{100 * d.of(key):+.1f}"]
+        rows.append(row)
+    text = aligned_table(head, rows)
+    return text if len(found) <= lines else f"{text}\nand {len(found) - lines} more"

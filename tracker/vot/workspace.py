@@ -20,7 +20,7 @@ import yaml
 from tracker.data.layouts import frame_files
 from tracker.data.sequence import read_image
 from tracker.errors import RGBXError
-from tracker.evaluation.folder import find_list
+from tracker.evaluation.annotations import find_list
 from tracker.evaluation.results import read_table
 from tracker.files import atomic_folder, write_text
 

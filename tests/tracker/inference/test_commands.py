@@ -61,9 +61,9 @@ def test_a_folder_with_dropped_x(folder: Path, tmp_path: Path) -> None:
         "--missing", "hold", "--search-growth", 1.2, "--template-update", 2, "--device", "cpu", "--precision", "bf16",
     )  # fmt: skip
     assert "frames per second; latency in ms: p50" in out
-    place = tmp_path / "net"
-    assert json.loads((place / "speed.json").read_text())["frames"] == 6
-    assert len(np.loadtxt(place / "s0_lost.txt")) == 6
+    assert json.loads((tmp_path / "speed.json").read_text())["frames"] == 6
+    assert len(np.loadtxt(tmp_path / "s0_lost.txt")) == 6
+    assert any(line.startswith("net ") for line in out.splitlines())  # the table calls the tracker by its checkpoint
 
 
 def test_videos(folder: Path, tmp_path: Path) -> None:

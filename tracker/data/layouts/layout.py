@@ -29,11 +29,19 @@ class Reading:
         style: how X is rendered.
         problems: a sentence for every fault; a sequence with one is not to be used.
         notes: what is odd and does no harm.
+        box_faults: a sentence for every box that cannot be used, where those are no reason to refuse a sequence (a
+            tracker needs one box); None files them under ``problems``.
     """
 
     style: XStyle
     problems: list[str]
     notes: list[str]
+    box_faults: list[str] | None = None
+
+    @property
+    def faults(self) -> list[str]:
+        """Where sentences about boxes go."""
+        return self.problems if self.box_faults is None else self.box_faults
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ class Layout:
         truth: Truth | None = Truth(np.full((len(rgb_files), 4), np.nan))
         source = next((folder / n for n in self.box_files if (folder / n).is_file()), None)
         if source is not None:
-            boxes = self._boxes(source, folder.name, reading.problems)
+            boxes = self._boxes(source, folder.name, reading.faults)
             kept = self.annotated(folder, len(rgb_files), len(boxes), reading)
             rgb_files, x_files = rgb_files[kept], None if x_files is None else x_files[kept]
             truth = self._truth(folder, source, boxes, rgb_files, reading)
@@ -194,8 +202,8 @@ class Layout:
         shown = self.present(folder, boxes, reading)
         if shown is not None:
             boxes[~shown] = np.nan
-        x_boxes = self._second_boxes(folder, source, boxes, problems)
-        _check_inside(boxes, self.origin, name, source, rgb_files[0], problems)
+        x_boxes = self._second_boxes(folder, source, boxes, problems, reading.faults)
+        _check_inside(boxes, self.origin, name, source, rgb_files[0], problems, reading.faults)
         truth = Truth(boxes, x_boxes)
         return truth if frames is None else truth.spread(frames, len(rgb_files))
 
@@ -239,11 +247,13 @@ class Layout:
     def _boxes(self, path: Path, name: str, problems: list[str]) -> np.ndarray:
         return read_boxes(path, name, problems, origin=self.origin, corners=self.corners, special=self.special)
 
-    def _second_boxes(self, folder: Path, source: Path, boxes: np.ndarray, problems: list[str]) -> np.ndarray | None:
+    def _second_boxes(
+        self, folder: Path, source: Path, boxes: np.ndarray, problems: list[str], faults: list[str]
+    ) -> np.ndarray | None:
         if self.x_box_file is None or not (folder / self.x_box_file).is_file() or source.name == self.x_box_file:
             return None
         path = folder / self.x_box_file
-        second = self._boxes(path, folder.name, problems)
+        second = self._boxes(path, folder.name, faults)
         if len(second) == len(boxes):
             return second
         problems.append(
@@ -272,9 +282,15 @@ def required(folder: Path, layout: str, rgb: str, x: str, modality: str, reading
 
 
 def _check_inside(
-    boxes: np.ndarray, origin: float, name: str, source: Path, first_frame: Path, problems: list[str]
+    boxes: np.ndarray,
+    origin: float,
+    name: str,
+    source: Path,
+    first_frame: Path,
+    problems: list[str],
+    faults: list[str],
 ) -> None:
-    """A problem for every box that does not touch the image."""
+    """A fault for every box that does not touch the image."""
     size = image_size(first_frame)
     if size is None:
         problems.append(f"sequence {name}: frame 0 cannot be decoded as an image: {first_frame}; restore the file")
@@ -284,7 +300,7 @@ def _check_inside(
         outside |= (boxes[:, 0] + boxes[:, 2] <= 0) | (boxes[:, 1] + boxes[:, 3] <= 0)
     for index in np.flatnonzero(outside):
         x, y, w, h = boxes[index] + (origin, origin, 0, 0)
-        problems.append(
+        faults.append(
             f"sequence {name}: line {index + 1} of {source} is the box x={x:g} y={y:g} w={w:g} h={h:g}, wholly "
             f"outside the {size[0]}x{size[1]} image; expected a box that touches the image, or an absent one"
         )

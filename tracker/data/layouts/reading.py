@@ -25,8 +25,11 @@ def load_sequence(
     problems: list[str],
     style: XStyle | None = None,
     notes: list[str] | None = None,
+    box_faults: list[str] | None = None,
 ) -> FolderSequence | None:
     """Read a sequence's folder; every fault goes to ``problems`` as one sentence, what is harmless to ``notes``.
+
+    A box that cannot be used is a problem too, unless there is a list ``box_faults`` for those.
 
     None where nothing can be opened.
     """
@@ -45,16 +48,22 @@ def load_sequence(
             )
             return None
         layout = BY_NAME[found]
-    return layout.read(folder, Reading(style or XStyle(), problems, [] if notes is None else notes))
+    return layout.read(folder, Reading(style or XStyle(), problems, [] if notes is None else notes, box_faults))
 
 
-def _opened(folder: Path, layout: str | Layout, style: XStyle) -> FolderSequence:
+def _opened(folder: Path, layout: str | Layout, style: XStyle, faulty_boxes: str = "raise") -> FolderSequence:
+    if faulty_boxes not in ("raise", "keep"):
+        raise RGBXError(f"faulty_boxes is {faulty_boxes!r}; expected 'raise' or 'keep'")
     problems: list[str] = []
-    sequence = load_sequence(folder, layout, problems, style)
+    faults: list[str] | None = None if faulty_boxes == "raise" else []
+    sequence = load_sequence(folder, layout, problems, style, box_faults=faults)
     if problems:
         more = f" (and {len(problems) - 1} more; `rgbx data check` lists them)" if len(problems) > 1 else ""
         raise RGBXError(problems[0] + more)
     assert sequence is not None
+    if faults:
+        more = f" (and {len(faults) - 1} more; `rgbx data check` lists them)" if len(faults) > 1 else ""
+        log.warning("%s%s; the other frames are used", faults[0], more)
     return sequence
 
 
@@ -62,6 +71,7 @@ def open_sequence(
     folder: str | os.PathLike[str],
     layout: str = "auto",
     style: XStyle | None = None,
+    faulty_boxes: str = "raise",
 ) -> FolderSequence:
     """Open one sequence's folder.
 
@@ -69,11 +79,13 @@ def open_sequence(
         folder: the folder that holds the image folders.
         layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``.
         style: how X becomes a picture.
+        faulty_boxes: ``"raise"``, or ``"keep"``: log boxes that cannot be used (a malformed line, a box wholly outside
+            the image) and open the sequence all the same.
 
     Raises:
         RGBXError: anything wrong with folder, frames' numbers or boxes; names sequence, line and file.
     """
-    return _opened(Path(folder), layout, style or XStyle())
+    return _opened(Path(folder), layout, style or XStyle(), faulty_boxes)
 
 
 def open_pair(
@@ -106,6 +118,7 @@ def open_dataset(
     style: XStyle | None = None,
     val_share: float = VAL_SHARE,
     progress: bool = False,
+    faulty_boxes: str = "raise",
 ) -> list[Sequence]:
     """Open every sequence of a data set; frames are decoded when they are asked for.
 
@@ -116,6 +129,7 @@ def open_dataset(
         broken: ``"raise"``, or ``"skip"``: log what is wrong with a sequence and leave it out.
         style: how X becomes a picture.
         progress: show a progress bar.
+        faulty_boxes: see :func:`open_sequence`.
 
     Raises:
         RGBXError: as :func:`open_sequence`; or no sequence is left.
@@ -127,7 +141,7 @@ def open_dataset(
     folders = sequence_folders(root, layout, split, val_share)
     for folder in tqdm(folders, desc="opening sequences", disable=not progress):
         try:
-            opened.append(_opened(folder, layout, chosen))
+            opened.append(_opened(folder, layout, chosen, faulty_boxes))
         except RGBXError as error:
             if broken == "raise":
                 raise

@@ -1,5 +1,4 @@
-"""Track a folder of paired frames: results, scores, figures where boxes are known, and a picture of the
-run."""
+"""Runs on a folder of paired frames: results, scores, figures where boxes are known, and a picture of the run."""
 
 from __future__ import annotations
 
@@ -16,13 +15,14 @@ from tracker.evaluation.lasher import LasHeROptions
 from tracker.evaluation.metrics import Metrics
 from tracker.evaluation.protocols import evaluate
 from tracker.evaluation.report import write_report
+from tracker.inference.dataset_run import write_json, write_track
 from tracker.inference.engine import Engine
 from tracker.inference.missing import DroppedSequence
 from tracker.inference.online import InferenceSettings
 from tracker.inference.overlay import write_overlay
-from tracker.inference.run import Track, Watch, track_sequence, write_json, write_track
 from tracker.inference.speed import speed_summary
-from tracker.inference.stream import SPEED_FILE
+from tracker.inference.stream_run import SPEED_FILE
+from tracker.inference.tracking import Track, Watch, no_boxes, track_sequence
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def track_folder(
     drop_x: Iterable[range] = (),
     progress: bool = True,
     watch: Watch | None = None,
+    label: str = "tracker",
 ) -> FolderRun:
     """Run one or several trackers on one folder of paired frames.
 
@@ -73,22 +74,26 @@ def track_folder(
             place of its own first box.
         overlay: ``gif``, ``mp4`` or None.
         drop_rgb, drop_x: frames whose RGB or X is taken away, to see what comes of it; the overlay has them black.
-        watch: shown what each tracker found in every frame after the first.
+        progress: show a bar with frames per second and time left.
+        watch: shown what each tracker found in every frame; False ends its run.
+        label: of a single network, in figures and pictures.
 
     Raises:
         RGBXError: frames, boxes or settings that cannot be used.
     """
     if overlay not in (None, "gif", "mp4"):
         raise RGBXError(f"overlay {overlay!r} is unknown; expected gif, mp4 or none")
-    sequence: Sequence = open_sequence(Path(folder), layout, (settings or InferenceSettings()).rendering)
+    sequence: Sequence = open_sequence(
+        Path(folder), layout, (settings or InferenceSettings()).rendering, faulty_boxes="keep"
+    )
     drop_rgb, drop_x = list(drop_rgb), list(drop_x)
     if drop_rgb or drop_x:
         sequence = DroppedSequence(sequence, drop_rgb, drop_x)
     if init_box is None and not sequence.present.any():
-        raise RGBXError(f"{folder} has no boxes; give the target in the first frame as x,y,w,h")
+        raise no_boxes(folder)
     output = Path(output)
     several = isinstance(networks, Mapping)
-    named: Mapping[str, nn.Module | Engine] = networks if isinstance(networks, Mapping) else {"tracker": networks}
+    named: Mapping[str, nn.Module | Engine] = networks if isinstance(networks, Mapping) else {label: networks}
     bad = next((n for n in named if not n or n in (".", "..") or Path(n).name != n), None)
     if bad is not None:
         raise RGBXError(f"the label {bad!r} cannot name a folder; use letters, digits and dashes")

@@ -1,23 +1,19 @@
-"""Where frames come from: a sequence, two video files, two cameras, or one of each; frame by frame, halves and all."""
+"""Frames of two video files, two cameras, or one of each, paired as they come."""
 
 from __future__ import annotations
 
-import abc
 import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
-from tracker.inference.missing import Frame, available
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from tracker.inference.frame_source import FrameSource
+from tracker.inference.missing import Frame
 
 log = logging.getLogger("rgbx")
 
@@ -28,48 +24,6 @@ SAME_RATE = 0.01
 """Frame rates that differ by less are one."""
 SAME_SHAPE = 0.02
 PAIRINGS = ("auto", "index", "time")
-
-
-class FrameSource(abc.ABC):
-    """A stream of paired frames, taken once.
-
-    Attributes:
-        name: what results are filed under.
-        modality: the kind of X, as :class:`tracker.data.sequence.Sequence` names it.
-        length: number of frames, as far as it is known beforehand; None for cameras.
-        fps: frames per second of the stream, or None.
-        live: frames are lost if nobody takes them.
-    """
-
-    name: str
-    modality: str = "X"
-    length: int | None = None
-    fps: float | None = None
-    live: bool = False
-
-    @abc.abstractmethod
-    def __iter__(self) -> Iterator[np.ndarray | Frame]:
-        """The frames: (H, W, 6) uint8, or the halves that there are."""
-
-    def close(self) -> None:  # noqa: B027 a source in memory has nothing to let go of
-        """Let go of files and devices."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class SequenceSource(FrameSource):
-    """The frames of a sequence."""
-
-    def __init__(self, sequence: Sequence) -> None:
-        self.sequence = sequence
-        self.name, self.modality, self.length = sequence.name, sequence.modality, sequence.length
-
-    def __iter__(self) -> Iterator[np.ndarray | Frame]:
-        return (available(self.sequence, index) for index in range(self.sequence.length))
 
 
 class Image(NamedTuple):

@@ -1,0 +1,100 @@
+"""Tensors that lie beside a parameter: in its order of memory, in the dtype of the arithmetic, sharded as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from srft_kernels import sharded
+from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.sharded import is_sharded, like, local, shard_of
+
+Form: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
+
+
+def form_of(tensor: Tensor) -> Form:
+    """What a plan was made for: kernels read and write as many bytes as this says."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
+    expected = 1
+    for stride, size in sorted((st, si) for st, si in zip(tensor.stride(), tensor.shape, strict=True) if si != 1):
+        if stride != expected:
+            return tensor.numel() == 0
+        expected *= size
+    return True
+
+
+def dense_strides(tensor: Tensor) -> tuple[int, ...]:
+    """The strides of state beside a parameter: its own where it is dense, else those of a contiguous tensor."""
+    return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
+
+
+def gradient_form(param: Tensor) -> Form:
+    """The form of a gradient that kernels read as it is: the parameter's, or a contiguous one where that has gaps."""
+    own = local(param)
+    return own.shape, dense_strides(own), param.dtype, param.device
+
+
+def anchor_dtype(param: Tensor, anchor: Tensor) -> torch.dtype:
+    """An anchor keeps its own dtype where that is its parameter's, which the kernels read; else it is widened."""
+    return param.dtype if anchor.dtype == param.dtype else element_dtype(param)
+
+
+def zeros_beside(param: Tensor) -> Tensor:
+    """Zeros in the dtype of the arithmetic, laid out and distributed as the parameter is."""
+    own = torch.zeros_like(local(param), dtype=element_dtype(param), memory_format=torch.preserve_format)
+    return like(param, own)
+
+
+def copy_beside(param: Tensor, dtype: torch.dtype, value: Tensor) -> Tensor:
+    """A copy of ``value`` on the parameter's device, laid out and distributed as it is."""
+    copy = torch.empty_like(local(param), dtype=dtype, memory_format=torch.preserve_format)
+    return like(param, copy.copy_(shard_of(value.detach(), param)))
+
+
+def densely(param: Tensor) -> Tensor:
+    """A parameter as the kernels take it: itself where it is dense, else a dense copy."""
+    return param if is_dense(param) else copy_beside(param, param.dtype, param)
+
+
+def matching(param: Tensor, grad: Tensor) -> Tensor:
+    """The gradient laid out as its parameter: itself, nearly always."""
+    if grad.dtype == param.dtype and (grad.stride() == param.stride() or grad.numel() <= 1):
+        return grad
+    return copy_beside(param, param.dtype, grad)
+
+
+def mean_of(tensor: Tensor) -> float:
+    """The mean in float64, over all shards of a distributed tensor (a collective)."""
+    if is_sharded(tensor):
+        return sharded.total(tensor) / tensor.numel()
+    return float(local(tensor).mean(dtype=torch.float64))
+
+
+def rms_of(tensor: Tensor) -> float:
+    """The root mean square in float64, over all shards of a distributed tensor (a collective)."""
+    return math.sqrt(mean_of(like(tensor, local(tensor).double().square())))
+
+
+def any_nonfinite(grads: Sequence[Tensor], device: torch.device) -> Tensor:
+    """1 where any element is not finite, else 0: float32 (1,) on the device, which is not waited for."""
+    sized = [g for g in grads if g.numel()]  # an empty tensor has no largest element
+    if not sized:
+        return torch.zeros(1, device=device)
+    largest = list(torch._foreach_norm(sized, float("inf")))
+    if len({norm.dtype for norm in largest}) > 1:
+        largest = [norm.double() for norm in largest]
+    return (~torch.stack(largest).isfinite().all()).float().reshape(1)
+
+
+def parameters_of(groups: Sequence[dict[str, object]]) -> Iterator[Tensor]:
+    """All parameters of some groups, in order."""
+    for group in groups:
+        yield from group["params"]  # type: ignore[misc]
