@@ -1,4 +1,4 @@
-"""What is wrong with a data set, sequence by sequence, without stopping at the first fault."""
+"""Finding what is wrong with a data set, sequence by sequence, without stopping at the first fault."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No problem anywhere."""
+        """Whether there is no problem anywhere."""
         return not self.problems and all(not s.problems for s in self.sequences)
 
     def __str__(self) -> str:
-        """Problems and notes by sequence, then a table, one row for each layout and modality, and the sum."""
+        """Show problems and notes by sequence, then a table with a row for each layout and modality, then the sum."""
         lines = list(self.problems) + [f"({text})" for text in self.notes]
         for s in self.sequences:
             state = "ok" if not s.problems else f"{len(s.problems)} problem{'s' if len(s.problems) > 1 else ''}"
@@ -92,7 +92,7 @@ class Report:
         return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON takes it."""
+        """Return everything as plain types for JSON."""
         sequences = [{**asdict(s), "folder": str(s.folder)} for s in self.sequences]
         return {
             "root": str(self.root),
@@ -154,7 +154,7 @@ def check_sequence(folder: str | os.PathLike[str], layout: str = "auto", decode:
 
 
 def _folders(report: Report, layout: str, split: str | None) -> list[Path]:
-    """Folders of the sequences; what is wrong with lists and with other folders goes to the report."""
+    """List the folders of the sequences. What is wrong with lists and with other folders goes to the report."""
     root = report.root
     if not root.is_dir():
         report.problems.append(f"there is no folder {root}; expected the root of a data set")
@@ -210,7 +210,7 @@ def _open(path: Path, layout: str) -> tuple[SequenceReport, FolderSequence | Non
 
 
 def _check_names(found: SequenceReport, sequence: FolderSequence) -> None:
-    """Numbers in file names: a gap, or RGB and X that are numbered differently, may be a frame that got lost."""
+    """Note gaps in the numbers of frames, and RGB and X that are numbered differently: a frame may have got lost."""
     rgb = frame_numbers([path.name for path in sequence.rgb_files])
     x_names = [path.name for path in sequence.x_files or () if path is not None]
     # X that is missing for some frames was paired by number.
@@ -231,7 +231,7 @@ def _check_names(found: SequenceReport, sequence: FolderSequence) -> None:
 
 
 def _check_annotations(found: SequenceReport, sequence: FolderSequence) -> None:
-    """Second ground truths and tags against the boxes, and the size of X against RGB's."""
+    """Compare second ground truths and tags with the boxes, and the size of X with RGB's."""
     x_size = next((image_size(path) for path in sequence.x_files or () if path is not None), None)
     rgb_size = image_size(sequence.rgb_files[0])
     if (
@@ -266,7 +266,7 @@ def _check_annotations(found: SequenceReport, sequence: FolderSequence) -> None:
 
 
 def _beyond(sequence: FolderSequence) -> int:
-    """Number of boxes that touch the image and reach more than a pixel beyond it."""
+    """Count the boxes that touch the image and reach more than a pixel beyond it."""
     size = image_size(sequence.rgb_files[0])
     if size is None:
         return 0
@@ -279,7 +279,7 @@ def _beyond(sequence: FolderSequence) -> int:
 
 def _decode_all(found: SequenceReport, sequence: FolderSequence, pool: ThreadPoolExecutor, bar: Any) -> None:
     def look(index: int) -> tuple[tuple[int, ...], str, str]:
-        """(Shape, kind of X, error) of a frame."""
+        """Return the shape, the kind of X and the error of a frame."""
         try:
             rgb, x = sequence.raw(index)
         except RGBXError as error:

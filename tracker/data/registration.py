@@ -1,4 +1,4 @@
-"""Where an X image lies over its RGB image: of one size, of one shape, or by an affine map or a homography."""
+"""Bringing an X image over its RGB image, by resizing, by an affine map or by a homography."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SMALLEST_DETERMINANT = 1e-9
 
 
 def find_registration(*folders: Path) -> Path | None:
-    """The registration file of the first folder that has one."""
+    """Find the registration file of the first folder that has one."""
     return next((folder / name for folder in folders for name in FILE_NAMES if (folder / name).is_file()), None)
 
 
 def read_registration(path: Path) -> np.ndarray:
     """Read a map from X pixels to RGB pixels: an affine one of 2 x 3 numbers, or a homography of 3 x 3.
 
-    Coordinates are OpenCV's, with the center of the first pixel at (0, 0): what ``cv2.findHomography``,
-    ``cv2.estimateAffine2D`` and ``cv2.findTransformECC`` answer (the last one by way of ``np.linalg.inv``).
+    Coordinates are OpenCV's, with the center of the first pixel at (0, 0). ``cv2.findHomography`` and
+    ``cv2.estimateAffine2D`` answer such a map from points in X and in RGB.
 
     Returns:
         (3, 3) float64.

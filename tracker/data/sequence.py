@@ -1,4 +1,4 @@
-"""What every RGB-X sequence is: frames of six channels, boxes, and where the target is absent."""
+"""RGB-X sequences: frames of six channels, boxes, and where the target is absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODALITIES = ("thermal", "depth", "event")
 
 
 def join_halves(rgb: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(H, W, 6) of two (H, W, 3) uint8: six times as fast as numpy's concatenate, which takes longer than decoding."""
+    """Join two (H, W, 3) uint8 to (H, W, 6), six times as fast as numpy, which takes longer than decoding."""
     return np.asarray(cv2.merge((rgb, x)))
 
 
@@ -105,7 +105,7 @@ class Sequence(abc.ABC):
 
 
 def as_boxes(boxes: object) -> np.ndarray:
-    """(N, 4) float64 copy of ``boxes``; rows that are not finite, or have no area, become NaN.
+    """Copy ``boxes`` to (N, 4) float64. Rows that are not finite, or have no area, become NaN.
 
     Raises:
         RGBXError: not of shape (N, 4).
@@ -258,13 +258,13 @@ class FolderSequence(Sequence):
         return self.x_files is not None and self.x_files[index] is None
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """RGB, and X over it as it was measured; see :meth:`Sequence.raw`."""
+        """Read RGB, and X over it as it was measured; see :meth:`Sequence.raw`."""
         rgb = self._decode(index, self.rgb_files[index], cv2.IMREAD_COLOR)
         x = self._x(index, rgb)
         return rgb, None if x is None else self._over(index, x, rgb, measured=x.dtype != np.uint8)
 
     def frame(self, index: int) -> np.ndarray:
-        """Frame ``index`` with X drawn first and brought over RGB then, so that its own extremes decide its grays."""
+        """Read frame ``index``. X is drawn before it is brought over RGB, so that its own extremes decide its grays."""
         rgb = self._decode(index, self.rgb_files[index], cv2.IMREAD_COLOR)
         x = self._x(index, rgb)
         if x is None:
@@ -276,7 +276,7 @@ class FolderSequence(Sequence):
         return join_halves(rgb, self._over(index, x, rgb, measured=False))
 
     def _x(self, index: int, rgb: np.ndarray) -> np.ndarray | None:
-        """X of a frame in its own size: (H, W) or (H, W, 3) of its own dtype; None where there is none."""
+        """Read X of a frame in its own size, (H, W) or (H, W, 3) of its own dtype; None where there is none."""
         path = None if self.x_files is None else self.x_files[index]
         if path is None:
             return None
@@ -291,7 +291,7 @@ class FolderSequence(Sequence):
         return x
 
     def _over(self, index: int, x: np.ndarray, rgb: np.ndarray, measured: bool) -> np.ndarray:
-        """X in the size of RGB."""
+        """Bring X to the size of RGB."""
         if x.shape[:2] == rgb.shape[:2] and self.registration is None:
             return x
         found = fit(x, (rgb.shape[1], rgb.shape[0]), self.registration, measured) if self.fitted else None
@@ -328,5 +328,5 @@ class FolderSequence(Sequence):
 
 
 def _folder(files: ListLike[Path] | ListLike[Path | None], source: Path | None) -> Path | None:
-    """Where files are, for messages."""
+    """Return the folder of the files, for messages."""
     return next((path.parent for path in files if path is not None), source)

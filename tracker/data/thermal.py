@@ -59,9 +59,9 @@ def is_radiometric(data: bytes) -> bool:
 
 
 def read_radiometric(data: bytes, path: Path) -> np.ndarray:
-    """The raw thermal image of a FLIR radiometric JPEG, (H, W) uint16 counts of the sensor.
+    """Read the raw thermal image of a FLIR radiometric JPEG, (H, W) uint16 counts of the sensor.
 
-    The picture that such a file shows is a rendering with its own scale for each frame, a palette and often a logo.
+    The picture that such a file shows is a drawing with its own scale for each frame, a palette and often a logo.
 
     Args:
         data: the file's bytes.

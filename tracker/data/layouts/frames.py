@@ -18,7 +18,7 @@ EVENT_SUFFIXES = (".npz", ".npy")
 
 
 def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
-    """Sort key by which ``v9`` comes before ``v10`` and ``000010.jpg`` after ``9.jpg``."""
+    """Return a sort key by which ``v9`` comes before ``v10`` and ``000010.jpg`` after ``9.jpg``."""
     name = path.name if isinstance(path, Path) else path
     return [(0, int(t), "") if t.isdigit() else (1, 0, t.lower()) for t in re.split(r"([0-9]+)", name) if t]
 
@@ -79,10 +79,10 @@ _ANY_DIGIT = str.maketrans("123456789", "000000000")
 
 
 def sorted_naturally(names: list[str]) -> list[str]:
-    """Names in natural order.
+    """Sort names in natural order.
 
-    Where names follow several schemes (``v012.jpg`` and ``000013.jpg``, as in some folders of LasHeR), text would put
-    one scheme before the other; they are in the order of their numbers then, if no two have the same.
+    Some folders of LasHeR mix two ways of naming, ``v012.jpg`` and ``000013.jpg``. Natural order would put all names of
+    one way before the others. Names of several ways are therefore sorted by their last number, if no two have the same.
     """
     if len(set("\n".join(names).translate(_ANY_DIGIT).split("\n"))) <= 1:
         return sorted(names)  # digits in the same places only: text order is natural order, and many times as quick
@@ -94,18 +94,18 @@ def sorted_naturally(names: list[str]) -> list[str]:
 
 
 def _scheme(name: str) -> str:
-    """What of a name is not its numbers, nor the kind of file."""
+    """Return what of a name is neither a number nor the kind of file."""
     return re.sub(r"[0-9]+", "0", name.rpartition(".")[0]).lower()
 
 
 def frame_numbers(names: Sequence[str]) -> list[int] | None:
-    """The last number in each name, without the suffix; None where a name has none."""
+    """Return the last number in each name, without the suffix; None where a name has none."""
     last = [re.findall(r"[0-9]+", name.rpartition(".")[0])[-1:] for name in names]
     return [int(number[0]) for number in last] if all(last) else None
 
 
 def same_number_in_two_schemes(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two names of different schemes with one number, whose order nobody can tell; None where there are none."""
+    """Find two names of different schemes with one number, whose order nobody can tell; None where there are none."""
     if len({_scheme(name) for name in names}) < 2:
         return None
     seen: dict[int, str] = {}
@@ -117,9 +117,9 @@ def same_number_in_two_schemes(names: Sequence[str]) -> tuple[str, str] | None:
 
 
 def frame_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> FrameList:
-    """Files of the given kinds in natural order; hidden files and other kinds are passed over.
+    """List files of the given kinds in natural order. Hidden files and other kinds are passed over.
 
-    Empty where there is no such folder.
+    The list is empty where there is no such folder.
     """
     try:
         with os.scandir(folder) as entries:
@@ -130,7 +130,7 @@ def frame_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Fra
 
 
 def any_frame(folder: Path) -> str:
-    """The name of some image of a folder, or an empty one; for telling how frames are named."""
+    """Return the name of some image of a folder, which shows how frames are named; empty where there is none."""
     try:
         with os.scandir(folder) as entries:
             return next((e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES)), "")
@@ -144,7 +144,7 @@ _TURNED = (5, 6, 7, 8)
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """(W, H) of the upright image from the header, or None where that cannot be read."""
+    """Read (W, H) of the upright image from its header; None where that cannot be read."""
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -1,4 +1,4 @@
-"""What every layout has in common: where frames and boxes of a sequence are, how they are read and how written."""
+"""What all layouts have in common: where a sequence's frames and boxes are, how they are read and how written."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Truth:
     annotated: np.ndarray | None = None
 
     def spread(self, frames: list[int], count: int) -> Truth:
-        """What is known of some frames as boxes of all ``count`` of them, NaN elsewhere."""
+        """Return what is known of some frames as boxes of all ``count`` frames, NaN elsewhere."""
         annotated = np.zeros(count, dtype=bool)
         annotated[frames] = True
         spread = [None if boxes is None else np.full((count, 4), np.nan) for boxes in (self.boxes, self.x_boxes)]
@@ -120,11 +120,11 @@ class Layout:
         raise NotImplementedError
 
     def places(self, folder: Path, reading: Reading) -> Places | None:
-        """Where the images are; None, with a problem, where that cannot be told."""
+        """Find the images; None, with a problem, where that cannot be told."""
         raise NotImplementedError
 
     def naming(self, modality: str) -> Naming:
-        """Names of the files that are written."""
+        """Return the names of the files that are written."""
         raise NotImplementedError
 
     def read(self, folder: Path, reading: Reading) -> FolderSequence | None:
@@ -172,7 +172,7 @@ class Layout:
     def _frames(
         self, name: str, places: Places, reading: Reading
     ) -> tuple[FrameList, FrameList | PartialFrameList | None] | None:
-        """RGB and X files frame by frame; None, with a problem, where they cannot be paired."""
+        """List RGB and X files frame by frame; None, with a problem, where they cannot be paired."""
         problems = reading.problems
         rgb, x = frame_files(places.rgb), None if places.x is None else self.x_frames(places.x)
         if not rgb:
@@ -190,7 +190,7 @@ class Layout:
     def _truth(
         self, folder: Path, source: Path, boxes: np.ndarray, rgb_files: FrameList, reading: Reading
     ) -> Truth | None:
-        """The boxes of every frame; None, with a problem, where there are not as many as there are to be."""
+        """Return the boxes of every frame; None, with a problem, where there are too few or too many."""
         name, problems = folder.name, reading.problems
         frames = self.annotated_frames(rgb_files, len(boxes), reading, name)
         if frames is None and len(boxes) != len(rgb_files):
@@ -208,7 +208,7 @@ class Layout:
         return truth if frames is None else truth.spread(frames, len(rgb_files))
 
     def x_frames(self, folder: Path) -> FrameList:
-        """The X images of a folder."""
+        """List the X images of a folder."""
         return frame_files(folder)
 
     def by_number(self, name: str, rgb: FrameList, x: FrameList, reading: Reading) -> PartialFrameList | None:
@@ -219,11 +219,11 @@ class Layout:
         return None
 
     def annotated_frames(self, rgb: FrameList, boxes: int, reading: Reading, name: str) -> list[int] | None:
-        """Which frames the boxes are of, for layouts that annotate a part of the frames; None: every one."""
+        """Return which frames the boxes are of, for layouts that annotate some frames only; None: every one."""
         return None
 
     def registration(self, folder: Path, reading: Reading) -> np.ndarray | None:
-        """(3, 3) map from X pixels to RGB pixels; None for images that are registered."""
+        """Return the (3, 3) map from X pixels to RGB pixels; None for images that are registered."""
         return None
 
     def paired(self, name: str, rgb: ListLike[Path], x: ListLike[Path], problems: list[str]) -> bool:
@@ -231,17 +231,17 @@ class Layout:
         return True
 
     def annotated(self, folder: Path, frames: int, boxes: int, reading: Reading) -> slice:
-        """Which frames the boxes are of, for layouts that have more frames than boxes."""
+        """Return which frames the boxes are of, for layouts that have frames before or after them."""
         return slice(None)
 
     def present(self, folder: Path, boxes: np.ndarray, reading: Reading) -> np.ndarray | None:
-        """(N,) bool from a file of flags; None where the boxes alone tell."""
+        """Read (N,) bool from a file of flags; None where the boxes alone tell."""
         return None
 
     def attributes(
         self, folder: Path, count: int, reading: Reading
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Tags (bool) and values (float64) of frames."""
+        """Read tags (bool) and values (float64) of frames."""
         return {}, {}
 
     def _boxes(self, path: Path, name: str, problems: list[str]) -> np.ndarray:
@@ -271,7 +271,7 @@ class Layout:
 
 
 def required(folder: Path, layout: str, rgb: str, x: str, modality: str, reading: Reading) -> Places | None:
-    """The two folders of these names; None, with a problem, where one is missing."""
+    """Return the two folders of these names; None, with a problem, where one is missing."""
     for sub in (rgb, x):
         if not (folder / sub).is_dir():
             reading.problems.append(
@@ -290,7 +290,7 @@ def _check_inside(
     problems: list[str],
     faults: list[str],
 ) -> None:
-    """A fault for every box that does not touch the image."""
+    """Report every box that does not touch the image."""
     size = image_size(first_frame)
     if size is None:
         problems.append(f"sequence {name}: frame 0 cannot be decoded as an image: {first_frame}; restore the file")

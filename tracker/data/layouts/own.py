@@ -59,7 +59,7 @@ class OwnFolders(Layout):
         return frame_files(folder) or frame_files(folder, EVENT_SUFFIXES)
 
     def by_number(self, name: str, rgb: FrameList, x: FrameList, reading: Reading) -> PartialFrameList | None:
-        """X by the numbers in the names of both, with gaps where X is missing."""
+        """Pair X with RGB by the numbers in their names, with gaps where X is missing."""
         numbers, own = frame_numbers(rgb.names), frame_numbers(x.names)
         known = numbers is not None and len(set(numbers)) == len(numbers)
         if not known or numbers is None or own is None or len(set(own)) != len(own):
@@ -80,7 +80,7 @@ class OwnFolders(Layout):
         return PartialFrameList(x.folder, [by_number.get(number) for number in numbers])
 
     def registration(self, folder: Path, reading: Reading) -> np.ndarray | None:
-        """The map in the sequence's folder, or in the data set's, which is then of every sequence."""
+        """Read the map in the sequence's folder, or the one in the data set's folder, which is for every sequence."""
         path = find_registration(folder, folder.parent)
         if path is None:
             return None

@@ -40,5 +40,5 @@ def check_layout(name: str) -> None:
 
 
 def detect_layout(folder: Path) -> str | None:
-    """Name of the layout that a sequence's folder has, or None."""
+    """Return the name of the layout that a sequence's folder has, or None."""
     return next((name for name in _ORDER if BY_NAME[name].recognizes(folder)), None)

@@ -61,7 +61,7 @@ def _is_term(name: str, split: str) -> bool:
 
 
 def _term_folders(base: Path, split: str) -> list[Path]:
-    """Folders of sequences of a VTUAV subset: beside one another, or in a folder of the part (``test/short-term``)."""
+    """Find the folders of a VTUAV subset, beside one another or in a folder of their part (``test/short-term``)."""
     part, _, term = split.partition("_")
     inner = _folders_in(base)
     found = [p for p in inner if _is_term(p.name, split)]
@@ -78,7 +78,7 @@ def _folders_in(base: Path) -> list[Path]:
 
 
 def all_folders(base: Path) -> list[Path]:
-    """Folders of sequences in a folder, in natural order: those in it, or it itself, or those one level down.
+    """List the folders of sequences in a folder, in natural order: those in it, or itself, or those one level down.
 
     Raises:
         RGBXError: none of these is a sequence.
@@ -95,13 +95,13 @@ def all_folders(base: Path) -> list[Path]:
 
 
 def find_list(base: Path, split: str) -> Path | None:
-    """The list file of ``train`` or ``test``, or None."""
+    """Find the list file of a split, or None."""
     names = LIST_FILES.get(split, ())
     return next((p for place in LIST_FOLDERS for n in names if (p := base / place / n).is_file()), None)
 
 
 def listed_folders(base: Path, listing: Path) -> tuple[list[Path], list[str]]:
-    """Folders of the listed sequences, in the list's order, and the names that have none.
+    """Find the folders of the listed sequences, in the list's order, and the names that have none.
 
     Names are looked for in ``base``, in its folders, and in theirs.
 
@@ -129,7 +129,7 @@ def listed_folders(base: Path, listing: Path) -> tuple[list[Path], list[str]]:
 
 
 def held_out(folders: ListLike[Path], share: float = VAL_SHARE) -> set[Path]:
-    """The share of sequences that validation takes: those of the smallest hashes of their names, at least one.
+    """Choose the sequences that validation takes: those of the smallest hashes of their names, at least one.
 
     Raises:
         RGBXError: a share outside (0, 1), or fewer than two sequences.
@@ -145,7 +145,7 @@ def held_out(folders: ListLike[Path], share: float = VAL_SHARE) -> set[Path]:
 def sequence_folders(
     root: str | os.PathLike[str], layout: str = "auto", split: str | None = None, val_share: float = VAL_SHARE
 ) -> list[Path]:
-    """Folders of a data set's sequences, in the order of the list file or in natural order.
+    """List the folders of a data set's sequences, in the order of the list file or in natural order.
 
     Args:
         root: the data set's folder, or one sequence's.
@@ -182,7 +182,7 @@ def sequence_folders(
 
 
 def _of_one_name_once(folders: list[Path]) -> list[Path]:
-    """The folders without those of a name that came before: VTUAV has three training sequences in two groups."""
+    """Leave out folders whose name came before: three training sequences of VTUAV lie in two groups."""
     first: dict[str, Path] = {}
     for folder in folders:
         if first.setdefault(folder.name, folder) is not folder:
@@ -191,7 +191,7 @@ def _of_one_name_once(folders: list[Path]) -> list[Path]:
 
 
 def _find_split(base: Path, layout: str, split: str | None) -> tuple[list[Path], list[Path]]:
-    """The folders to look in, and the lists to go by, if any."""
+    """Find the folders to look in, and the lists to go by, if any."""
     vot_list = [path for path in (base / "list.txt",) if path.is_file()]
     if split is None:
         return [base], vot_list
