@@ -94,4 +94,4 @@ def test_nobody_else_renames_files() -> None:
         for path in (REPOSITORY / "tracker").rglob("*.py")
         if "os.replace(" in path.read_text(encoding="utf-8")
     }
-    assert found <= {"tracker/inference/stream.py"}
+    assert found <= {"tracker/inference/stream_run.py"}
