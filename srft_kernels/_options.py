@@ -103,7 +103,7 @@ def _refuse_strangers(group: Mapping[str, Any], inner: InnerOptimizer) -> None:
             raise ValueError(
                 f"{key!r} is no option of a param group: it is an argument of SRFT(...), for all groups at once"
             )
-        close = difflib.get_close_matches(str(key), OPTIONS, n=1, cutoff=0.8)
+        close = difflib.get_close_matches(str(key), OPTIONS, n=1, cutoff=0.82)
         if close:
             raise ValueError(f"a param group has the option {key!r}, which means nothing here: is it {close[0]!r}?")
 
@@ -181,7 +181,8 @@ def snapshot(group: Mapping[str, Any], inner: InnerOptimizer) -> tuple[Any, ...]
     """A group's options, to see whether they were changed.
 
     Returns:
-        What decides which state and which statistics the group's kernels take, whether it is regularized, and the rest.
+        What decides which state and which statistics the group's kernels take; whether it is regularized; how many
+        options there are, known and unknown; and the rest.
     """
     structure = (
         *(group[option] for option in CHOICES),
@@ -189,7 +190,7 @@ def snapshot(group: Mapping[str, Any], inner: InnerOptimizer) -> tuple[Any, ...]
         inner.second_moment(group),
         protects_alone(group),
     )
-    return structure, group["regularize"], *(group[option] for option in (*NUMBERS, "mu", "kappa"))
+    return structure, group["regularize"], len(group), *(group[option] for option in (*NUMBERS, "mu", "kappa"))
 
 
 def flags_of(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bool) -> int:

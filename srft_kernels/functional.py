@@ -95,5 +95,5 @@ def _normalized(weights: list[Tensor], how: str) -> list[Tensor]:
 def _divided(weight: Tensor, mean: Tensor) -> Tensor:
     # The inner where keeps 1/0 out of the backward pass, where it would turn the zero gradient into NaN.
     safe = torch.where(mean > 0, mean, torch.ones_like(mean))
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    wide = _operators.element_dtype(weight)
     return torch.where(mean > 0, weight.to(wide) / safe.to(wide), torch.zeros_like(weight, dtype=wide))

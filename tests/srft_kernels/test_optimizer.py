@@ -20,37 +20,9 @@ from srft_kernels.ops.native import library
 from srft_kernels.ops.plan import OperatorPlan, StepTensors
 from srft_kernels.ops.reference import rank_by_sort
 from srft_kernels.optimizer import EXTRA_STATE
+from tests.srft_kernels.networks import network, prior_of, train, weights
 
 BACKENDS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not library.available, reason=library.reason))]
-
-
-def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(11, 64), nn.GELU(), nn.Linear(64, 5), nn.LayerNorm(5)).to(dtype)
-
-
-def prior_of(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {n: torch.rand(p.shape, generator=generator).pow(4) for n, p in model.named_parameters()}
-
-
-def train(model: nn.Module, optimizer: Optimizer, steps: int, *, first: int = 0) -> list[float]:
-    losses = []
-    dtype = next(model.parameters()).dtype
-    for step in range(first, first + steps):
-        generator = torch.Generator().manual_seed(1000 + step)
-        x = torch.randn(16, 11, generator=generator).to(dtype)
-        y = torch.randn(16, 5, generator=generator).to(dtype)
-        optimizer.zero_grad()
-        loss = (model(x) - y).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def weights(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().double().flatten() for p in model.parameters()])
 
 
 # ---------------------------------------------------------------- without strength, torch's own optimizers

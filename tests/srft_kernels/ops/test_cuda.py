@@ -847,6 +847,7 @@ def test_grad_scaler() -> None:
             AdamW(model.named_parameters(), lr=1e-2),
             prior={n: torch.ones_like(p) for n, p in model.named_parameters()},
             kappa=0.5,
+            unscale_in_step=True,
         )
         for model in (ours, theirs)
     )
