@@ -187,9 +187,11 @@ def find_result(folder: str | Path, sequence: str) -> Path | None:
 
 
 def find_confidences(folder: str | Path, sequence: str, result: Path) -> Path | None:
-    """The file with a tracker's confidences, one a frame: as ``rgbx track`` writes them (``scores/NAME.txt``), as VOT's
-    toolkit does (``NAME_001_confidence.value``), or ``_confidence``, ``_scores`` or ``_all_scores`` behind the name of
-    the result or of the sequence."""
+    """Return the file with a tracker's confidences, one a frame.
+
+    It may be named as ``rgbx track`` does (``scores/NAME.txt``), as VOT's toolkit does (``NAME_001_confidence.value``),
+    or with ``_confidence``, ``_scores`` or ``_all_scores`` after the name of the result or of the sequence.
+    """
     candidates = [Path(folder) / "scores" / f"{sequence}.txt"]
     for stem in (result.stem, sequence):
         endings = ("_confidence.value", "_confidence.txt", "_confidences.txt", "_scores.txt", "_all_scores.txt")
