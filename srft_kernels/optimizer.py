@@ -32,7 +32,8 @@ class SRFT(Optimizer):
     arithmetic, the significance and the pull are one kernel; around any other optimizer the regularization runs before
     and after its ``step``. With θ' what the inner optimizer alone would make of θ, the default (``mode="proximal"``) is
 
-        θ ← (θ' + w_p a + w_t θ) / (1 + w_p + w_t),    w_p = ηλκP̂/ρ,    w_t = (1-κ) μ/(1-μ)
+        θ ← (θ' + w_p a + w_t θ) / (1 + w_p + w_t)
+        w_p = ηλκP̂/ρ,  w_t = (1-κ) μ/(1-μ)
 
     where a is the anchor, P̂ the prior significance over its mean, ρ the RMS of the anchor tensor (at least 1e-3), and μ
     rises with the rank of the transfer significance T among its tensor's.
