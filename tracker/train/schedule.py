@@ -24,4 +24,5 @@ def lr_factor(step: int, settings: TrainSection) -> float:
 
 
 def lr_scheduler(optimizer: Optimizer, settings: TrainSection) -> LambdaLR:
+    """Return the scheduler that multiplies every learning rate by :func:`lr_factor` of the step."""
     return LambdaLR(optimizer, lambda step: lr_factor(step, settings))

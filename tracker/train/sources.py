@@ -78,6 +78,7 @@ def evaluation_sequences(
 
 
 def pair_settings(pairs: PairSection, network: NetworkConfig, crops: str = "host") -> PairSettings:
+    """Return how pairs are cropped for ``network``; ``crops`` says whether on the host or on the device."""
     settings: PairSettings = as_dataclass(
         PairSettings, pairs, template_size=network.template_size, search_size=network.search_size, crops=crops
     )
