@@ -7,6 +7,7 @@ or the other five classes behind a head of their own. What it still knows is its
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -104,7 +105,7 @@ def task_of(kind: str, seed: int, classes: tuple[int, int] = (0, CLASSES), head:
     images, labels = transformed(images, kind)[order], labels[order]
     edges = np.cumsum([0, OLD, POOL, VALIDATION, len(labels) - OLD - POOL - VALIDATION])
     parts = []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         inside = (labels[start:end] >= classes[0]) & (labels[start:end] < classes[1])
         parts.append(
             Split(torch.from_numpy(images[start:end][inside]), torch.from_numpy(labels[start:end][inside] - classes[0]))
@@ -217,7 +218,8 @@ def _prior(model: nn.Module, one: Trial, old: Task, data: Split) -> dict[str, Te
     """The prior of a trial, estimated once for all trials that share it."""
     data_of = one.get("prior_data", "old")
     names = ("estimator", "width", "shots") if data_of == "new" else ("estimator", "width")
-    key = f"{one.task == 'halves'} {one.task if data_of == 'new' else ''} {data_of} {one.seed} {[one.get(n) for n in names]}"
+    kind = one.task if data_of == "new" else one.task == "halves"
+    key = f"{data_of} {kind} {one.seed} {[one.get(name) for name in names]}"
     if key not in _PRIORS:
         while len(_PRIORS) > 100:
             del _PRIORS[next(iter(_PRIORS))]

@@ -1,4 +1,4 @@
-"""Figures of the page: the plane of new against kept with a frontier for each method, and the learning rate's effect."""
+"""Figures of the page: the plane of new against kept with a frontier for each method, and the learning rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-from evidence.statistics import KEPT, TARGET, Results, balance, estimate, frontier, means, test_balance
+from evidence.statistics import KEPT, TARGET, Results, balance, both_on_test, estimate, frontier, means
 
 COLORS = {
     "AdamW": "#c0392b",
@@ -56,7 +56,7 @@ def sensitivity(found: Mapping[str, Results], path: Path, title: str) -> None:
             continue
         average = means(found[name])
         rates = sorted({key[0] for key in average})
-        best = [max((balance(m), test_balance(m)) for key, m in average.items() if key[0] == rate)[1] for rate in rates]
+        best = [max((balance(m), both_on_test(m)) for key, m in average.items() if key[0] == rate)[1] for rate in rates]
         axes.plot(rates, best, "-o", ms=3.5, lw=1.4, color=COLORS[name], label=name)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")

@@ -34,7 +34,7 @@ def kappa_of(name: str, steps: int) -> Any:
 
 
 def shaped(prior: Mapping[str, Tensor], one: Trial) -> dict[str, Tensor]:
-    """The prior as a trial changes it: to a ``power``, blended with uniform weights, divided by its tensors' medians."""
+    """The prior as a trial changes it: to a ``power``, blended with uniform weights, or over its tensors' medians."""
     made = dict(prior)
     if one.get("power", 1.0) != 1.0:
         made = {name: tensor ** one["power"] for name, tensor in made.items()}
@@ -87,11 +87,11 @@ def optimizer_of(
 
 
 class AdamProximal(torch.optim.Optimizer):
-    r"""AdamW, then the minimizer of ½ (x-θ')² √v/η + ½ λκ P (x-a)²: the quadratic of EWC in the metric in which Adam steps.
+    r"""AdamW, then the minimizer of ½ (x-θ')² √v/η + ½ λκ P (x-a)²: EWC's quadratic in the metric in which Adam steps.
 
     A step of Adam is one of gradient descent with rates η/(√v+ε). The proximal step of the same rates has the weight
-    w = ηλκP/(√v+ε), with λ in the units of EWC's penalty. Where training rests, the task's gradient balances λP(θ-a), as
-    for the penalty in the loss; the moments, unlike there, are the task's alone.
+    w = ηλκP/(√v+ε), with λ in the units of EWC's penalty. Where training rests, the task's gradient balances λP(θ-a),
+    as for the penalty in the loss; the moments, unlike there, are the task's alone.
     """
 
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from evidence.statistics import (
     Family,
     Results,
     balance,
+    both_on_test,
     chosen,
     estimate,
     means,
     new_task,
     paired,
     results_of,
-    test_balance,
 )
 from evidence.trials import RESULTS, Record, Store
 
@@ -100,29 +99,29 @@ def methods_table(found: Mapping[str, Results], before: Sequence[float]) -> list
     """One row a method, at the configuration that is best on validation data."""
     reference = best_adamw(found)
     lines = [
-        "| method | tried | learning rate, λ | seeds | new | kept | mean of both | against the best AdamW | new at best for new |",
+        "| method | tried | learning rate, λ | seeds | new | kept | mean of both | against the best AdamW "
+        "| new at best for new |",
         "|---|---:|---|---:|---:|---:|---:|---|---:|",
-        f"| untouched | | | | {before[TARGET]:.1f} | {before[KEPT]:.1f} | {test_balance(before):.1f} | | |",
+        f"| untouched | | | | {before[TARGET]:.1f} | {before[KEPT]:.1f} | {both_on_test(before):.1f} | | |",
     ]
     base: dict[int, float] = {}
     if reference is not None:
         key = chosen(found[reference])
         assert key is not None
-        base = {seed: test_balance(m) for seed, m in found[reference][key].items()}
+        base = {seed: both_on_test(m) for seed, m in found[reference][key].items()}
     for name, results in found.items():
         key, greedy = chosen(results), chosen(results, new_task)
         if key is None or greedy is None:
             continue
         seeds = results[key]
         columns = [estimate([m[i] for m in seeds.values()]) for i in (TARGET, KEPT)]
-        both = estimate([test_balance(m) for m in seeds.values()])
-        against = (
-            "(reference)" if name == reference else str(paired({s: test_balance(m) for s, m in seeds.items()}, base))
-        )
+        both = estimate([both_on_test(m) for m in seeds.values()])
+        difference = paired({seed: both_on_test(m) for seed, m in seeds.items()}, base)
+        against = "(reference)" if name == reference else str(difference)
         best_new = estimate([m[TARGET] for m in results[greedy].values()])
         lines.append(
-            f"| {name} | {len(results)} | {shown(key)} | {len(seeds)} | {columns[0]} | {columns[1]} | {both} | {against} "
-            f"| {best_new} |"
+            f"| {name} | {len(results)} | {shown(key)} | {len(seeds)} | {columns[0]} | {columns[1]} | {both} "
+            f"| {against} | {best_new} |"
         )
     return lines
 
@@ -134,7 +133,7 @@ def settings_table(records: Sequence[Record], task: str) -> list[str]:
     key = chosen(base)
     if key is None:
         return []
-    reference = {seed: test_balance(m) for seed, m in base[key].items()}
+    reference = {seed: both_on_test(m) for seed, m in base[key].items()}
     lines = [
         "| setting | tried | learning rate, λ | seeds | new | kept | mean of both | against plain |",
         "|---|---:|---|---:|---:|---:|---:|---|",
@@ -149,7 +148,7 @@ def settings_table(records: Sequence[Record], task: str) -> list[str]:
         if key is None:
             continue
         seeds = results[key]
-        both = {seed: test_balance(m) for seed, m in seeds.items()}
+        both = {seed: both_on_test(m) for seed, m in seeds.items()}
         columns = [str(estimate([m[i] for m in seeds.values()])) for i in (TARGET, KEPT)]
         row = f"| {name} | {len(results)} | {shown(key)} | {len(seeds)} | {' | '.join(columns)} | "
         rows.append(
@@ -173,8 +172,8 @@ def strength_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
             best = max(found, key=lambda key: balance(found[key]))
             cells = []
             for strength in STRENGTHS_SHOWN:
-                values = [(balance(m), test_balance(m)) for key, m in found.items() if key[1] == strength]
-                cells.append(f"{max(values)[1] - test_balance(found[best]):+.1f}" if values else "")
+                values = [(balance(m), both_on_test(m)) for key, m in found.items() if key[1] == strength]
+                cells.append(f"{max(values)[1] - both_on_test(found[best]):+.1f}" if values else "")
             label = f"{bench}, {task}{changed(shared, bench)}"
             count = len(next(iter(results.values())))
             lines.append(f"| {label} | {family.name} | {count} | {best[1]:g} | " + " | ".join(cells) + " |")
@@ -209,34 +208,24 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         found = gathered(records, task, dict(shared))
         if len(found) < 2:
             continue
-        name = (
-            f"{bench}-{task}{changed(shared, bench)}".replace(" (", "-")
-            .replace(")", "")
-            .replace(", ", "-")
-            .replace(" ", "")
-        )
-        lines += [f"### {task}{changed(shared, bench)}", ""]
+        label = f"{task}{changed(shared, bench)}"
+        stem = f"{bench}-{label}".translate(str.maketrans({" ": "-", "(": None, ")": None, ",": None}))
+        before = before_of(records, task)
+        lines += [f"### {label}", ""]
         drawn = {family: results for family, results in found.items() if family in DRAWN}
-        plane(
-            drawn,
-            before_of(records, task),
-            figures / f"{name}.png",
-            new,
-            old,
-            f"{title}: {task}{changed(shared, bench)}",
-        )
-        lines += [f"![{title}, {task}: new against kept](figures/{name}.png)", ""]
-        lines += [*methods_table(found, before_of(records, task)), ""]
+        plane(drawn, before, figures / f"{stem}.png", new, old, f"{title}: {label}")
+        lines += [f"![{title}, {label}: new against kept](figures/{stem}.png)", ""]
+        lines += [*methods_table(found, before), ""]
         if {"SRFT", "AdamW"} <= set(found):
-            sensitivity(found, figures / f"{name}-rates.png", f"{title}: {task}{changed(shared, bench)}")
-            lines += [f"![{title}, {task}: learning rate](figures/{name}-rates.png)", ""]
+            sensitivity(found, figures / f"{stem}-rates.png", f"{title}: {label}")
+            lines += [f"![{title}, {label}: learning rate](figures/{stem}-rates.png)", ""]
     return lines
 
 
 HEAD = """# Does it help? The figures
 
-Made by `python -m evidence report` from the records in `evidence/results/`; [docs/evidence.md](../docs/evidence.md) says
-what follows. A method's learning rate and λ are those with the highest mean of new and old on *validation* data, over
+Made by `python -m evidence report` from the records in `evidence/results/`; [docs/evidence.md](../docs/evidence.md)
+says what follows. A method's learning rate and λ are those with the highest mean of new and old on *validation* data, over
 all seeds; what is printed is on *test* data. "Tried" is how many configurations it was chosen from, free readouts
 (averages, mixtures, earlier steps) among them. Differences are paired over seeds, with the p of a two-sided paired t
 test, not corrected for the number of comparisons. "New at best for new" is the new task's accuracy where the
@@ -256,8 +245,8 @@ def places_section(stores: Mapping[str, Store]) -> list[str]:
         for place, number in count.items():
             at = store.places[place]
             lines.append(
-                f"| {bench} | {number} | {at['machine']}, {at['device']} | {at['threads']} | {at['torch']} | {at['commit']} "
-                f"| `{at['command']}` |"
+                f"| {bench} | {number} | {at['machine']}, {at['device']} | {at['threads']} | {at['torch']} "
+                f"| {at['commit']} | `{at['command']}` |"
             )
     return lines
 
@@ -285,8 +274,3 @@ def write(results: Path = RESULTS) -> Path:
 
 STRENGTH_NOTE = """Mean of new and kept on test data at each λ, less that at the λ that is best on validation data; the
 learning rate is the best one for each λ."""
-
-
-def with_readout(family: Family, readout: str) -> Family:
-    """The family judged by other weights of the same runs."""
-    return replace(family, name=f"{family.name}, {readout}", readout=readout)

@@ -82,7 +82,7 @@ def chosen(results: Results, criterion: Criterion = balance) -> Configuration | 
     return max(found, key=lambda key: criterion(found[key])) if found else None
 
 
-def test_balance(measures: Sequence[float]) -> float:
+def both_on_test(measures: Sequence[float]) -> float:
     """The mean of new and old on test data."""
     return (measures[TARGET] + measures[KEPT]) / 2.0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import gzip
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +107,7 @@ def data_of(shots: int, seed: int) -> Data:
     other = Images(train.pixels[rest], train.labels[rest])
     fashion = _fashion()
     edges = np.cumsum([0, PROBE, PROBE_VALIDATION, PROBE_TEST])
-    probes = [fashion.part(start, end) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    probes = [fashion.part(start, end) for start, end in itertools.pairwise(edges)]
     natural = other.part(VALIDATION, VALIDATION + PRIOR_IMAGES)
     return Data(few, other.part(0, VALIDATION), test.part(0, TEST), natural, *probes)
 
