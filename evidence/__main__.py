@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch
 
-from evidence.plan import PARTS
+from evidence.plan import ALL, PARTS, SHORT
 from evidence.trials import RESULTS, Store, Trial, here
+
+GROUPS = {"short": SHORT, "all": ALL}
 
 
 def kind_of(one: Trial) -> tuple[object, ...]:
@@ -89,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evidence", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="run the trials that have no record")
-    running.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"of {', '.join(PARTS)}; by default all")
+    names = [*PARTS, "short", "all"]
+    running.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)}; by default short")
     running.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after so long")
     running.add_argument("--threads", type=int, default=None, help="of torch; by default torch's own choice")
     reporting = commands.add_parser("report", help="write the page and its figures from the records")
@@ -97,9 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
     given = parser.parse_args(arguments)
     if given.command == "run":
+        unknown = sorted(set(given.parts) - set(names))
+        if unknown:
+            parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(names)}")
         if given.threads:
             torch.set_num_threads(given.threads)
-        run(given.parts or list(PARTS), given.results, given.minutes)
+        listed = [part for name in given.parts or ["short"] for part in GROUPS.get(name, [name])]
+        run(listed, given.results, given.minutes)
         return 0
     from evidence.report import write
 

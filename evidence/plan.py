@@ -178,3 +178,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-long": list(tracking_grid(FEW_SEEDS, ["thermal"], steps=2000)),
 }
 """The parts of the plan, by name, in the order in which they run."""
+
+ALL = list(PARTS)
+SHORT = ["digits-rotated", "digits-settings", "digits-tasks", "digits-row", "vision-core", "tracking-core"]
+"""At most an hour on two cores."""

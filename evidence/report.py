@@ -224,12 +224,12 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
 
 HEAD = """# Does it help? The figures
 
-Made by `python -m evidence report` from the records in `evidence/results/`; [docs/evidence.md](../docs/evidence.md)
-says what follows. A method's learning rate and λ are those with the highest mean of new and old on *validation* data, over
-all seeds; what is printed is on *test* data. "Tried" is how many configurations it was chosen from, free readouts
-(averages, mixtures, earlier steps) among them. Differences are paired over seeds, with the p of a two-sided paired t
-test, not corrected for the number of comparisons. "New at best for new" is the new task's accuracy where the
-configuration is chosen for the new task alone.
+Made by `python -m evidence report` from the records in `evidence/results/`;
+[docs/evidence.md](../docs/evidence.md) says what follows. A method's learning rate and λ are those with the highest
+mean of new and old on *validation* data, over all seeds; what is printed is on *test* data. "Tried" is how many
+configurations it was chosen from, free readouts (averages, mixtures, earlier steps) among them. Differences are paired
+over seeds, with the p of a two-sided paired t test, not corrected for the number of comparisons. "New at best for new"
+is the new task's accuracy where the configuration is chosen for the new task alone.
 """
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from evidence.statistics import Family, chosen, estimate, frontier, new_task, paired, results_of, both_on_test
+from evidence.statistics import Family, both_on_test, chosen, estimate, frontier, new_task, paired, results_of
 from evidence.trials import Record, trial
 
 SHARED = {"steps": 10}
