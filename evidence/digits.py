@@ -28,6 +28,9 @@ PRETRAINING_STEPS, PRETRAINING_RATE, PRETRAINING_BATCH = 600, 3e-3, 64
 HEAD_RATE = 3e-3
 """Learning rate of a head that is new, whatever the method and its rate."""
 CHECKPOINTS = (0.0625, 0.125, 0.25, 0.5)
+PATH_CHECKPOINTS = tuple(part / 16 for part in range(1, 16))
+"""Where a run whose κ falls exponentially is judged: it passes through every strength."""
+MERGERS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 MIXTURES = tuple(share / 10 for share in range(1, 10))
 ROW = ("inverted", "turned", "permuted")
 
@@ -251,7 +254,8 @@ def run(one: Trial) -> Record:
     first = {name: p.detach().clone() for name, p in model.named_parameters()}
     steps, readouts = one["steps"], {}
     average = methods.Average(model, steps)
-    marks = {max(1, round(share * steps)) - 1: f"at{share:g}" for share in CHECKPOINTS}
+    shares = PATH_CHECKPOINTS if str(one.get("kappa")).startswith("exponential") else CHECKPOINTS
+    marks = {max(1, round(share * steps)) - 1: f"at{share:g}" for share in shares}
     offset = 0
 
     def each(step: int) -> None:
@@ -269,6 +273,9 @@ def run(one: Trial) -> Record:
     last = {name: p.detach().clone() for name, p in model.named_parameters()}
     methods.load(model, average.weights)
     readouts["average"] = judged(model, new, [old])
+    for strength in MERGERS if one.method == "merged" else ():
+        methods.load(model, {**last, **methods.merged(first, last, prior, strength)})
+        readouts[f"merge{strength:g}"] = judged(model, new, [old])
     for share in MIXTURES if one.method == "adamw" else MIXTURES[4:8:3]:
         # A head that is new has no old weights to be mixed with.
         mixed = {n: t for n, t in methods.between(first, last, share).items() if new.head == "old" or ".new." not in n}

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 import srft_kernels as srft
 from evidence.trials import Trial
 
-TRAINED = ("adamw", "srft", "metric", "l2sp", "ewc", "probe", "lpft")
-"""``adamw``: all weights. ``srft``: SRFT around it, with every option of the trial. ``metric``: the pull in Adam's own
-metric, :class:`AdamProximal`. ``l2sp``: the coupled uniform penalty. ``ewc``: the coupled Fisher penalty in the paper's
-units. ``probe``: the last layer alone. ``lpft``: the last layer for the first half of the run, then all weights."""
+TRAINED = ("adamw", "merged", "srft", "metric", "l2sp", "ewc", "probe", "lpft")
+"""``adamw``: all weights; ``merged``: the same, with :func:`merged` afterwards. ``srft``: SRFT around it, with every
+option of the trial. ``metric``: the pull in Adam's own metric, :class:`AdamProximal`. ``l2sp``: the coupled uniform
+penalty. ``ewc``: the coupled Fisher penalty in the paper's units. ``probe``: the last layer alone. ``lpft``: the last
+layer for the first half of the run, then all weights."""
 
 DEFAULTS: dict[str, Any] = {
     "strength": 0.0,
@@ -30,6 +31,8 @@ DEFAULTS: dict[str, Any] = {
 def kappa_of(name: str, steps: int) -> Any:
     """A schedule by name: a constant, or one that falls from 1 to 0 over the run."""
     kinds = {"cosine": srft.CosineKappa, "linear": srft.LinearKappa, "exponential": srft.ExponentialKappa}
+    if name.startswith("exponential to "):
+        return srft.ExponentialKappa(steps, end=float(name.removeprefix("exponential to ")))
     return kinds[name](steps) if name in kinds else srft.ConstantKappa(float(name))
 
 
@@ -62,7 +65,7 @@ def optimizer_of(
     """
     trained = {name for group in groups for name, _ in group["params"]}
     inner = torch.optim.AdamW(groups, lr=one["lr"], weight_decay=one.get("weight_decay", 0.0))
-    if one.method in ("adamw", "probe", "lpft"):
+    if one.method in ("adamw", "merged", "probe", "lpft"):
         return inner
     if one.method not in TRAINED or prior is None:
         raise ValueError(f"the method {one.method!r} is none of {', '.join(TRAINED)}, or lacks a prior")
@@ -153,6 +156,22 @@ def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def between(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Weights on the line from the old ones to the new ones (WiSE-FT, arXiv 2109.01903)."""
     return {name: torch.lerp(first[name], tensor, share) for name, tensor in last.items() if name in first}
+
+
+def merged(
+    first: Mapping[str, Tensor], last: Mapping[str, Tensor], prior: Mapping[str, Tensor], strength: float
+) -> dict[str, Tensor]:
+    """The way back by significance, after training: θ ← a + (θ-a) / (1 + s P̂), with P̂ over the mean of all tensors.
+
+    It is the merging of two models by their Fisher information (arXiv 2111.09832) with that of the new one constant.
+    Weights without a prior stay where they are.
+    """
+    mean = sum(t.double().sum().item() for t in prior.values()) / sum(t.numel() for t in prior.values())
+    return {
+        name: first[name] + (last[name] - first[name]) / (1.0 + strength / mean * tensor)
+        for name, tensor in prior.items()
+        if name in first
+    }
 
 
 @torch.no_grad()

