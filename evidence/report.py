@@ -62,12 +62,16 @@ DRAWN = (
     "SRFT",
     "SRFT, global mean, κ falls",
 )
-SHARED = {"digits": plan.DIGITS, "vision": plan.VISION, "tracking": plan.TRACKING}
 BENCHES = {
     "digits": ("Digits", "accuracy on the new kind of digits", "accuracy on upright digits"),
     "vision": ("ViT-S/14, CIFAR-10 from few images", "accuracy on CIFAR-10", "probe on Fashion-MNIST"),
     "tracking": ("Tiny tracker", "success on RGB-X", "success of the RGB stream on RGB"),
 }
+
+
+def usual(bench: str) -> dict[str, Any]:
+    """The sizes, lengths and numbers of examples that a bench has where nothing else is said."""
+    return {"digits": plan.DIGITS, "vision": plan.VISION, "tracking": plan.TRACKING}[bench]
 
 
 def gathered(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> dict[str, Results]:
@@ -186,14 +190,14 @@ STRENGTHS_SHOWN = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 def situations(records: Iterable[Record], bench: str) -> list[tuple[str, tuple[tuple[str, Any], ...]]]:
     """Task and shared options (sizes, lengths, numbers of examples) that records were made with."""
-    names = SHARED[bench]
+    names = usual(bench)
     seen = Counter((record.trial.task, tuple((name, record.trial.get(name)) for name in names)) for record in records)
     return list(seen)
 
 
 def changed(shared: Iterable[tuple[str, Any]], bench: str) -> str:
     """What differs from the bench's usual options."""
-    different = [f"{value} {name}" for name, value in shared if value != SHARED[bench][name]]
+    different = [f"{value} {name}" for name, value in shared if value != usual(bench)[name]]
     return f" ({', '.join(different)})" if different else ""
 
 
