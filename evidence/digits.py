@@ -10,7 +10,7 @@ import functools
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,13 +107,14 @@ def task_of(kind: str, seed: int, classes: tuple[int, int] = (0, CLASSES), head:
     order = np.random.default_rng(seed).permutation(len(labels))
     images, labels = transformed(images, kind)[order], labels[order]
     edges = np.cumsum([0, OLD, POOL, VALIDATION, len(labels) - OLD - POOL - VALIDATION])
-    parts = []
+    parts: list[Split] = []
     for start, end in itertools.pairwise(edges):
         inside = (labels[start:end] >= classes[0]) & (labels[start:end] < classes[1])
         parts.append(
             Split(torch.from_numpy(images[start:end][inside]), torch.from_numpy(labels[start:end][inside] - classes[0]))
         )
-    return Task(*parts, head)
+    old, pool, validation, test = parts
+    return Task(old, pool, validation, test, head)
 
 
 def few(pool: Split, shots: int, seed: int) -> Split:
@@ -139,7 +140,8 @@ def batches(data: Split, size: int, steps: int, seed: int) -> list[Split]:
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, head: str) -> float:
     """In percent."""
-    return 100.0 * (model(split.images, head).argmax(1) == split.labels).float().mean().item()
+    right: Tensor = model(split.images, head).argmax(1) == split.labels
+    return 100.0 * right.float().mean().item()
 
 
 def judged(model: nn.Module, new: Task, old: Sequence[Task]) -> list[float]:
@@ -207,7 +209,7 @@ def prior_of(model: nn.Module, one: Trial, old: Split, head: str) -> srft.Signif
 
     reached = [name for name, _ in model.named_parameters() if not name.startswith("heads.") or f".{head}." in name]
     if estimator in ("mas", "gnb"):
-        options = {"draws": 4} if estimator == "gnb" else {}
+        options: dict[str, Any] = {"draws": 4} if estimator == "gnb" else {}
         return srft.estimate_prior(model, None, parts, estimator, outputs_fn=logits, parameters=reached, **options)
     if estimator in ("uniform", "magnitude"):
         return srft.estimate_prior(model, estimator=estimator, parameters=reached)

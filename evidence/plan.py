@@ -136,6 +136,7 @@ def vision_grid(seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
     rates = (3e-5, 1e-4, 3e-4)
     for seed in seeds:
         yield from grid("vision", ["cifar10"], "adamw", [seed], fixed, lr=(1e-5, 2e-5, 3e-5, 5e-5, 1e-4, 3e-4))
+        yield from grid("vision", ["cifar10"], "merged", [seed], fixed, lr=rates)
         yield from grid("vision", ["cifar10"], "srft", [seed], fixed, lr=rates, strength=(3.0, 10.0, 30.0, 100.0))
         yield from grid("vision", ["cifar10"], "probe", [seed], fixed, lr=(1e-4,))
         yield from grid("vision", ["cifar10"], "lpft", [seed], fixed, lr=(1e-5, 3e-5, 1e-4))
@@ -165,6 +166,7 @@ def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) ->
     fixed = {**TRACKING, **changed}
     for seed in seeds:
         yield from grid("tracking", tasks, "adamw", [seed], fixed, lr=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3))
+        yield from grid("tracking", tasks, "merged", [seed], fixed, lr=(1e-4, 3e-4, 1e-3))
         yield from grid("tracking", tasks, "xonly", [seed], fixed, lr=(1e-4, 3e-4, 1e-3))
         for change in ({}, {"x": "none"}, FALLING, {"normalize": "global"}):
             held = {**fixed, **change}

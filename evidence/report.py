@@ -177,8 +177,8 @@ def strength_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
             best = max(found, key=lambda key: balance(found[key]))
             cells = []
             for strength in STRENGTHS_SHOWN:
-                values = [(balance(m), both_on_test(m)) for key, m in found.items() if key[1] == strength]
-                cells.append(f"{max(values)[1] - both_on_test(found[best]):+.1f}" if values else "")
+                values = [(balance(m), both_on_test(m.tolist())) for key, m in found.items() if key[1] == strength]
+                cells.append(f"{max(values)[1] - both_on_test(found[best].tolist()):+.1f}" if values else "")
             label = f"{bench}, {task}{changed(shared, bench)}"
             count = len(next(iter(results.values())))
             lines.append(f"| {label} | {family.name} | {count} | {best[1]:g} | " + " | ".join(cells) + " |")
@@ -214,7 +214,7 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         if len(found) < 2:
             continue
         label = f"{task}{changed(shared, bench)}"
-        stem = f"{bench}-{label}".translate(str.maketrans({" ": "-", "(": None, ")": None, ",": None}))
+        stem = f"{bench}-{label}".translate(str.maketrans(" ", "-", "(),"))
         before = before_of(records, task)
         lines += [f"### {label}", ""]
         drawn = {family: results for family, results in found.items() if family in DRAWN}

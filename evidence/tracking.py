@@ -37,8 +37,8 @@ from tracker.train.sources import generated_sequences, pair_settings
 from tracker.train.trainer import Trainer
 
 VALIDATION_SEED, TEST_SEED = 77, 1000
-COUNT = {"validation": 12, "test": 24}
-LENGTH = 40
+COUNT = {"validation": 8, "test": 16}
+LENGTH = 30
 CACHE = ROOT / "runs" / "evidence"
 
 
@@ -80,7 +80,7 @@ def success(network: Tracker, modality: str, part: str) -> float:
     sequences = _test_sequences(modality, part)
     device = next(network.parameters()).device
     with torch.autocast(device.type, torch.bfloat16):
-        tracks = track_dataset(network, sequences, None, _pretrained()[1], batch=len(sequences), label=part)
+        tracks = track_dataset(network, sequences, None, _pretrained()[1], batch=len(sequences), progress=False)
     found = evaluate(sequences, tracks, "lasher", tracker="", options=LasHeROptions(absent="excluded"))
     return 100.0 * found.scores["SR"]
 
@@ -129,7 +129,7 @@ def run(one: Trial) -> Record:
     config = configuration(one)
     network: Tracker = initialize_two_stream(_pretrained()[0])
     before = _before(one.task)
-    prior = prior_of(one, network) if one.method != "adamw" else None
+    prior = prior_of(one, network) if one.method not in ("adamw", "xonly") else None
     first = {name: p.detach().clone() for name, p in network.named_parameters()}
     seed_everything(one.seed, True)
     few = _few(one.task, one["sequences"], one.seed)
@@ -155,10 +155,12 @@ def run(one: Trial) -> Record:
     if losses:
         tail = max(1, len(losses) // 10)
         facts |= {"first_loss": losses[0], "last_loss": sum(losses[-tail:]) / tail}
-    if one.method == "adamw":
+    if one.method == "merged":
         last = {name: p.detach().clone() for name, p in network.named_parameters()}
+        assert prior is not None
         methods.load(network, methods.between(first, last, 0.5))
         readouts["mix0.5"] = measured(network, one.task)
-        methods.load(network, last)
+        methods.load(network, {**last, **methods.merged(first, last, prior, 1.0)})
+        readouts["merge1"] = measured(network, one.task)
     facts["seconds"] = time.perf_counter() - start
     return Record(one, before, readouts, {name: float(f"{value:.4g}") for name, value in facts.items()})

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ PROBE, PROBE_VALIDATION, PROBE_TEST = 400, 200, 500
 PRIOR_IMAGES = 128
 RIDGE = 10.0
 MIXTURES = (0.5,)
+MERGERS = (0.3, 3.0, 30.0)
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 CACHE = ROOT / "runs" / "evidence"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -128,7 +129,7 @@ def autocast() -> torch.autocast:
 
 
 @torch.no_grad()
-def _through(model: nn.Module, images: Images, features: bool, batch: int = 100) -> Tensor:
+def _through(model: Any, images: Images, features: bool, batch: int = 100) -> Tensor:
     found = []
     for pixels in images.pixels.split(batch):
         with autocast():
@@ -137,12 +138,12 @@ def _through(model: nn.Module, images: Images, features: bool, batch: int = 100)
     return torch.cat(found)
 
 
-def accuracy(model: nn.Module, images: Images) -> float:
+def accuracy(model: Any, images: Images) -> float:
     """In percent."""
     return 100.0 * (_through(model, images, features=False).argmax(1) == images.labels).float().mean().item()
 
 
-def probed(model: nn.Module, data: Data) -> tuple[float, float]:
+def probed(model: Any, data: Data) -> tuple[float, float]:
     """Accuracy in percent of a ridge probe on Fashion-MNIST, on validation and test images."""
     features = [_through(model, part, True).double() for part in (data.probe, data.probe_validation, data.probe_test)]
     mean, deviation = features[0].mean(0), features[0].std(0).clamp(min=1e-6)
@@ -155,7 +156,7 @@ def probed(model: nn.Module, data: Data) -> tuple[float, float]:
     return 100.0 * shares[0], 100.0 * shares[1]
 
 
-def measured(model: nn.Module, data: Data) -> list[float]:
+def measured(model: Any, data: Data) -> list[float]:
     """The measures of a readout."""
     found = [accuracy(model, data.validation), accuracy(model, data.test), *probed(model, data)]
     return [round(value, 2) for value in found]
@@ -166,9 +167,9 @@ def _loaded(name: str) -> nn.Module:
     return foundation.network(name, SIZE, CLASSES)
 
 
-def _network(name: str) -> nn.Module:
+def _network(name: str) -> Any:
     """The pre-trained network with a head drawn from torch's generator."""
-    model = copy.deepcopy(_loaded(name))
+    model: Any = copy.deepcopy(_loaded(name))
     nn.init.trunc_normal_(model.get_classifier().weight, std=0.02)
     nn.init.zeros_(model.get_classifier().bias)
     return model.to(device()).eval()
@@ -177,13 +178,13 @@ def _network(name: str) -> nn.Module:
 _KEPT_BEFORE: dict[str, list[float]] = {}
 
 
-def prior_of(model: nn.Module, estimator: str, data: Data, head: Sequence[str]) -> dict[str, Tensor]:
+def prior_of(model: Any, estimator: str, data: Data, head: Sequence[str]) -> dict[str, Tensor]:
     """Significance of the pre-trained features; no old data, which nobody has: MAS on unlabelled natural images."""
     body = [name for name, _ in model.named_parameters() if name not in head]
     if estimator in ("uniform", "magnitude"):
         return dict(srft.estimate_prior(model, estimator=estimator, parameters=body))
 
-    def features(network: nn.Module, batch: Tensor) -> Tensor:
+    def features(network: Any, batch: Tensor) -> Tensor:
         found: Tensor = network.forward_head(network.forward_features(batch), pre_logits=True)
         return found
 
@@ -192,7 +193,7 @@ def prior_of(model: nn.Module, estimator: str, data: Data, head: Sequence[str]) 
     return dict(srft.estimate_prior(model, None, batches, "mas", outputs_fn=features, parameters=body))
 
 
-def _prior(model: nn.Module, one: Trial, data: Data, head: Sequence[str]) -> dict[str, Tensor]:
+def _prior(model: Any, one: Trial, data: Data, head: Sequence[str]) -> dict[str, Tensor]:
     """The prior of a trial, in a file where it takes a while; one for all seeds, as what matters to the old features is
     no question of the new task's draw, unless it is judged on the new images."""
     estimator = one.get("estimator", "mas")
@@ -233,14 +234,16 @@ def run(one: Trial) -> Record:
     before = [100.0 / CLASSES, 100.0 / CLASSES, *_KEPT_BEFORE[one["model"]]]
     prior = _prior(model, one, data, head) if one.method not in ("probe", "adamw") else {}
     first = {name: p.detach().clone() for name, p in model.named_parameters() if name not in head}
-    steps, readouts, losses = one["steps"], {}, []
-    average = methods.Average(model, steps) if one.method == "adamw" else None
+    steps = one["steps"]
+    readouts: dict[str, list[float]] = {}
+    losses: list[float] = []
+    average = methods.Average(model, steps) if one.method == "merged" else None
     for stage, count in _stages(one.method, steps):
         named = [(name, p) for name, p in model.named_parameters() if name not in head]
         groups = [{"params": [(n, p) for n, p in model.named_parameters() if n in head], "lr": HEAD_RATE}]
         groups += [{"params": named, "lr": one["lr"]}] if stage == "all" else []
         optimizer = methods.optimizer_of(one, groups, prior, count)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=count: methods.cosine(step, n))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(methods.cosine, steps=count))
         for pixels, labels in drawn(data.few, one["batch"], count, one.seed + len(losses)):
             optimizer.zero_grad()
             with autocast():
@@ -255,13 +258,17 @@ def run(one: Trial) -> Record:
                 readouts["at0.5"] = measured(model, data)
     readouts["final"] = measured(model, data)
     facts: Mapping[str, float] = methods.travel(first, model, prior)
-    if average is not None:
+    if one.method in ("adamw", "merged"):
         last = {name: p.detach().clone() for name, p in model.named_parameters()}
-        methods.load(model, average.weights)
-        readouts["average"] = measured(model, data)
         for share in MIXTURES:
             methods.load(model, {**last, **methods.between(first, last, share)})
             readouts[f"mix{share:g}"] = measured(model, data)
+        for strength in MERGERS if one.method == "merged" else ():
+            methods.load(model, {**last, **methods.merged(first, last, prior, strength)})
+            readouts[f"merge{strength:g}"] = measured(model, data)
+    if average is not None:
+        methods.load(model, average.weights)
+        readouts["average"] = measured(model, data)
     tail = max(1, steps // 10)
     facts = {
         **facts,

@@ -82,11 +82,14 @@ def compare(seed: int) -> dict[str, tuple[float, float]]:
     def adamw(model: nn.Module, lr: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(model.named_parameters(), lr=lr, weight_decay=0.0)
 
-    held = {"strength": 10.0, "normalize": "global", "kappa": srft.CosineKappa(STEPS), "damping": None}
+    def held(model: nn.Module) -> torch.optim.Optimizer:
+        kappa = srft.CosineKappa(STEPS)
+        return srft.SRFT(adamw(model, 1e-2), prior, strength=10.0, kappa=kappa, normalize="global", damping=None)
+
     ways: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
         "AdamW, lr 1e-2": lambda model: adamw(model, 1e-2),
         "AdamW, lr 1.5e-3": lambda model: adamw(model, 1.5e-3),
-        "SRFT(AdamW), lr 1e-2": lambda model: srft.SRFT(adamw(model, 1e-2), prior, **held),
+        "SRFT(AdamW), lr 1e-2": held,
     }
     found = {"untouched": (accuracy(pretrained, new_test), accuracy(pretrained, old_test))}
     for name, optimizer_of in ways.items():
