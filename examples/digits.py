@@ -60,7 +60,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Digits, step
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Digits) -> float:
-    return 100 * (model(data[0]).argmax(1) == data[1]).float().mean().item()
+    return 100 * float((model(data[0]).argmax(1) == data[1]).float().mean())
 
 
 def losses(model: nn.Module, batch: Digits) -> Tensor:
