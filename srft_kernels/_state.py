@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from srft_kernels import sharded
 from srft_kernels._inner import MOMENTS, InnerOptimizer
 from srft_kernels._layout import (
     anchor_dtype,
@@ -18,6 +17,7 @@ from srft_kernels._layout import (
     dense_strides,
     mean_of,
     rms_of,
+    sum_of,
     zeros_beside,
 )
 from srft_kernels._options import owns_transfer, weighs_transfer
@@ -234,7 +234,7 @@ def scales_of(state: State, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor,
             if prior is None or prior.numel() == 0:
                 continue
             if group["normalize"] == "global":
-                total += sharded.total(prior)
+                total += sum_of(prior)
                 count += prior.numel()
             means[param] = 1.0 if group["normalize"] is None else mean_of(prior)
     scales = {}
