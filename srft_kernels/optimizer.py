@@ -252,7 +252,7 @@ class SRFT(Optimizer):
         """
         self._watch.accept_changes()
         running, policy = self._running, self.nonfinite_policy
-        if running is not None and running.due():
+        if running is not None and running.due(closure):
             loss = running.evaluate(closure)
         else:
             with torch.enable_grad():

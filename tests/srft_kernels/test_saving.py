@@ -117,6 +117,31 @@ def test_a_checkpoint_by_dcp_resumes_to_the_bits_of_the_whole_run(kind: Any, opt
     assert torch.equal(through.penalty, after.penalty)
 
 
+@pytest.mark.parametrize("kind", [AdamW, RMSprop])
+def test_curvature_goes_through_dcp(kind: Any) -> None:
+    def closure_of(model: nn.Module, optimizer: srft.SRFT, step: int) -> Callable[[], Tensor]:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss: Tensor = model(torch.full((2, 11), float(step))).square().mean()
+            loss.backward()
+            return loss
+
+        return closure
+
+    whole, first, second = network(), network(), network(seed=3)
+    spec = srft.Hutchinson(every=2)
+    made = [srft.SRFT(kind(m.named_parameters(), lr=1e-2), curvature=spec) for m in (whole, first, second)]
+    for model, optimizer, steps in ((whole, made[0], 6), (first, made[1], 3)):
+        for step in range(steps):
+            optimizer.step(closure_of(model, optimizer, step))
+    saved = copy.deepcopy(dcp.get_optimizer_state_dict(first, made[1]))
+    second.load_state_dict(first.state_dict())
+    dcp.set_optimizer_state_dict(second, made[2], saved)
+    for step in range(3, 6):
+        made[2].step(closure_of(second, made[2], step))
+    assert torch.equal(weights(whole), weights(second))
+
+
 # ---------------------------------------------------------------- the inner optimizer's own saving
 
 
