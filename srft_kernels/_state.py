@@ -73,7 +73,8 @@ def make(
         state: All state by parameter; what is there of a prior and an anchor is replaced.
         group: The param group, with its options.
         inner: The optimizer inside.
-        priors, anchors: By parameter. A parameter that is not in ``anchors`` is anchored where it is.
+        priors: By parameter.
+        anchors: By parameter. A parameter that is not in it is anchored where it is.
         curved: Whether the Hessian's diagonal is estimated on the way.
     """
     for param in group["params"]:
