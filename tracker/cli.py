@@ -11,6 +11,7 @@ from tracker.commands.data import data
 from tracker.commands.demonstration import demo
 from tracker.commands.evaluation import evaluate
 from tracker.commands.export import export
+from tracker.commands.methods import compare_methods
 from tracker.commands.tracking import track
 from tracker.commands.training import pretrain, prior, train
 from tracker.commands.viewing import compare, view
@@ -23,7 +24,7 @@ EXIT_INTERRUPTED = 130
 
 
 class RGBXGroup(click.Group):
-    """A group whose commands answer bad input with one sentence and exit status 2, never with a traceback."""
+    """A group of commands that answers bad input with one sentence and exit status 2, and never with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,7 +48,7 @@ class RGBXGroup(click.Group):
 
 
 def explain(error: Exception) -> tuple[int, str] | None:
-    """Exit status and sentence for an exception that is the user's business; None for a fault of ours."""
+    """Return exit status and sentence for an error of the user's input or disk, and None for a fault of the program."""
     if isinstance(error, RGBXError):
         return EXIT_BAD_INPUT, f"rgbx: error: {error}"
     if isinstance(error, OSError):
@@ -73,7 +74,21 @@ def cli(debug: bool, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-for command in (pretrain, prior, train, track, evaluate, demo, data, weights, view, compare, vot, export):
+for command in (
+    pretrain,
+    prior,
+    train,
+    track,
+    evaluate,
+    demo,
+    data,
+    weights,
+    view,
+    compare,
+    compare_methods,
+    vot,
+    export,
+):
     cli.add_command(command)
 
 

@@ -61,7 +61,7 @@ class Tracker:
     Raises:
         RGBXError: a checkpoint that cannot be loaded, an unknown device or an unknown setting.
 
-    Example::
+    For example:
 
         from tracker import Tracker
 

@@ -134,13 +134,13 @@ class DroppedSequence(Sequence):
         self.name, self.modality, self.boxes = sequence.name, sequence.modality, sequence.boxes
         self.rgb_only = sequence.rgb_only
         self.source = getattr(sequence, "source", None)
-        self.origin = sequence.origin
+        self.origin, self.annotated = sequence.origin, sequence.annotated
         self._rgb, self._x = list(rgb), list(x)
 
     def available(self, index: int) -> np.ndarray | Frame:
         """Return what is left of frame ``index``."""
         lost = [any(index in span for span in spans) for spans in (self._rgb, self._x)]
-        return without(self.sequence.frame(index), *lost)
+        return without(available(self.sequence, index), *lost)
 
     def frame(self, index: int) -> np.ndarray:
         """Return frame ``index`` with black in place of what was dropped: a picture for people to look at."""
@@ -154,4 +154,6 @@ class DroppedSequence(Sequence):
 
 def available(sequence: Sequence, index: int) -> np.ndarray | Frame:
     """Return frame ``index`` as a tracker gets it."""
-    return sequence.available(index) if isinstance(sequence, DroppedSequence) else sequence.frame(index)
+    if isinstance(sequence, DroppedSequence):
+        return sequence.available(index)
+    return without(sequence.frame(index), rgb=False, x=sequence.lacks_x(index))

@@ -30,8 +30,11 @@ NARROWEST_PANEL = 120
 
 @dataclass(frozen=True)
 class Mark:
-    """A tracker's answer in one frame: its label, its box ``x, y, w, h`` (NaN for none), its confidence, and whether it
-    takes the target for lost."""
+    """A tracker's answer in one frame, as it is drawn.
+
+    It has a label, a box ``x, y, w, h`` (NaN for none), a confidence, and whether the tracker takes the target for
+    lost.
+    """
 
     label: str
     box: np.ndarray

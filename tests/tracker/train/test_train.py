@@ -22,10 +22,9 @@ from tests.tracker.train.small_run import SMALL, run_config, trainer_of
 from tracker.config import DataSection, PairSection, TrainSection
 from tracker.data.dataset import PairDataset
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import NetworkConfig
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 from tracker.train.activations import recompute_blocks
 from tracker.train.finetune import fine_tuner
 from tracker.train.losses import TargetCellLoss, TrackingLoss
@@ -419,6 +418,19 @@ def test_target_cell_loss_differs_only_where_the_score_is_wrong() -> None:
     assert torch.equal(TargetCellLoss(plain)(right, boxes)["total"], plain(right, boxes)["total"])
     assert torch.equal(TargetCellLoss(plain)(wrong, boxes)["giou"], plain(right, boxes)["giou"])
     assert not torch.equal(plain(wrong, boxes)["giou"], plain(right, boxes)["giou"])
+
+
+def test_tf32_on_a_cpu_is_refused(pairs: PairDataset) -> None:
+    with pytest.raises(RGBXError, match=r"train.tf32 is for a GPU, and this run is on the CPU; leave train.tf32 out"):
+        trainer_of(run_config("train.tf32=true"), pairs)
+
+
+def test_a_trainer_refuses_the_folder_of_another_run(pairs: PairDataset, tmp_path: Path) -> None:
+    trainer_of(run_config(), pairs, tmp_path).run(until=2)
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(RGBXError, match=f"^{tmp_path} holds another run already"):
+        trainer_of(run_config(), pairs, tmp_path).run(until=1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == saved
 
 
 def test_learning_rate_schedules() -> None:
