@@ -151,6 +151,19 @@ def test_without_masks_training_sees_what_evaluation_sees() -> None:
     assert torch.equal(answer.output.features, network.eval()(template, search).features)
 
 
+def test_the_training_pass_is_one_graph() -> None:
+    """The teacher is no part of it: it runs where the loss is computed."""
+    torch.compiler.reset()
+    network = taught(mask_probability=0.0)
+    network.head.freeze_statistics()
+    template, search = crops(network.config)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    answer = compiled(template, search)
+    assert torch.equal(answer.output.features, network(template, search).output.features)
+    masked = torch.compile(taught(mask_probability=1.0), backend="eager", fullgraph=True)(template, search)
+    assert not torch.allclose(masked.output.features, answer.output.features)
+
+
 def test_the_teacher_gets_no_gradient_and_is_no_part_of_the_student() -> None:
     network = taught()
     answer = network(*crops(network.config))
