@@ -127,9 +127,10 @@ class Student(TunedTracker):
         """Open the teacher that ``config.distill`` names.
 
         Raises:
-            RGBXError: there is none, it cannot be a teacher, or it was trained with crops of another factor.
+            RGBXError: there is none, it cannot be a teacher, or it was trained with other crops or another style of X.
         """
         from tracker.inference.online import InferenceSettings
+        from tracker.train.validate import inference_settings
         from tracker.tuning.files import load_tracker
 
         settings = config.distill
@@ -142,13 +143,18 @@ class Student(TunedTracker):
             elimination_layers=(),
             keep_ratio=1.0,
         )
-        learned = InferenceSettings.from_meta(meta)
+        learned, wanted = InferenceSettings.from_meta(meta), inference_settings(config)
         for name in ("template_factor", "search_factor"):
-            wanted, given = getattr(learned, name), getattr(config.pairs, name)
-            if wanted != given:
+            theirs, ours = getattr(learned, name), getattr(wanted, name)
+            if theirs != ours:
                 raise RGBXError(
-                    f"the teacher was trained with {name} {wanted:g}, not {given:g}; set pairs.{name}={wanted:g}"
+                    f"the teacher was trained with {name} {theirs:g}, not {ours:g}; set pairs.{name}={theirs:g}"
                 )
+        if "inference" in meta and learned.rendering != wanted.rendering:
+            raise RGBXError(
+                f"the teacher knows X as {learned.rendering}, and the student would be shown {wanted.rendering}; give "
+                "data.depth_style and the other styles of the teacher"
+            )
         if self.distiller is None:
             self.learn_from(shape)
         cache = None

@@ -296,6 +296,9 @@ def test_a_teacher_that_cannot_teach_is_refused(tmp_path: Path) -> None:
     save_network(tmp_path / "two.safetensors", two_streams(), meta={"inference": {"search_factor": 5.0}})
     with pytest.raises(RGBXError, match=r"trained with search_factor 5, not 4; set pairs.search_factor=5"):
         network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'two.safetensors'}"))
+    save_network(tmp_path / "raw.safetensors", two_streams(), meta={"inference": {"depth_style": "raw"}})
+    with pytest.raises(RGBXError, match=r"knows X as .*raw.*; give data\.depth_style"):
+        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'raw.safetensors'}"))
     with pytest.raises(RGBXError, match=r"grids of 2 and 4 cells and the student of 2 and 6"):
         tuned("distill", rgb_tracker(search_size=96)).learn_from(two_streams().config)  # type: ignore[operator]
     with pytest.raises(RGBXError, match="meet 4 times, and the student has 2 layers"):
