@@ -29,6 +29,7 @@ def sentences(count: int, shift: int) -> list[dict[str, Tensor]]:
 
 
 def collated(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Some sentences as one batch."""
     return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
+from srft_kernels.ops.probe import fold_probes_
 from srft_kernels.sharded import local
 from srft_kernels.significance.hessian import (
     Difference,
@@ -19,9 +19,11 @@ from srft_kernels.significance.hessian import (
     kept_gradient,
     laid_out,
     narrowest_dtype,
+    perturbed_gradients,
     refuse_once_differentiable,
+    vector_products,
 )
-from srft_kernels.significance.untouched import Generators
+from srft_kernels.significance.preserve import Generators
 
 
 @dataclass(frozen=True)
@@ -158,22 +160,12 @@ def _by_autograd(
                 "backward(); or use method='finite_difference'"
             ) from error
         refuse_once_differentiable(gradients)
-        curved = [k for k, g in enumerate(gradients) if g is not None and g.requires_grad]
 
         def product(probe: int) -> HessianProduct:
             step = draw * spec.probes + probe
-            rows: Sequence[Tensor | None] = []
-            if curved:
-                signs = [torch.empty_like(params[k], requires_grad=False) for k in curved]
-                fill_probes_(signs, spec.seed, step, [numbers[k] for k in curved])
-                rows = torch.autograd.grad(
-                    [gradients[k] for k in curved],
-                    [params[k] for k in curved],
-                    [z.to(gradients[k].dtype) for z, k in zip(signs, curved, strict=True)],
-                    retain_graph=probe + 1 < spec.probes,
-                    allow_unused=True,
-                )
-            plus = {params[k]: laid_out(row, params[k]) for row, k in zip(rows, curved, strict=True)}
+            retain = probe + 1 < spec.probes
+            rows = vector_products(gradients, params, numbers, spec.seed, step, retain=retain)
+            plus = {params[k]: laid_out(row, params[k]) for k, (row, _) in rows.items()}
             return _weighed(spec, probe, plus, None, True, (1 - spec.beta) / spec.probes, step)
 
         last = _all_but_last(spec, product, params, numbers, curvatures)
@@ -225,39 +217,38 @@ def _by_differences(
     dtype = narrowest_dtype(loss, params) if isinstance(loss, Tensor) else params[0].dtype
     difference = spec.difference or ("forward" if dtype in (torch.float32, torch.float64) else "central")
     step = spec.step or default_step(dtype, sum(params[k].numel() for k in moved), difference)
-    chosen, keys = [local(params[k]) for k in moved], [numbers[k] for k in moved]
-    originals = [p.detach().clone(memory_format=torch.preserve_format) for p in chosen]
+    chosen = [params[k] for k in moved]
 
-    def gradients(scale: float, key: int) -> dict[Tensor, Tensor]:
+    def gradients() -> list[Tensor | None]:
         for p in params:
             p.grad = None
         generators.restore()
-        perturb_(chosen, originals, scale, spec.seed, key, keys)
-        torch.clear_autocast_cache()  # or it would keep casts of the weights as they were
         with torch.enable_grad():
             closure()
-        found = {
-            params[k]: kept_gradient(laid_out(_own(params[k].grad), p)) for k, p in zip(moved, chosen, strict=True)
-        }
+        found = [kept_gradient(laid_out(_own(p.grad), local(p))) for p in chosen]
         for p, g in zip(params, kept, strict=True):
             p.grad = g
-        return found
-
-    def product(probe: int) -> HessianProduct:
-        key = draw * spec.probes + probe
-        plus = gradients(step, key)
-        minus = gradients(-step, key) if difference == "central" else None
-        span = 2 * step if difference == "central" else step
-        return _weighed(spec, probe, plus, minus, False, (1 - spec.beta) / (spec.probes * span), key)
+        return list(found)
 
     try:
-        last = _all_but_last(spec, product, params, numbers, curvatures)
+        with perturbed_gradients(chosen, [numbers[k] for k in moved], spec.seed, gradients) as gradients_at:
+
+            def product(probe: int) -> HessianProduct:
+                key = draw * spec.probes + probe
+                plus = _by_parameter(chosen, gradients_at(step, key))
+                minus = _by_parameter(chosen, gradients_at(-step, key)) if difference == "central" else None
+                span = 2 * step if difference == "central" else step
+                return _weighed(spec, probe, plus, minus, False, (1 - spec.beta) / (spec.probes * span), key)
+
+            last = _all_but_last(spec, product, params, numbers, curvatures)
     finally:
-        torch._foreach_copy_(chosen, originals)
-        torch.clear_autocast_cache()
         for p, g, value in zip(params, base, kept, strict=True):
             p.grad = g if g is None or value is None or value is g else g.copy_(value)
     return loss, last
+
+
+def _by_parameter(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> dict[Tensor, Tensor]:
+    return {p: g for p, g in zip(params, gradients, strict=True) if g is not None}
 
 
 def _own(grad: Tensor | None) -> Tensor | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import penalty as _operators
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.significance.estimate import fisher_diagonal, hessian_diagonal, hutchinson_diagonal
 
 __all__ = ["Tensors", "fisher_diagonal", "hessian_diagonal", "hutchinson_diagonal", "significance_penalty"]
@@ -24,8 +25,9 @@ def significance_penalty(
     *,
     normalize: Literal["none", "tensor", "global"] = "none",
 ) -> Tensor:
-    """``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²``: elastic weight consolidation (arXiv 1612.00796,
-    equation 3).
+    """Return the penalty of elastic weight consolidation over lists of tensors (arXiv 1612.00796, equation 3).
+
+    ``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²``
 
     This is the raw weighted quadratic: with ``normalize="none"`` the size of ``strength`` has the unit of one
     over the significance, as in the literature. ``"tensor"`` divides every P_k by its own mean, ``"global"``
@@ -94,5 +96,5 @@ def _normalized(weights: list[Tensor], how: str) -> list[Tensor]:
 def _divided(weight: Tensor, mean: Tensor) -> Tensor:
     # The inner where keeps 1/0 out of the backward pass, where it would turn the zero gradient into NaN.
     safe = torch.where(mean > 0, mean, torch.ones_like(mean))
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    wide = element_dtype(weight)
     return torch.where(mean > 0, weight.to(wide) / safe.to(wide), torch.zeros_like(weight, dtype=wide))

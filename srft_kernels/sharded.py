@@ -54,8 +54,9 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shard_of(value: Tensor, param: Tensor) -> Tensor:
-    """The elements of ``value``, full (and then the same on every process) or distributed, that are beside
-    ``local(param)``.
+    """Return the elements of ``value`` that lie beside ``local(param)``.
+
+    ``value`` is full (and then the same on every process) or distributed.
     """
     if not is_distributed(param):
         return value.full_tensor() if is_distributed(value) else value  # type: ignore[attr-defined]
@@ -112,8 +113,10 @@ def probe_numbers(groups: Sequence[Mapping[str, Any]], mesh: Any) -> dict[Tensor
 
 
 class Sharing:
-    """Makes statistics of shards those of whole tensors, the same on every process, so that the next step's ranks and
-    means are right: ranges of histograms follow from statistics, so all processes count in the same bins.
+    """Makes the statistics of shards those of whole tensors, the same on every process.
+
+    So the next step's ranks and means are right: ranges of histograms follow from statistics, and all processes count
+    in the same bins.
 
     A step costs one small collective (SUM and COUNT), by rank two (2 KB a parameter).
     """
@@ -155,8 +158,10 @@ class Sharing:
         return anywhere(full.float(), self.mesh) > 0
 
     def add_empty(self, rows: Tensor) -> None:
-        """Kernels pass over tensors without elements, here those whose shard is empty: where the mean over all tensors
-        counts, the sums of these go to another row.
+        """Move the sums of tensors without elements to another row.
+
+        Kernels pass over tensors without elements, and a tensor whose shard is empty is one of them. Where the mean
+        over all tensors counts, their sums have to stand in a row that is read.
         """
         if self._first is not None:
             rows[self._first, SUM : COUNT + 1] += rows[self._without, SUM : COUNT + 1].sum(dim=0)

@@ -13,13 +13,15 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from srft_kernels._names import shortened
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.sharded import is_distributed, whole
 from srft_kernels.significance.convergence import LEAST_DRAWS, RunningError
 from srft_kernels.significance.estimators import ESTIMATORS, Estimator, NonFiniteBatch, Request
-from srft_kernels.significance.estimators.base import LossFunction, accumulation_dtype
+from srft_kernels.significance.estimators.base import LossFunction
 from srft_kernels.significance.map import SignificanceMap
+from srft_kernels.significance.preserve import generators_restored, model_restored
 from srft_kernels.significance.progress import ProgressLine
-from srft_kernels.significance.untouched import generators_restored, model_restored
 
 Selection: TypeAlias = Iterable[str] | Callable[[str, Tensor], bool]
 
@@ -249,6 +251,7 @@ def _estimate(
     options: Mapping[str, Any],
 ) -> _Estimate:
     worker = _estimator(estimator, options)
+    _check_arguments(model, loss_fn, batches)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a non-negative int, got {seed!r}")
     chosen = _selected(model, parameters)
@@ -257,7 +260,7 @@ def _estimate(
         "parameter_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in chosen.values()}),
     }
     if not worker.needs_batches:
-        weights = {n: worker.of_weight(whole(p.detach()).to(accumulation_dtype(p))) for n, p in chosen.items()}
+        weights = {n: worker.of_weight(whole(p.detach()).to(element_dtype(p))) for n, p in chosen.items()}
         return _Estimate(worker, weights, None, info)
 
     if batches is None or (loss_fn is None and worker.needs_loss):
@@ -298,6 +301,30 @@ def _estimate(
     return _Estimate(worker, {n: whole(s / seen) for n, s in sums.items()}, seen, info)
 
 
+def _check_arguments(model: Any, loss_fn: Any, batches: Any) -> None:
+    """Refuse what stands in another one's place, and a batch where batches are meant."""
+    order = "the order is estimate_prior(model, loss_fn, batches, estimator)"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}: {order}")
+    if loss_fn is not None and not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of model and batch, got {type(loss_fn).__name__}: {order}")
+    if isinstance(loss_fn, nn.modules.loss._Loss) or getattr(loss_fn, "__module__", "") == "torch.nn.functional":
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        raise TypeError(
+            f"the loss is called as loss_fn(model, batch), and {name} takes outputs and targets: give a function such "
+            "as lambda model, batch: loss(model(batch[0]), batch[1]), with one loss a sample (reduction='none')"
+        )
+    if batches is None:
+        return
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches must be an iterable of batches, got {type(batches).__name__}: {order}")
+    parts = batches if isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches) else ()
+    # A tuple of tensors of several kinds holds inputs and targets; one of several batches holds the like.
+    mixed = len({(part.dtype, part.shape[1:]) for part in parts}) > 1
+    if isinstance(batches, (Tensor, Mapping)) or mixed:
+        raise TypeError("batches must be an iterable of batches, and this is one batch: give a list of it, [batch]")
+
+
 def _no_loss(model: nn.Module, batch: Any) -> Tensor:
     raise AssertionError("an estimator from outputs asked for the loss")
 
@@ -319,7 +346,7 @@ def _accumulate(
     line: ProgressLine | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     sums = {
-        n: torch.zeros_like(p, dtype=accumulation_dtype(p), memory_format=torch.contiguous_format).detach()
+        n: torch.zeros_like(p, dtype=element_dtype(p), memory_format=torch.contiguous_format).detach()
         for n, p in chosen.items()
     }
     work = worker.start(model, chosen, seed)
@@ -367,17 +394,18 @@ def _accumulate(
             errors = spread.relative(list(sums.values()))
             if errors[0] <= limits.relative_error:
                 break
+    told = shortened(reasons, _REASONS_AT_MOST, "; ")
     if not seen:
         raise ValueError(
             "no significance could be estimated: "
-            + (f"all batches were refused ({_some(reasons)})" if reasons else "there were no samples")
+            + (f"all batches were refused ({told})" if reasons else "there were no samples")
         )
     if len(unreached) == len(chosen):
         raise ValueError(
             "no gradient reached any of the selected parameters: parameters= must select ones that loss_fn uses"
         )
     if reasons:
-        _warn(f"{len(reasons)} of {len(reasons) + used} batches were left out of the significance: {_some(reasons)}")
+        _warn(f"{len(reasons)} of {len(reasons) + used} batches were left out of the significance: {told}")
     if spread.draws > 1:
         errors = spread.relative(list(sums.values()))
     reached_error = math.inf if errors is None else errors[0]
@@ -417,11 +445,6 @@ def _not_finite(reached: list[tuple[str, Tensor]]) -> list[str]:
     return [name for (name, _), flag in zip(reached, finite, strict=True) if not bool(flag)]
 
 
-def _some(reasons: list[str]) -> str:
-    more = f"; and {len(reasons) - _REASONS_AT_MOST} more" if len(reasons) > _REASONS_AT_MOST else ""
-    return "; ".join(reasons[:_REASONS_AT_MOST]) + more
-
-
 def _estimator(name: str, options: Mapping[str, Any]) -> Estimator:
     if name not in ESTIMATORS:
         if name == "si":
@@ -448,9 +471,7 @@ def _selected(model: nn.Module, parameters: Selection | None) -> dict[str, Tenso
         wanted = list(parameters)
         unknown = [name for name in wanted if name not in named]
         if unknown:
-            raise ValueError(
-                f"the model has no parameter {unknown[0]!r}" + (f" and {len(unknown) - 1} more" * (len(unknown) > 1))
-            )
+            raise ValueError(f"the model has no parameter {shortened([repr(name) for name in unknown], 1)}")
         chosen = {name: named[name] for name in wanted}
     if not chosen:
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from srft_kernels._names import shortened
 from srft_kernels.significance import storage
 from srft_kernels.significance.comparison import Comparison, compare
 from srft_kernels.significance.statistics import (
@@ -22,8 +23,6 @@ from srft_kernels.significance.statistics import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_NAMED_AT_MOST = 10
 
 Names = Mapping[str, "str | Sequence[str] | None"] | Callable[[str], "str | Sequence[str] | None"]
 
@@ -312,9 +311,7 @@ def _validated(name: object, tensor: object) -> Tensor:
 def _listed(what: str, names: Sequence[str]) -> str:
     if not names:
         return ""
-    shown = ", ".join(names[:_NAMED_AT_MOST])
-    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    return f"{len(names)} {what}: {shown}{more}"
+    return f"{len(names)} {what}: {shortened(names)}"
 
 
 def _installed_version() -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from srft_kernels.significance.estimators.base import accumulation_dtype
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.significance.map import SignificanceMap
 
 
@@ -51,7 +51,7 @@ class PathIntegral:
             raise ValueError("none of the parameters is one that the optimizer steps")
         self._before: dict[str, Tensor] = {}
         # By parameter: the fused step writes here.
-        self._path = {p: torch.zeros_like(p, dtype=accumulation_dtype(p)) for p in self._named.values()}
+        self._path = {p: torch.zeros_like(p, dtype=element_dtype(p)) for p in self._named.values()}
         self.restart()
         follow = getattr(optimizer, "_record_paths", None)  # SRFT's, which cannot be imported from here
         self._unfollow = follow if follow is not None and follow(self._path) else None

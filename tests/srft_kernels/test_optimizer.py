@@ -15,42 +15,15 @@ from torch.optim import SGD, Adadelta, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 import srft_kernels as srft
 from srft_kernels import ops
-from srft_kernels.ops import reference
+from srft_kernels.ops import backends
 from srft_kernels.ops.native import library
-from srft_kernels.ops.plan import OperatorPlan, StepTensors
-from srft_kernels.ops.reference import rank_by_sort
+from srft_kernels.ops.plan import StepTensors
+from srft_kernels.ops.reference.rank import rank_by_sort
+from srft_kernels.ops.reference.step import ReferencePlan
 from srft_kernels.optimizer import EXTRA_STATE
+from tests.srft_kernels.networks import network, prior_of, train, weights
 
 BACKENDS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not library.available, reason=library.reason))]
-
-
-def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(11, 64), nn.GELU(), nn.Linear(64, 5), nn.LayerNorm(5)).to(dtype)
-
-
-def prior_of(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {n: torch.rand(p.shape, generator=generator).pow(4) for n, p in model.named_parameters()}
-
-
-def train(model: nn.Module, optimizer: Optimizer, steps: int, *, first: int = 0) -> list[float]:
-    losses = []
-    dtype = next(model.parameters()).dtype
-    for step in range(first, first + steps):
-        generator = torch.Generator().manual_seed(1000 + step)
-        x = torch.randn(16, 11, generator=generator).to(dtype)
-        y = torch.randn(16, 5, generator=generator).to(dtype)
-        optimizer.zero_grad()
-        loss = (model(x) - y).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def weights(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().double().flatten() for p in model.parameters()])
 
 
 # ---------------------------------------------------------------- without strength, torch's own optimizers
@@ -163,7 +136,7 @@ def test_the_proximal_step_minimizes_its_objective() -> None:
     torch.manual_seed(0)
     proposed, current, anchor = torch.randn(3, 100, dtype=torch.float64)
     w_p, w_t = torch.rand(2, 100, dtype=torch.float64).mul(5).exp()
-    from srft_kernels.ops.reference import proximal
+    from srft_kernels.ops.reference.step import proximal
 
     x = proximal(proposed, current, anchor, w_p, w_t).requires_grad_()
     objective = (x - proposed).square() + w_p * (x - anchor).square() + w_t * (x - current).square()
@@ -400,14 +373,12 @@ def test_a_frozen_parameter_that_thaws_is_anchored_there() -> None:
 
 
 def test_a_gpu_without_kernels_has_the_reference_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not the operator, which for CUDA tensors asks for the best backend again."""
-    monkeypatch.setattr(ops, "cuda_unavailable", lambda device: "no kernels")
-    monkeypatch.setattr(ops, "triton_available", lambda: (False, "no triton"))
+    monkeypatch.setattr(backends, "cuda_unavailable", lambda device: "no kernels")
+    monkeypatch.setattr(backends, "triton_available", lambda: (False, "no triton"))
     backend, make = ops.plan_maker(None, torch.device("cuda", 0))
     plan = make(StepTensors([], torch.zeros(0), torch.zeros(0, 0), torch.zeros(0, 4)))
     assert backend == "reference"
-    assert isinstance(plan, OperatorPlan)
-    assert plan._operator is reference.step
+    assert isinstance(plan, ReferencePlan)
     for name in ("native", "triton"):
         with pytest.raises(RuntimeError, match=f"backend='{name}' was asked for, but no"):
             ops.plan_maker(name, torch.device("cuda", 0))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import click
 
 from tracker.commands.shared import StyleChoice, writing
 from tracker.errors import RGBXError
+from tracker.files import write_text
 
 LAYOUTS = (
     "lasher", "rgbt234", "rgbt210", "gtot", "depthtrack", "vot_rgbd", "visevent", "coesot", "fe108", "folders",
@@ -88,9 +89,7 @@ def check(root: Path, layout: str, split: str | None, decode: bool, workers: int
     report = check_dataset(root, layout, split, decode, progress=True, workers=workers)
     click.echo(str(report))
     if file is not None:
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(report.to_json(), indent=2) + "\n")
         click.echo(f"wrote {file}")
     if not report.ok:
         raise click.exceptions.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +90,7 @@ def track(
     CHECKPOINT is a file, the name of shipped weights, or an ONNX file of `rgbx export onnx`.
     """
     from tracker.inference.missing import parse_ranges
+    from tracker.inference.opening import open_engine
 
     if (folder is None) == (rgb is None):
         raise RGBXError("give either a folder of frames, or --rgb (and --x) with videos or cameras")
@@ -223,42 +223,6 @@ def _track_dataset(
     click.echo(f"wrote results of {len(tracks)} sequences to {out}")
     if options["page"]:
         write_page_of_tracks(out, sequences, {runner.name: tracks})
-
-
-def open_engine(
-    checkpoint: Path, device: str, precision: str, engine: str, changed: dict[str, Any]
-) -> tuple[Engine, InferenceSettings]:
-    """A checkpoint or ONNX file ready to run, and the settings that it asks for with ``changed`` ones on top.
-
-    Raises:
-        RGBXError: an unknown device, one that is not there, or what loading raises.
-    """
-    import torch
-
-    from tracker.inference import InferenceSettings, make_engine
-
-    try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError:
-        raise RGBXError(f"device {device!r} is unknown; choose auto, cpu, cuda, or cuda:1 and so on") from None
-    if checkpoint.suffix == ".onnx":
-        from tracker.export import OnnxEngine
-
-        if engine != "eager" or precision != "fp32":
-            raise RGBXError(
-                "an ONNX file has its precision and runs in ONNX Runtime; leave out --engine and --precision"
-            )
-        onnx = OnnxEngine(checkpoint, "cpu" if device == "auto" else place.type, torch.get_num_threads())
-        return onnx, replace(onnx.settings, **changed)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise RGBXError(f"device {device} is not there: torch sees no GPU; use --device cpu")
-    from tracker.models.checkpoints import find_weights
-    from tracker.tuning.files import load_tracker
-
-    network, _, meta = load_tracker(find_weights(checkpoint))
-    settings = replace(InferenceSettings.from_meta(meta), **changed)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return make_engine(network.to(device=place, dtype=dtype), engine, settings.window), settings
 
 
 def read_box(text: str) -> tuple[float, ...]:

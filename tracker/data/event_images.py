@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tracker.data.layouts.splits import sequence_folders
 from tracker.data.recordings import RecordedFrame, Recording
 from tracker.data.rendering import XStyle
 from tracker.errors import RGBXError
+from tracker.files import atomic_folder
 from tracker.spellings import american
 
 
@@ -81,20 +81,16 @@ def render_sequence(
     if target.exists() and not overwrite:
         return None
     names = [path.stem for path in frame_files(folder / rgb_name)]
-    staging = {name: folder / f".{name}.partial-{os.getpid()}" for name in (rgb_name, x_name)}
-    try:
-        for place in staging.values():
-            shutil.rmtree(place, ignore_errors=True)
-        staging[x_name].mkdir()
+    with contextlib.ExitStack() as stack:
+        # Both or neither: what is entered last is renamed first, and only when all of it is written.
+        drawn = stack.enter_context(atomic_folder(target))
+        taken = None if names else stack.enter_context(atomic_folder(folder / rgb_name))
         recording = Recording(source)
         exposures: list[tuple[int, int]] = []
-        if not names:
-            staging[rgb_name].mkdir()
         for index, frame in enumerate(_shown(recording.frames(), f"{folder.name} frames", progress)):
             exposures.append((frame.start, frame.end))
-            if not names:
-                write_image(staging[rgb_name] / Path(naming.rgb.format(name="", index=naming.first + index)).name,
-                            frame.image)  # fmt: skip
+            if taken is not None:
+                write_image(taken / Path(naming.rgb.format(name="", index=naming.first + index)).name, frame.image)
         start = _first(folder, form, names, len(exposures), source, first) if names else 0
         stems = names or [
             Path(naming.rgb.format(name="", index=naming.first + index)).stem for index in range(len(exposures))
@@ -111,14 +107,7 @@ def render_sequence(
                 image = events_to_image(x, y, polarity, recording.size)
             else:
                 image = events_to_stack(x, y, t, polarity, recording.size, span)
-            write_image(staging[x_name] / f"{stem}{suffix}", image)
-        shutil.rmtree(target, ignore_errors=True)
-        if not names:
-            os.replace(staging[rgb_name], folder / rgb_name)
-        os.replace(staging[x_name], target)
-    finally:
-        for place in staging.values():
-            shutil.rmtree(place, ignore_errors=True)
+            write_image(drawn / f"{stem}{suffix}", image)
     return target
 
 

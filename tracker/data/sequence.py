@@ -70,8 +70,7 @@ class Sequence(abc.ABC):
         """
 
     def planes(self, index: int) -> np.ndarray:
-        """What there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any
-        other.
+        """What there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any other.
 
         Cropping these and adding the zeros afterwards costs half as much.
         """
@@ -79,8 +78,7 @@ class Sequence(abc.ABC):
         return image[:, :, :3] if self.rgb_only else image
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimeters),
-        or None.
+        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimeters), or None.
 
         Where nothing rawer is known, X is the rendered image.
 
@@ -148,8 +146,7 @@ class ArraySequence(Sequence):
 
 
 def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """Decode an image file (color as RGB), or None where it is missing or not an image. Any path name
-    works."""
+    """Decode an image file (color as RGB), or None where it is missing or not an image. Any path name works."""
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError:

@@ -132,8 +132,9 @@ def _attribute_rows(
 
 
 def csv_rows(metrics: ListLike[Metrics]) -> str:
-    """A CSV table with a header: trackers, best first, their scores in percent with two decimals, sequences, frames and
-    the protocol.
+    """Return a CSV table with a header: trackers, best first, and their scores in percent with two decimals.
+
+    Sequences, frames and the protocol follow in further columns.
 
     Raises:
         RGBXError: no tracker, or several protocols.
@@ -193,8 +194,10 @@ def text_table(
     attributes: AttributeScores | None = None,
     published: Published | None = None,
 ) -> str:
-    """An aligned table for the terminal below the protocol's name, scores in percent and trackers best first; and one
-    each of attributes, of published figures and of sequences where asked.
+    """Return an aligned table for the terminal, scores in percent and trackers best first.
+
+    The protocol's name stands above it. Tables of attributes, of published figures and of sequences follow where they
+    are asked for.
 
     Raises:
         RGBXError: no tracker, or several protocols.
@@ -218,8 +221,10 @@ def markdown_report(
     attributes: AttributeScores | None = None,
     published: Published | None = None,
 ) -> str:
-    """A Markdown page: the figures, trackers best first, the protocol and the options that they were computed with, the
-    plots, attributes and every sequence.
+    """Return a Markdown page with the figures, trackers best first, and everything that they depend on.
+
+    The page has the protocol and the options that the figures were computed with, the plots, attributes and every
+    sequence.
 
     Raises:
         RGBXError: no tracker, or several protocols.
@@ -252,8 +257,10 @@ def write_report(
     attributes: AttributeScores | None = None,
     published: Published | None = None,
 ) -> dict[str, Path]:
-    """Write ``report.md``, ``report.json``, ``report.csv``, ``report.tex`` and a plot per curve (``precision.png``,
-    ``success.png``, …); with attributes ``attributes_SR.png`` and the like, one for every score.
+    """Write ``report.md``, ``report.json``, ``report.csv``, ``report.tex`` and a plot for each curve.
+
+    Plots are ``precision.png``, ``success.png`` and so on; with attributes there are also ``attributes_SR.png`` and the
+    like, one for each score.
 
     Args:
         metrics: one a tracker, all of one protocol.

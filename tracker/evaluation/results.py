@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from collections.abc import Sequence as ListLike
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tracker.errors import RGBXError
+from tracker.files import atomic_file
 
 _SEPARATOR = re.compile(r"\s*[,;]\s*|\s+")
 EXTENSIONS = (".txt", ".csv", ".res", "")
@@ -119,14 +119,8 @@ def write_table(path: str | Path, rows: np.ndarray) -> None:
 
     The file is written beside its place and moved there, so that an interrupted run leaves no half file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        np.savetxt(partial, np.asarray(rows, dtype=np.float64), fmt="%.14f", delimiter=",")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(Path(path)) as file:
+        np.savetxt(file, np.asarray(rows, dtype=np.float64), fmt="%.14f", delimiter=",")
 
 
 def write_boxes(path: str | Path, boxes: np.ndarray) -> None:

@@ -20,7 +20,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxEngine(Engine):
-    """An ONNX file of :func:`tracker.export.onnx_export.export_onnx`.
+    """An ONNX file of :func:`tracker.export.onnx_export.export_onnx` that takes crops.
 
     Args:
         path: the file.
@@ -31,7 +31,8 @@ class OnnxEngine(Engine):
         settings: that it was exported with. The window is part of the graph.
 
     Raises:
-        RGBXError: onnxruntime is not installed, it has no such device, or the file is none of ours.
+        RGBXError: onnxruntime is not installed, it has no such device, or the file is none of ours or takes whole
+            frames.
     """
 
     name = "onnx"
@@ -56,6 +57,11 @@ class OnnxEngine(Engine):
         if stored is None:
             raise RGBXError(f"{path} does not say how it is to be run; make it with `rgbx export onnx`")
         meta = json.loads(stored)
+        if meta.get("input", "crops") != "crops":
+            raise RGBXError(
+                f"{path} takes whole frames, one target at a time, for programs of one's own "
+                "(examples/embed_onnx.py); export it without --whole-frames to run it here"
+            )
         self.template_size, self.search_size = int(meta["template_size"]), int(meta["search_size"])
         self.settings = InferenceSettings.from_meta(meta)
         self._fingerprint = str(meta["fingerprint"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence as ListLike
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.results import read_boxes, read_table, write_boxes, write_table
+from tracker.files import write_text
 from tracker.inference.engine import Engine, network_fingerprint
 from tracker.inference.online import InferenceSettings
 from tracker.inference.speed import speed_summary
@@ -212,10 +212,4 @@ def _write_run(folder: Path, fingerprint: str, settings: InferenceSettings, trac
 
 def write_json(path: Path, content: object) -> None:
     """Write it whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=1))

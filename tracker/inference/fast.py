@@ -78,8 +78,10 @@ class CompiledEngine(Engine):
 
 @dataclass
 class _Capture:
-    """A graph with the buffers that it reads and writes; of each there is one on the device and one in page-locked
-    memory, from where copies need not wait."""
+    """A captured graph, with the buffers that it reads and writes.
+
+    Each buffer exists once on the device and once in page-locked memory, from where copies need not wait.
+    """
 
     graph: torch.cuda.CUDAGraph
     pixels: tuple[Tensor, Tensor]

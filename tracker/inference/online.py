@@ -333,7 +333,7 @@ class OnlineTracker:
             (:func:`tracker.inference.fast.make_engine`, :class:`tracker.export.onnx_engine.OnnxEngine`).
         settings: see :class:`InferenceSettings`.
 
-    Example::
+    For example:
 
         tracker = OnlineTracker(network)
         tracker.initialize(frames[0], box)

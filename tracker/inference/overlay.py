@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.frame_errors import overlap
 from tracker.evaluation.plots import COLORS
+from tracker.files import atomic_path
 from tracker.inference.tracking import Track, Tracked, picture
 
 TRUTH_COLOR = "#ffffff"
@@ -240,19 +240,12 @@ def write_overlay(
     with_truth = truth and int(sequence.present.sum()) > 1
     if path.suffix.lower() not in (".gif", ".mp4"):
         raise RGBXError(f"cannot write {path.name}; expected a name that ends in .gif or .mp4")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix.lower()}")
-    try:
+    with atomic_path(path) as part:
         if path.suffix.lower() == ".mp4":
             everything = list(range(sequence.length))
-            _write_mp4(partial, _pictures(sequence, tracks, everything, panel_width, with_truth, title), fps)
+            _write_mp4(part, _pictures(sequence, tracks, everything, panel_width, with_truth, title), fps)
         else:
-            partial.write_bytes(
-                _fitting_gif(sequence, tracks, panel_width, with_truth, title, fps, max_bytes, max_frames)
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            part.write_bytes(_fitting_gif(sequence, tracks, panel_width, with_truth, title, fps, max_bytes, max_frames))
     return path
 
 

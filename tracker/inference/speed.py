@@ -36,7 +36,7 @@ def percentiles(seconds: np.ndarray) -> dict[str, float]:
 
 
 def speed_summary(tracks: Iterable[Timed]) -> dict[str, object]:
-    """Plain values for JSON, over the frames of all tracks that were timed:
+    """Return plain values for JSON, over the frames of all tracks that were timed.
 
     - ``frames``, and ``fps``: frames over the seconds spent cropping and in the network, first frames included;
     - ``latency_ms``: percentiles of the time from having a frame to having its box;

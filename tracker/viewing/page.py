@@ -7,7 +7,6 @@ import html
 import importlib.resources
 import json
 import math
-import os
 from collections.abc import Iterator
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.plots import COLORS
+from tracker.files import atomic_file
 from tracker.viewing.pictures import Pictures, take_pictures
 from tracker.viewing.runs import Record, Run
 from tracker.viewing.scores import FrameErrors, compare_scores, has_truth, mean_scores, score_runs
@@ -136,15 +136,9 @@ def write_page(
         ],
     }
     heading = title or (" against " if compare else ", ").join(run.label for run in runs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for part in _document(heading, overview, shown, runs, pictures):
-                file.write(part)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        for part in _document(heading, overview, shown, runs, pictures):
+            file.write(part.encode("utf-8"))
     return Page(path, path.stat().st_size, note)
 
 

@@ -7,10 +7,9 @@ With DepthTrack linked in and listed, the same stack computes DepthTrack's figur
 from __future__ import annotations
 
 import configparser
-import os
+import io
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tracker.data.sequence import read_image
 from tracker.errors import RGBXError
 from tracker.evaluation.annotations import find_list
 from tracker.evaluation.results import read_table
+from tracker.files import atomic_folder, write_text
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,8 @@ def prepare_workspace(
         lengths = {folder: _check_depthtrack(folder) for folder in folders}
     else:
         _check_vot(folders)
-    staging = workspace.with_name(f".{workspace.name}.partial-{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        (staging / "sequences").mkdir(parents=True)
+    with atomic_folder(workspace) as staging:
+        (staging / "sequences").mkdir()
         (staging / "results").mkdir()
         for folder in folders:
             if benchmark == "depthtrack":
@@ -121,12 +119,6 @@ def prepare_workspace(
         config = {"registry": [f"./{TRACKERS_FILE}"], "stack": BENCHMARKS[benchmark].stack}
         (staging / CONFIG_FILE).write_text(yaml.safe_dump(config), encoding="utf-8")
         _add_tracker(staging / TRACKERS_FILE, name, command)
-        if workspace.is_dir():
-            workspace.rmdir()
-        os.replace(staging, workspace)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return [folder.name for folder in folders]
 
 
@@ -173,13 +165,9 @@ def _add_tracker(path: Path, name: str, command: str) -> None:
     # The toolkit reads the file with interpolation, in which %% is a %.
     escaped = command.replace("%", "%%")
     registry[name] = {"label": name, "protocol": "trax", "command": escaped, "timeout": str(TIMEOUT)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            registry.write(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = io.StringIO()
+    registry.write(text)
+    write_text(path, text.getvalue())
 
 
 def _find_folders(data: Path, benchmark: str, split: str | None) -> list[Path]:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from srft_kernels.ops.tensors import element_dtype
+
 LossFunction = Callable[[nn.Module, Any], Tensor]
 OutputsFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -97,12 +99,6 @@ class Estimator:
 
     def of_weight(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
-
-
-def accumulation_dtype(parameter: Tensor) -> torch.dtype:
-    """fp64 for fp64 parameters, fp32 for everything narrower: squares of small gradients underflow in
-    fp16."""
-    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 
 def per_sample_losses(request: Request) -> Tensor:
@@ -216,5 +212,5 @@ def _wide_gradients(
         if gradient is None:
             continue
         wide = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
-        wide = wide.to(accumulation_dtype(parameter))
+        wide = wide.to(element_dtype(parameter))
         yield place, wide / scale if scale != 1.0 else wide

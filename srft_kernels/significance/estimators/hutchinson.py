@@ -34,11 +34,11 @@ from srft_kernels.significance.hessian import (
     narrowest_dtype,
     second_derivatives,
 )
-from srft_kernels.significance.untouched import Buffers, Generators
+from srft_kernels.significance.preserve import Buffers, Generators
 
 
 @dataclass(frozen=True)
-class Hutchinson(Estimator):
+class HutchinsonEstimator(Estimator):
     """``loss_fn`` returns per-sample losses (B,), or a scalar, which counts as their mean.
 
     ``probes``: how many each batch gets, at most: with ``relative_error`` a batch gets no more than tell *its*
@@ -136,7 +136,9 @@ class Hutchinson(Estimator):
 class HutchinsonPass:
     """Numbers the draws of a pass, and settles step and difference with its first batch."""
 
-    def __init__(self, options: Hutchinson, model: nn.Module, parameters: Mapping[str, Tensor], seed: int) -> None:
+    def __init__(
+        self, options: HutchinsonEstimator, model: nn.Module, parameters: Mapping[str, Tensor], seed: int
+    ) -> None:
         self.options = options
         # By place in the model, so that a parameter has the same probe whatever else is selected.
         places = {name: place for place, (name, _) in enumerate(model.named_parameters())}

@@ -1,5 +1,7 @@
-"""Folders: what is written is read back, what users have is read, and every fault is one sentence that names
-the place."""
+"""Folders: what is written is read back, and what users have is read.
+
+Every fault is one sentence that names the place.
+"""
 
 from __future__ import annotations
 

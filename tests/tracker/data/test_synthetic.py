@@ -1,5 +1,4 @@
-"""The generator: exact boxes, the same bits from the same seed, presence, and an X that knows what RGB does
-not."""
+"""The generator: exact boxes, the same bits from the same seed, presence, and an X that knows what RGB does not."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RGBXError, match="disk full while writing"):
         save_network(path, seeded(small(), seed=1))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.safetensors"]

@@ -55,8 +55,10 @@ class SyntheticSequence(Sequence):
         return self._boxes
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """What the sensors give: RGB (H, W, 3) uint8, and X as thermal (H, W) uint8, depth (H, W) uint16
-        millimeters, events (H, W) int8 polarity, or None."""
+        """Return what the sensors give: RGB (H, W, 3) uint8, and X, which is None without a second sensor.
+
+        Thermal X is (H, W) uint8, depth (H, W) uint16 in millimeters, events (H, W) int8 polarity.
+        """
         if not 0 <= index < self.length:
             raise IndexError(index)
         return self.scene.capture(index)
@@ -112,8 +114,7 @@ class SyntheticSequence(Sequence):
 def synthetic_dataset(
     config: SyntheticConfig, count: int, first: int = 0, cache: bool = True
 ) -> list[SyntheticSequence]:
-    """``count`` sequences with indices ``first``, ``first + 1``, ...; none is rendered before a frame is
-    asked for.
+    """``count`` sequences with indices ``first``, ``first + 1``, ...; none is rendered before a frame is asked for.
 
     Fresh sequences for epoch e: ``synthetic_dataset(config, count, first=e * count)``.
 

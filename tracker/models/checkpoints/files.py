@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tracker.errors import RGBXError
+from tracker.files import atomic_file
 from tracker.models.checkpoints.initialize import load_state
 from tracker.models.checkpoints.layouts import (
     State,
@@ -60,8 +61,7 @@ def save_network(
     left out: it is the network's own.
 
     Raises RGBXError for a configuration that is not the network's, for meta that is not JSON, and for
-    ``half`` where a weight is beyond fp16; OSError where the disk refuses. The file is left as it was in
-    each case.
+    ``half`` where a weight is beyond fp16, and where the disk refuses. The file is left as it was in each case.
     """
     path = Path(path)
     if config is not None and config != network.config:
@@ -100,7 +100,7 @@ def save_published(path: str | os.PathLike[str], network: Tracker) -> str:
     for ``.safetensors`` the tensors, for any other name a torch checkpoint with them under ``net``, which is what
     their ``torch.load`` looks for. The number of attention heads, the cross layers and elimination are not in it.
 
-    Raises OSError where the disk refuses; the file is left as it was.
+    Raises RGBXError where the disk refuses; the file is left as it was.
     """
     path = Path(path)
     layout = PUBLISHED_LAYOUTS[network.config.kind]
@@ -117,16 +117,8 @@ def save_published(path: str | os.PathLike[str], network: Tracker) -> str:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def _to_half(name: str, tensor: Tensor, file: str) -> Tensor:

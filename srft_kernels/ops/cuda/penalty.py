@@ -1,21 +1,21 @@
-"""The significance penalty on a GPU: the compiled kernels, else Triton's, behind the operators of :mod:`.penalty`."""
+"""The significance penalty on a GPU, by the compiled kernels."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from srft_kernels.ops import contract, penalty
-from srft_kernels.ops.native import DTYPES, addresses, cuda_library, current_stream
+from srft_kernels.ops import penalty
+from srft_kernels.ops.cuda import current_stream
+from srft_kernels.ops.tensors import DTYPE_CODES, addresses
 
 
 def _readable(tensor: Tensor) -> Tensor:
     """As the kernels read it: contiguous, and widened where they do not know its dtype."""
-    return (tensor if tensor.dtype in DTYPES else tensor.float()).contiguous()
+    return (tensor if tensor.dtype in DTYPE_CODES else tensor.float()).contiguous()
 
 
 def _number(tensor: Tensor, device: torch.device) -> Tensor:
@@ -34,7 +34,7 @@ class CudaPenalty:
     def value(
         self, params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
     ) -> Tensor:
-        """:func:`.penalty.penalty_reference`."""
+        """:func:`.reference.penalty.penalty_reference`."""
         penalty.check_lists(params, anchors, significance, strength)
         device = params[0].device if params else strength.device
         lists = [[_readable(t) for t in tensors] for tensors in (params, anchors, significance)]
@@ -60,7 +60,7 @@ class CudaPenalty:
         significance: Sequence[Tensor],
         strength: Tensor,
     ) -> list[Tensor]:
-        """:func:`.penalty.penalty_backward_reference`."""
+        """:func:`.reference.penalty.penalty_backward_reference`."""
         penalty.check_lists(params, anchors, significance, strength)
         device = params[0].device if params else strength.device
         lists = [[_readable(t) for t in tensors] for tensors in (params, anchors, significance)]
@@ -78,40 +78,6 @@ class CudaPenalty:
         dtypes: list[int] = []
         places: list[int] = []
         for i, tensors in enumerate(zip(*lists, strict=True)):
-            dtypes += [DTYPES[t.dtype] for t in tensors]
+            dtypes += [DTYPE_CODES[t.dtype] for t in tensors]
             places += [*addresses(tensors), 0 if gradients is None else gradients[i].data_ptr()]
         return {"sizes": [p.numel() for p in lists[0]], "dtypes": dtypes, "addresses": places}
-
-
-@functools.cache
-def _kernels(device: torch.device) -> tuple[Callable[..., Tensor], Callable[..., list[Tensor]]]:
-    """Value and gradients by the best implementation that serves a device."""
-    from srft_kernels.ops import plan_maker
-
-    backend, _ = plan_maker(None, device)
-    if backend == "native":
-        compiled = CudaPenalty(cuda_library.build)
-        return compiled.value, compiled.gradients
-    if backend == "triton":
-        from srft_kernels.ops.triton import penalty_gradients, penalty_value
-
-        return penalty_value, penalty_gradients
-    return penalty.penalty_reference, penalty.penalty_backward_reference
-
-
-def _value(
-    params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
-) -> Tensor:
-    device = params[0].device if params else strength.device
-    return _kernels(device)[0](params, anchors, significance, strength)
-
-
-def _gradients(
-    grad: Tensor, params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
-) -> list[Tensor]:
-    device = params[0].device if params else strength.device
-    return _kernels(device)[1](grad, params, anchors, significance, strength)
-
-
-contract.LIBRARY.impl("significance_penalty", _value, "CUDA")
-contract.LIBRARY.impl("significance_penalty_backward", _gradients, "CUDA")

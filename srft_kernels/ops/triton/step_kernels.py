@@ -16,33 +16,36 @@ Parameters of the device functions have no annotations but ``tl.constexpr``: Tri
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
-from srft_kernels.ops import contract, reference
+from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
-from srft_kernels.ops.triton_access import pointers_to
-from srft_kernels.ops.triton_probe import signs
+from srft_kernels.ops.reference import step as reference
+from srft_kernels.ops.triton.elements import existing, extent, is_wide, pointers_to, spread
+from srft_kernels.ops.triton.philox import signs
+from srft_kernels.ops.triton.rank import KEY_UNIT, REGULAR_BINS, bin_ranks, next_range, rank_bin, sampled
 
 # ---------------------------------------------------------------- the numbers of the contract, as Triton reads them
 
-LEARNING_RATE = tl.constexpr(int(Setting.LEARNING_RATE))
-BETA1 = tl.constexpr(int(Setting.BETA1))
-BETA2 = tl.constexpr(int(Setting.BETA2))
-EPSILON = tl.constexpr(int(Setting.EPSILON))
-WEIGHT_DECAY = tl.constexpr(int(Setting.WEIGHT_DECAY))
-GRADIENT_FACTOR = tl.constexpr(int(Setting.GRADIENT_FACTOR))
-STRENGTH = tl.constexpr(int(Setting.STRENGTH))
-KAPPA = tl.constexpr(int(Setting.KAPPA))
-MU_MIN = tl.constexpr(int(Setting.MU_MIN))
-MU_MAX = tl.constexpr(int(Setting.MU_MAX))
-TAU = tl.constexpr(int(Setting.TAU))
-TRANSFER_BETA = tl.constexpr(int(Setting.TRANSFER_BETA))
-PROBE_SEED_LOW = tl.constexpr(int(Setting.PROBE_SEED_LOW))
-PROBE_SEED_HIGH = tl.constexpr(int(Setting.PROBE_SEED_HIGH))
-PROBE_STEP = tl.constexpr(int(Setting.PROBE_STEP))
-FOLD_DECAY = tl.constexpr(int(Setting.FOLD_DECAY))
-FOLD_WEIGHT = tl.constexpr(int(Setting.FOLD_WEIGHT))
+SETTING_LEARNING_RATE = tl.constexpr(int(Setting.LEARNING_RATE))
+SETTING_BETA1 = tl.constexpr(int(Setting.BETA1))
+SETTING_BETA2 = tl.constexpr(int(Setting.BETA2))
+SETTING_EPSILON = tl.constexpr(int(Setting.EPSILON))
+SETTING_WEIGHT_DECAY = tl.constexpr(int(Setting.WEIGHT_DECAY))
+SETTING_GRADIENT_FACTOR = tl.constexpr(int(Setting.GRADIENT_FACTOR))
+SETTING_STRENGTH = tl.constexpr(int(Setting.STRENGTH))
+SETTING_KAPPA = tl.constexpr(int(Setting.KAPPA))
+SETTING_MU_MIN = tl.constexpr(int(Setting.MU_MIN))
+SETTING_MU_MAX = tl.constexpr(int(Setting.MU_MAX))
+SETTING_TAU = tl.constexpr(int(Setting.TAU))
+SETTING_TRANSFER_BETA = tl.constexpr(int(Setting.TRANSFER_BETA))
+SETTING_PROBE_SEED_LOW = tl.constexpr(int(Setting.PROBE_SEED_LOW))
+SETTING_PROBE_SEED_HIGH = tl.constexpr(int(Setting.PROBE_SEED_HIGH))
+SETTING_PROBE_STEP = tl.constexpr(int(Setting.PROBE_STEP))
+SETTING_FOLD_DECAY = tl.constexpr(int(Setting.FOLD_DECAY))
+SETTING_FOLD_WEIGHT = tl.constexpr(int(Setting.FOLD_WEIGHT))
 
 ADAM = tl.constexpr(int(Inner.ADAM))
 SGD = tl.constexpr(int(Inner.SGD))
@@ -64,19 +67,16 @@ SUM = tl.constexpr(contract.SUM)
 COUNT = tl.constexpr(contract.COUNT)
 CURVATURE_SUM = tl.constexpr(contract.CURVATURE_SUM)
 SCALES = tl.constexpr(contract.SCALES)
-PRIOR_SCALE = tl.constexpr(contract.PRIOR_SCALE)
-INVERSE_RMS = tl.constexpr(contract.INVERSE_RMS)
-CURVATURE_SCALE = tl.constexpr(contract.CURVATURE_SCALE)
-PROBE_NUMBER = tl.constexpr(contract.PROBE_NUMBER)
+SCALES_PRIOR_SCALE = tl.constexpr(contract.PRIOR_SCALE)
+SCALES_INVERSE_RMS = tl.constexpr(contract.INVERSE_RMS)
+SCALES_CURVATURE_SCALE = tl.constexpr(contract.CURVATURE_SCALE)
+SCALES_PROBE_NUMBER = tl.constexpr(contract.PROBE_NUMBER)
 HISTOGRAM = tl.constexpr(contract.HISTOGRAM)
 BINS = tl.constexpr(contract.BINS)
 STATISTICS = tl.constexpr(contract.STATISTICS)
-REGULAR_BINS = tl.constexpr(reference.REGULAR_BINS)
-NARROWEST_RANGE = tl.constexpr(reference.NARROWEST_BIN * reference.REGULAR_BINS)
 LARGEST_WEIGHT = tl.constexpr(reference.LARGEST_WEIGHT)
-SAMPLE_ALL = tl.constexpr(contract.SAMPLE_ALL)
-SAMPLE_BLOCK = tl.constexpr(contract.SAMPLE_BLOCK)
-SAMPLE_GROUP = tl.constexpr(contract.SAMPLE_GROUP)
+LARGEST_TRANSFER = tl.constexpr(reference.LARGEST_TRANSFER[torch.float32])
+LARGEST_TRANSFER_WIDE = tl.constexpr(reference.LARGEST_TRANSFER[torch.float64])
 REPORT_NONFINITE = tl.constexpr(contract.NONFINITE)
 
 # ---------------------------------------------------------------- what the plan's tables hold
@@ -100,18 +100,18 @@ FIXED = tl.constexpr(12)
 
 # `constants` (tensors, CONSTANTS + BINS) in the arithmetic's dtype: what `prepare` leaves for `advance`. Behind them
 # the damping of each bin.
-FACTOR = tl.constexpr(0)  # of the gradient
-UNSCALE = tl.constexpr(1)  # 1 / FACTOR
+GRADIENT_FACTOR = tl.constexpr(0)  # of the gradient
+INVERSE_GRADIENT_FACTOR = tl.constexpr(1)  # 1 / GRADIENT_FACTOR
 STEP_SIZE = tl.constexpr(2)  # Adam: lr / (1 - beta1^t); SGD: lr
 DECAY = tl.constexpr(3)  # AdamW: 1 - lr weight_decay; else weight_decay
-MOMENTUM = tl.constexpr(4)  # Adam: beta1
-FRESH = tl.constexpr(5)  # Adam: 1 - beta1; SGD: 1 - dampening
-SQUARE_DECAY = tl.constexpr(6)  # Adam: beta2
-SQUARE_FRESH = tl.constexpr(7)  # Adam: 1 - beta2
+BETA1 = tl.constexpr(4)  # Adam: beta1
+ONE_MINUS_BETA1 = tl.constexpr(5)  # Adam: 1 - beta1; SGD: 1 - dampening
+BETA2 = tl.constexpr(6)  # Adam: beta2
+ONE_MINUS_BETA2 = tl.constexpr(7)  # Adam: 1 - beta2
 ROOT_CORRECTION = tl.constexpr(8)  # 1 / sqrt(1 - beta2^t)
-STABILIZER = tl.constexpr(9)  # epsilon
-TRANSFER_DECAY = tl.constexpr(10)
-TRANSFER_FRESH = tl.constexpr(11)
+EPSILON = tl.constexpr(9)  # epsilon
+TRANSFER_BETA = tl.constexpr(10)
+ONE_MINUS_TRANSFER_BETA = tl.constexpr(11)
 TRANSFER_CORRECTION = tl.constexpr(12)  # 1 / (1 - beta^t)
 PRIOR_WEIGHT = tl.constexpr(13)  # times P^: w_p
 TRANSFER_WEIGHT = tl.constexpr(14)  # times T: what T adds to w_p
@@ -121,10 +121,10 @@ ANCHORED_PENALTY = tl.constexpr(17)  # times T (theta - a)^2
 DAMPED_PENALTY = tl.constexpr(18)  # times w_t (new theta - theta)^2
 RANGE_LOW = tl.constexpr(19)
 RANGE_DENSITY = tl.constexpr(20)
-OF_PRIOR = tl.constexpr(21)  # times P: its part of P^
-OF_CURVATURE = tl.constexpr(22)  # times |H|: its part of P^
-KEPT = tl.constexpr(23)  # of H in a fold
-ADDED = tl.constexpr(24)  # of the product
+PRIOR_SCALE = tl.constexpr(21)  # times P: its part of P^
+CURVATURE_SCALE = tl.constexpr(22)  # times |H|: its part of P^
+FOLD_DECAY = tl.constexpr(23)  # of H in a fold
+FOLD_WEIGHT = tl.constexpr(24)  # of the product
 CONSTANTS = tl.constexpr(32)
 
 # `slots` (SLOTS, chunks) float64: a chunk's share of each report entry, of T's sum and count, and of the sum of |H|.
@@ -136,119 +136,6 @@ SLOTS = tl.constexpr(contract.REPORT + 3)
 # `extremes` (tensors, 2) int32: the bits of the smallest and the largest T counted, which grow with T.
 NO_SMALLEST = tl.constexpr(2**31 - 1)
 NO_LARGEST = tl.constexpr(-1)
-
-# ---------------------------------------------------------------- the rank of T (csrc/core/rank.h, reference.py)
-
-KEY_UNIT = tl.constexpr(2.0**-23)
-SMALLEST_NORMAL = tl.constexpr(2.0**-126)
-
-
-@triton.jit
-def _spread(condition, BLOCK: tl.constexpr):
-    """A condition on scalars as a mask. By way of an integer: the interpreter gets a comparison's type wrong."""
-    return tl.broadcast_to(tl.where(condition, 1, 0), [BLOCK]) != 0
-
-
-@triton.jit
-def _rank_bin(transfer, low, density):
-    """The histogram bin of every element of T (float32): 0 for zeros, 1 below, 2..254 regular, 255 above."""
-    key = transfer.to(tl.int32, bitcast=True).to(tl.float32) * KEY_UNIT
-    position = (key - low) * density + 2.0
-    place = tl.minimum(tl.maximum(position, 1.0), BINS - 1.0).to(tl.int32)
-    return tl.where(transfer >= SMALLEST_NORMAL, place, 0)
-
-
-@triton.jit
-def _sampled(start, lane, size, BLOCK: tl.constexpr):
-    """Which elements are counted: all of a small tensor, a hashed block of 64 in every 1024 of a large one."""
-    group = start // SAMPLE_GROUP + lane // SAMPLE_GROUP
-    h = group.to(tl.uint32) ^ (group >> 32).to(tl.uint32)  # Murmur3's finalizer
-    h ^= h >> 16
-    h *= 0x85EBCA6B
-    h ^= h >> 13
-    h *= 0xC2B2AE35
-    h ^= h >> 16
-    block = (lane % SAMPLE_GROUP // SAMPLE_BLOCK).to(tl.uint32)
-    return (block == (h & 15)) | _spread(size <= SAMPLE_ALL, BLOCK)
-
-
-@triton.jit
-def _key_quantile(share, place, counts, cumulated, nonzero, low, density, smallest, largest):
-    """The key below which ``share`` of the non-zero elements lie; ``cumulated`` leaves the zeros out."""
-    wanted = share * nonzero
-    below = tl.sum(tl.where(place == 1, counts, 0.0), axis=0)
-    reaches = (place >= 2) & (place < BINS - 1) & (counts > 0) & (cumulated >= wanted)
-    first = tl.min(tl.where(reaches, place, BINS), axis=0)
-    chosen = place == first
-    count = tl.sum(tl.where(chosen, counts, 0.0), axis=0)
-    before = tl.sum(tl.where(chosen, cumulated, 0.0), axis=0) - count
-    within = low + (first - 2 + (wanted - before) / tl.maximum(count, 1.0)) / density
-    above = tl.maximum(largest, low + REGULAR_BINS / density)
-    return tl.where(below > wanted, smallest, tl.where(first < BINS, within, above))
-
-
-@triton.jit
-def _range_over(low, high):
-    """(low, density) of the regular bins over [low, high], rounded to float32 because the elements' code reads that."""
-    middle = 0.5 * (low + high)
-    wide = high - low >= NARROWEST_RANGE
-    low = tl.where(wide, low, middle - 0.5 * NARROWEST_RANGE)
-    high = tl.where(wide, high, middle + 0.5 * NARROWEST_RANGE)
-    density = REGULAR_BINS / (high - low)
-    return low.to(tl.float32).to(tl.float64), density.to(tl.float32).to(tl.float64)
-
-
-@triton.jit
-def _next_range(place, counts, low, density, smallest, largest):
-    """Where the regular bins should lie next: over the middle 99 % with a margin, and left alone while they fit."""
-    kept = tl.where(place > 0, counts, 0.0)
-    nonzero = tl.sum(kept, axis=0)
-    cumulated = tl.cumsum(kept, axis=0)  # of integers: exact in any order
-    lower = _key_quantile(0.005, place, counts, cumulated, nonzero, low, density, smallest, largest)
-    upper = _key_quantile(0.995, place, counts, cumulated, nonzero, low, density, smallest, largest)
-    width = REGULAR_BINS / density
-    outside = tl.maximum(
-        tl.sum(tl.where(place == 1, counts, 0.0), axis=0), tl.sum(tl.where(place == BINS - 1, counts, 0.0), axis=0)
-    )
-    narrow = (width <= 1.5 * (upper - lower)) | (width <= 1.01 * NARROWEST_RANGE)
-    stays = (nonzero <= 0) | ((outside <= 0.01 * nonzero) & narrow)
-    margin = 0.05 * (upper - lower)
-    next_low, next_density = _range_over(lower - margin, upper + margin)
-    return tl.where(stays, low, next_low), tl.where(stays, density, next_density)
-
-
-@triton.jit
-def _share_below(key, counts, cumulated, total, low, density, smallest, largest):
-    """Share of the counted elements below each ``key``, linear within a bin; the outer bins reach the extreme keys."""
-    high = low + REGULAR_BINS / density
-    position = (key - low) * density
-    whole = tl.minimum(tl.maximum(position, 0.0), REGULAR_BINS).to(tl.int32)
-    under = tl.where(low > smallest, (key - smallest) / (low - smallest), 0.0)
-    over = tl.where(largest > high, (key - high) / (largest - high), 0.0)
-    beyond = whole >= REGULAR_BINS
-    part = tl.where(beyond, tl.minimum(tl.maximum(over, 0.0), 1.0), position - whole)
-    part = tl.where(position <= 0, tl.maximum(under, 0.0), part)
-    entered = tl.where(position <= 0, 1, whole + 2)  # the bin that the key lies in
-    below = tl.gather(cumulated, entered - 1, axis=0) + part * tl.gather(counts, entered, axis=0)
-    return below / total
-
-
-@triton.jit
-def _bin_ranks(place, counts, low, density, smallest, largest, next_low, next_density):
-    """The rank that each bin of the next range stands for: the middle of its share."""
-    cumulated = tl.cumsum(counts, axis=0)
-    count = tl.sum(counts, axis=0)
-    total = tl.maximum(count, 1.0)
-    here = (cumulated - 0.5 * counts) / total
-    # A range that moved: the shares below each new bin's two edges.
-    zeros = tl.sum(tl.where(place == 0, counts, 0.0), axis=0) / total
-    left, right = next_low + (place - 2) / next_density, next_low + (place - 1) / next_density
-    starts = _share_below(left, counts, cumulated, total, low, density, smallest, largest)
-    ends = _share_below(right, counts, cumulated, total, low, density, smallest, largest)
-    starts = tl.where(place == 0, 0.0, tl.where(place == 1, zeros, starts))
-    ends = tl.where(place == 0, zeros, tl.where(place == BINS - 1, 1.0, ends))
-    moved = (next_low != low) | (next_density != density)
-    return tl.where(count > 0, tl.where(moved, 0.5 * (starts + ends), here), 0.5)
 
 
 # ---------------------------------------------------------------- one tensor's constants
@@ -303,49 +190,49 @@ def prepare(
     tensor = tl.program_id(0)
     index = tl.load(fixed + tensor * FIXED + INDEX)
     out = constants + tensor * (CONSTANTS + BINS)
-    lr = tl.load(settings + LEARNING_RATE)
-    beta1 = tl.load(settings + BETA1)
-    beta2 = tl.load(settings + BETA2)
-    weight_decay = tl.load(settings + WEIGHT_DECAY)
-    strength = tl.maximum(tl.load(settings + STRENGTH), 0.0)
-    kappa = tl.load(settings + KAPPA)
-    release = 1.0 - kappa  # how much of the transfer's hold is in force
-    factor = tl.load(settings + GRADIENT_FACTOR)
+    lr = tl.load(settings + SETTING_LEARNING_RATE)
+    beta1 = tl.load(settings + SETTING_BETA1)
+    beta2 = tl.load(settings + SETTING_BETA2)
+    weight_decay = tl.load(settings + SETTING_WEIGHT_DECAY)
+    strength = tl.maximum(tl.load(settings + SETTING_STRENGTH), 0.0)
+    kappa = tl.load(settings + SETTING_KAPPA)
+    release = tl.maximum(1.0 - kappa, 0.0)  # how much of the transfer's hold is in force
+    factor = tl.load(settings + SETTING_GRADIENT_FACTOR)
     if grad_scale is not None:
         factor /= tl.load(grad_scale).to(tl.float64)
-    tl.store(out + FACTOR, factor)
-    tl.store(out + UNSCALE, 1.0 / factor)
+    tl.store(out + GRADIENT_FACTOR, factor)
+    tl.store(out + INVERSE_GRADIENT_FACTOR, 1.0 / factor)
     time = tl.load(steps + index).to(tl.float64)
     if PHASE != AFTER:
         time += 1.0
 
-    tl.store(out + MOMENTUM, beta1)
+    tl.store(out + BETA1, beta1)
     if INNER == ADAM:
         tl.store(out + STEP_SIZE, lr / (1.0 - _power(beta1, time)))
         tl.store(out + DECAY, 1.0 - lr * weight_decay if DECOUPLED_DECAY else weight_decay)
-        tl.store(out + FRESH, 1.0 - beta1)
-        tl.store(out + SQUARE_DECAY, beta2)
-        tl.store(out + SQUARE_FRESH, 1.0 - beta2)
+        tl.store(out + ONE_MINUS_BETA1, 1.0 - beta1)
+        tl.store(out + BETA2, beta2)
+        tl.store(out + ONE_MINUS_BETA2, 1.0 - beta2)
         tl.store(out + ROOT_CORRECTION, 1.0 / tl.sqrt(1.0 - _power(beta2, time)))
-        tl.store(out + STABILIZER, tl.load(settings + EPSILON))
+        tl.store(out + EPSILON, tl.load(settings + SETTING_EPSILON))
     else:
         tl.store(out + STEP_SIZE, lr)
         tl.store(out + DECAY, weight_decay)
-        tl.store(out + FRESH, tl.where(time <= 1.0, 1.0, 1.0 - beta2))  # beta2 is the dampening
+        tl.store(out + ONE_MINUS_BETA1, tl.where(time <= 1.0, 1.0, 1.0 - beta2))  # beta2 is the dampening
     if OWN:
-        transfer_beta = tl.load(settings + TRANSFER_BETA)
+        transfer_beta = tl.load(settings + SETTING_TRANSFER_BETA)
     else:
         transfer_beta = beta2
-    tl.store(out + TRANSFER_DECAY, transfer_beta)
-    tl.store(out + TRANSFER_FRESH, 1.0 - transfer_beta)
+    tl.store(out + TRANSFER_BETA, transfer_beta)
+    tl.store(out + ONE_MINUS_TRANSFER_BETA, 1.0 - transfer_beta)
     tl.store(out + TRANSFER_CORRECTION, 1.0 / (1.0 - _power(transfer_beta, time)))
 
-    # DESIGN section 2: w_p = lr lambda kappa P^ / rho; coupled, its gradient's lambda kappa P^.
-    inverse_rho = tl.load(scales + SCALES * index + INVERSE_RMS)
-    tl.store(out + OF_PRIOR, tl.load(scales + SCALES * index + PRIOR_SCALE))
-    tl.store(out + OF_CURVATURE, tl.load(scales + SCALES * index + CURVATURE_SCALE))
-    tl.store(out + KEPT, tl.load(settings + FOLD_DECAY))
-    tl.store(out + ADDED, tl.load(settings + FOLD_WEIGHT))
+    # docs/kernels.md: w_p = lr lambda kappa P^ / rho; coupled, its gradient's lambda kappa P^.
+    inverse_rho = tl.load(scales + SCALES * index + SCALES_INVERSE_RMS)
+    tl.store(out + PRIOR_SCALE, tl.load(scales + SCALES * index + SCALES_PRIOR_SCALE))
+    tl.store(out + CURVATURE_SCALE, tl.load(scales + SCALES * index + SCALES_CURVATURE_SCALE))
+    tl.store(out + FOLD_DECAY, tl.load(settings + SETTING_FOLD_DECAY))
+    tl.store(out + FOLD_WEIGHT, tl.load(settings + SETTING_FOLD_WEIGHT))
     per_lr = tl.where(lr > 0, 1.0 / tl.where(lr > 0, lr, 1.0), 0.0)
     if MODE == COUPLED:
         unit = strength
@@ -359,7 +246,7 @@ def prepare(
     tl.store(out + DAMPED_PENALTY, 0.5 * per_lr)
     if TO_ANCHOR or DAMPING == BY_MEAN:
         per_mean = _count_per_sum(statistics, index, tensors, NORMALIZE)
-        tl.store(out + MEAN_DAMPING, release * tl.load(settings + TAU) * per_mean)
+        tl.store(out + MEAN_DAMPING, release * tl.load(settings + SETTING_TAU) * per_mean)
         weight = unit * release * (1.0 if NORMALIZE == ABSOLUTE else per_mean)
         tl.store(out + TRANSFER_WEIGHT, weight)
         tl.store(out + ANCHORED_PENALTY, 0.5 * per_unit * weight)
@@ -376,12 +263,12 @@ def prepare(
         density = tl.where(unset, REGULAR_BINS / 256.0, density)
         smallest = tl.load(row + SMALLEST)
         largest = tl.load(row + LARGEST)
-        next_low, next_density = _next_range(place, counts, low, density, smallest, largest)
+        next_low, next_density = next_range(place, counts, low, density, smallest, largest)
         tl.store(out + RANGE_LOW, next_low)
         tl.store(out + RANGE_DENSITY, next_density)
-        rank = _bin_ranks(place, counts, low, density, smallest, largest, next_low, next_density)
-        mu_min = tl.load(settings + MU_MIN)
-        mu = mu_min + (tl.load(settings + MU_MAX) - mu_min) * rank
+        rank = bin_ranks(place, counts, low, density, smallest, largest, next_low, next_density)
+        mu_min = tl.load(settings + SETTING_MU_MIN)
+        mu = mu_min + (tl.load(settings + SETTING_MU_MAX) - mu_min) * rank
         tl.store(out + CONSTANTS + place, tl.minimum(release * mu / (1.0 - mu), LARGEST_WEIGHT))
         tl.store(histogram + tensor * BINS + place, tl.zeros([BINS], tl.int32))
         tl.store(extremes + 2 * tensor, NO_SMALLEST)
@@ -514,21 +401,21 @@ def _chunk(
     at_curvature = tl.load(row + AT_CURVATURE)
     at_path = tl.load(row + AT_PATH)
 
-    factor = tl.load(c + FACTOR)
-    unscale = tl.load(c + UNSCALE)
+    factor = tl.load(c + GRADIENT_FACTOR)
+    inverse_factor = tl.load(c + INVERSE_GRADIENT_FACTOR)
     step_size = tl.load(c + STEP_SIZE)
     decay = tl.load(c + DECAY)
-    momentum = tl.load(c + MOMENTUM)
-    fresh = tl.load(c + FRESH)
-    square_decay = tl.load(c + SQUARE_DECAY)
-    square_fresh = tl.load(c + SQUARE_FRESH)
+    beta1 = tl.load(c + BETA1)
+    one_minus_beta1 = tl.load(c + ONE_MINUS_BETA1)
+    beta2 = tl.load(c + BETA2)
+    one_minus_beta2 = tl.load(c + ONE_MINUS_BETA2)
     root_correction = tl.load(c + ROOT_CORRECTION)
-    stabilizer = tl.load(c + STABILIZER)
-    transfer_decay = tl.load(c + TRANSFER_DECAY)
-    transfer_fresh = tl.load(c + TRANSFER_FRESH)
+    epsilon = tl.load(c + EPSILON)
+    transfer_beta = tl.load(c + TRANSFER_BETA)
+    one_minus_transfer_beta = tl.load(c + ONE_MINUS_TRANSFER_BETA)
     transfer_correction = tl.load(c + TRANSFER_CORRECTION)
-    of_prior = tl.load(c + OF_PRIOR)
-    of_curvature = tl.load(c + OF_CURVATURE)
+    prior_scale = tl.load(c + PRIOR_SCALE)
+    curvature_scale = tl.load(c + CURVATURE_SCALE)
     prior_weight = tl.load(c + PRIOR_WEIGHT)
     prior_penalty = tl.load(c + PRIOR_PENALTY)
     transfer_weight = tl.load(c + TRANSFER_WEIGHT)
@@ -537,8 +424,8 @@ def _chunk(
     density = tl.load(c + RANGE_DENSITY).to(tl.float32)
 
     if not CURVED:  # one significance, whose scale goes with its weight
-        prior_weight *= of_prior
-        prior_penalty *= of_prior
+        prior_weight *= prior_scale
+        prior_penalty *= prior_scale
     # What weighs nothing and costs nothing is not read.
     weighs = (at_anchor != 0) & ((prior_weight != 0) | (prior_penalty != 0))
     has_prior = weighs & (at_prior != 0)
@@ -546,11 +433,11 @@ def _chunk(
     if CURVED:
         has_curvature = weighs & (at_curvature != 0)
         has_anchor = has_prior | has_curvature
-        reads_curvature = _spread(has_curvature, BLOCK)
+        reads_curvature = spread(has_curvature, BLOCK)
     if TO_ANCHOR:
         has_anchor = has_anchor | ((at_anchor != 0) & (transfer_weight != 0))
-    reads_prior = _spread(has_prior, BLOCK)
-    reads_anchor = _spread(has_anchor, BLOCK)
+    reads_prior = spread(has_prior, BLOCK)
+    reads_anchor = spread(has_anchor, BLOCK)
 
     prior_sum = tl.zeros([BLOCK], tl.float64)
     anchored_sum = tl.zeros([BLOCK], tl.float64)
@@ -558,14 +445,14 @@ def _chunk(
     transfer_sum = tl.zeros([BLOCK], tl.float64)
     curvature_sum = tl.zeros([BLOCK], tl.float64)
     if FOLD:
-        folds = _spread((at_curvature != 0) & (plus != 0), BLOCK)
-        subtracts = _spread(minus != 0, BLOCK)
-        kept = tl.load(c + KEPT)
-        added = tl.load(c + ADDED)
-        high = tl.load(settings + PROBE_SEED_HIGH).to(tl.uint64)
-        seed = (high << 32) | tl.load(settings + PROBE_SEED_LOW).to(tl.uint64)
-        draw = tl.load(settings + PROBE_STEP).to(tl.uint32)
-        number = tl.load(scales + SCALES * tl.load(row + INDEX) + PROBE_NUMBER).to(tl.uint32)
+        folds = spread((at_curvature != 0) & (plus != 0), BLOCK)
+        subtracts = spread(minus != 0, BLOCK)
+        fold_decay = tl.load(c + FOLD_DECAY)
+        fold_weight = tl.load(c + FOLD_WEIGHT)
+        high = tl.load(settings + SETTING_PROBE_SEED_HIGH).to(tl.uint64)
+        seed = (high << 32) | tl.load(settings + SETTING_PROBE_SEED_LOW).to(tl.uint64)
+        draw = tl.load(settings + SETTING_PROBE_STEP).to(tl.uint32)
+        number = tl.load(scales + SCALES * tl.load(row + INDEX) + SCALES_PROBE_NUMBER).to(tl.uint32)
     counted_sum = tl.zeros([BLOCK], tl.int32)
     nonfinite = tl.zeros([BLOCK], tl.int32)
     smallest = tl.full([BLOCK], NO_SMALLEST, tl.int32)
@@ -576,9 +463,7 @@ def _chunk(
         stop = CHUNK
     for first_lane in range(0, stop, BLOCK):
         lane = first_lane + tl.arange(0, BLOCK)
-        exists = tl.full([BLOCK], 1, tl.int32) != 0
-        if not WIDE:
-            exists = lane < count
+        exists = existing(lane, count, BLOCK, WIDE)
         moves = exists  # what is held stays as it is, in the weights and in every average
 
         params = pointers_to(param, start, lane, PARAM, WIDE)
@@ -615,11 +500,13 @@ def _chunk(
             transfer = tl.load(transfers, mask=exists, other=0.0)
         if AVERAGED:
             if PHASE != AFTER:
-                average = transfer_decay * transfer + transfer_fresh * gradient * gradient
+                average = transfer_beta * transfer + one_minus_transfer_beta * gradient * gradient
                 transfer = tl.where(moves, average, transfer)
                 if OWN:
                     tl.store(transfers, transfer, mask=exists)
             transfer *= transfer_correction
+            if DAMPING != BY_RANK:  # its size matters, and not its rank
+                transfer = tl.minimum(transfer, LARGEST_TRANSFER if tl.float32 == REAL else LARGEST_TRANSFER_WIDE)
 
         # The product into H.
         if FOLD:
@@ -632,7 +519,7 @@ def _chunk(
             z = signs(seed, draw, number, start + first_lane, REAL, BLOCK).reshape(BLOCK)
             curvatures = pointers_to(at_curvature, start, lane, REAL, WIDE)
             before = tl.load(curvatures, mask=exists & folds, other=0.0)
-            folded = kept * before + added * z * (product - less)
+            folded = fold_decay * before + fold_weight * z * (product - less)
             folded = tl.where(tl.abs(folded) < float("inf"), folded, before)
             tl.store(curvatures, folded, mask=exists & folds)
             curvature_sum += tl.where(exists & folds, tl.abs(folded), 0.0).to(tl.float64)
@@ -651,7 +538,7 @@ def _chunk(
             curvature = tl.load(pointers_to(at_curvature, start, lane, REAL, WIDE), mask=reads, other=0.0)
             if FOLD:
                 curvature = tl.where(folds & reads_curvature, folded, curvature)
-            significance = of_prior * prior + of_curvature * tl.abs(curvature)
+            significance = prior_scale * prior + curvature_scale * tl.abs(curvature)
         w_p = prior_weight * significance
         distance = current - anchor
         if PHASE != AFTER:
@@ -670,7 +557,7 @@ def _chunk(
         w_t = tl.zeros([BLOCK], REAL)
         if PHASE != BEFORE:
             if DAMPING == BY_RANK:
-                place = _rank_bin(transfer.to(tl.float32), low, density)
+                place = rank_bin(transfer.to(tl.float32), low, density)
                 w_t = tl.load(c + CONSTANTS + place)
             if DAMPING == BY_MEAN:
                 w_t = tl.minimum(mean_damping * transfer, LARGEST_WEIGHT)
@@ -680,7 +567,7 @@ def _chunk(
                 tl.store(pointers_to(at_previous, start, lane, PARAM, WIDE), weight.to(PARAM), mask=exists)
             # The inner optimizer is shown what changed: the penalty's gradient, and zero where an element is held.
             if MODE == COUPLED:
-                tl.store(grads, tl.where(moves, effective * unscale, 0.0).to(PARAM), mask=exists)
+                tl.store(grads, tl.where(moves, effective * inverse_factor, 0.0).to(PARAM), mask=exists)
             elif HOLD:
                 tl.store(grads, tl.zeros([BLOCK], PARAM), mask=exists & ~moves)
         else:
@@ -694,12 +581,12 @@ def _chunk(
                     maximum,
                     step_size,
                     decay,
-                    momentum,
-                    fresh,
-                    square_decay,
-                    square_fresh,
+                    beta1,
+                    one_minus_beta1,
+                    beta2,
+                    one_minus_beta2,
                     root_correction,
-                    stabilizer,
+                    epsilon,
                     DECOUPLED_DECAY,
                     AMSGRAD,
                 )
@@ -708,7 +595,9 @@ def _chunk(
                 if AMSGRAD:
                     tl.store(maxima, tl.where(moves, new_maximum, maximum), mask=exists)
             if INNER == SGD:
-                proposed, buffer = _sgd(weight, effective, first, step_size, decay, momentum, fresh, BUFFER, NESTEROV)
+                proposed, buffer = _sgd(
+                    weight, effective, first, step_size, decay, beta1, one_minus_beta1, BUFFER, NESTEROV
+                )
                 if BUFFER:
                     tl.store(firsts, tl.where(moves, buffer, first), mask=exists)
             if MODE != COUPLED:
@@ -728,7 +617,7 @@ def _chunk(
         # The statistics of T that the next step reads.
         if GATHERS:
             if DAMPING == BY_RANK:
-                counted = moves & _sampled(start, lane, size, BLOCK)
+                counted = moves & sampled(start, lane, size, BLOCK)
                 tl.atomic_add(histogram + place, 1, mask=counted, sem="relaxed")
                 bits = transfer.to(tl.float32).to(tl.int32, bitcast=True)
                 counted &= place > 0
@@ -819,9 +708,7 @@ def advance(
     if FOLD:
         plus = tl.load(moving + 2 * tensors + tensor)
         minus = tl.load(moving + 3 * tensors + tensor)
-    start = (chunk - tl.load(row + FIRST_CHUNK)) * CHUNK
-    left = tl.load(row + SIZE) - start
-    count = tl.minimum(left, CHUNK).to(tl.int32)
+    start, count = extent(chunk, tl.load(row + FIRST_CHUNK), tl.load(row + SIZE), CHUNK)
     slot = slots + chunk
     taken = True
     if found_inf is not None:
@@ -833,7 +720,7 @@ def advance(
         c = constants + tensor * (CONSTANTS + BINS)
         counters = histogram + tensor * BINS
         extreme = extremes + 2 * tensor
-        if (count == CHUNK) & (addresses % 16 == 0):
+        if is_wide(count, addresses, CHUNK):
             _chunk(
                 row, param, grad, plus, minus, settings, scales, start, count, c, counters, extreme, slot, chunks,
                 PARAM, ANCHOR, INNER, MODE, DAMPING, TO_ANCHOR, PHASE, GATHERS, HOLD, OWN, BUFFER, PREVIOUS,

@@ -1,5 +1,5 @@
-// The tensors of one parameter group as plain pointers, as srft_kernels/ops/native.py hands them over: what a plan of
-// any device is made from.
+// The tensors of one parameter group as plain pointers, as srft_kernels/ops/cuda/plan.py hands them over: what a plan
+// of any device is made from.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "core/contract.h"
-#include "core/dtype.h"
+#include "../core/contract.h"
+#include "../core/dtype.h"
 
 namespace srft {
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from srft_kernels.ops.triton_access import pointers_to
+from srft_kernels.ops.triton.elements import existing, extent, is_wide, pointers_to
 
 # `table` (FIELDS, tensors) int64: addresses, and sizes.
 AT_PARAM = tl.constexpr(0)
@@ -51,9 +51,7 @@ def _chunk(
         stop = CHUNK
     for first_lane in range(0, stop, BLOCK):
         lane = first_lane + tl.arange(0, BLOCK)
-        exists = tl.full([BLOCK], 1, tl.int32) != 0
-        if not WIDE:
-            exists = lane < count
+        exists = existing(lane, count, BLOCK, WIDE)
         weight = tl.load(pointers_to(at_param, start, lane, PARAM, WIDE), mask=exists, other=0.0).to(REAL)
         anchor = tl.load(pointers_to(at_anchor, start, lane, ANCHOR, WIDE), mask=exists, other=0.0).to(REAL)
         pointers = pointers_to(at_significance, start, lane, SIGNIFICANCE, WIDE)
@@ -84,13 +82,12 @@ def penalty(
     """One program a chunk: its share of the value into its slot, or its gradient, times ``factor`` (float64)."""
     chunk = tl.program_id(0)
     column = table + tl.load(owners + chunk)
-    start = (chunk - tl.load(column + FIRST_CHUNK * tensors)) * CHUNK
-    count = tl.minimum(tl.load(column + SIZE * tensors) - start, CHUNK).to(tl.int32)
+    start, count = extent(chunk, tl.load(column + FIRST_CHUNK * tensors), tl.load(column + SIZE * tensors), CHUNK)
     addresses = tl.load(column)
     for k in tl.static_range(1, SIZE):
         addresses |= tl.load(column + k * tensors)
     scale = tl.load(factor)
-    if (count == CHUNK) & (addresses % 16 == 0):
+    if is_wide(count, addresses, CHUNK):
         total = _chunk(column, tensors, start, count, scale, PARAM, ANCHOR, SIGNIFICANCE, GRADIENT, BLOCK, CHUNK, True)
     else:
         total = _chunk(column, tensors, start, count, scale, PARAM, ANCHOR, SIGNIFICANCE, GRADIENT, BLOCK, CHUNK, False)

@@ -1,4 +1,4 @@
-"""Turns the Sphinx roles of docstrings into links of the site."""
+"""Turns the Sphinx markup of docstrings into what the site understands, which is Markdown."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from griffe import Extension, Object
 
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj|ref):`(?:(?P<text>[^`<]+) <)?(?P<target>[^`<>]+)>?`")
+# What follows either is indented, and an indented block is code in Markdown as well.
+CODE_BLOCK = re.compile(r"^ *\.\. code-block:: \w+\n+", re.MULTILINE)
 
 
 def as_link(role: re.Match[str]) -> str:
@@ -17,10 +19,10 @@ def as_link(role: re.Match[str]) -> str:
     return f'<autoref optional identifier="{target}"><code>{text}</code></autoref>'
 
 
-class SphinxRoles(Extension):
+class SphinxMarkup(Extension):
     """Rewrites each docstring when its object is read, before it is parsed as Markdown."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Replace the roles in the docstring of ``obj``."""
+        """Replace roles and code blocks in the docstring of ``obj``."""
         if obj.docstring is not None:
-            obj.docstring.value = ROLE.sub(as_link, obj.docstring.value)
+            obj.docstring.value = CODE_BLOCK.sub("", ROLE.sub(as_link, obj.docstring.value))
