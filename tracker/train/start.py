@@ -124,8 +124,8 @@ def check_finite(network: nn.Module, name: str) -> None:
 def loader_for(config: RunConfig) -> LoadTracker:
     """Return what loads a tracker that is to see the pairs of ``config``, as a teacher does.
 
-    It is :func:`tracker.tuning.files.load_tracker`, and raises RGBXError besides where the file says that its tracker was
-    trained with crops of another factor or another style of X.
+    It is :func:`tracker.tuning.files.load_tracker`, and raises RGBXError as well where the file says that its tracker
+    was trained with crops of another factor or another style of X.
     """
 
     def load(path: Any, **changed: Any) -> tuple[Tracker | TunedTracker, NetworkConfig, Mapping[str, Any]]:
