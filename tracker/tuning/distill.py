@@ -127,26 +127,18 @@ class Student(TunedTracker):
         """Open the teacher that ``config.distill`` names.
 
         Raises:
-            RGBXError: there is none, it cannot be a teacher, or it was trained with crops of another factor.
+            RGBXError: there is none, it cannot be a teacher, or it was trained with other crops or another style of X.
         """
         settings = config.distill
         if settings.teacher is None:
             raise RGBXError("distill.teacher is not set; give the checkpoint of a two-stream tracker to learn from")
-        network, shape, meta = load(
+        network, shape, _ = load(
             settings.teacher,
             template_size=self.config.template_size,
             search_size=self.config.search_size,
             elimination_layers=(),
             keep_ratio=1.0,
         )
-        learned = meta.get("inference", {})
-        for name in ("template_factor", "search_factor"):
-            given = getattr(config.pairs, name)
-            wanted = learned.get(name, given)
-            if wanted != given:
-                raise RGBXError(
-                    f"the teacher was trained with {name} {wanted:g}, not {given:g}; set pairs.{name}={wanted:g}"
-                )
         if self.distiller is None:
             self.learn_from(shape)
         cache = None
