@@ -30,7 +30,7 @@ from tracker.models.checkpoints import find_weights, load_network
 from tracker.models.groups import parameter_groups
 from tracker.train.checkpoint import seed_everything
 from tracker.train.finetune import group_settings
-from tracker.train.pretrain import tracking_loss
+from tracker.train.losses import loss_of
 from tracker.train.prior import estimate_rgb_prior, load_prior, prior_for, save_prior
 from tracker.train.schedule import lr_scheduler
 from tracker.train.sources import generated_sequences, pair_settings
@@ -145,7 +145,7 @@ def run(one: Trial) -> Record:
     method = one if one.method != "xonly" else Trial(one.bench, one.task, "adamw", one.seed, one.options)
     optimizer = methods.optimizer_of(method, groups, prior, config.train.total_steps)
     trainer = Trainer(
-        network, tracking_loss(config), optimizer, lr_scheduler(optimizer, config.train), pairs, config.train
+        network, loss_of(config.loss), optimizer, lr_scheduler(optimizer, config.train), pairs, config.train
     )
     trainer.run()
     network.eval()

@@ -12,7 +12,7 @@ import numpy as np
 
 from tracker.errors import RGBXError
 from tracker.evaluation import depthtrack, fe108, vtuav
-from tracker.evaluation.annotations import Annotation, read_annotation
+from tracker.evaluation.annotations import FLAGGED, Annotation, read_annotation
 from tracker.evaluation.gtot import best_of_two, mean_of_curves, mean_of_sequences, pool_frames, pool_of_curves
 from tracker.evaluation.lasher import LasHeROptions, mean_over_sequences, score_sequence
 from tracker.evaluation.metrics import Metrics, SequenceScores
@@ -197,7 +197,7 @@ def _annotation(sequence: Any, protocol: str) -> tuple[Annotation, float]:
     if protocol == "depthtrack":
         return Annotation(sequence.name, np.asarray(sequence.boxes), size=_image_size(sequence)), 0.0
     source = getattr(sequence, "source", None)
-    if protocol in ("visevent", "coesot"):
+    if protocol in FLAGGED:
         if isinstance(source, Path) and source.is_file():
             return read_annotation(sequence.name, source.parent, protocol), float(sequence.origin)
         present = np.isfinite(np.asarray(sequence.boxes)).all(axis=1)

@@ -12,7 +12,7 @@ import numpy as np
 from tracker.data.layouts.frames import any_frame
 from tracker.errors import RGBXError
 from tracker.evaluation import vtuav
-from tracker.evaluation.annotations import GTOT_FILES
+from tracker.evaluation.annotations import GTOT_FILES, ambiguous_flags, bare_absence_file
 from tracker.evaluation.results import read_boxes
 
 NOTHING_TELLS = "no file tells of another benchmark"
@@ -33,8 +33,14 @@ def recognize_protocol(paths: Mapping[str, Path]) -> Recognized:
 
     Args:
         paths: sequence name to its folder, or to its file among bare ``NAME.txt``.
+
+    Raises:
+        RGBXError: bare files with flags of absence, of which nothing tells what they mean.
     """
     first = next(iter(paths.values()))
+    flags = bare_absence_file(first) if first.is_file() else None
+    if flags is not None:
+        raise RGBXError(ambiguous_flags(flags.parent))
     if (first / GTOT_FILES[0]).is_file():
         return Recognized("gtot", f"there is a {GTOT_FILES[0]}")
     if all((first / file).is_file() for file in vtuav.BOX_FILES):

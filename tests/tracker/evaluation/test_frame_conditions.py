@@ -310,10 +310,20 @@ def test_tracks_of_an_opened_folder_are_scored_like_their_files(tmp_path: Path, 
     (folder / ("absent_label.txt" if protocol == "visevent" else "absent.txt")).write_text("1\n1\n0\n1\n")
     results = [[10.0, -0.5, 20, 20], [11.0, 5, 20, 20], [10.0, 5, 20, 20], [10.0, 9, 20, 20]]
     write_lines(tmp_path / "results" / "s.txt", results)
+    # Flagged present without a box: opened for tracking, and refused where every annotation has to be sound.
+    (folder / "groundtruth.txt").write_text((folder / "groundtruth.txt").read_text() + "0,0,0,0\n")
+    flags = next(folder.glob("absent*.txt"))
+    flags.write_text(flags.read_text() + "1\n")
+    for name in names:
+        Image.new("RGB", SIZE).save(folder / name / "frame0004.bmp")
+    results.append([10.0, 9, 20, 20])
+    write_lines(tmp_path / "results" / "s.txt", results)
+    with pytest.raises(RGBXError, match="contradicts the boxes"):
+        open_sequence(folder)
     files = evaluate_folder(tmp_path / "data", tmp_path / "results", protocol).scores
-    memory = evaluate([open_sequence(folder)], {"s": np.array(results)}, protocol).scores
+    memory = evaluate([open_sequence(folder, faulty_boxes="keep")], {"s": np.array(results)}, protocol).scores
     assert memory == {name: pytest.approx(value) for name, value in files.items()}
-    assert files["PR"] == 0.75
+    assert files["PR"] == 0.8
 
 
 # ---- whole protocols against the loops, on generated boxes
