@@ -35,8 +35,9 @@ class RunningCurvature:
         self._plans = plans
         self._fused = fused
         self._product: HessianProduct | None = None  # that the present step folds
-        self._known = False  # whether H and its means are there, from a fold before
         self._rescale = False  # whether a plan lacks the scales of H
+        self._known = False  # whether H and its means are there, from a fold before
+        self.find()
 
     # ------------------------------------------------------------------ around a step
 

@@ -17,12 +17,7 @@ PIECE = 1 << 17  # elements that are worked on at a time where their number woul
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted((st, si) for st, si in zip(tensor.stride(), tensor.shape, strict=True) if si != 1):
-        if stride != expected:
-            return tensor.numel() == 0
-        expected *= size
-    return True
+    return bool(torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:

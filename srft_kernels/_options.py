@@ -221,14 +221,8 @@ def kappa_of(group: Mapping[str, Any]) -> float:
     return evaluate(group["kappa"], group["updates"] - group["task_began"])
 
 
-def settings_of(group: Mapping[str, Any], inner: InnerOptimizer, fold: Mapping[Setting, float]) -> list[float]:
-    """The settings of the group's next step, in the order of :class:`contract.Setting`.
-
-    Args:
-        group: The param group.
-        inner: The optimizer inside, for its own settings.
-        fold: The settings of the product that this step folds into H; empty where there is none.
-    """
+def settings_of(group: Mapping[str, Any], inner: InnerOptimizer) -> list[float]:
+    """The settings of the group's next step, in the order of :class:`contract.Setting`."""
     regularize = group["regularize"]
     values = {
         **inner.settings(group),
@@ -238,6 +232,5 @@ def settings_of(group: Mapping[str, Any], inner: InnerOptimizer, fold: Mapping[S
         Setting.MU_MAX: group["mu"][1],
         Setting.TAU: group["tau"],
         Setting.TRANSFER_BETA: group["transfer_beta"],
-        **fold,
     }
     return [values.get(setting, 0.0) for setting in Setting]

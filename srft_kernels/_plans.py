@@ -57,6 +57,7 @@ class GroupStep:
     group: dict[str, Any]
     plan: GroupPlan
     grads: list[Tensor]
+    values: list[float]  # the settings, in the order of contract.Setting
     laid_out: bool  # whether the gradients lie as the kernels read them
     param_addresses: Tensor
     grad_addresses: Tensor
@@ -134,8 +135,9 @@ class Plans:
             self._refuse_misfits(group["params"])
         if plan is None or not fits:
             plan = self._plan(index, group, having, own.fingerprint)
+        values = options.settings_of(group, self._inner)
         laid_out = plan.dense_layout == given.fingerprint
-        return GroupStep(group, plan, grads, laid_out, own.addresses, given.addresses)
+        return GroupStep(group, plan, grads, values, laid_out, own.addresses, given.addresses)
 
     def _plan(self, index: int, group: dict[str, Any], having: list[bool], layout: int) -> GroupPlan:
         if self.capturing():
@@ -306,7 +308,7 @@ class Plans:
         grads = work.grads if phase is not Phase.AFTER else []
         if grads and not work.laid_out:
             grads = [matching(p, g) for p, g in zip(params, grads, strict=True)]
-        settings = self._settings(plan, group, fold)
+        settings = self._settings(work, fold)
         packed = options.flags_of(group, self._inner, propagate=self._propagate) | extra_flags | work.flags
         flags = StepFlags.of(packed)
         if not plan.seen and flags.weighs_transfer:
@@ -340,13 +342,15 @@ class Plans:
         if phase is Phase.BEFORE:
             _copy_back(work.grads, grads)
 
-    def _settings(self, plan: GroupPlan, group: dict[str, Any], fold: Mapping[Setting, float]) -> list[float] | Tensor:
+    def _settings(self, work: GroupStep, fold: Mapping[Setting, float]) -> list[float] | Tensor:
         """Numbers, which travel with the launch; or the vector on the device, where they move without the host."""
+        plan, group, values = work.plan, work.group, work.values
         if self.capturing():
             plan.captured = True
             self.outdated.clear()
             return plan.settings
-        values = options.settings_of(group, self._inner, fold)
+        for setting, value in fold.items():
+            values[setting] = value
         if not on_device(group.get("lr")):
             return values
         self._write(plan, group, values)
@@ -368,7 +372,7 @@ class Plans:
             raise RuntimeError(
                 "prepare_replay() moves the numbers of a captured step: take a step first, and capture one"
             )
-        self._write(plan, group, options.settings_of(group, self._inner, {}))
+        self._write(plan, group, options.settings_of(group, self._inner))
 
 
 def _copy_back(originals: Sequence[Tensor], copies: Sequence[Tensor]) -> None:

@@ -180,8 +180,6 @@ class SRFT(Optimizer):
         self._report = self._report.to(self.device)
         self.state = _state.shared_state(InnerOptimizer(self.inner), self.state)
         self._attach(mesh)
-        if self._running is not None:
-            self._running.find()
 
     # ------------------------------------------------------------------ what a user reads
 

@@ -171,8 +171,10 @@ def test_kappa_outside_of_zero_to_one_is_refused_before_anything_changes(kappa: 
     p = nn.Parameter(start())
     with pytest.raises(ValueError, match="kappa must be"):
         wrapped(p, start().abs(), kappa=kappa)
-    optimizer = wrapped(p, start().abs(), kappa=lambda step: kappa if step else 1.0)
-    p.grad = torch.ones(SIZE)
+    q = nn.Parameter(start())  # in the second of two groups
+    late = {"params": [q], "kappa": lambda step: kappa if step else 1.0}
+    optimizer = srft.SRFT(AdamW([{"params": [p]}, late], lr=0.1), {p: start().abs()})
+    p.grad, q.grad = torch.ones(SIZE), torch.ones(SIZE)
     optimizer.step()
     before = p.detach().clone()
     state = {name: value.clone() for name, value in optimizer.state[p].items()}

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from srft_kernels._layout import is_dense
 from srft_kernels.ops.probe import DTYPES
 from srft_kernels.sharded import check as check_placement
 from srft_kernels.sharded import is_distributed, is_sharded, local, rank_of
@@ -114,7 +115,7 @@ class HutchinsonEstimator(Estimator):
                     f"{name!r} has a hook that runs after its gradient is accumulated, such as an optimizer step in "
                     "the backward pass; remove it for the estimation, or use method='autograd'"
                 )
-            if not torch.ops.aten.is_non_overlapping_and_dense.default(local(p)):
+            if not is_dense(local(p)):
                 raise ValueError(
                     f"a finite difference moves parameters where they lie, so they must be dense; {name!r} has shape "
                     f"{tuple(p.shape)} and strides {p.stride()}; make it contiguous, or use method='autograd'"
