@@ -20,6 +20,8 @@ from tracker.files import atomic_path
 from tracker.inference.engine import Locator, check_finite, network_fingerprint, network_sizes
 from tracker.inference.online import SMALLEST_SIDE, InferenceSettings
 from tracker.inference.onnx_engine import INSTALL, METADATA_KEY
+from tracker.models.tracker import Tracker
+from tracker.tuning.base import TunedTracker
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -87,7 +89,7 @@ class _WholeFrames(nn.Module):
 
 
 def export_onnx(
-    network: nn.Module,
+    network: Tracker | TunedTracker,
     path: str | os.PathLike[str],
     settings: InferenceSettings | None = None,
     *,
@@ -112,7 +114,7 @@ def export_onnx(
     The metadata hold one JSON object under ``rgbx_tracker``: sizes, factors, normalization, precision, configuration.
 
     Args:
-        network: a tracker, tuned or not, which carries its ``config``; left as it is.
+        network: left as it is.
         path: the file.
         settings: the factors and the window that it is run with.
         precision: of the weights and of what lies between normalization and the head's maps: ``fp32`` or ``fp16``.
@@ -170,7 +172,6 @@ def export_onnx(
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
-    config: Any = network.config
     content = {
         "template_size": template_size,
         "search_size": search_size,
@@ -178,7 +179,7 @@ def export_onnx(
         "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "where": "in the graph"},
         "precision": precision,
         "input": "whole frames" if whole_frames else "crops",
-        "network": config.to_dict(),
+        "network": network.config.to_dict(),
         "fingerprint": network_fingerprint(exported),
     }
     program.model.metadata_props[METADATA_KEY] = json.dumps(content)
