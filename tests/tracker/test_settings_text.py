@@ -11,7 +11,7 @@ from tracker.config import RunConfig
 from tracker.config.sections import leaves
 from tracker.config.text import default_of, page, plain
 
-TUNING = ("tuning", "lora.", "adapters.", "sdstrack.", "optimizer.adapters", "train.also_train")
+TUNING = ("tuning", "lora.", "adapters.", "sdstrack.", "patrack.", "distill.", "optimizer.adapters", "train.also_train")
 TRAINING_ONLY = ("init", "output", "network.", "optimizer.", "validation.", *TUNING)
 
 

@@ -331,6 +331,8 @@ TUNED_GROUPS: dict[str, tuple[str, ...]] = {
     "lora": ("adapters", "embed_x"),
     "adapters": ("adapters", "embed_x"),
     "sdstrack": ("adapters", "embed_x", "norms"),
+    "patrack": ("adapters",),
+    "distill": ("norms", "embed_rgb", "embed_x", "blocks_rgb", "head", "positions", "adapters"),
 }
 """The groups that each tuning method trains."""
 
@@ -588,6 +590,38 @@ class SDSTrackSection(Section):
     )
 
 
+class PATrackSection(Section):
+    """PATrack (Wang et al. 2026, arXiv 2603.21100): adapters within, between and after the modalities."""
+
+    source: Literal["own", "other"] = setting(
+        "own", "whose frequencies a modality's adapters add: its own, as the paper says, or the other's, as published"
+    )
+    entangled_layers: tuple[int, ...] | None = setting(
+        None, "layers, from 0, where the modalities meet; by default 3, 6, 9 of 12"
+    )
+    gated: bool = setting(False, "a learned gate, closed at first, on what the meetings attend to")
+    dropout: float = setting(0.1, "in the adapter before the head", ge=0.0, lt=1.0)
+
+
+MASKING = above_zero("distill.mask_probability")
+
+
+class DistillSection(Section):
+    """A small student of one stream learns from a two-stream teacher, after CMDTrack (Zhang et al., TPAMI 2025)."""
+
+    teacher: Path | None = setting(None, "checkpoint of the two-stream tracker to learn from")
+    common: float = setting(1.0, "weight of what the teacher's streams have in common", ge=0.0)
+    specific: float = setting(1.0, "weight of what only one of the teacher's streams has", ge=0.0)
+    fusion: float = setting(1.0, "weight of the teacher's fused features", ge=0.0)
+    mask_probability: float = setting(0.5, "share of the samples of which one modality is masked", ge=0.0, le=1.0)
+    mask_share: float = setting(0.4, "share of that modality's blocks", MASKING, ge=0.0, le=1.0)
+    mask_cells: int = setting(2, "side of a block", MASKING, unit="patches", ge=1, le=16)
+    cache: Path | None = setting(None, "folder that keeps what the teacher answers")
+    cache_gigabytes: float = setting(
+        20.0, "size up to which the folder is filled", given("distill.cache"), unit="gigabytes", gt=0.0
+    )
+
+
 class RunConfig(Section):
     """Everything that ``rgbx pretrain``, ``rgbx prior`` and ``rgbx train`` need to know."""
 
@@ -595,7 +629,7 @@ class RunConfig(Section):
         None, "checkpoint to start from, a file or tiny_rgb; without one `rgbx pretrain` starts from scratch", TRAINING
     )
     output: Path = setting(Path("runs/train"), "folder of the run, which must hold no other run", TRAINING)
-    tuning: Literal["full", "frozen", "lora", "adapters", "sdstrack"] = setting(
+    tuning: Literal["full", "frozen", "lora", "adapters", "sdstrack", "patrack", "distill"] = setting(
         "full", "how the RGB tracker becomes an RGB-X tracker; docs/tuning has a page for each", commands("train")
     )
     network: NetworkSection = setting(NetworkSection(), "the network", TRAINING)
@@ -612,6 +646,12 @@ class RunConfig(Section):
     )
     sdstrack: SDSTrackSection = setting(
         SDSTrackSection(), "SDSTrack's adapters and losses", commands("train"), equals("tuning", "sdstrack")
+    )
+    patrack: PATrackSection = setting(
+        PATrackSection(), "PATrack's adapters", commands("train"), equals("tuning", "patrack")
+    )
+    distill: DistillSection = setting(
+        DistillSection(), "what a small student learns from a teacher", commands("train"), equals("tuning", "distill")
     )
 
     def to_yaml(self) -> str:

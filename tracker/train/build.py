@@ -1,4 +1,4 @@
-"""A trainer as a configuration describes it, for pre-training and for fine-tuning."""
+"""Building the trainer that a configuration describes, for pre-training and for fine-tuning alike."""
 
 from __future__ import annotations
 
@@ -53,7 +53,6 @@ def build_trainer(
         pairs = pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops, group.first)
     loss: Loss = loss_of(config.loss)
     if isinstance(network, TunedTracker):
-        network.begin_training(config)
         loss = network.training_loss(loss)
     optimizer = build_optimizer(groups, config.train, config.optimizer, prior)
     kinds = {sequence.modality for sequence in getattr(pairs, "sequences", ())} or {config.data.generated_modality}
@@ -74,7 +73,7 @@ def build_trainer(
 
 
 def run_meta(config: RunConfig, trainer: Trainer, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """How a network was made, for its file; ``origin`` is the meta of the checkpoint that it started from."""
+    """Say how a network was made, for its file. ``origin`` is the meta of the checkpoint that it started from."""
     return {
         **({} if origin is None else {"started_from": dict(origin)}),
         "command": trainer.invocation,

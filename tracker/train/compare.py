@@ -32,6 +32,7 @@ from tracker.train.prefetch import on_device
 from tracker.train.prior import configured_prior
 from tracker.train.start import starting_network
 from tracker.train.trainer import Trainer
+from tracker.tuning.base import TunedTracker
 from tracker.tuning.files import load_tracker, save_tracker
 from tracker.tuning.methods import METHODS
 
@@ -198,13 +199,18 @@ def train(config: RunConfig) -> dict[str, Any]:
     save_tracker(config.output / "network.safetensors", network, run_meta(config, trainer, origin))
     cost = {
         "trained": sum(p.numel() for p in parameters if p.requires_grad),
-        "total": sum(p.numel() for p in parameters),
+        "total": sum(p.numel() for name, p in network.named_parameters() if runs_with(network, name)),
         "memory": training_memory(trainer),
         "step_seconds": config.train.batch_size / statistics.median(rates) if rates else float("nan"),
         "config": config.model_dump(mode="json"),
     }
     write_text(config.output / COST_FILE, json.dumps(cost, indent=1))
     return cost
+
+
+def runs_with(network: nn.Module, name: str) -> bool:
+    """Whether a parameter is needed to run, and not to train alone."""
+    return not isinstance(network, TunedTracker) or network.runs_with(name)
 
 
 def training_memory(trainer: Trainer) -> int:

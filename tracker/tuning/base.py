@@ -30,6 +30,9 @@ BASE = "base."
 Loss = Callable[[Any, Tensor], Mapping[str, Tensor]]
 """From what the network answers and boxes ``(B, 4)`` to losses by name, ``(B,)`` each, ``total`` among them."""
 
+LoadTracker = Callable[..., "tuple[Tracker | TunedTracker, NetworkConfig, Mapping[str, Any]]"]
+"""From a checkpoint's path or name to the network, its shape and what its file says of it."""
+
 
 class Origin(NamedTuple):
     """The network that a method started from: the name or path of its file, and the fingerprint of its weights."""
@@ -60,6 +63,8 @@ class TunedTracker(nn.Module, abc.ABC):
     """The class of the method's section of the configuration, if it has one."""
     has_unused: ClassVar[bool] = False
     """Whether some parameters get no gradient, which several processes have to know of."""
+    eliminates: ClassVar[bool] = True
+    """Whether the base may drop search tokens (:mod:`tracker.models.elimination`)."""
     saves_base: ClassVar[bool] = False
     """Whether files hold the base too. Else they hold what was trained, and the base's fingerprint."""
 
@@ -107,8 +112,10 @@ class TunedTracker(nn.Module, abc.ABC):
         """
         return loss
 
-    def begin_training(self, config: RunConfig) -> None:
+    def begin_training(self, config: RunConfig, load: LoadTracker) -> None:
         """Called once before a run, with its configuration, on the run's device: teachers and caches are made here.
+
+        ``load`` is :func:`tracker.tuning.files.load_tracker`, which knows all methods and so cannot be imported by one.
 
         A module that only training needs, and that is neither trained nor saved, goes into :meth:`keep_aside`.
         """
@@ -149,6 +156,10 @@ class TunedTracker(nn.Module, abc.ABC):
     def added(self, name: str) -> bool:
         """Whether a tensor of this module's state is the method's and not the base's."""
         return not name.startswith(BASE)
+
+    def runs_with(self, name: str) -> bool:
+        """Whether a tensor is needed to run. What only training needs is in a run's checkpoints and in no file."""
+        return True
 
     def saved_state(self) -> dict[str, Tensor]:
         """What a file has to hold: all that is not the base's, and what of the base was trained.

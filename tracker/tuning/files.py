@@ -88,6 +88,7 @@ def save_tracker(
         "base": None if whole or network.origin is None else network.origin._asdict(),
     }
     state = network.state_dict() if whole else network.saved_state()
+    state = {name: tensor for name, tensor in state.items() if network.runs_with(name)}
     write_network(path, state, network.config, meta, tuning, half=half)
 
 

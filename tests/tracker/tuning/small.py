@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tracker.models.checkpoints import network_fingerprint, save_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import NetworkConfig, preset
 from tracker.models.tracker import Tracker, build_network
 from tracker.tuning.base import Origin, TunedTracker
@@ -55,6 +56,12 @@ def tuned(method: str, base: Tracker | None = None, file: str = "rgb.safetensors
             if network.added(name):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return network.eval()
+
+
+def saved_teacher(path: Path) -> Path:
+    """The file of a two-stream tracker, from which the distilled student learns."""
+    save_network(path, initialize_two_stream(rgb_tracker(seed=5)))
+    return path
 
 
 def crops(config: NetworkConfig, batch: int = 2, seed: int = 3) -> tuple[Tensor, Tensor]:

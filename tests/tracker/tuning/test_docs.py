@@ -57,8 +57,7 @@ def test_every_method_has_a_page_and_a_row_with_its_parameters() -> None:
     assert {row[0].strip("`") for row in rows} == {"full", *METHODS}
     for name, _, count, merges, page in rows:
         method = name.strip("`")
-        assert (PAGES / f"{method}.md").is_file()
-        assert f"({method}.md)" in page
+        assert re.search(rf"\({method}\w*\.md\)", page)  # that the file is there is a test of all links
         if method == "full":
             assert count == "199.64 M"
             continue

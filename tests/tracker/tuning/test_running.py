@@ -19,7 +19,10 @@ from tracker.models.tracker import TrackerOutput, TwoStreamTracker
 from tracker.tuning.files import load_tracker, save_tracker
 from tracker.tuning.methods import METHODS
 
-ELIMINATING = {"elimination_layers": (1, 2), "keep_ratio": 0.6}
+ELIMINATING = {
+    method: {"elimination_layers": (1, 2), "keep_ratio": 0.6} if kind.eliminates else {}
+    for method, kind in METHODS.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def sequences() -> list[object]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_answers_what_its_samples_do(method: str) -> None:
-    network = tuned(method, rgb_tracker(**ELIMINATING))
+    network = tuned(method, rgb_tracker(**ELIMINATING[method]))
     template, search = crops(network.config, batch=3)
     with torch.no_grad():
         together = network(template, search)
@@ -54,7 +57,7 @@ def test_both_modalities_count(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sequences_are_tracked_together_and_with_halves_missing(method: str, sequences: list[object]) -> None:
-    network = tuned(method, rgb_tracker(**ELIMINATING))
+    network = tuned(method, rgb_tracker(**ELIMINATING[method]))
     tracks = track_sequences(network, sequences, batch=3)
     alone = track_sequence(network, sequences[0])
     np.testing.assert_allclose(tracks[alone.name].boxes, alone.boxes, atol=0.02)
@@ -68,7 +71,7 @@ def test_sequences_are_tracked_together_and_with_halves_missing(method: str, seq
 @pytest.mark.parametrize("method", METHODS)
 def test_a_graph_without_breaks_answers_the_same(method: str, tmp_path: Path) -> None:
     """What ``--engine compiled`` runs, traced whole; generating code for it is the compiler's own affair."""
-    saved_rgb(tmp_path / "rgb.safetensors", **ELIMINATING)
+    saved_rgb(tmp_path / "rgb.safetensors", **ELIMINATING[method])
     base, _, _ = load_tracker(tmp_path / "rgb.safetensors")
     save_tracker(tmp_path / "tuned.safetensors", tuned(method, base))
     network, config, _ = load_tracker(tmp_path / "tuned.safetensors")
@@ -85,7 +88,7 @@ def test_the_command_line_tracks_exports_shows_and_converts(
     pytest.importorskip("onnxruntime", reason="needs the optional packages of [export]")
     from tracker.export import OnnxEngine
 
-    base = saved_rgb(tmp_path / "rgb.safetensors", **ELIMINATING)
+    base = saved_rgb(tmp_path / "rgb.safetensors", **ELIMINATING[method])
     file = tmp_path / "tuned.safetensors"
     network = tuned(method, base)
     save_tracker(file, network, {"inference": {"search_factor": 4.0}})
@@ -96,7 +99,8 @@ def test_the_command_line_tracks_exports_shows_and_converts(
         assert result.exit_code == 0, result.output
         return result.output
 
-    assert f"{method} of rgb.safetensors" in run("weights", "show", file)
+    base_told = "the base in it" if network.saves_base else "rgb.safetensors"
+    assert f"{method} of {base_told}" in run("weights", "show", file)
     whole = tmp_path / "elsewhere" / "whole.safetensors"
     run("weights", "convert", file, "--out", whole)
     alone, config, meta = load_tracker(whole)
