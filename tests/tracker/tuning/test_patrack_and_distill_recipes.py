@@ -16,7 +16,7 @@ from tracker.tuning.files import tune
 
 PATRACK = {"patrack_rgbt": "lasher", "patrack_rgbd": "depthtrack", "patrack_rgbe": "visevent"}
 """The layout that each trains on."""
-STUDENT = "distill_rgbt"
+STUDENT = "own/distill_rgbt"
 KINDS = ("published", "corrected")
 SOURCE = {"published": "other", "corrected": "own"}
 SPLITS = {"published": "train", "corrected": "train_without_val"}
