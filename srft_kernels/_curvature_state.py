@@ -45,8 +45,9 @@ class RunningCurvature:
         return bool(self._optimizer.param_groups[0]["updates"] % self.spec.every == 0)
 
     def evaluate(self, closure: Callable[[], Any] | None) -> Any:
-        """Leave the closure's gradients, and keep the product that this step folds into H where it can: from the second
-        time on, because the means of H come from the fold before.
+        """Leave the closure's gradients, and keep the product that this step folds into H where it can.
+
+        It can from the second time on, because the means of H come from the fold before.
 
         Raises:
             RuntimeError: Without a closure, or while a graph is captured.

@@ -28,8 +28,10 @@ from srft_kernels.significance.preserve import Generators
 
 @dataclass(frozen=True)
 class Hutchinson:
-    """H ← β H + (1-β) · z ⊙ (∇²L z), averaged over ``probes``, in every ``every``-th step of :class:`SRFT`, whose
-    closure gives the loss; z are random signs (Bekas, Kokiopoulou and Saad 2007), computed where they are used.
+    """Settings of the Hessian's diagonal H that :class:`SRFT` estimates during training.
+
+    In every ``every``-th step, whose closure gives the loss, H ← β H + (1-β) · z ⊙ (∇²L z), averaged over ``probes``.
+    The z are random signs (Bekas, Kokiopoulou and Saad 2007), computed where they are used.
 
     The prior significance of a step is then (1 - blend) P / mean(P) + blend |H| / mean(|H|): H alone by default.
 
@@ -82,8 +84,10 @@ class Hutchinson:
 
 @dataclass
 class HessianProduct:
-    """What the last probe of a draw adds to H: H ← decay H + weight z ⊙ (plus - minus), each by parameter and laid out
-    like it. ``minus`` is None where it is the gradient that the closure left, or, with ``whole``, nothing.
+    """What the last probe of a draw adds to H: H ← decay H + weight z ⊙ (plus - minus).
+
+    ``plus`` and ``minus`` are given by parameter and laid out like it. ``minus`` is None where it is the gradient that
+    the closure left, or, with ``whole``, nothing.
     """
 
     plus: dict[Tensor, Tensor]
@@ -104,8 +108,10 @@ def evaluate(
     draw: int,
     closure: Callable[[], Any],
 ) -> tuple[Any, HessianProduct]:
-    """Evaluate ``closure`` and this draw's products, leaving the loss's gradients in ``.grad``: all but the last
-    product are folded into ``curvatures``; the last is for whoever reads H next, in the same pass over memory.
+    """Evaluate ``closure`` and this draw's products, leaving the loss's gradients in ``.grad``.
+
+    All products but the last are folded into ``curvatures``. The last is for whoever reads H next, in the same pass
+    over memory.
 
     ``numbers`` key each parameter's signs, ``draw`` the draw; of a sharded parameter both are this process's, and
     ``curvatures`` holds the local shard. Returns the loss and the last product.

@@ -26,13 +26,14 @@ from srft_kernels.schedule import ConstantKappa, Kappa, as_schedule
 
 
 class SRFT(Optimizer):
-    r"""Hold every weight back in proportion to its significance, in the optimizer's own pass over memory.
+    """Hold every weight back in proportion to its significance, in the optimizer's own pass over memory.
 
     Around :class:`torch.optim.AdamW`, :class:`~torch.optim.Adam` and :class:`~torch.optim.SGD` the inner optimizer's
     arithmetic, the significance and the pull are one kernel; around any other optimizer the regularization runs before
     and after its ``step``. With θ' what the inner optimizer alone would make of θ, the default (``mode="proximal"``) is
 
-    .. math:: θ ← \frac{θ' + w_p a + w_t θ}{1 + w_p + w_t}, \quad w_p = ηλκ\hat P/ρ, \quad w_t = (1-κ)\frac{μ}{1-μ}
+        θ ← (θ' + w_p a + w_t θ) / (1 + w_p + w_t)
+        w_p = ηλκP̂/ρ,  w_t = (1-κ) μ/(1-μ)
 
     where a is the anchor, P̂ the prior significance over its mean, ρ the RMS of the anchor tensor (at least 1e-3), and μ
     rises with the rank of the transfer significance T among its tensor's.
@@ -359,8 +360,10 @@ class SRFT(Optimizer):
         getattr(self.inner, "eval", lambda: None)()
 
     def _record_paths(self, paths: dict[Tensor, Tensor] | None) -> bool:
-        """Gather -g (new θ - θ) of every step into ``paths``, by parameter, in the same pass: for
-        :class:`PathIntegral`. None stops it. False where this optimizer cannot, or does for another already.
+        """Gather -g (new θ - θ) of every step into ``paths``, by parameter, in the same pass.
+
+        This is for :class:`PathIntegral`; None stops it. Returns False where this optimizer cannot, or does so for
+        another already.
         """
         if not self._inner.fused or (paths is not None and self._plans.paths is not None):
             return False
@@ -429,8 +432,10 @@ class SRFT(Optimizer):
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave, dtypes and all; or the inner optimizer's own checkpoint, keeping the
-        present anchor and prior. Tensors of state are written where they are.
+        """Load what :meth:`state_dict` gave, with its dtypes.
+
+        The inner optimizer's own checkpoint loads as well and keeps the present anchor and prior. Tensors of state are
+        written where they are.
 
         Raises:
             ValueError: If groups or shapes do not fit, naming them; nothing is changed.

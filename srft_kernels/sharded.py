@@ -16,6 +16,7 @@ from srft_kernels.ops.contract import COUNT, HISTOGRAM, LARGEST, LOW, SMALLEST, 
 
 
 def is_distributed(tensor: Tensor) -> bool:
+    """Whether the tensor is a ``DTensor``."""
     return hasattr(tensor, "device_mesh")
 
 

@@ -46,8 +46,10 @@ class Probed:
 
 @contextmanager
 def second_derivatives(probed: Probed, loss: Callable[[], Tensor], scale: float, draws: int) -> Iterator[DrawProducts]:
-    """Exact up to rounding. The graph of the gradient is kept until the last of the ``draws``: its memory is some
-    two to three times that of a training step, and a draw costs about two further backward passes.
+    """Take products of the Hessian by double backward, exact up to rounding.
+
+    The graph of the gradient is kept until the last of the ``draws``: its memory is some two to three times that of a
+    training step, and a draw costs about two further backward passes.
 
     The fused kernels of ``scaled_dot_product_attention`` have no second derivative, so the block runs with the one
     that has, and the choice that was in force comes back after it.
@@ -164,8 +166,10 @@ def _graph(tensors: Sequence[Tensor | None]) -> Iterator[Any]:
 def gradient_differences(
     probed: Probed, loss: Callable[[], Tensor], scale: float, step: float, difference: Difference
 ) -> Iterator[DrawProducts]:
-    """``(g(θ + hz) - g(θ)) / h`` (forward; the gradient at θ is taken once a batch) or
-    ``(g(θ + hz) - g(θ - hz)) / 2h`` (central), with first derivatives only.
+    """Take products of the Hessian from differences of gradients, with first derivatives only.
+
+    Forward differences are ``(g(θ + hz) - g(θ)) / h``, with the gradient at θ taken once a batch; central ones are
+    ``(g(θ + hz) - g(θ - hz)) / 2h``.
 
     The parameters are moved in place, so whatever shares or wraps them sees it: tied weights, autocast, gradient
     checkpointing, ``DistributedDataParallel`` and FSDP2, whose reductions a ``backward()`` sets off as in a training
@@ -268,7 +272,9 @@ def _gradients(probed: Probed, loss: Tensor, scale: float) -> list[Tensor | None
 
 
 def kept_gradient(grad: Tensor) -> Tensor:
-    """A gradient that the next evaluation leaves alone: itself, but for a view of memory that is written again, such as
+    """Return a gradient that the next evaluation leaves alone.
+
+    That is the gradient itself, unless it is a view of memory that is written again, such as
     ``DistributedDataParallel``'s buckets.
     """
     own = local(grad)
@@ -315,9 +321,11 @@ def default_step(arithmetic: torch.dtype, elements: int, difference: Difference)
 
 
 def narrowest_dtype(loss: Tensor, parameters: Sequence[Tensor]) -> torch.dtype:
-    """The least precise floating dtype that the gradient of ``loss`` passes through: autocast casts inside of the
-    loss function, where nothing outside can ask for it, but leaves its dtypes in the graph. TF32 counts as float16,
-    which has as many digits."""
+    """Return the least precise floating dtype that the gradient of ``loss`` passes through.
+
+    Autocast casts inside the loss function, where nothing outside can ask for it, but its dtypes stay in the graph.
+    TF32 counts as float16, which has as many digits.
+    """
     found = {p.dtype for p in parameters}
     for node in _graph([loss]):
         found.update(m.dtype for m in getattr(node, "_input_metadata", ()))

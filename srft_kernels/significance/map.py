@@ -83,8 +83,7 @@ class SignificanceMap(Mapping[str, Tensor]):
 
     @property
     def dtype(self) -> str:
-        """The dtype of the tensors without its ``torch.`` prefix, or ``"mixed"``; ``"none"`` for an empty
-        map."""
+        """The dtype of the tensors without its ``torch.`` prefix, or ``"mixed"``; ``"none"`` for an empty map."""
         kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in self.values()}
         return kinds.pop() if len(kinds) == 1 else ("mixed" if kinds else "none")
 
@@ -97,8 +96,7 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- storage ----
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the map and how it was made to a safetensors file, whole or not at all (a rename puts it in
-        place).
+        """Write the map and how it was made to a safetensors file, whole or not at all (a rename puts it in place).
 
         Raises ``OSError`` where the file cannot be written, ``TypeError`` where ``info`` is not JSON.
         """
@@ -178,8 +176,7 @@ class SignificanceMap(Mapping[str, Tensor]):
         return missing
 
     def rename(self, mapping: Names) -> SignificanceMap:
-        """The same significances under other names, such as an RGB network's for both streams of a two-stream
-        one.
+        """The same significances under other names, such as an RGB network's for both streams of a two-stream one.
 
         ``mapping`` answers a name with its new name, with a list of new names (each gets the same tensor, not
         a copy), or with ``None`` to leave it out. It is a callable, or a dict; a name that the dict does not
@@ -210,8 +207,7 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- values ----
 
     def to(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> SignificanceMap:
-        """The map in another dtype or on another device; raises ``ValueError`` where a value overflows the
-        dtype."""
+        """The map in another dtype or on another device; raises ``ValueError`` where a value overflows the dtype."""
         return self._like({name: tensor.to(device=device, dtype=dtype) for name, tensor in self.items()})
 
     def normalized(self, how: Literal["tensor", "global"] = "tensor") -> SignificanceMap:
@@ -229,20 +225,17 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- looking at it ----
 
     def statistics(self, by: Literal["layer", "parameter"] = "layer") -> list[LayerStatistics]:
-        """One row per layer (a parameter's name without its last part), or per parameter, in the map's
-        order."""
+        """One row per layer (a parameter's name without its last part), or per parameter, in the map's order."""
         return layer_statistics(self, by)
 
     def report(self, by: Literal["layer", "parameter"] = "layer") -> str:
-        """A table in plain text: elements, mean, max, share of the whole mass, share of elements above ten
-        means."""
+        """A table in plain text: elements, mean, max, share of the whole mass, share of elements above ten means."""
         return table(self.statistics(by), title=repr(self))
 
     def plot(
         self, target: str | os.PathLike[str] | Axes | None = None, by: Literal["layer", "parameter"] = "layer"
     ) -> Axes:
-        """Mean and share of the mass per layer, as bars; needs matplotlib (``pip install
-        srft-kernels[plot]``).
+        """Mean and share of the mass per layer, as bars; needs matplotlib (``pip install srft-kernels[plot]``).
 
         ``target`` is a file to write, axes to draw into, or ``None`` for a new figure. Returns the axes.
         """
@@ -256,8 +249,11 @@ class SignificanceMap(Mapping[str, Tensor]):
         columns: Literal["quantiles", "kind"] = "quantiles",
         by: Literal["layer", "parameter"] = "layer",
     ) -> Axes:
-        """A heat map on a logarithmic scale: ``"quantiles"`` of the significance in each layer (or parameter), or the
-        mean by depth and ``"kind"`` of parameter, where names have a block's number; ``target`` as in :meth:`plot`."""
+        """Draw a heat map on a logarithmic scale.
+
+        ``"quantiles"`` shows quantiles of the significance in each layer (or parameter). ``"kind"`` shows the mean by
+        depth and kind of parameter, where names have a block's number. ``target`` is as in :meth:`plot`.
+        """
         from srft_kernels.significance.plot import plot_heat
 
         if columns not in ("quantiles", "kind"):
@@ -267,9 +263,10 @@ class SignificanceMap(Mapping[str, Tensor]):
         return plot_heat(*grid, target, repr(self), label=label)
 
     def compare(self, other: Mapping[str, Tensor], by: Literal["layer", "parameter"] = "parameter") -> Comparison:
-        """How far two maps of one model agree: for each parameter (or layer) that both have, the rank correlation,
-        how much of the most significant tenth they share, and the ratio of their sums; ``.report()`` is a table,
-        ``.plot()`` a heat map.
+        """Compare two maps of one model, parameter by parameter or layer by layer.
+
+        For each that both maps have, the result holds the rank correlation, how much of the most significant tenth they
+        share, and the ratio of their sums. Its ``.report()`` is a table and its ``.plot()`` a heat map.
 
         Raises ``ValueError`` where they have no name in common, or shapes differ.
         """

@@ -15,8 +15,9 @@ from srft_kernels.significance.map import SignificanceMap
 
 
 class PathIntegral:
-    """How much of the loss's fall each weight has brought about: ω ← ω - g · Δθ at every step (equation 3), and of a
-    task Ω = max(ω, 0) / ((θ - θ₀)² + ξ) (equation 5).
+    """Gathers how much of the loss's fall each weight has brought about (synaptic intelligence, arXiv 1703.04200).
+
+    At every step ω ← ω - g · Δθ (equation 3), and at the end of a task Ω = max(ω, 0) / ((θ - θ₀)² + ξ) (equation 5).
 
     Records the steps of any torch optimizer, :class:`SRFT` among them, from when it is made until :meth:`close`, or as
     a context manager. g is the gradient in ``.grad`` after the step, the task's: SRFT's pull is not in it, but for the

@@ -48,8 +48,7 @@ class Buffers:
 
 @contextmanager
 def generators_restored(seed: int) -> Iterator[None]:
-    """Seed the global generators (torch on CPU and CUDA, NumPy, Python) for the block; restore them
-    afterwards.
+    """Seed the global generators (torch on CPU and CUDA, NumPy, Python) for the block; restore them afterwards.
 
     Seeding makes what a data loader or a dropout layer draws in the block a function of ``seed``.
     """
@@ -65,8 +64,7 @@ def generators_restored(seed: int) -> Iterator[None]:
 
 @contextmanager
 def model_restored(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put every module in training or evaluation mode for the block; restore what the block may change
-    afterwards.
+    """Put every module in training or evaluation mode for the block; restore what the block may change afterwards.
 
     Restored: training flags, buffers (BatchNorm statistics and counts) in value and identity,
     ``requires_grad`` and ``.grad`` of every parameter. Gradients are set aside for the block, so that a

@@ -21,6 +21,7 @@ PUBLIC = (
     "srft_kernels",
     "srft_kernels.significance",
     "srft_kernels.significance.estimators",
+    "tracker",
     "tracker.data.layouts",
     "tracker.data.synthetic",
     "tracker.evaluation",

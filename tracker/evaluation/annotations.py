@@ -35,7 +35,7 @@ IMAGE_FOLDERS = ("color", "colour", "rgb", "visible")
 
 @dataclass(frozen=True)
 class Annotation:
-    """The ground truth of one sequence, in the coordinates of its file.
+    """Return the ground truth of one sequence, in the coordinates of its file.
 
     Attributes:
         name: the sequence.
@@ -53,12 +53,12 @@ class Annotation:
 
 
 def is_sequence(folder: Path) -> bool:
-    """Whether a folder holds the annotation of one sequence."""
+    """Return whether a folder holds the annotation of one sequence."""
     return any((folder / name).is_file() for name in (GTOT_FILES[0], *TRUTH_FILES))
 
 
 def find_sequences(root: str | Path) -> dict[str, Path]:
-    """Annotations under a folder: sequence name to its folder, or to its file where there are only files.
+    """Find the annotations under a folder: sequence name to its folder, or to its file where there are only files.
 
     A sequence is a folder with an annotation in it, one or two levels down (``root/NAME`` or ``root/SPLIT/NAME``); else
     every ``root/NAME.txt`` is one.
@@ -95,7 +95,7 @@ def find_sequences(root: str | Path) -> dict[str, Path]:
 
 
 def read_annotation(name: str, path: Path, protocol: str = "lasher") -> Annotation:
-    """The ground truth of one sequence, in the coordinates of its file.
+    """Return the ground truth of one sequence, in the coordinates of its file.
 
     Args:
         name: the sequence.
@@ -137,7 +137,7 @@ def _read_flags(path: Path, truth_name: str, frames: int) -> np.ndarray:
 
 
 def read_vot_boxes(path: Path) -> np.ndarray:
-    """Boxes of a VOT trajectory, in which a line of one number is a special region: NaN, as an absent target is.
+    """Read a VOT trajectory, in which a line of one number is a special region: NaN, as an absent target is.
 
     Raises:
         RGBXError: see :func:`tracker.evaluation.results.read_boxes`.
@@ -153,7 +153,7 @@ def read_vot_boxes(path: Path) -> np.ndarray:
 
 
 def image_size(folder: Path) -> tuple[int, int] | None:
-    """Width and height of a sequence's images, by VOT's ``sequence`` file or the first image; None without either."""
+    """Return the width and height of a sequence's images, by VOT's ``sequence`` file or the first image, or None."""
     properties = folder / "sequence"
     if properties.is_file():
         pairs = [line.partition("=") for line in properties.read_text(encoding="utf-8").splitlines()]
@@ -169,7 +169,7 @@ def image_size(folder: Path) -> tuple[int, int] | None:
 
 
 def find_list(root: Path, split: str) -> Path:
-    """The list file of a split, or the folder of its sequences.
+    """Return the list file of a split, or the folder of its sequences.
 
     Args:
         root: the data set's folder.
@@ -191,7 +191,7 @@ def find_list(root: Path, split: str) -> Path:
 
 
 def choose_sequences(dataset: str | Path, split: str | None, names: list[str] | None = None) -> dict[str, Path]:
-    """:func:`find_sequences` of a split, or of some names of it.
+    """Find the sequences of a split, or some of them by name, as :func:`find_sequences` does.
 
     Raises:
         RGBXError: an unknown split, a name that is not there, or none chosen.

@@ -51,7 +51,7 @@ def recognize_protocol(paths: Mapping[str, Path]) -> Recognized:
 
 
 def _aligned_or_not(paths: Mapping[str, Path], first: Path) -> Recognized:
-    """LasHeR, RGBT234 or RGBT210; LasHeR too for everything that no benchmark is recognized in."""
+    """Tell LasHeR, RGBT234 and RGBT210 apart; what is none of them counts as LasHeR."""
     numbered = re.fullmatch(r"[0-9]+v\.[a-z]+", any_frame(first / "visible")) is not None
     pairs = [(p / "visible.txt", p / "infrared.txt") for p in paths.values()]
     pairs = [pair for pair in pairs if all(file.is_file() for file in pair)]

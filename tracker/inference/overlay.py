@@ -30,8 +30,11 @@ NARROWEST_PANEL = 120
 
 @dataclass(frozen=True)
 class Mark:
-    """A tracker's answer in one frame: its label, its box ``x, y, w, h`` (NaN for none), its confidence, and whether it
-    takes the target for lost."""
+    """A tracker's answer in one frame, as it is drawn.
+
+    It has a label, a box ``x, y, w, h`` (NaN for none), a confidence, and whether the tracker takes the target for
+    lost.
+    """
 
     label: str
     box: np.ndarray
@@ -132,7 +135,7 @@ def compose_frame(
 
 
 def draw_tracked(tracked: Tracked) -> np.ndarray | None:
-    """A tracked frame with its box and, where it is known, the ground truth: see :func:`compose_frame`.
+    """Draw a tracked frame with its box and, where it is known, the ground truth: see :func:`compose_frame`.
 
     Returns:
         (height, width, 3) uint8; None of a frame that has neither RGB nor X.
@@ -299,7 +302,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, picture: np.ndarray) -> None:
-        """One more picture, (H, W, 3) uint8, both sides even, all of one size.
+        """Append one more picture, (H, W, 3) uint8, both sides even, all of one size.
 
         Raises:
             RGBXError: this OpenCV has no encoder.

@@ -19,12 +19,12 @@ from tracker.tuning.files import file_fingerprint, load_tracker, tune
 
 
 def network_config(config: RunConfig, kind: str) -> NetworkConfig:
-    """The architecture that ``config.network`` describes."""
+    """Return the architecture that ``config.network`` describes."""
     return preset(config.network.preset, kind=kind, **config.network.changes())
 
 
 def single_stream_start(config: RunConfig) -> tuple[Tracker, dict[str, Any] | None]:
-    """A new RGB tracker, or that of ``config.init`` and the meta of its file.
+    """Return a new RGB tracker, or that of ``config.init`` with the meta of its file.
 
     Raises:
         RGBXError: a checkpoint that cannot be used, or has two streams.
@@ -39,7 +39,7 @@ def single_stream_start(config: RunConfig) -> tuple[Tracker, dict[str, Any] | No
 
 
 def two_stream_start(config: RunConfig) -> tuple[Tracker, dict[str, Any]]:
-    """The network that fine-tuning starts from, and the meta of its file.
+    """Return the network that fine-tuning starts from, and the meta of its file.
 
     A two-stream checkpoint is taken as it is, an RGB one becomes both streams. Width and depth are the checkpoint's.
     Sizes of the crops, drop path and elimination are those of ``config.network`` where they stand there.

@@ -17,13 +17,21 @@ from tracker.models.checkpoints.fingerprint import network_fingerprint
 from tracker.models.config import NetworkConfig, evenly_spaced_layers
 from tracker.models.elimination import to_grid
 from tracker.models.tracker import SingleStreamTracker, Tracker, TrackerOutput
-from tracker.tuning.base import Loss, TunedTracker
+from tracker.spellings import american
+from tracker.tuning.base import LoadTracker, Loss, TunedTracker
 from tracker.tuning.distill_losses import Distiller, Tap
 from tracker.tuning.distill_masking import draw_hidden, hide_blocks
 from tracker.tuning.distill_teacher import TapCache, Teacher
 
 if TYPE_CHECKING:
     from tracker.config import RunConfig
+
+
+LEARNED_WITH = {
+    "pairs": ("template_factor", "search_factor"),
+    "data": ("depth_style", "depth_clip", "event_style", "thermal_style", "thermal_range"),
+}
+"""Settings of crops and of X that a teacher's file tells, and that student and teacher have to share."""
 
 
 class StudentAnswer(NamedTuple):
@@ -123,38 +131,32 @@ class Student(TunedTracker):
         whole = to_grid(features, kept, self.config.template_cells**2, self.config.search_cells)
         return base.answer(whole), layers, Tap(features, kept)
 
-    def begin_training(self, config: RunConfig) -> None:
+    def begin_training(self, config: RunConfig, load: LoadTracker) -> None:
         """Open the teacher that ``config.distill`` names.
 
         Raises:
             RGBXError: there is none, it cannot be a teacher, or it was trained with other crops or another style of X.
         """
-        from tracker.inference.online import InferenceSettings
-        from tracker.train.validate import inference_settings
-        from tracker.tuning.files import load_tracker
-
         settings = config.distill
         if settings.teacher is None:
             raise RGBXError("distill.teacher is not set; give the checkpoint of a two-stream tracker to learn from")
-        network, shape, meta = load_tracker(
+        network, shape, meta = load(
             settings.teacher,
             template_size=self.config.template_size,
             search_size=self.config.search_size,
             elimination_layers=(),
             keep_ratio=1.0,
         )
-        learned, wanted = InferenceSettings.from_meta(meta), inference_settings(config)
-        for name in ("template_factor", "search_factor"):
-            theirs, ours = getattr(learned, name), getattr(wanted, name)
-            if theirs != ours:
-                raise RGBXError(
-                    f"the teacher was trained with {name} {theirs:g}, not {ours:g}; set pairs.{name}={theirs:g}"
-                )
-        if "inference" in meta and learned.rendering != wanted.rendering:
-            raise RGBXError(
-                f"the teacher knows X as {learned.rendering}, and the student would be shown {wanted.rendering}; give "
-                "data.depth_style and the other styles of the teacher"
-            )
+        learned = meta.get("inference", {})
+        for section, names in LEARNED_WITH.items():
+            for name in names:
+                given = getattr(getattr(config, section), name)
+                told = american(learned.get(name, given))
+                wanted = tuple(told) if isinstance(told, list) else told  # JSON has no tuples
+                if wanted != given:
+                    raise RGBXError(
+                        f"the teacher was trained with {name} {wanted}, not {given}; set {section}.{name}={wanted}"
+                    )
         if self.distiller is None:
             self.learn_from(shape)
         cache = None

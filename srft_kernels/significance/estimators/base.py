@@ -40,11 +40,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Contribution:
-    """A batch's sum over its ``samples``: one tensor per parameter in the accumulation dtype, ``None`` where
-    no gradient reached the parameter.
+    """What a batch contributes: a sum over its ``samples`` for each parameter, in the accumulation dtype.
+
+    The sum is ``None`` where no gradient reached the parameter.
 
     ``error`` is how far the sums are from their expectation *for this batch*, where the estimator drew often
-    enough to tell: relative, of all tensors together and of each (see :class:`RunningError`)."""
+    enough to tell: relative, of all tensors together and of each (see :class:`RunningError`).
+    """
 
     sums: Sequence[Tensor | None]
     samples: int
@@ -64,8 +66,7 @@ class Pass(Protocol):
 
 
 class Estimator:
-    """An estimator of significance: either from batches (``contribution``) or from the weights alone
-    (``of_weight``).
+    """An estimator of significance: either from batches (``contribution``) or from the weights alone (``of_weight``).
 
     The map is the sum of the contributions over the number of samples, through ``significance``. An estimator
     that has to remember something from one batch to the next keeps it in a pass of its own (``start``).
@@ -102,8 +103,7 @@ class Estimator:
 
 
 def per_sample_losses(request: Request) -> Tensor:
-    """Evaluate the loss function and hold its answer to what a per-sample Fisher needs: a (B,) tensor with a
-    graph."""
+    """Evaluate the loss function and hold its answer to what a per-sample Fisher needs: a (B,) tensor with a graph."""
     losses = request.loss_fn(request.model, request.batch)
     if not isinstance(losses, Tensor):
         raise ValueError(
@@ -143,8 +143,7 @@ def batch_size(batch: Any) -> int | None:
 
 
 def sample_outputs(request: Request, outputs_fn: OutputsFunction, name: str) -> Tensor:
-    """Evaluate ``outputs_fn`` and hold its answer to what an estimator from outputs needs: (B, ...), with a
-    graph."""
+    """Evaluate ``outputs_fn`` and hold its answer to what an estimator from outputs needs: (B, ...), with a graph."""
     outputs = outputs_fn(request.model, request.batch)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.dim():
         what = (
@@ -164,12 +163,14 @@ def sample_outputs(request: Request, outputs_fn: OutputsFunction, name: str) -> 
 
 
 def refuse_non_finite(values: Tensor, what: str) -> None:
+    """Raise :class:`NonFiniteBatch` if any of ``values`` is not finite; ``what`` names them in the message."""
     broken = values.numel() - int(values.isfinite().sum())
     if broken:
         raise NonFiniteBatch(f"{broken} of {values.numel()} {what} are not finite")
 
 
 def checked_outputs_fn(outputs_fn: OutputsFunction | None, name: str) -> OutputsFunction:
+    """Return ``outputs_fn``, or raise ``ValueError`` if it is missing or no function."""
     if outputs_fn is None or not callable(outputs_fn):
         raise ValueError(
             f"the estimator {name!r} needs outputs_fn=, a function (model, batch) -> outputs such as "

@@ -17,6 +17,7 @@ from PIL import Image
 from tests.tracker.evaluation import toolkit_loops as loops
 from tests.tracker.evaluation.toolkit_loops import Box, Measured, Refused, no_ties
 from tracker.data.layouts import open_sequence
+from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
 from tracker.evaluation import LasHeROptions, evaluate, evaluate_folder, read_boxes
 from tracker.evaluation.annotations import Annotation
@@ -475,6 +476,22 @@ def test_vtuav_wants_a_result_for_every_frame() -> None:
     annotation = Annotation("s", np.array([STILL] * 4))
     with pytest.raises(RGBXError, match=r"30 results for 4 annotated frames.*at least 31"):
         evaluate_annotations([annotation], {"s": np.array([STILL] * 30)}, "vtuav")
+
+
+def test_vtuav_in_memory_takes_the_annotated_frames() -> None:
+    """Annotations between two annotated frames are not there, and results there do not count."""
+    truth = np.full((21, 4), math.nan)
+    truth[[0, 10, 20]] = STILL
+    results = np.full((21, 4), 5.0)
+    results[[0, 10]] = STILL
+    sequence = ArraySequence("s", "thermal", np.zeros((21, 80, 100, 6), np.uint8), truth)
+    assert evaluate([sequence], {"s": results}, "vtuav").scores["MPR"] == pytest.approx(2 / 3)
+    # Where numbers of frames are missing, the third annotation is of another frame; the toolkit takes result 20 for it.
+    moved = np.full((21, 4), math.nan)
+    moved[[0, 10, 19]] = STILL
+    sequence.boxes = moved
+    sequence.annotated = np.isfinite(moved).all(axis=1)  # type: ignore[attr-defined]
+    assert evaluate([sequence], {"s": results}, "vtuav").scores["MPR"] == pytest.approx(2 / 3)
 
 
 def test_vtuav_rounds_boxes_that_are_given_as_corners(tmp_path: Path) -> None:

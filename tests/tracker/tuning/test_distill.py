@@ -193,7 +193,7 @@ def test_bf16_learns_from_the_same_teacher(tmp_path: Path) -> None:
         torch.manual_seed(0)
         network = starting_network(run)[0]
         assert isinstance(network, Student)
-        network.begin_training(run)
+        network.begin_training(run, load_tracker)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             answer = network.train()(*crops(network.config))
         losses[precision] = network.training_loss(TrackingLoss())(answer, torch.full((2, 4), 0.5))
@@ -290,15 +290,15 @@ def test_a_teacher_that_cannot_teach_is_refused(tmp_path: Path) -> None:
     saved_rgb(tmp_path / "rgb.safetensors")
     network = student()
     with pytest.raises(RGBXError, match=r"distill\.teacher is not set"):
-        network.begin_training(run_of(tmp_path))
+        network.begin_training(run_of(tmp_path), load_tracker)
     with pytest.raises(RGBXError, match="a teacher needs two streams"):
-        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'rgb.safetensors'}"))
+        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'rgb.safetensors'}"), load_tracker)
     save_network(tmp_path / "two.safetensors", two_streams(), meta={"inference": {"search_factor": 5.0}})
-    with pytest.raises(RGBXError, match=r"trained with search_factor 5, not 4; set pairs.search_factor=5"):
-        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'two.safetensors'}"))
+    with pytest.raises(RGBXError, match=r"trained with search_factor 5\.0, not 4\.0; set pairs\.search_factor=5\.0"):
+        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'two.safetensors'}"), load_tracker)
     save_network(tmp_path / "raw.safetensors", two_streams(), meta={"inference": {"depth_style": "raw"}})
-    with pytest.raises(RGBXError, match=r"knows X as .*raw.*; give data\.depth_style"):
-        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'raw.safetensors'}"))
+    with pytest.raises(RGBXError, match=r"trained with depth_style raw, not jet; set data\.depth_style=raw"):
+        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'raw.safetensors'}"), load_tracker)
     with pytest.raises(RGBXError, match=r"grids of 2 and 4 cells and the student of 2 and 6"):
         tuned("distill", rgb_tracker(search_size=96)).learn_from(two_streams().config)  # type: ignore[operator]
     with pytest.raises(RGBXError, match="meet 4 times, and the student has 2 layers"):
