@@ -59,6 +59,7 @@ def over_triton(work: Workload, *, backward: bool) -> Running:
     """Triton's two kernels, called as the operator calls a backend's."""
     try:
         from srft_kernels.ops import triton
+        from srft_kernels.ops.triton.penalty import penalty_gradients, penalty_value
     except ImportError as error:
         raise Unavailable(f"the Triton backend does not import ({error})") from error
     able, reason = triton.available()
@@ -70,9 +71,9 @@ def over_triton(work: Workload, *, backward: bool) -> Running:
     grad = torch.ones((), device=work.device)
 
     def step() -> None:
-        triton.penalty_value(params, anchors, work.priors, strength)
+        penalty_value(params, anchors, work.priors, strength)
         if backward:
-            triton.penalty_gradients(grad, params, anchors, work.priors, strength)
+            penalty_gradients(grad, params, anchors, work.priors, strength)
 
     return Running(step, lambda: 0)
 

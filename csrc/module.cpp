@@ -2,16 +2,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <array>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "core/contract.h"
+#include "core/flags.h"
 #include "core/rank.h"
-#include "cpu/step.h"
-#include "plan_tensors.h"
+#include "cpu/chunk.h"
 
 namespace py = pybind11;
 
@@ -96,68 +94,19 @@ std::map<std::string, long> contract() {
   };
 }
 
-// A group's tensors, kept from step to step.
-class CpuPlan {
- public:
-  explicit CpuPlan(const srft::PlanTensors& from) : tensors_(from.count()) {
-    using namespace srft;
-    for (size_t i = 0; i < tensors_.size(); ++i) {
-      cpu::Tensor& t = tensors_[i];
-      t.size = from.sizes[i];
-      t.dtype = from.dtypes[i];
-      t.anchor_dtype = from.anchor_dtypes[i];
-      t.previous = from.at(kPrevious, i);
-      t.first_moment = from.at(kFirst, i);
-      t.second_moment = from.at(kSecond, i);
-      t.max_second_moment = from.at(kMaximum, i);
-      t.anchor = from.at(kAnchor, i);
-      t.prior = from.at(kPrior, i);
-      t.transfer = from.at(kTransfer, i);
-      t.statistics = from.statistics + i * kStatistics;
-      t.taken = from.steps + i;
-      t.curvature = from.at(kCurvature, i);
-      t.path = from.at(kPath, i);
-    }
-    scales_ = from.scales;
-  }
-
-  void step(const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads,
-            const std::vector<uintptr_t>& plus, const std::vector<uintptr_t>& minus,
-            const std::array<double, srft::kSettings>& settings, uintptr_t report, int flags, int phase) {
-    using namespace srft;
-    if (params.size() != tensors_.size()) throw wrong_number();
-    for (const auto* list : {&grads, &plus, &minus}) {
-      if (!list->empty() && list->size() != tensors_.size()) throw wrong_number();
-    }
-    const auto at = [](const std::vector<uintptr_t>& list, size_t i) {
-      return reinterpret_cast<const void*>(list.empty() ? 0 : list[i]);
-    };
-    for (size_t i = 0; i < tensors_.size(); ++i) {
-      cpu::Tensor& t = tensors_[i];
-      t.param = reinterpret_cast<void*>(params[i]);
-      t.grad = at(grads, i);
-      t.plus = at(plus, i);
-      t.minus = at(minus, i);
-      if (t.size > 0 && (!t.param || (!t.grad && !grads.empty()))) throw without_memory(i);
-      cpu::set_scales(t, scales_ + i * kScales);  // which may have changed since the last step
-    }
-    cpu::Options options{};
-    options.flags = flags;
-    std::copy(settings.begin(), settings.end(), options.settings);
-    cpu::step(options, tensors_, static_cast<Phase>(phase), reinterpret_cast<double*>(report));
-  }
-
- private:
-  static std::invalid_argument without_memory(size_t i) {
-    return std::invalid_argument("srft: parameter " + std::to_string(i) +
-                                 " of the group, or its gradient, has no memory: it was freed since the step before");
-  }
-  std::invalid_argument wrong_number() const {
-    return std::invalid_argument("srft: the plan was made for " + std::to_string(tensors_.size()) + " parameters");
-  }
-  std::vector<srft::cpu::Tensor> tensors_;
-  const double* scales_;
-};
+// Everything that follows from a step's flags, for the test that compares it with srft_kernels/ops/flags.py.
+std::map<std::string, bool> rules(int flags, int phase) {
+  const srft::Flags f{flags};
+  const auto p = static_cast<srft::Phase>(phase);
+  return {{"coupled", f.coupled()},
+          {"damps", f.damps()},
+          {"weighs_transfer", f.weighs_transfer()},
+          {"ranks", f.ranks()},
+          {"means_globally", f.means_globally()},
+          {"damps_in", f.damps_in(p)},
+          {"gathers_in", f.gathers_in(p)},
+          {"folds_in", f.folds_in(p)}};
+}
 
 }  // namespace
 
@@ -172,17 +121,5 @@ PYBIND11_MODULE(_build, m) {
   m.def(
       "capability", [] { return std::string(srft::cpu::loops().name); },
       "The instruction set that the CPU kernels use here; SRFT_CPU_CAPABILITY overrides it.");
-  py::class_<CpuPlan>(m, "Plan",
-                      "A parameter group's tensors on the CPU, kept from step to step. Addresses are integers.")
-      .def(
-          py::init([](std::vector<int64_t> sizes, const std::vector<int>& dtypes, const std::vector<int>& anchor_dtypes,
-                      const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps,
-                      uintptr_t statistics, uintptr_t scales) {
-            return CpuPlan({std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, scales});
-          }),
-          py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"), py::arg("columns"),
-          py::arg("steps"), py::arg("statistics"), py::arg("scales"))
-      .def("step", &CpuPlan::step, py::arg("params"), py::arg("grads"), py::arg("plus"), py::arg("minus"),
-           py::arg("settings"), py::arg("report"), py::arg("flags"), py::arg("phase"),
-           py::call_guard<py::gil_scoped_release>());
+  m.def("rules", &rules, py::arg("flags"), py::arg("phase"), "What follows from a step's flags, by name.");
 }

@@ -1,4 +1,7 @@
-"""Follow one target in your own loop: python examples/embed_tracker.py NETWORK rgb.mp4 thermal.mp4 120,80,40,60"""
+"""Follow one target in your own loop.
+
+python examples/embed_tracker.py NETWORK rgb.mp4 thermal.mp4 120,80,40,60
+"""
 
 import sys
 

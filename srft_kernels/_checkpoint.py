@@ -176,14 +176,10 @@ def load_fused(
             if not values and param not in state:
                 continue
             own = state[param]
-            begun = _state.is_complete(state, inner, param) or inner.counter in values
-            _load_extra(own, param, values)
+            _load_extra(own, param, values, inner)
             for name in inner.moments(group):
-                _state.put(own, name, param, values.get(name))
-            if begun:
-                started = 1.0 if values.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
-                own[inner.counter] = float(values.get(inner.counter, started))
-                _state.complete(state, group, inner, param, curved="curvature" in own)
+                if name in own or values.get(name) is not None:
+                    _state.put(own, name, param, values.get(name))
 
 
 def load_beside(
@@ -214,15 +210,16 @@ def load_beside(
             values = loaded["state"].get(key, {})
             if not any(name in values for name in EXTRA_STATE) and param not in state:
                 continue
-            own = state[param]
-            _load_extra(own, param, values)
-            if _state.is_complete(state, inner, param) or inner.counter in values:
-                own[inner.counter] = float(values.get(inner.counter, 0.0))
-                _state.complete(state, group, inner, param, curved="curvature" in own)
+            _load_extra(state[param], param, values, inner)
     return optimizer.param_groups
 
 
-def _load_extra(own: dict[str, Any], param: Tensor, values: Mapping[str, Any]) -> None:
+def _load_extra(own: dict[str, Any], param: Tensor, values: Mapping[str, Any], inner: InnerOptimizer) -> None:
+    """What the wrapper keeps, and the count of steps. Where the count is on a device this waits for it."""
+    if values or inner.counter in own:
+        started = 1.0 if values.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
+        count = float(values.get(inner.counter, started))
+        own[inner.counter] = torch.tensor(count, dtype=torch.float32, device=param.device)
     for name in ("prior", "anchor", "curvature"):
         if name in values:
             _state.put(own, name, param, values[name])

@@ -109,9 +109,7 @@ class GroupWatch:
                 self._refuse_unprepared(changed, was_regularized=before[1])
             group.update(chosen)
             for param in group["params"]:
-                if _state.is_complete(self._state, self._inner, param):
-                    _state.forget_statistics(self._state[param])
-                    _state.complete(self._state, group, self._inner, param, self.curved)
+                _state.forget_statistics(self._state.get(param, {}))
             self._plans.forget()
         group.update(chosen)
         self._seen[index] = now
@@ -122,9 +120,7 @@ class GroupWatch:
                 "regularize was False when this group's state was made, so no anchor and no prior were kept for it: "
                 "call optimizer.begin_task(prior), which anchors the weights where they are"
             )
-        lacking = any(
-            "anchor" not in self._state[p] for p in group["params"] if _state.is_complete(self._state, self._inner, p)
-        )
+        lacking = any(p.requires_grad and "anchor" not in self._state.get(p, {}) for p in group["params"])
         if group["regularize"] and group["transfer_anchor"] == "initial" and lacking:
             raise ValueError(
                 "transfer_anchor='initial' wants an anchor, and none was kept for this group: give the option when the "
@@ -177,10 +173,6 @@ class GroupWatch:
                 replaced[param] = {**extra, **replaced.get(param, {})}
         optimizer.state = inside.state = replaced
         self._state = replaced
-        for group in inside.param_groups:
-            for param in group["params"]:
-                if "updates" in group and param.requires_grad and param in replaced:
-                    _state.complete(replaced, group, self._inner, param, self.curved)
         self._plans.forget()
 
     def begin_task(
@@ -204,8 +196,5 @@ class GroupWatch:
         for group, known in zip(groups, options, strict=True):
             group.update(known, task_began=group["updates"])
             _state.begin_task(self._state, group, priors, anchors, gamma)
-            for param in group["params"]:
-                if _state.is_complete(self._state, self._inner, param):
-                    _state.complete(self._state, group, self._inner, param, self.curved)
         self._plans.forget()
         self.note()

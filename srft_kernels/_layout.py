@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from srft_kernels import sharded
-from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.tensors import element_dtype, lie_alike
 from srft_kernels.sharded import is_sharded, like, local, shard_of
-
-Form: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
-
-
-def form_of(tensor: Tensor) -> Form:
-    """What a plan was made for: kernels read and write as many bytes as this says."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -34,12 +26,6 @@ def is_dense(tensor: Tensor) -> bool:
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:
     """The strides of state beside a parameter: its own where it is dense, else those of a contiguous tensor."""
     return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
-
-
-def gradient_form(param: Tensor) -> Form:
-    """The form of a gradient that kernels read as it is: the parameter's, or a contiguous one where that has gaps."""
-    own = local(param)
-    return own.shape, dense_strides(own), param.dtype, param.device
 
 
 def anchor_dtype(param: Tensor, anchor: Tensor) -> torch.dtype:
@@ -66,7 +52,7 @@ def densely(param: Tensor) -> Tensor:
 
 def matching(param: Tensor, grad: Tensor) -> Tensor:
     """The gradient laid out as its parameter: itself, nearly always."""
-    if grad.dtype == param.dtype and (grad.stride() == param.stride() or grad.numel() <= 1):
+    if grad.dtype == param.dtype and lie_alike(grad, param):
         return grad
     return copy_beside(param, param.dtype, grad)
 
@@ -92,9 +78,3 @@ def any_nonfinite(grads: Sequence[Tensor], device: torch.device) -> Tensor:
     if len({norm.dtype for norm in largest}) > 1:
         largest = [norm.double() for norm in largest]
     return (~torch.stack(largest).isfinite().all()).float().reshape(1)
-
-
-def parameters_of(groups: Sequence[dict[str, object]]) -> Iterator[Tensor]:
-    """All parameters of some groups, in order."""
-    for group in groups:
-        yield from group["params"]  # type: ignore[misc]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from srft_kernels import sharded
 from srft_kernels._inner import InnerOptimizer
 from srft_kernels._names import name_of
 from srft_kernels.curvature import Hutchinson
-from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Damping, Mode, Normalize, Setting
+from srft_kernels.ops.flags import StepFlags
 from srft_kernels.schedule import ConstantKappa, as_schedule, evaluate
 
 MODES = {"proximal": Mode.PROXIMAL, "decoupled": Mode.DECOUPLED, "coupled": Mode.COUPLED}
@@ -159,15 +160,29 @@ def check_groups(
 # ---------------------------------------------------------------- what follows from the options
 
 
-def weighs_transfer(group: Mapping[str, Any]) -> bool:
-    """Whether T damps or pulls in this group."""
-    damps = group["damping"] is not None and group["mode"] != "coupled"
-    return bool(group["regularize"] and (damps or group["transfer_anchor"] == "initial"))
+def step_flags(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bool = False) -> StepFlags:
+    """What the group's options ask of a step."""
+    return StepFlags(
+        inner=inner.kind,
+        mode=MODES[group["mode"]],
+        damping=DAMPINGS[group["damping"]],
+        normalize=NORMALIZATIONS[group["normalize"]],
+        decoupled_decay=inner.decoupled_decay(group),
+        amsgrad=inner.fused and bool(group.get("amsgrad")),
+        nesterov=inner.fused and bool(group.get("nesterov")),
+        transfer_to_anchor=group["transfer_anchor"] == "initial",
+        propagate_nonfinite=propagate,
+    )
+
+
+def weighs_transfer(group: Mapping[str, Any], inner: InnerOptimizer) -> bool:
+    """Whether T damps or pulls in this group, whatever kappa is."""
+    return bool(group["regularize"]) and step_flags(group, inner).weighs_transfer
 
 
 def owns_transfer(group: Mapping[str, Any], inner: InnerOptimizer) -> bool:
     """Whether T is a state of its own."""
-    return weighs_transfer(group) and (group["transfer"] == "own" or not inner.second_moment(group))
+    return weighs_transfer(group, inner) and (group["transfer"] == "own" or not inner.second_moment(group))
 
 
 def protects_alone(group: Mapping[str, Any]) -> bool:
@@ -194,19 +209,11 @@ def snapshot(group: Mapping[str, Any], inner: InnerOptimizer) -> tuple[Any, ...]
 
 
 def flags_of(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bool) -> int:
-    """The flags of the group's steps."""
-    weighs = weighs_transfer(group) and not protects_alone(group)
-    return contract.flags_of(
-        inner=inner.kind,
-        mode=MODES[group["mode"]],
-        damping=DAMPINGS[group["damping"]] if weighs else Damping.UNDAMPED,
-        normalize=NORMALIZATIONS[group["normalize"]],
-        decoupled_decay=inner.decoupled_decay(group),
-        amsgrad=inner.fused and bool(group.get("amsgrad")),
-        nesterov=inner.fused and bool(group.get("nesterov")),
-        transfer_to_anchor=weighs and group["transfer_anchor"] == "initial",
-        propagate_nonfinite=propagate,
-    )
+    """The flags of the group's steps: those of its options, but for a T that has no weight."""
+    flags = step_flags(group, inner, propagate=propagate)
+    if group["regularize"] and not protects_alone(group):
+        return int(flags)
+    return int(replace(flags, damping=Damping.UNDAMPED, transfer_to_anchor=False))
 
 
 def kappa_of(group: Mapping[str, Any]) -> float:

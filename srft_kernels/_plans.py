@@ -14,20 +14,19 @@ from srft_kernels import _options as options
 from srft_kernels import _state
 from srft_kernels._inner import InnerOptimizer, on_device
 from srft_kernels._layout import (
-    Form,
     copy_beside,
     dense_strides,
     densely,
-    form_of,
-    gradient_form,
     is_dense,
     matching,
 )
 from srft_kernels._names import name_of, shortened
 from srft_kernels.curvature import Hutchinson
-from srft_kernels.ops import contract, preview
+from srft_kernels.ops import contract, initial_statistics
 from srft_kernels.ops.contract import Inner, Phase, Setting
-from srft_kernels.ops.plan import StepPlan, StepTensors
+from srft_kernels.ops.flags import StepFlags
+from srft_kernels.ops.layouts import look
+from srft_kernels.ops.plan import StepCall, StepPlan, StepTensors
 from srft_kernels.sharded import Sharing, is_sharded, local, probe_numbers
 
 CAPTURED_TOO_EARLY = "take a step before capturing one: state is made, and read back to the host, in the first"
@@ -38,8 +37,8 @@ class GroupPlan:
     """The plan of a backend for those parameters of a group that have a gradient."""
 
     having: list[bool]  # whether each parameter of the group has a gradient
-    forms: list[Form]  # of all parameters of the group
-    gradient_forms: list[Form]  # of the gradients that the kernels can read as they are
+    layout: int  # the fingerprint of the parameters
+    dense_layout: int  # that of gradients which the kernels can read as they are
     params: list[Tensor]
     dense: bool
     tensors: StepTensors
@@ -59,6 +58,8 @@ class GroupStep:
     plan: GroupPlan
     grads: list[Tensor]
     laid_out: bool  # whether the gradients lie as the kernels read them
+    param_addresses: Tensor
+    grad_addresses: Tensor
     flags: int = 0  # of the product that this step folds into H
     plus: list[Tensor] = field(default_factory=list)
     minus: list[Tensor] = field(default_factory=list)
@@ -125,18 +126,18 @@ class Plans:
         if self.mesh is not None:
             self._refuse_misplaced(params)
             params, grads = [local(p) for p in params], [local(g) for g in grads]
-        forms = [form_of(p) for p in params]
-        gradient_forms = [form_of(g) for g in grads]
+        own, given = look([p for p, has in zip(params, having, strict=True) if has]), look(grads)
         plan = self.of_group.get(index)
-        fits = plan is not None and plan.having == having and plan.forms == forms
-        if plan is None or not fits or gradient_forms != plan.gradient_forms:
+        fits = plan is not None and plan.having == having and plan.layout == own.fingerprint
+        if plan is None or not fits or plan.dense_layout != given.fingerprint:
             self._refuse_sparse(group["params"])
             self._refuse_misfits(group["params"])
         if plan is None or not fits:
-            plan = self._plan(index, group, having, forms)
-        return GroupStep(group, plan, grads, gradient_forms == plan.gradient_forms)
+            plan = self._plan(index, group, having, own.fingerprint)
+        laid_out = plan.dense_layout == given.fingerprint
+        return GroupStep(group, plan, grads, laid_out, own.addresses, given.addresses)
 
-    def _plan(self, index: int, group: dict[str, Any], having: list[bool], forms: list[Form]) -> GroupPlan:
+    def _plan(self, index: int, group: dict[str, Any], having: list[bool], layout: int) -> GroupPlan:
         if self.capturing():
             raise RuntimeError(CAPTURED_TOO_EARLY)
         state = self._optimizer.state
@@ -144,11 +145,9 @@ class Plans:
             self.outdated.append(self.of_group[index])
         chosen = [p for p, has in zip(group["params"], having, strict=True) if has]
         for param in chosen:
-            if not _state.is_complete(state, self._inner, param):  # it has thawed since
-                _state.complete(state, group, self._inner, param, self._curvature is not None, begin=True)
-                self._scales = {}
-            else:
-                _state.lay_out(state[param], param)
+            if "anchor" not in state.get(param, {}):
+                self._scales = {}  # it may get one, having thawed
+            _state.complete(state, group, self._inner, param, self._curvature is not None)
         if not self._scales:  # of all groups: a global mean needs them, and none changes from step to step
             self._scales = _state.scales_of(state, self._optimizer.param_groups)
         tensors = self._tensors(group, chosen)
@@ -156,8 +155,8 @@ class Plans:
         sizes = torch.tensor([max(p.numel(), 1) for p in chosen], dtype=torch.float64)
         plan = GroupPlan(
             having=having,
-            forms=forms,
-            gradient_forms=[gradient_form(p) for p in chosen],
+            layout=layout,
+            dense_layout=look(tensors.params).fingerprint,
             params=chosen,
             dense=all(is_dense(local(p)) for p in chosen),
             tensors=tensors,
@@ -216,7 +215,7 @@ class Plans:
             tensors.max_second_moments = listed("max_exp_avg_sq") if "max_exp_avg_sq" in moments else []
         elif inner.kind is Inner.SGD:
             tensors.first_moments = listed("momentum_buffer") if moments else []
-        elif options.weighs_transfer(group) and group["transfer_anchor"] == "previous":
+        elif options.weighs_transfer(group, inner) and group["transfer_anchor"] == "previous":
             tensors.previous = [torch.empty_like(p) for p in tensors.params]
         return tensors
 
@@ -307,29 +306,34 @@ class Plans:
         if grads and not work.laid_out:
             grads = [matching(p, g) for p, g in zip(params, grads, strict=True)]
         settings = self._settings(plan, group, fold)
-        flags = options.flags_of(group, self._inner, propagate=self._propagate) | extra_flags | work.flags
-        if not plan.seen and preview.gathers(flags):
+        packed = options.flags_of(group, self._inner, propagate=self._propagate) | extra_flags | work.flags
+        flags = StepFlags.of(packed)
+        if not plan.seen and flags.weighs_transfer:
             if self.capturing():
                 raise RuntimeError(f"{CAPTURED_TOO_EARLY} (one that was skipped makes none)")
             if found_inf is None or not bool(found_inf):  # a step that is skipped leaves no trace
                 values = settings.tolist() if isinstance(settings, Tensor) else settings
-                preview.fill(plan.tensors, grads, values, flags, grad_scale, plan.sharing)
+                initial_statistics.fill(plan.tensors, grads, values, flags, grad_scale, plan.sharing)
                 plan.seen = True
         plan.steps.step(
-            params,
-            grads,
-            settings,
-            self._report,
-            flags,
-            int(phase),
-            found_inf=found_inf,
-            grad_scale=grad_scale,
-            plus=work.plus,
-            minus=work.minus,
+            StepCall(
+                params,
+                grads,
+                settings,
+                self._report,
+                packed,
+                int(phase),
+                found_inf=found_inf,
+                grad_scale=grad_scale,
+                plus=work.plus,
+                minus=work.minus,
+                # The inner optimizer may have moved the parameters since they were looked at.
+                param_addresses=work.param_addresses if plan.dense and phase is not Phase.AFTER else None,
+                grad_addresses=work.grad_addresses if grads and work.laid_out else None,
+            )
         )
-        if plan.sharing is not None and preview.gathers_in(flags, phase):
-            by_rank, by_global_mean = preview.ranks(flags), preview.means_globally(flags)
-            plan.sharing.share(plan.tensors.statistics, by_rank, by_global_mean, found_inf)
+        if plan.sharing is not None and flags.gathers_in(phase):
+            plan.sharing.share(plan.tensors.statistics, flags.ranks, flags.means_globally, found_inf)
         if not plan.dense and phase is not Phase.BEFORE:
             _copy_back(originals, params)
         if phase is Phase.BEFORE:

@@ -23,7 +23,7 @@ from srft_kernels._layout import (
 from srft_kernels._options import owns_transfer, weighs_transfer
 from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Inner
-from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.sharded import is_distributed, local, shard_of
 
 State: TypeAlias = MutableMapping[Tensor, dict[str, Any]]
@@ -92,7 +92,9 @@ def make(
                 own["anchor"] = copy_beside(param, anchor_dtype(param, anchor), anchor)
         if param.requires_grad:
             complete(state, group, inner, param, curved)
-        elif not own:
+        elif own:
+            _set_count(own, inner, param)  # torch's Adam wants one wherever there is any state
+        else:
             del state[param]
     _gather_small([state[p] for p in group["params"] if p in state])
 
@@ -115,43 +117,33 @@ def _gather_small(states: Sequence[dict[str, Any]]) -> None:
             own[name] = piece.as_strided(value.shape, value.stride()).copy_(value)
 
 
-def complete(
-    state: State, group: Mapping[str, Any], inner: InnerOptimizer, param: Tensor, curved: bool, begin: bool = False
-) -> None:
+def complete(state: State, group: Mapping[str, Any], inner: InnerOptimizer, param: Tensor, curved: bool) -> None:
     """Make whatever the step of a parameter needs and is not there, as of no step taken.
 
-    Args:
-        state, group, inner, curved: As in :func:`make`.
-        param: The parameter.
-        begin: Whether it has thawed only now: it is anchored where it is, unless it was given an anchor before.
+    A parameter that has thawed only now is anchored where it is, unless it was given an anchor before.
     """
     own = state[param]
-    if begin and group["regularize"] and (curved or group["transfer_anchor"] == "initial"):
-        if curved:
-            own.setdefault("curvature", zeros_beside(param))
-        if "anchor" not in own:
+    if group["regularize"]:
+        if curved and "curvature" not in own:
+            own["curvature"] = zeros_beside(param)
+        if (curved or group["transfer_anchor"] == "initial") and "anchor" not in own:
             own["anchor"] = copy_beside(param, param.dtype, param)
-    keeps_statistics = weighs_transfer(group) or "curvature" in own
+    keeps_statistics = weighs_transfer(group, inner) or "curvature" in own
     if keeps_statistics and "transfer_statistics" not in own:
         own["transfer_statistics"] = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=param.device)
-    # torch's SGD keeps no count.
-    started = 1.0 if own.get("momentum_buffer") is not None else 0.0
+    _set_count(own, inner, param)
     for name in (*inner.moments(group), *(("transfer",) if owns_transfer(group, inner) else ())):
         if own.get(name) is None:
             own[name] = zeros_beside(param)
-    count = own.get(inner.counter, started)
-    if not _is_count(count, param):
-        own[inner.counter] = torch.tensor(float(count), dtype=torch.float32, device=param.device)
     lay_out(own, param)
 
 
-def is_complete(state: State, inner: InnerOptimizer, param: Tensor) -> bool:
-    """Whether a parameter has taken part in a step, or was made ready for one."""
-    return param in state and inner.counter in state[param]
-
-
-def _is_count(value: Any, param: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.float32 and value.device == param.device
+def _set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None:
+    """The count of steps as float32 beside the parameter, whatever it was."""
+    started = 1.0 if own.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
+    count = own.get(inner.counter, started)
+    if not isinstance(count, Tensor) or count.dtype != torch.float32 or count.device != param.device:
+        own[inner.counter] = torch.tensor(float(count), dtype=torch.float32, device=param.device)
 
 
 def lay_out(own: dict[str, Any], param: Tensor) -> None:
@@ -231,7 +223,8 @@ def forget_statistics(own: Mapping[str, Any]) -> None:
 def scales_of(state: State, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor, tuple[float, float]]:
     """(1 / mean P, 1 / rho) of every parameter; 0 and the largest for those without a prior or an anchor.
 
-    The mean is over the tensor, over all tensors of the groups that want it so, or 1. It waits for the device.
+    The mean is over the tensor, over all tensors of the groups that want it so, or 1. One that is below the smallest
+    normal number of the arithmetic counts as 0: its inverse is no number there. This waits for the device.
     """
     means: dict[Tensor, float] = {}
     total, count = 0.0, 0
@@ -252,7 +245,8 @@ def scales_of(state: State, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor,
                 mean = total / count
             anchor = state[param].get("anchor") if param in state else None
             rho = rms_of(anchor) if anchor is not None and anchor.numel() else 0.0
-            scales[param] = (1 / mean if mean > 0 else 0.0, 1 / max(rho, SMALLEST_RMS))
+            smallest = torch.finfo(element_dtype(param)).tiny
+            scales[param] = (1 / mean if mean >= smallest else 0.0, 1 / max(rho, SMALLEST_RMS))
     return scales
 
 

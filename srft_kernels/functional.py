@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import penalty as _operators
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.significance.estimate import fisher_diagonal, hessian_diagonal, hutchinson_diagonal
 
 __all__ = ["Tensors", "fisher_diagonal", "hessian_diagonal", "hutchinson_diagonal", "significance_penalty"]
@@ -95,5 +96,5 @@ def _normalized(weights: list[Tensor], how: str) -> list[Tensor]:
 def _divided(weight: Tensor, mean: Tensor) -> Tensor:
     # The inner where keeps 1/0 out of the backward pass, where it would turn the zero gradient into NaN.
     safe = torch.where(mean > 0, mean, torch.ones_like(mean))
-    wide = _operators.element_dtype(weight)
+    wide = element_dtype(weight)
     return torch.where(mean > 0, weight.to(wide) / safe.to(wide), torch.zeros_like(weight, dtype=wide))

@@ -11,6 +11,7 @@ from tracker.commands.data import data
 from tracker.commands.demonstration import demo
 from tracker.commands.evaluation import evaluate
 from tracker.commands.export import export
+from tracker.commands.methods import compare_methods
 from tracker.commands.tracking import track
 from tracker.commands.training import pretrain, prior, train
 from tracker.commands.viewing import compare, view
@@ -73,7 +74,21 @@ def cli(debug: bool, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-for command in (pretrain, prior, train, track, evaluate, demo, data, weights, view, compare, vot, export):
+for command in (
+    pretrain,
+    prior,
+    train,
+    track,
+    evaluate,
+    demo,
+    data,
+    weights,
+    view,
+    compare,
+    compare_methods,
+    vot,
+    export,
+):
     cli.add_command(command)
 
 

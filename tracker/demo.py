@@ -27,9 +27,8 @@ from tracker.evaluation.plots import plot_curves
 from tracker.files import write_text
 from tracker.inference import InferenceSettings, track_dataset, write_overlay
 from tracker.models.checkpoints import find_weights, load_network, save_network
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.single_stream import SingleStreamTracker
-from tracker.models.stream import Tracker
+from tracker.models.checkpoints.initialize import initialize_two_stream
+from tracker.models.tracker import SingleStreamTracker, Tracker
 from tracker.tables import aligned_table
 from tracker.train.build import run_meta
 from tracker.train.finetune import fine_tuner

@@ -3,9 +3,15 @@
 #pragma once
 
 #include "host_device.h"
-#include "significance.h"
 
 namespace srft {
+
+// Transfer significance, T <- beta T + (1 - beta) g^2, in torch's own rounding of Adam's second moment (the last
+// multiply-add is fused), so that T can be that state.
+template <class Real>
+SRFT_CORE Real accumulate_square(Real average, Real gradient, Real beta, Real one_minus_beta) {
+  return fused_multiply_add(one_minus_beta * gradient, gradient, beta * average);
+}
 
 template <class Real>
 struct AdamConstants {
@@ -46,8 +52,8 @@ SRFT_CORE Real adam(Real weight, Real gradient, Real& first, Real& second, Real&
 }
 
 // The same as start + numerator / denominator, for a pull that divides anyway: numerator and denominator are both
-// torch's times the root of the second bias correction, which saves that division and costs an ulp. The denominator of
-// an average that has overflowed is large and not infinite.
+// torch's times the root of the second bias correction, which saves that division and costs an ulp. Where the average
+// has overflowed, torch divides by infinity and the weight stays; here the numerator is zero then.
 template <class Real>
 struct AdamQuotient {
   Real start, numerator, denominator;
@@ -58,9 +64,10 @@ SRFT_CORE AdamQuotient<Real> adam_quotient(Real weight, Real gradient, Real& fir
                                            const AdamConstants<Real>& c) {
   Real unused = 0;
   const Real square = adam_moments<kDecoupledWeightDecay, false>(weight, gradient, first, second, unused, c);
-  const Real root = square_root(square);
-  const Real denominator = (root < Limits<Real>::root ? root : Limits<Real>::root) + c.epsilon * c.correction2_root;
-  return {weight, c.negative_step_size * c.correction2_root * first, denominator};
+  const bool overflowed = square > Limits<Real>::largest;
+  const Real step = overflowed ? Real(0) : c.negative_step_size * c.correction2_root;
+  const Real denominator = overflowed ? Real(1) : square_root(square) + c.epsilon * c.correction2_root;
+  return {weight, step * first, denominator};
 }
 
 }  // namespace srft

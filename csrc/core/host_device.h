@@ -42,14 +42,14 @@ struct Limits;
 template <>
 struct Limits<float> {
   static constexpr float largest = 3.402823466e+38f;
-  static constexpr float root = 1e20f;  // above the root of every finite number
   static constexpr float weight = 1e9f;
+  static constexpr float transfer = 0x1p96f;
 };
 template <>
 struct Limits<double> {
   static constexpr double largest = 1.7976931348623157e+308;
-  static constexpr double root = 1e155;
   static constexpr double weight = 1e18;
+  static constexpr double transfer = 0x1p960;
 };
 
 // False for NaN and for both infinities; one comparison, so that a vector loop can use it as a mask.

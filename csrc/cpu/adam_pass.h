@@ -6,7 +6,7 @@
 #pragma once
 
 #include "../core/adam.h"
-#include "../core/penalty.h"
+#include "../core/pull.h"
 #include "block.h"
 #include "chunk.h"
 #include "rank_block.h"
@@ -14,22 +14,8 @@
 namespace srft::cpu::SRFT_ISA {
 namespace {
 
-template <class Real>
-AdamConstants<Real> adam_constants(const Options& o, const Tensor& t) {
-  const double* s = o.settings;
-  AdamConstants<Real> c;
-  c.beta2 = Real(s[kBeta2]);
-  c.one_minus_beta1 = Real(1 - s[kBeta1]);
-  c.one_minus_beta2 = Real(1 - s[kBeta2]);
-  c.epsilon = Real(s[kEpsilon]);
-  c.decay = o.has(kDecoupledDecay) ? Real(1 - s[kLearningRate] * s[kWeightDecay]) : Real(s[kWeightDecay]);
-  c.negative_step_size = Real(t.negative_step_size);
-  c.correction2_root = Real(t.correction2_root);
-  return c;
-}
-
 // How the damping of an element follows from its T.
-enum class Hold { kNone, kByRank, kByMean };
+enum class DampingKind { kNone, kByRank, kByMean };
 
 // What stays the same over a chunk.
 template <class Real>
@@ -69,10 +55,10 @@ SRFT_CORE void prefetch(const Stream* streams, int count, int64_t element) {
 }
 
 // A block. Returns how many of its gradients were finite.
-template <bool kDecoupledWeightDecay, bool kPull, Hold kDamping, bool kExact, class Real>
+template <bool kDecoupledWeightDecay, bool kPull, DampingKind kDamping, bool kExact, class Real>
 int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& constants, const Stream* streams,
               int64_t offset) {
-  constexpr bool kDamp = kDamping != Hold::kNone;
+  constexpr bool kDamp = kDamping != DampingKind::kNone;
   const PassBlock<Real> s = block;
   const PassConstants<Real> c = constants;
   const int32_t propagate = constants.hold ? 0 : 1;  // no bool: g++ finds no vector mask for a captured one
@@ -98,9 +84,9 @@ int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& co
       s.prior_term[i] = significance * distance * distance;
       anchor_weight = bounded_weight(c.prior_weight * significance);
     }
-    const Real transfer = v * c.correction;
-    if (kDamping == Hold::kByRank) current_weight = c.table[rank_bin(float(transfer), c.low, c.density)];
-    if (kDamping == Hold::kByMean) current_weight = bounded_weight(c.mean_damping * transfer);
+    if (kDamping == DampingKind::kByRank) current_weight = c.table[rank_bin(float(v * c.correction), c.low, c.density)];
+    if (kDamping == DampingKind::kByMean)
+      current_weight = bounded_weight(c.mean_damping * sized_transfer(v, c.correction));
     if (kPull || kDamp) {
       x = kExact ? proximal_quotient(step.start, step.numerator, step.denominator, current, a, anchor_weight,
                                      current_weight)
@@ -127,21 +113,23 @@ int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& co
 template <class Real>
 using AdamPass = int (*)(int, const PassBlock<Real>&, const PassConstants<Real>&, const Stream*, int64_t);
 
-template <bool kDecoupledWeightDecay, bool kPull, Hold kDamping, class Real>
+template <bool kDecoupledWeightDecay, bool kPull, DampingKind kDamping, class Real>
 AdamPass<Real> chosen_pass(bool exact) {
   return exact ? adam_pass<kDecoupledWeightDecay, kPull, kDamping, true, Real>
                : adam_pass<kDecoupledWeightDecay, kPull, kDamping, false, Real>;
 }
 
 template <bool kDecoupledWeightDecay, bool kPull, class Real>
-AdamPass<Real> chosen_pass(Hold damping, bool exact) {
-  if (damping == Hold::kByRank) return chosen_pass<kDecoupledWeightDecay, kPull, Hold::kByRank, Real>(exact);
-  if (damping == Hold::kByMean) return chosen_pass<kDecoupledWeightDecay, kPull, Hold::kByMean, Real>(exact);
-  return chosen_pass<kDecoupledWeightDecay, kPull, Hold::kNone, Real>(exact);
+AdamPass<Real> chosen_pass(DampingKind damping, bool exact) {
+  if (damping == DampingKind::kByRank)
+    return chosen_pass<kDecoupledWeightDecay, kPull, DampingKind::kByRank, Real>(exact);
+  if (damping == DampingKind::kByMean)
+    return chosen_pass<kDecoupledWeightDecay, kPull, DampingKind::kByMean, Real>(exact);
+  return chosen_pass<kDecoupledWeightDecay, kPull, DampingKind::kNone, Real>(exact);
 }
 
 template <class Real>
-AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, Hold damping, bool exact) {
+AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, DampingKind damping, bool exact) {
   if (decoupled_decay) {
     return pull ? chosen_pass<true, true, Real>(damping, exact) : chosen_pass<true, false, Real>(damping, exact);
   }
@@ -170,13 +158,14 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
   PassBuffers<Real> b;
   const bool in_place = t.dtype == Native<Real>::dtype;
   const void* significance = t.prior ? t.prior : t.curvature;
-  const double scale = t.prior ? t.prior_scale : t.curvature_scale;
+  const double scale = t.prior ? t.prior_scale() : t.curvature_scale();
   const bool pull = o.pull_active && t.anchor && significance;
-  const Hold damping = !o.damping_active ? Hold::kNone : (o.damping() == kRank ? Hold::kByRank : Hold::kByMean);
-  const PassConstants<Real> constants = {adam_constants<Real>(o, t),
-                                         Real(t.prior_weight * scale),
+  const DampingKind damping =
+      !o.damping_active ? DampingKind::kNone : (o.damping() == kRank ? DampingKind::kByRank : DampingKind::kByMean);
+  const PassConstants<Real> constants = {adam_constants<Real>(o, o.settings, t),
+                                         bounded_constant<Real>(t.prior_weight * scale),
                                          Real(t.transfer_correction),
-                                         Real(t.mean_damping),
+                                         bounded_constant<Real>(t.mean_damping),
                                          damping_of<Real>(t),
                                          t.low,
                                          t.density,
@@ -209,12 +198,11 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
     sums.finite += finite;
     sums.nonfinite += n - finite;
     if (pull) prior_sum.add(b.prior_term, n);
-    if (damping != Hold::kNone) transfer_sum.add(b.transfer_term, n);
+    if (damping != DampingKind::kNone) transfer_sum.add(b.transfer_term, n);
     const Real* judged = constants.hold && finite != n ? s.gradient : nullptr;
-    if (o.statistics_active && o.damping() == kRank)
-      sample_average(t, offset, n, s.second, constants.correction, judged, keys);
-    if (o.statistics_active && o.damping() == kMean) {
-      corrected_transfer(n, s.second, constants.correction, b.transfer_term);
+    if (o.ranks()) sample_average(t, offset, n, s.second, constants.correction, judged, keys);
+    if (o.damps() && o.damping() == kMean) {
+      sized_transfers(n, s.second, constants.correction, b.transfer_term);
       if (judged) {
         for (int i = 0; i < n; ++i) b.transfer_term[i] = is_finite(judged[i]) ? b.transfer_term[i] : Real(0);
       }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../core/constants.h"
 #include "../core/contract.h"
 #include "../core/dtype.h"
 #include "../core/probe.h"
@@ -15,13 +16,13 @@ constexpr int64_t kChunk = 32768;
 
 // One tensor of a step. Null pointers mean "not used". State is in the arithmetic's type: double for float64, else
 // float.
-struct Tensor {
+struct Tensor : TensorConstants {
   int64_t size;
-  DType dtype;         // of param, grad and previous
+  DType dtype;         // of param, grad, previous, plus and minus
   DType anchor_dtype;  // dtype, or the arithmetic's
   void* param;
-  const void* grad;      // null in the half of an unfused step after the inner one; `prepare` may write it
-  const void* previous;  // weights before an unfused inner step (`prepare` writes it); null: param itself
+  void* grad;      // null in the half of an unfused step after the inner one; written only in the half before it
+  void* previous;  // weights before an unfused inner step, written in the half before it; null: param itself
   void* first_moment;
   void* second_moment;
   void* max_second_moment;
@@ -29,46 +30,28 @@ struct Tensor {
   const void* prior;
   void* transfer;     // null: the second moment
   void* curvature;    // H; |H| is significance beside P
-  const void* plus;   // what a fold adds to H, of the parameter's dtype; null: no fold
+  const void* plus;   // what a fold adds to H; null: no fold
   const void* minus;  // less this; null: nothing, or the gradient (kFoldGradient)
   void* path;         // of synaptic intelligence
-  uint32_t number;    // that keys the tensor's signs
   double* statistics;
-  float* taken;            // steps
-  double prior_scale;      // times P: its part of P^
-  double curvature_scale;  // times |H|: its part of P^
-  double inverse_rms;      // 1 / rho
+  float* taken;           // steps
+  const double* scales;   // kScales numbers
+  float low, density;     // this step's histogram
+  float table[kBins];     // this step's weight per bin
+  double table64[kBins];  // the same for float64 parameters
 
-  // Per tensor constants of this step.
-  double negative_step_size;
-  double correction2_root;
-  double one_minus_dampening;
-  double transfer_correction;    // 1 / (1 - beta^t)
-  double prior_weight;           // times P^: the anchor's weight (coupled: the gradient's)
-  double prior_weight_per_unit;  // the same at kappa = 1
-  double transfer_to_anchor;     // times T: the same, for transfer_anchor="initial"
-  double prior_penalty;          // times P^ (theta - a)^2 / 2: the penalty
-  double transfer_penalty;       // times transfer_to_anchor T (theta - a)^2 / 2: likewise
-  double mean_damping;           // times T: the weight toward the current value, for damping="mean"
-  float low, density;            // this step's histogram
-  float table[kBins];            // this step's weight per bin
-  double table64[kBins];         // the same for float64 parameters
+  double prior_scale() const { return scales[kPriorScale]; }
+  double curvature_scale() const { return scales[kCurvatureScale]; }
+  uint32_t number() const { return uint32_t(scales[kProbeNumber]); }  // that keys the tensor's signs
 };
 
-struct Options {
-  int flags;
-  bool damping_active;     // kappa < 1 and a damping chosen
-  bool pull_active;        // strength > 0
-  bool statistics_active;  // T damps or pulls, now or later
+struct Options : Flags {
+  double settings[kSettings];
+  Phase phase;
+  bool damping_active;  // kappa < 1 and a damping chosen
+  bool pull_active;     // strength > 0
   bool scale_gradient;
   Draw draw;  // of the product that is folded
-  double settings[kSettings];
-
-  int inner() const { return (flags >> kInnerShift) & 3; }
-  int mode() const { return (flags >> kModeShift) & 3; }
-  int damping() const { return (flags >> kDampingShift) & 3; }
-  int normalize() const { return (flags >> kNormalizeShift) & 3; }
-  bool has(int flag) const { return (flags & flag) != 0; }
 };
 
 struct ChunkSums {
@@ -96,7 +79,6 @@ struct Loops {
   const char* name;
   ChunkFunction process;  // a fused step, or the half of an unfused one after the inner optimizer's
   ChunkFunction prepare;  // the half before it
-  ChunkFunction preview;  // statistics of T as it will be after this step, for a tensor that has none yet
   double (*penalty_value)(const PenaltyTensor&, int64_t begin, int64_t end);  // sum of P (theta - a)^2
   void (*penalty_gradient)(const PenaltyTensor&, int64_t begin, int64_t end, double factor);
   void (*probe_fill)(const ProbeTensor&, const Draw&, int64_t begin, int64_t end);

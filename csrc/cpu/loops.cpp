@@ -4,7 +4,7 @@
 // compiler vectorizes, and reads memory only where a stage before it has not. So a step reads and writes every tensor
 // once. Products and sums are never contracted except where core/ says so: every instruction set gives the same bits.
 #include "../core/adam.h"
-#include "../core/penalty.h"
+#include "../core/pull.h"
 #include "../core/rank.h"
 #include "../core/sgd.h"
 #include "adam_pass.h"
@@ -94,7 +94,7 @@ void inner_step(const Options& o, const Tensor& t, int64_t offset, int n, const 
     Real* first = at<Real>(t.first_moment, offset);
     Real* second = at<Real>(t.second_moment, offset);
     Real* maximum = at<Real>(t.max_second_moment, offset);
-    const AdamConstants<Real> c = adam_constants<Real>(o, t);
+    const AdamConstants<Real> c = adam_constants<Real>(o, o.settings, t);
     if (o.has(kDecoupledDecay)) {
       if (o.has(kAmsgrad)) adam_block<true, true, kHold>(n, weight, gradient, first, second, maximum, c, proposed);
       else adam_block<true, false, kHold>(n, weight, gradient, first, second, maximum, c, proposed);
@@ -104,11 +104,7 @@ void inner_step(const Options& o, const Tensor& t, int64_t offset, int n, const 
     }
     return;
   }
-  SgdConstants<Real> c;
-  c.negative_lr = Real(-o.settings[kLearningRate]);
-  c.weight_decay = Real(o.settings[kWeightDecay]);
-  c.momentum = Real(o.settings[kBeta1]);
-  c.one_minus_dampening = Real(t.one_minus_dampening);
+  const SgdConstants<Real> c = sgd_constants<Real>(o.settings, t);
   Real* buffer = at<Real>(t.first_moment, offset);
   if (!buffer) sgd_block<false, false, kHold>(n, weight, gradient, buffer, c, proposed);
   else if (o.has(kNesterov)) sgd_block<true, true, kHold>(n, weight, gradient, buffer, c, proposed);
@@ -144,7 +140,7 @@ double fold_block(const Options& o, const Tensor& t, int64_t offset, int n, cons
   }
   Real* curvature = static_cast<Real*>(t.curvature) + offset;
   alignas(64) uint32_t words[kBlock / 32];
-  draw_signs(o.draw, t.number, offset, words);
+  draw_signs(o.draw, t.number(), offset, words);
   over_signs<Bits>(words, n, [&](int i, Bits sign) {
     curvature[i] = folded_if_finite(curvature[i], b.plus[i], decay, weight, sign);
   });
@@ -156,7 +152,8 @@ template <class Real>
 const Real* significance_of(const Tensor& t, int64_t offset, int n, Real* out) {
   const Real* prior = t.prior ? static_cast<const Real*>(t.prior) + offset : nullptr;
   const Real* curvature = t.curvature ? static_cast<const Real*>(t.curvature) + offset : nullptr;
-  const Real prior_scale = Real(t.prior_scale), curvature_scale = Real(t.curvature_scale);
+  const Real prior_scale = bounded_constant<Real>(t.prior_scale());
+  const Real curvature_scale = bounded_constant<Real>(t.curvature_scale());
   SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     const Real of_prior = prior ? prior_scale * prior[i] : Real(0);
@@ -178,10 +175,10 @@ void follow_path(const Tensor& t, int64_t offset, int n, const Real* gradient, c
 
 // Sum of significance (theta - a)^2 over a block.
 template <class Real>
-double weighted_square(int n, const Real* significance, Real factor, const Real* weight, const Real* anchor) {
+double weighted_square(int n, const Real* significance, const Real* weight, const Real* anchor) {
   return block_sum<Real>(n, [&](int i) {
     const Real d = weight[i] - anchor[i];
-    return significance[i] * factor * d * d;
+    return significance[i] * d * d;
   });
 }
 
@@ -203,15 +200,20 @@ const Real* penalize(const Options& o, const Tensor& t, const Pull& pull, int64_
                      const Real* anchor, const Real* prior, const Real* gradient, Real* effective, ChunkSums& sums) {
   const Real* average = pull.to_anchor && t.transfer ? static_cast<const Real*>(t.transfer) + offset : nullptr;
   const Real correction = Real(t.transfer_correction);
-  if (prior) sums.prior += weighted_square(n, prior, Real(1), weight, anchor);
-  if (average) sums.to_anchor += weighted_square(n, average, correction, weight, anchor);
+  if (prior) sums.prior += weighted_square(n, prior, weight, anchor);
+  if (average) {
+    sums.to_anchor += block_sum<Real>(n, [&](int i) {
+      const Real d = weight[i] - anchor[i];
+      return sized_transfer(average[i], correction) * d * d;
+    });
+  }
   if (o.mode() != kCoupled) return gradient;
-  const Real prior_weight = Real(t.prior_weight);
-  const Real to_anchor_weight = Real(t.transfer_to_anchor);
+  const Real prior_weight = bounded_constant<Real>(t.prior_weight);
+  const Real to_anchor_weight = bounded_constant<Real>(t.transfer_to_anchor);
   SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) {
     Real w = prior ? prior_weight * prior[i] : Real(0);
-    if (average) w += to_anchor_weight * (average[i] * correction);
+    if (average) w += to_anchor_weight * sized_transfer(average[i], correction);
     effective[i] = coupled(gradient[i], weight[i], anchor[i], bounded_weight(w));
   }
   return effective;
@@ -260,13 +262,13 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
   if (is_adam_pass(o, t)) return adam_chunk<Real>(o, t, begin, end, sums, keys);
   Block<Real> b;
   const bool fused = o.inner() != kNone;
-  const bool hold = !o.has(kPropagateNonfinite);
+  const bool hold = o.hold();
   const Pull pulling(o, t);
-  const bool is_coupled = o.mode() == kCoupled;
+  const bool is_coupled = o.coupled();
   const bool pull = pulling.active && (fused || !is_coupled);
   const bool to_anchor = pulling.to_anchor;
   const bool in_place = t.dtype == Native<Real>::dtype;
-  const bool damped = o.damping_active && !is_coupled && !o.has(kTransferToAnchor);
+  const bool damped = o.damping_active;
   for (int64_t offset = begin; offset < end; offset += kBlock) {
     const int n = int(end - offset < kBlock ? end - offset : kBlock);
 
@@ -299,23 +301,25 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     const Real* average = t.transfer
                               ? static_cast<const Real*>(t.transfer) + offset
                               : (t.second_moment && o.inner() == kAdam ? at<Real>(t.second_moment, offset) : nullptr);
-    const bool transfer_used = average && (damped || to_anchor || o.statistics_active);
-    if (transfer_used) corrected_transfer(n, average, Real(t.transfer_correction), b.transfer);
-    if (transfer_used && o.statistics_active) {
-      if (o.damping() == kRank && !o.has(kTransferToAnchor)) {
+    const bool transfer_used = average && o.weighs_transfer();
+    if (transfer_used) {
+      const Real correction = Real(t.transfer_correction);
+      if (o.ranks()) {
+        corrected_transfer(n, average, correction, b.transfer);
         bins_of(t, n, b.transfer, b.bin);
         sample(t, offset, n, b.transfer, hold ? gradient : nullptr, b.bin, keys);
       } else {
+        sized_transfers(n, average, correction, b.transfer);
         sums.sum += finite_sum(n, b.transfer, hold ? gradient : nullptr);
       }
     }
-    if (fused && to_anchor && !t.transfer) sums.to_anchor += weighted_square(n, b.transfer, Real(1), weight, anchor);
+    if (fused && to_anchor && !t.transfer) sums.to_anchor += weighted_square(n, b.transfer, weight, anchor);
     if (damped && transfer_used) {
       if (o.damping() == kRank) {
         const Real* table = damping_of<Real>(t);
         for (int i = 0; i < n; ++i) b.damping[i] = table[b.bin[i]];
       } else {
-        const Real factor = Real(t.mean_damping);
+        const Real factor = bounded_constant<Real>(t.mean_damping);
         SRFT_VECTORIZE
         for (int i = 0; i < n; ++i) b.damping[i] = bounded_weight(factor * b.transfer[i]);
       }
@@ -332,8 +336,8 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
       w.prior = prior;
       w.transfer = to_anchor ? b.transfer : nullptr;
       w.damping = b.damping;
-      w.prior_weight = Real(t.prior_weight);
-      w.transfer_weight = Real(t.transfer_to_anchor);
+      w.prior_weight = bounded_constant<Real>(t.prior_weight);
+      w.transfer_weight = bounded_constant<Real>(t.transfer_to_anchor);
       const Real* held = hold ? gradient : nullptr;
       if (o.mode() == kProximal) {
         if (pull && damp) blend_block<true, true, true>(n, proposed, weight, anchor, held, w, b.result);
@@ -369,7 +373,7 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
 template <class Real>
 void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys&) {
   Block<Real> b;
-  const bool hold = !o.has(kPropagateNonfinite);
+  const bool hold = o.hold();
   const Pull pull(o, t);
   const bool in_place = t.dtype == Native<Real>::dtype;
   for (int64_t offset = begin; offset < end; offset += kBlock) {
@@ -388,48 +392,15 @@ void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     }
     if (t.previous) {
       const int bytes = bytes_of(t.dtype);
-      memcpy(static_cast<char*>(const_cast<void*>(t.previous)) + offset * bytes,
-             static_cast<const char*>(t.param) + offset * bytes, n * bytes);
+      memcpy(static_cast<char*>(t.previous) + offset * bytes, static_cast<const char*>(t.param) + offset * bytes,
+             n * bytes);
     }
     const bool changed = effective != gradient || (hold && finite != n);
     if (!changed) continue;
-    Real* out = in_place ? static_cast<Real*>(const_cast<void*>(t.grad)) + offset : b.result;
+    Real* out = in_place ? static_cast<Real*>(t.grad) + offset : b.result;
     const Real unscale = o.scale_gradient ? Real(1 / o.settings[kGradientFactor]) : Real(1);
     for (int i = 0; i < n; ++i) out[i] = !hold || is_finite(effective[i]) ? effective[i] * unscale : Real(0);
-    if (!in_place) store(b.result, const_cast<void*>(t.grad), t.dtype, offset, n);
-  }
-}
-
-// T after this step, without taking the step: what fills the statistics of a tensor's first step.
-template <class Real>
-void preview(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  Block<Real> b;
-  const bool own = t.transfer != nullptr;
-  const Real beta = Real(o.settings[own ? kTransferBeta : kBeta2]);
-  const Real one_minus_beta = Real(1 - o.settings[own ? kTransferBeta : kBeta2]);
-  const Real* state = static_cast<const Real*>(own ? t.transfer : t.second_moment);
-  const bool hold = !o.has(kPropagateNonfinite);
-  for (int64_t offset = begin; offset < end; offset += kBlock) {
-    const int n = int(end - offset < kBlock ? end - offset : kBlock);
-    const Real* average = state + offset;
-    const Real correction = Real(t.transfer_correction);
-    const bool gradient = t.grad != nullptr;
-    if (gradient) {
-      const Real* g = task_gradient<Real>(o, t, offset, n, b.effective);
-      for (int i = 0; i < n; ++i) {
-        b.effective[i] = g[i];
-        b.transfer[i] = accumulate_square(average[i], g[i], beta, one_minus_beta) * correction;
-      }
-    } else {
-      corrected_transfer(n, average, correction, b.transfer);
-    }
-    if (o.damping() == kRank && !o.has(kTransferToAnchor)) {
-      bins_of(t, n, b.transfer, b.bin);
-      sample(t, offset, n, b.transfer, hold && gradient ? b.effective : nullptr, b.bin, keys);
-    } else {
-      sums.sum += finite_sum(n, b.transfer, hold && gradient ? b.effective : nullptr);
-      sums.finite += gradient ? count_finite(b.effective, n) : n;
-    }
+    if (!in_place) store(b.result, t.grad, t.dtype, offset, n);
   }
 }
 
@@ -437,11 +408,6 @@ void process_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, 
   t.dtype == DType::kFloat64 ? process<double>(o, t, begin, end, sums, keys)
                              : process<float>(o, t, begin, end, sums, keys);
 }
-void preview_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  t.dtype == DType::kFloat64 ? preview<double>(o, t, begin, end, sums, keys)
-                             : preview<float>(o, t, begin, end, sums, keys);
-}
-
 void prepare_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
   t.dtype == DType::kFloat64 ? prepare<double>(o, t, begin, end, sums, keys)
                              : prepare<float>(o, t, begin, end, sums, keys);
@@ -458,8 +424,7 @@ void probe_fill_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t en
 void probe_perturb_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double scale);
 void probe_fold_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double decay, double weight);
 
-const Loops loops = {SRFT_NAME(SRFT_ISA), process_any,         prepare_any,
-                     preview_any,         penalty_value_chunk, penalty_gradient_chunk,
-                     probe_fill_chunk,    probe_perturb_chunk, probe_fold_chunk};
+const Loops loops = {SRFT_NAME(SRFT_ISA),    process_any,      prepare_any,         penalty_value_chunk,
+                     penalty_gradient_chunk, probe_fill_chunk, probe_perturb_chunk, probe_fold_chunk};
 
 }  // namespace srft::cpu::SRFT_ISA

@@ -1,6 +1,6 @@
 // The significance penalty over one chunk of one tensor. Compiled once per instruction set, like loops.cpp and by its
 // rules.
-#include "../core/quadratic.h"
+#include "../core/penalty.h"
 #include "block.h"
 #include "penalty.h"
 

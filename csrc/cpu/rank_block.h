@@ -10,11 +10,18 @@
 namespace srft::cpu::SRFT_ISA {
 namespace {
 
-// T of a block with its bias corrected, as a float64 step sees it in double and every other in float.
+// T of a block with its bias corrected, for ranks.
 template <class Real>
 SRFT_CORE void corrected_transfer(int n, const Real* raw, Real correction, Real* out) {
   SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) out[i] = raw[i] * correction;
+}
+
+// The same where its size matters.
+template <class Real>
+SRFT_CORE void sized_transfers(int n, const Real* raw, Real correction, Real* out) {
+  SRFT_VECTORIZE
+  for (int i = 0; i < n; ++i) out[i] = sized_transfer(raw[i], correction);
 }
 
 template <class Real>

@@ -79,7 +79,7 @@ Gathered run(const Options& options, const std::vector<Tensor>& tensors, const s
              ChunkFunction function) {
   const std::vector<Task> tasks = tasks_of(tensors, chosen);
   std::vector<ChunkSums> sums(tasks.size());
-  const bool counts = options.statistics_active && options.damping() == kRank && !options.has(kTransferToAnchor);
+  const bool counts = options.ranks_in(options.phase);
   Gathered gathered{std::vector<Keys>(counts ? tensors.size() : 0), std::vector<ChunkSums>(tensors.size())};
   std::mutex mutex;
   std::atomic<size_t> next{0};
@@ -125,141 +125,78 @@ void keep(const Gathered& gathered, int32_t tensor, bool rank, double* statistic
   }
 }
 
-bool has_statistics(const Tensor& tensor, bool rank) {
-  const double* s = tensor.statistics;
-  if (!rank) return s[kCount] > 0;
-  return std::any_of(s + kHistogram, s + kStatistics, [](double count) { return count > 0; });
-}
-
-void use_range(Tensor& tensor) {
-  tensor.low = float(tensor.statistics[kLow]);
-  tensor.density = float(tensor.statistics[kDensity]);
-}
-
-// Statistics for the tensors that have none: of T as this step will leave it. First the extent, then a histogram over
-// it, then one over its middle 99 %.
-void preview(const Options& options, std::vector<Tensor>& tensors, const Loops& loops, bool rank) {
-  std::vector<int32_t> fresh;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].size > 0 && !has_statistics(tensors[i], rank)) fresh.push_back(int32_t(i));
-  }
-  if (fresh.empty()) return;
-  if (rank) {
-    for (int32_t i : fresh) set_range(tensors[i].statistics, 0.0, 256.0), use_range(tensors[i]);
-    const Gathered extent = run(options, tensors, fresh, loops.preview);
-    for (int32_t i : fresh) {
-      double* s = tensors[i].statistics;
-      keep(extent, i, rank, s);
-      set_range(s, s[kSmallest], s[kLargest] + kNarrowestBin);
-      use_range(tensors[i]);
-    }
-    const Gathered coarse = run(options, tensors, fresh, loops.preview);
-    for (int32_t i : fresh) {
-      double* s = tensors[i].statistics;
-      keep(coarse, i, rank, s);
-      double below[kBins + 1], next[2];
-      cumulate(s, below);
-      next_range(s, below, next);
-      s[kLow] = next[kLow];
-      s[kDensity] = next[kDensity];
-      use_range(tensors[i]);
-    }
-  }
-  const Gathered found = run(options, tensors, fresh, loops.preview);
-  for (int32_t i : fresh) keep(found, i, rank, tensors[i].statistics);
-}
-
-// What a tensor's elements share in this step.
-void set_constants(const Options& options, Tensor& t, Phase phase) {
+// This step's range of the histogram and its weight per bin, from what the last step counted.
+void set_table(const Options& options, Tensor& t) {
   const double* s = options.settings;
-  const bool coupled = options.mode() == kCoupled;
-  if (phase != Phase::kAfter) *t.taken += 1.0f;
-  const double time = double(*t.taken);
-  if (options.inner() == kAdam) {
-    t.negative_step_size = -s[kLearningRate] / (1 - std::pow(s[kBeta1], time));
-    t.correction2_root = std::sqrt(1 - std::pow(s[kBeta2], time));
+  double below[kBins + 1], next[2];
+  cumulate(t.statistics, below);
+  next_range(t.statistics, below, next);
+  for (int bin = 0; bin < kBins; ++bin) {
+    const double rank = bin_rank(t.statistics, below, next, bin);
+    t.table64[bin] = rank_damping(rank, released(s[kKappa]), s[kMuMin], s[kMuMax]);
+    t.table[bin] = float(t.table64[bin]);
   }
-  t.one_minus_dampening = time <= 1 ? 1.0 : 1 - s[kBeta2];
-  t.transfer_correction = 1 / (1 - std::pow(s[t.transfer ? kTransferBeta : kBeta2], time));
+  t.statistics[kLow] = next[kLow];
+  t.statistics[kDensity] = next[kDensity];
+  t.low = float(next[kLow]);
+  t.density = float(next[kDensity]);
+}
 
-  // DESIGN section 2: w_p = lr lambda kappa P^ / rho; coupled: lambda kappa P^.
-  const double unit = coupled ? s[kStrength] : s[kLearningRate] * s[kStrength] * t.inverse_rms;
-  t.prior_weight_per_unit = unit;
-  t.prior_weight = unit * s[kKappa];
-  t.prior_penalty = s[kStrength] * s[kKappa] * (coupled ? 1.0 : t.inverse_rms);
-  t.transfer_penalty = coupled ? 1.0 : (s[kLearningRate] > 0 ? 1 / s[kLearningRate] : 0.0);
-  t.mean_damping = t.transfer_to_anchor = 0;
+// What a tensor's elements share in this step. `sum` and `count` are of T over all tensors.
+void set_constants(const Options& options, Tensor& t, double sum, double count) {
+  const double* s = options.settings;
+  const double time = double(*t.taken);
+  BiasCorrections corrections = {1, 1, 1};
+  if (options.inner() == kAdam) corrections = {1 - std::pow(s[kBeta1], time), 1 - std::pow(s[kBeta2], time), 1};
+  if (t.transfer) corrections.transfer = 1 - std::pow(s[kTransferBeta], time);
+  const bool global = options.normalize() == kGlobal;
+  static_cast<TensorConstants&>(t) =
+      tensor_constants(options, s, t.scales, time, corrections, t.transfer != nullptr,
+                       global ? sum : t.statistics[kSum], global ? count : t.statistics[kCount]);
 }
 
 }  // namespace
 
-void step(Options options, std::vector<Tensor>& tensors, Phase phase, double* report) {
+void step(Options options, std::vector<Tensor>& tensors, double* report) {
   const Loops& kernel = loops();
   const double* s = options.settings;
-  const double release = 1 - s[kKappa];  // how much of the transfer's hold is in force
-  const bool to_anchor = options.has(kTransferToAnchor);
+  const Phase phase = options.phase;
   options.pull_active = s[kStrength] > 0;
   options.scale_gradient = s[kGradientFactor] != 1.0;
-  const bool folds = options.has(kFold) && phase == Phase::kFused;
+  options.damping_active = options.damps() && released(s[kKappa]) > 0;
+  const bool folds = options.folds_in(phase);
   if (folds) {
     const auto half = [&](Setting setting) { return uint64_t(s[setting]); };
     options.draw = {half(kProbeSeedHigh) << 32 | half(kProbeSeedLow), uint32_t(s[kProbeStep])};
   }
-  const bool damped = options.damping() != kUndamped && !to_anchor && options.mode() != kCoupled;
-  options.damping_active = damped && release > 0;
-  // Whatever kappa is now: under a moving schedule the next step may need them.
-  options.statistics_active = damped || to_anchor;
-  const bool rank = damped && options.damping() == kRank;
   if (options.has(kResetPenalties)) report[kPriorPenalty] = report[kTransferPenalty] = 0;
-  // The half before the inner step reads the last step's statistics only; those of this step belong to the half after
-  // it, or, where T pulls to the anchor by a gradient, to this half.
-  const bool gathers =
-      options.statistics_active && (phase != Phase::kBefore || (to_anchor && options.mode() == kCoupled));
 
   std::vector<int32_t> all;
+  double sum = 0, count = 0;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].size > 0) all.push_back(int32_t(i));
-    if (!folds || !tensors[i].curvature) tensors[i].plus = nullptr;
-    set_constants(options, tensors[i], phase);
+    Tensor& t = tensors[i];
+    if (phase != Phase::kAfter) *t.taken += 1.0f;
+    if (t.size == 0) continue;
+    all.push_back(int32_t(i));
+    sum += t.statistics[kSum];
+    count += t.statistics[kCount];
   }
-  if (options.statistics_active) {
-    preview(options, tensors, kernel, rank);
-    double sum = 0, count = 0;
-    for (int32_t i : all) sum += tensors[i].statistics[kSum], count += tensors[i].statistics[kCount];
-    for (int32_t i : all) {
-      Tensor& t = tensors[i];
-      if (rank && phase == Phase::kBefore) continue;  // the damping belongs to the half after the inner step
-      if (rank) {
-        double below[kBins + 1], next[2];
-        cumulate(t.statistics, below);
-        next_range(t.statistics, below, next);
-        for (int bin = 0; bin < kBins; ++bin) {
-          const double rank_of_bin = bin_rank(t.statistics, below, next, bin);
-          t.table64[bin] = rank_damping(rank_of_bin, release, s[kMuMin], s[kMuMax]);
-          t.table[bin] = float(t.table64[bin]);
-        }
-        t.statistics[kLow] = next[kLow];
-        t.statistics[kDensity] = next[kDensity];
-        use_range(t);
-        continue;
-      }
-      const double mean = options.normalize() == kGlobal ? sum / count : t.statistics[kSum] / t.statistics[kCount];
-      const double per_mean = options.normalize() == kAbsolute && to_anchor ? 1.0 : (mean > 0 ? 1 / mean : 0.0);
-      t.mean_damping = release * s[kTau] * per_mean;
-      t.transfer_to_anchor = to_anchor ? t.prior_weight_per_unit * release * per_mean : 0.0;
-    }
+  for (int32_t i : all) {
+    Tensor& t = tensors[size_t(i)];
+    if (!folds || !t.curvature) t.plus = nullptr;
+    set_constants(options, t, sum, count);
+    if (options.ranks_in(phase)) set_table(options, t);
   }
 
   const Gathered found = run(options, tensors, all, phase == Phase::kBefore ? kernel.prepare : kernel.process);
-  const double lr = s[kLearningRate];
   for (int32_t i : all) {
-    const Tensor& t = tensors[i];
-    if (gathers) keep(found, i, rank, t.statistics);
-    if (t.plus) t.statistics[kCurvatureSum] = found.sums[i].curvature;
-    const ChunkSums& sums = found.sums[i];
-    report[kPriorPenalty] += 0.5 * t.prior_penalty * sums.prior;
-    report[kTransferPenalty] += 0.5 * t.transfer_penalty * t.transfer_to_anchor * sums.to_anchor;
-    report[kTransferPenalty] += lr > 0 ? 0.5 * sums.transfer / lr : 0.0;
+    const Tensor& t = tensors[size_t(i)];
+    const ChunkSums& sums = found.sums[size_t(i)];
+    if (options.gathers_in(phase)) keep(found, i, options.ranks(), t.statistics);
+    if (t.plus) t.statistics[kCurvatureSum] = sums.curvature;
+    report[kPriorPenalty] += t.prior_penalty * sums.prior;
+    report[kTransferPenalty] += t.anchor_penalty * sums.to_anchor;
+    report[kTransferPenalty] += damping_penalty(sums.transfer, s[kLearningRate]);
     report[kNonfinite] += double(sums.nonfinite);
   }
 }

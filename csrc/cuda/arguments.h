@@ -11,6 +11,7 @@
 
 #include "../core/contract.h"
 #include "../core/dtype.h"
+#include "../core/flags.h"
 #include "../core/host_device.h"
 #include "partition.h"
 
@@ -72,30 +73,12 @@ struct StepHeader {
   Scratch scratch;
   Partition partition;
   uint32_t tensors;
-  int32_t flags;
+  Flags flags;
   Phase phase;
   uint16_t column[kColumns];  // where in `words` a column begins, or kNoColumn
   uint16_t sizes;             // likewise: sizes and their bits
   uint16_t starts;            // likewise: tensors + 1 first units, two in a word
   uint16_t rows;              // likewise: places in steps, statistics and scales, two in a word
-
-  SRFT_MEMBER bool has(int flag) const { return (flags & flag) != 0; }
-  SRFT_MEMBER int inner() const { return (flags >> kInnerShift) & 3; }
-  SRFT_MEMBER int mode() const { return (flags >> kModeShift) & 3; }
-  SRFT_MEMBER int damping() const { return (flags >> kDampingShift) & 3; }
-  SRFT_MEMBER int normalize() const { return (flags >> kNormalizeShift) & 3; }
-
-  SRFT_MEMBER bool folds() const { return has(kFold) && phase == Phase::kFused; }
-
-  // What of T is weighed, and what is kept of it: csrc/cpu/step.cpp has the same.
-  SRFT_MEMBER bool damped() const {
-    return damping() != kUndamped && !has(kTransferToAnchor) && mode() != kCoupled && phase != Phase::kBefore;
-  }
-  SRFT_MEMBER bool ranked() const { return damped() && damping() == kRank; }
-  SRFT_MEMBER bool sums_transfer() const {
-    if (has(kTransferToAnchor)) return phase != Phase::kBefore || mode() == kCoupled;
-    return damped() && damping() == kMean;
-  }
 };
 
 constexpr int kWords = (SRFT_CUDA_ARGUMENT_BYTES - int(sizeof(StepHeader))) / 8;

@@ -48,11 +48,16 @@ cuda::StepPlan make_plan(std::vector<int64_t> sizes, const std::vector<int>& dty
   return cuda::StepPlan(tensors, device, pointer<void>(scratch));
 }
 
-void step(cuda::StepPlan& plan, const std::vector<uintptr_t>& params, const std::vector<uintptr_t>& grads,
-          const std::vector<uintptr_t>& plus, const std::vector<uintptr_t>& minus,
+// Where a list of addresses begins in memory of the host, and how many they are.
+using List = std::pair<uintptr_t, size_t>;
+
+void step(cuda::StepPlan& plan, List params, List grads, List plus, List minus,
           const std::array<double, kSettings>& settings, uintptr_t device_settings, uintptr_t means,
           uintptr_t found_inf, uintptr_t grad_scale, uintptr_t report, int flags, int phase, uintptr_t stream) {
-  plan.step({params, grads, plus, minus},
+  const auto list = [](const List& of) {
+    return cuda::StepPlan::Addresses{pointer<const int64_t>(of.first), of.second};
+  };
+  plan.step({list(params), list(grads), list(plus), list(minus)},
             {settings, pointer<const double>(device_settings), pointer<const double>(means),
              pointer<const float>(found_inf), pointer<const float>(grad_scale), pointer<double>(report), flags,
              static_cast<Phase>(phase), reinterpret_cast<cudaStream_t>(stream)});

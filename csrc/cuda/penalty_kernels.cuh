@@ -1,7 +1,7 @@
 // The significance penalty and its gradient. Each of a tensor's three parts may have a dtype of its own.
 #pragma once
 
-#include "../core/quadratic.h"
+#include "../core/penalty.h"
 #include "access.cuh"
 #include "block.cuh"
 

@@ -114,14 +114,14 @@ void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
 
 void StepPlan::point(Launch& launch, const Moving& moving) const {
   StepArguments& a = *launch.arguments;
-  const std::vector<uintptr_t>* lists[] = {&moving.params, &moving.grads, &moving.plus, &moving.minus};
+  const Addresses* lists[] = {&moving.params, &moving.grads, &moving.plus, &moving.minus};
   uint64_t* size = a.words + a.header.sizes;
   for (size_t k = 0; k < launch.members.size(); ++k) {
     const uint32_t i = launch.members[k];
     bool aligned = launch.aligned[k];
     for (int c = kParam; c <= kMinus; ++c) {
       if (a.header.column[c] == kNoColumn) continue;
-      const uintptr_t address = lists[c]->empty() ? 0 : (*lists[c])[i];
+      const uintptr_t address = lists[c]->count == 0 ? 0 : uintptr_t(lists[c]->first[i]);
       a.words[a.header.column[c] + k] = address;
       aligned = aligned && is_aligned(address);
     }
@@ -141,14 +141,14 @@ uint32_t StepPlan::resident(DType dtype, StepKernel kernel) {
 }
 
 void StepPlan::step(const Moving& moving, const StepCall& call) {
-  const auto fits = [&](const std::vector<uintptr_t>& list, bool may_be_empty) {
-    return list.size() == count_ || (list.empty() && may_be_empty);
+  const auto fits = [&](const Addresses& list, bool may_be_empty) {
+    return list.count == count_ || (list.count == 0 && may_be_empty);
   };
   if (!fits(moving.params, false) || !fits(moving.grads, call.phase == Phase::kAfter) || !fits(moving.plus, true) ||
       !fits(moving.minus, true)) {
     throw std::invalid_argument("srft: the plan was made for " + std::to_string(count_) + " parameters, got " +
-                                std::to_string(moving.params.size()) + ", " + std::to_string(moving.grads.size()) +
-                                " gradients and " + std::to_string(moving.plus.size()) + " products");
+                                std::to_string(moving.params.count) + ", " + std::to_string(moving.grads.count) +
+                                " gradients and " + std::to_string(moving.plus.count) + " products");
   }
   const OnDevice guard(device_);
   bool reset = (call.flags & kResetPenalties) != 0;
@@ -160,17 +160,18 @@ void StepPlan::step(const Moving& moving, const StepCall& call) {
     h.found_inf = call.found_inf;
     h.grad_scale = call.grad_scale;
     h.report = call.report;
-    h.flags = reset ? call.flags : call.flags & ~kResetPenalties;
+    h.flags = {reset ? call.flags : call.flags & ~kResetPenalties};
     h.phase = call.phase;
     reset = false;  // the launches after the first add
     point(launch, moving);
 
-    const bool adamw = h.inner() == kAdam && h.has(kDecoupledDecay) && h.mode() == kProximal &&
-                       !h.has(kTransferToAnchor) && !has_maximum_ && !has_transfer_ && !has_path_ && !mixes_ &&
-                       !h.folds() && h.damping() != kMean;
+    const Flags& f = h.flags;
+    const bool adamw = f.inner() == kAdam && f.has(kDecoupledDecay) && f.mode() == kProximal &&
+                       !f.transfer_to_anchor() && !has_maximum_ && !has_transfer_ && !has_path_ && !mixes_ &&
+                       !f.folds_in(h.phase) && f.damping() != kMean;
     const StepKernel kernel = call.phase == Phase::kBefore ? StepKernel::kPrepare
                               : !adamw                     ? StepKernel::kAnyStep
-                              : h.ranked()                 ? StepKernel::kFusedAdamRanked
+                              : f.ranks_in(h.phase)        ? StepKernel::kFusedAdamRanked
                                                            : StepKernel::kFusedAdam;
     // A segment has fewer than 2^31 elements on any grid that a device with so much memory runs.
     h.partition = {launch.units, uint32_t(std::min<uint64_t>(launch.units, resident(launch.dtype, kernel)))};

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "../plan_tensors.h"
+#include "plan_tensors.h"
 #include "step.h"
 
 namespace srft::cuda {
@@ -31,10 +31,14 @@ class StepPlan {
   // How many tensors one launch takes, if each has `columns` addresses.
   static size_t capacity(int columns);
 
-  // Addresses, one a tensor each; `grads` may be empty after an unfused step, `plus` and `minus` where nothing is
-  // folded.
+  // Addresses, one a tensor, in memory of the host.
+  struct Addresses {
+    const int64_t* first;
+    size_t count;
+  };
+  // `grads` may be empty after an unfused step, `plus` and `minus` where nothing is folded.
   struct Moving {
-    const std::vector<uintptr_t>&params, &grads, &plus, &minus;
+    Addresses params, grads, plus, minus;
   };
   void step(const Moving& moving, const StepCall& call);
   size_t launches() const { return launches_.size(); }

@@ -2,10 +2,9 @@
 // a segment's constants and its table of damping before it, its sums and counts after it.
 #pragma once
 
-#include "../core/adam.h"
+#include "../core/constants.h"
 #include "../core/probe.h"
 #include "../core/rank.h"
-#include "../core/sgd.h"
 #include "access.cuh"
 #include "block.cuh"
 
@@ -29,9 +28,8 @@ struct SegmentConstants {
   float low, density;
   bool hold;  // an element whose gradient is not finite stays as it is
   Real fold_decay, fold_weight;
-  double prior_penalty;    // times sum P^ (theta - a)^2
-  double anchor_penalty;   // times sum T (theta - a)^2
-  double damping_penalty;  // times sum w_t (new theta - theta)^2
+  double prior_penalty;   // times sum P^ (theta - a)^2
+  double anchor_penalty;  // times sum T (theta - a)^2
 };
 
 template <class Real>
@@ -121,12 +119,6 @@ __device__ __forceinline__ void count_key(Real transfer, int32_t bin, Shared<Rea
   sums.lowest = from_above(bits) > sums.lowest ? from_above(bits) : sums.lowest;
 }
 
-// The mean of T is over what the last step left; the sums of all tensors come from outside.
-__device__ inline double inverse_mean_of_transfer(const StepHeader& h, const double* statistics) {
-  const double* sums = h.normalize() == kGlobal && h.means ? h.means : statistics + kSum;
-  return sums[0] > 0 ? sums[1] / sums[0] : 0.0;
-}
-
 // 1 - beta^t for each average's beta, t counting the step that is being taken. By the first threads of a block.
 template <class Real>
 __device__ void set_corrections(const StepArguments& a, uint32_t tensor, Shared<Real>& shared) {
@@ -137,57 +129,34 @@ __device__ void set_corrections(const StepArguments& a, uint32_t tensor, Shared<
   if (threadIdx.x == 0) shared.time = time;
 }
 
-// csrc/cpu/step.cpp: set_constants and what follows from the statistics.
 template <class Real>
 __device__ void set_constants(const StepArguments& a, uint32_t tensor, Shared<Real>& shared) {
   const StepHeader& h = a.header;
   const double* s = shared.settings;
   const uint32_t row = a.row(tensor);
-  const double lr = s[kLearningRate], release = 1 - s[kKappa];
-  const bool coupled = h.mode() == kCoupled;
   const double* scales = h.scales + int64_t(row) * kScales;
-  const double inverse_rms = scales[kInverseRms];
+  // The mean of T is over what the last step left; the sums over all tensors come from outside.
+  const double* sums = h.means ? h.means : h.statistics + int64_t(row) * kStatistics + kSum;
+  const BiasCorrections corrections = {shared.corrections[0], shared.corrections[1], shared.corrections[2]};
+  const TensorConstants t = tensor_constants(h.flags, s, scales, shared.time, corrections,
+                                             a.address(kTransfer, tensor) != 0, sums[0], sums[1]);
   SegmentConstants<Real>& c = shared.constants;
-
-  c.adam.beta2 = Real(s[kBeta2]);
-  c.adam.one_minus_beta1 = Real(1 - s[kBeta1]);
-  c.adam.one_minus_beta2 = Real(1 - s[kBeta2]);
-  c.adam.epsilon = Real(s[kEpsilon]);
-  c.adam.decay = h.has(kDecoupledDecay) ? Real(1 - lr * s[kWeightDecay]) : Real(s[kWeightDecay]);
-  c.adam.negative_step_size = Real(-lr / shared.corrections[0]);
-  c.adam.correction2_root = Real(sqrt(shared.corrections[1]));
-  c.sgd.negative_lr = Real(-lr);
-  c.sgd.weight_decay = Real(s[kWeightDecay]);
-  c.sgd.momentum = Real(s[kBeta1]);
-  c.sgd.one_minus_dampening = Real(shared.time <= 1 ? 1.0 : 1 - s[kBeta2]);
+  c.adam = adam_constants<Real>(h.flags, s, t);
+  c.sgd = sgd_constants<Real>(s, t);
+  c.gradient_factor = Real(s[kGradientFactor] / (h.grad_scale ? double(*h.grad_scale) : 1.0));
   c.transfer_beta = Real(s[kTransferBeta]);
   c.one_minus_transfer_beta = Real(1 - s[kTransferBeta]);
-  c.correction = Real(1 / shared.corrections[a.address(kTransfer, tensor) ? 2 : 1]);
-
-  const double scale = h.grad_scale ? double(*h.grad_scale) : 1.0;
-  c.gradient_factor = Real(s[kGradientFactor] / scale);
-  c.hold = !h.has(kPropagateNonfinite);
-
-  // DESIGN section 2: w_p = lr lambda kappa P^ / rho; coupled: lambda kappa P^.
-  const double unit = coupled ? s[kStrength] : lr * s[kStrength] * inverse_rms;
-  c.prior_scale = Real(scales[kPriorScale]);
-  c.curvature_scale = Real(scales[kCurvatureScale]);
-  c.prior_weight = Real(unit * s[kKappa]);
-  c.prior_penalty = 0.5 * s[kStrength] * s[kKappa] * (coupled ? 1.0 : inverse_rms);
+  c.correction = Real(t.transfer_correction);
+  c.prior_scale = bounded_constant<Real>(scales[kPriorScale]);
+  c.curvature_scale = bounded_constant<Real>(scales[kCurvatureScale]);
+  c.prior_weight = bounded_constant<Real>(t.prior_weight);
+  c.to_anchor = bounded_constant<Real>(t.transfer_to_anchor);
+  c.mean_damping = bounded_constant<Real>(t.mean_damping);
+  c.hold = h.flags.hold();
   c.fold_decay = Real(s[kFoldDecay]);
   c.fold_weight = Real(s[kFoldWeight]);
-  c.to_anchor = c.mean_damping = 0;
-  c.anchor_penalty = 0;
-  c.damping_penalty = lr > 0 ? 0.5 / lr : 0.0;
-  const double* statistics = h.statistics + int64_t(row) * kStatistics;
-  if (h.has(kTransferToAnchor)) {
-    const double per_mean = h.normalize() == kAbsolute ? 1.0 : inverse_mean_of_transfer(h, statistics);
-    const double weight = unit * release * per_mean;
-    c.to_anchor = Real(weight);
-    c.anchor_penalty = 0.5 * weight * (coupled ? 1.0 : (lr > 0 ? 1 / lr : 0.0));
-  } else if (h.damped() && h.damping() == kMean) {
-    c.mean_damping = Real(release * s[kTau] * inverse_mean_of_transfer(h, statistics));
-  }
+  c.prior_penalty = t.prior_penalty;
+  c.anchor_penalty = t.anchor_penalty;
 }
 
 // This step's range of the histogram and its weight per bin, from what the last step counted.
@@ -208,7 +177,7 @@ __device__ __forceinline__ void set_table(const StepArguments& a, uint32_t tenso
   __syncthreads();
   const double rank = bin_rank(shared.statistics, shared.below, shared.next, bin);
   const double* s = shared.settings;
-  shared.table[bin] = Real(rank_damping(rank, 1 - s[kKappa], s[kMuMin], s[kMuMax]));
+  shared.table[bin] = Real(rank_damping(rank, released(s[kKappa]), s[kMuMin], s[kMuMax]));
   __syncthreads();
 }
 
@@ -236,7 +205,7 @@ __device__ __noinline__ void begin_segment(const StepArguments& a, Shared<Real>&
     __syncthreads();
     if (threadIdx.x == 0) set_constants(a, tensor, shared);
     __syncthreads();
-    if (a.header.ranked()) set_table(a, tensor, shared);
+    if (a.header.flags.ranks_in(a.header.phase)) set_table(a, tensor, shared);
   }
   __syncthreads();
 }
@@ -247,15 +216,17 @@ template <class Real>
 __device__ void end_segment(const StepArguments& a, uint32_t tensor, Sums& sums, Shared<Real>& shared) {
   const StepHeader& h = a.header;
   TensorScratch& found = h.scratch.tensors[tensor];
-  const bool any = a.size(tensor) > 0, ranked = any && h.ranked(), summed = any && h.sums_transfer();
-  const bool folded = any && h.folds() && a.address(kCurvature, tensor) && a.address(kPlus, tensor);
+  const bool any = a.size(tensor) > 0, ranked = any && h.flags.ranks_in(h.phase),
+             summed = any && h.flags.sums_in(h.phase);
+  const bool folded = any && h.flags.folds_in(h.phase) && a.address(kCurvature, tensor) && a.address(kPlus, tensor);
   double all[7] = {sums.prior,           sums.to_anchor,         sums.transfer, sums.sum,
                    double(sums.counted), double(sums.nonfinite), sums.curvature};
   block_sum(all, shared.room);
   const SegmentConstants<Real>& c = shared.constants;
   if (threadIdx.x == 0) {
     shared.report.penalties[kPriorPenalty] += c.prior_penalty * all[0];
-    shared.report.penalties[kTransferPenalty] += c.anchor_penalty * all[1] + c.damping_penalty * all[2];
+    shared.report.penalties[kTransferPenalty] +=
+        c.anchor_penalty * all[1] + damping_penalty(all[2], shared.settings[kLearningRate]);
     shared.report.nonfinite += all[5];
   }
 
@@ -324,7 +295,7 @@ __device__ void end_block(const StepHeader& h, Shared<Real>& shared) {
   if (threadIdx.x != 0) return;
   h.report[kNonfinite] += total[2];
   if (shared.skipped) return;
-  const bool reset = h.has(kResetPenalties);
+  const bool reset = h.flags.has(kResetPenalties);
   h.report[kPriorPenalty] = (reset ? 0.0 : h.report[kPriorPenalty]) + total[0];
   h.report[kTransferPenalty] = (reset ? 0.0 : h.report[kTransferPenalty]) + total[1];
 }
@@ -359,8 +330,8 @@ __device__ __forceinline__ void walk(const StepArguments& a) {
     shared.report = {};
   }
   __syncthreads();
-  if (shared.skipped && !h.has(kCountSkipped)) return;  // every block alike
-  if (threadIdx.x == 0) {                               // seen by all at the first segment's barrier
+  if (shared.skipped && !h.flags.has(kCountSkipped)) return;  // every block alike
+  if (threadIdx.x == 0) {                                     // seen by all at the first segment's barrier
     const double* s = shared.settings;
     shared.draw = {uint64_t(s[kProbeSeedHigh]) << 32 | uint64_t(s[kProbeSeedLow]), uint32_t(s[kProbeStep])};
   }

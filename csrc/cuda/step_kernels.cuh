@@ -2,8 +2,7 @@
 // every other fused step and the half after an unfused inner step; the half before it.
 #pragma once
 
-#include "../core/penalty.h"
-#include "../core/significance.h"
+#include "../core/pull.h"
 #include "segment.cuh"
 
 namespace srft::cuda {
@@ -117,7 +116,7 @@ __device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& 
   load(view.curvature + at, n, whole, curvature);
   load(view.plus + at, n, whole, plus);
   if (view.minus) load(view.minus + at, n, whole, minus);
-  const bool from_gradient = !view.minus && h.has(kFoldGradient);
+  const bool from_gradient = !view.minus && h.flags.has(kFoldGradient);
   // A turn lies within a word of 32 signs, so one call of Philox serves it; the other threads of those 128 elements
   // make the same call, which costs less than passing it on, beside all that a turn reads.
   const int64_t element = shared.from + at;
@@ -173,8 +172,8 @@ struct AnyStep {
   static __device__ __forceinline__ Real proposal(const StepHeader& h, const View<Stored>& view,
                                                   const SegmentConstants<Real>& c, Real weight, Real gradient,
                                                   Real& first, Real& second, Real& maximum) {
-    if (h.inner() == kAdam) {
-      if (h.has(kDecoupledDecay)) {
+    if (h.flags.inner() == kAdam) {
+      if (h.flags.has(kDecoupledDecay)) {
         return view.maximum ? adam<true, true>(weight, gradient, first, second, maximum, c.adam)
                             : adam<true, false>(weight, gradient, first, second, maximum, c.adam);
       }
@@ -182,8 +181,8 @@ struct AnyStep {
                           : adam<false, false>(weight, gradient, first, second, maximum, c.adam);
     }
     if (!view.first) return sgd<false, false>(weight, gradient, first, c.sgd);
-    return h.has(kNesterov) ? sgd<true, true>(weight, gradient, first, c.sgd)
-                            : sgd<true, false>(weight, gradient, first, c.sgd);
+    return h.flags.has(kNesterov) ? sgd<true, true>(weight, gradient, first, c.sgd)
+                                  : sgd<true, false>(weight, gradient, first, c.sgd);
   }
 
   static __device__ __forceinline__ void elements(const StepHeader& h, const View<Stored>& where, Shared<Real>& shared,
@@ -191,18 +190,18 @@ struct AnyStep {
     const View<Stored> view = where;
     const int size = shared.size;
     const SegmentConstants<Real>& c = shared.constants;
-    const bool fused = h.inner() != kNone;
-    const bool coupled_pull = h.mode() == kCoupled;
+    const bool fused = h.flags.inner() != kNone;
+    const bool coupled_pull = h.flags.coupled();
     const bool pulls = shared.settings[kStrength] > 0 && view.anchor &&
-                       (view.prior || view.curvature || h.has(kTransferToAnchor)) && (fused || !coupled_pull);
+                       (view.prior || view.curvature || h.flags.transfer_to_anchor()) && (fused || !coupled_pull);
     const bool has_prior = pulls && (view.prior || view.curvature);
-    const bool folds = h.folds() && view.curvature && view.plus;
+    const bool folds = h.flags.folds_in(h.phase) && view.curvature && view.plus;
     Transfer t;
-    t.known = view.transfer || (h.inner() == kAdam && view.second);
-    t.damps = t.known && h.damped();
-    t.anchors = t.known && pulls && h.has(kTransferToAnchor);
+    t.known = view.transfer || (h.flags.inner() == kAdam && view.second);
+    t.damps = t.known && h.flags.damps_in(h.phase);
+    t.anchors = t.known && pulls && h.flags.transfer_to_anchor();
     const bool blends = (pulls || t.damps) && !coupled_pull;
-    if (!fused && !blends && !h.sums_transfer()) return;  // nothing to add to what the inner optimizer stored
+    if (!fused && !blends && !h.flags.sums_in(h.phase)) return;  // nothing to add to what the inner optimizer stored
     const Stored* current_at = view.previous ? view.previous : view.param;
 
     for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
@@ -220,7 +219,7 @@ struct AnyStep {
       if (pulls) view.load_anchor(at, n, whole, anchor);
       if (folds) sums.curvature += fold<kCount>(h, view, shared, at, n, whole, gradient, c.gradient_factor);
       if (has_prior) load_significance(view, c, at, n, whole, prior);
-      const bool sampled = h.ranked() && is_sampled(shared, at);
+      const bool sampled = h.flags.ranks_in(h.phase) && is_sampled(shared, at);
       Real prior_term = 0, anchor_term = 0, transfer_term = 0, transfer_sum = 0;
       int nonfinite = 0, counted = 0;
 #pragma unroll
@@ -236,7 +235,7 @@ struct AnyStep {
         Real effective = g, anchor_weight = c.prior_weight * prior[i];
         if (has_prior) prior_term += prior[i] * distance * distance;
         if (coupled_pull && pulls) {
-          if (t.anchors) anchor_weight += c.to_anchor * (average[i] * c.correction);
+          if (t.anchors) anchor_weight += c.to_anchor * sized_transfer(average[i], c.correction);
           effective = coupled(g, current, anchor[i], bounded_weight(anchor_weight));
         }
         if (fused) {
@@ -248,12 +247,14 @@ struct AnyStep {
           proposed[i] = moves ? x : current;
         }
 
-        const Real transfer = (view.transfer ? average[i] : second[i]) * c.correction;
+        const Real kept = view.transfer ? average[i] : second[i];
+        const Real transfer = sized_transfer(kept, c.correction);
         Real current_weight = 0;
-        if (t.known && h.ranked()) {
-          const int32_t bin = rank_bin(float(transfer), c.low, c.density);
+        if (t.known && h.flags.ranks_in(h.phase)) {
+          const Real corrected = kept * c.correction;
+          const int32_t bin = rank_bin(float(corrected), c.low, c.density);
           current_weight = shared.table[bin];
-          if (sampled && moves) count_key(transfer, bin, shared, sums);
+          if (sampled && moves) count_key(corrected, bin, shared, sums);
         } else if (t.damps) {
           current_weight = bounded_weight(c.mean_damping * transfer);
         }
@@ -265,8 +266,9 @@ struct AnyStep {
         if (!blends) continue;
         if (t.anchors) anchor_weight += c.to_anchor * transfer;
         anchor_weight = pulls ? bounded_weight(anchor_weight) : Real(0);
-        Real x = h.mode() == kProximal ? proximal(proposed[i], current, anchor[i], anchor_weight, current_weight)
-                                       : decoupled(proposed[i], current, anchor[i], anchor_weight, current_weight);
+        Real x = h.flags.mode() == kProximal
+                     ? proximal(proposed[i], current, anchor[i], anchor_weight, current_weight)
+                     : decoupled(proposed[i], current, anchor[i], anchor_weight, current_weight);
         x = moves ? x : current;
         proposed[i] = x;
         const Real moved = x - current;
@@ -302,10 +304,10 @@ struct Prepare {
     const int size = shared.size;
     const SegmentConstants<Real>& c = shared.constants;
     const bool pulls =
-        shared.settings[kStrength] > 0 && view.anchor && (view.prior || view.curvature || h.has(kTransferToAnchor));
+        shared.settings[kStrength] > 0 && view.anchor && (view.prior || view.curvature || h.flags.transfer_to_anchor());
     const bool has_prior = pulls && (view.prior || view.curvature);
-    const bool anchors = pulls && view.transfer && h.has(kTransferToAnchor);
-    const bool adds = pulls && h.mode() == kCoupled;
+    const bool anchors = pulls && view.transfer && h.flags.transfer_to_anchor();
+    const bool adds = pulls && h.flags.coupled();
     const Real unscale = Real(1) / c.gradient_factor;
     for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
       const int n = size - at < kCount ? size - at : kCount;
@@ -330,7 +332,7 @@ struct Prepare {
         if (view.transfer && moves) {
           average[i] = accumulate_square(average[i], g, c.transfer_beta, c.one_minus_transfer_beta);
         }
-        const Real transfer = average[i] * c.correction, distance = weight[i] - anchor[i];
+        const Real transfer = sized_transfer(average[i], c.correction), distance = weight[i] - anchor[i];
         if (moves) {
           transfer_sum += transfer;
           ++counted;

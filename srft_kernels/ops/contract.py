@@ -1,7 +1,6 @@
-"""The contract between Python and the kernels: operator schemas, their fakes, and the numbers that both sides share.
+"""The numbers that Python and the kernels share, and the library that all operators are declared in.
 
-``csrc/core/contract.h`` holds the same numbers, and ``tests/srft_kernels/ops/test_contract.py`` compares them. The
-kernels implement the schemas for their devices; :mod:`srft_kernels.ops.reference` does so for every other.
+``csrc/core/contract.h`` holds the same numbers, and ``tests/srft_kernels/ops/test_contract.py`` compares them.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from enum import IntEnum
 
 import torch
 
+# Kept for the life of the process, because torch drops a library's registrations with the object.
 LIBRARY = torch.library.Library("srft", "FRAGMENT")
 
 
@@ -111,60 +111,3 @@ REPORT = 3
 SAMPLE_ALL = 131072
 SAMPLE_BLOCK = 64
 SAMPLE_GROUP = 1024
-
-# One step of SRFT over the tensors of a parameter group, in place.
-#
-# Every list has one entry a parameter, or is empty where it is not used; an entry without elements means "this
-# parameter has none" (an anchor, a prior). `previous` is written before an unfused inner step and read after it.
-# `scales` is (n, SCALES) float64. `transfers` is empty where T is `second_moments`. State is float64 for float64
-# parameters and float32 for all others; an anchor may also have its parameter's dtype. `grads` change only in
-# Phase.BEFORE. Statistics of T are gathered in every step where T damps or pulls, whatever kappa is.
-#
-# A fused step with FOLD first folds z (plus - minus) into `curvatures`, of which it keeps the sum of |H|; `plus` and
-# `minus` have the parameters' dtypes and are multiplied as gradients are. `paths` gather -g (new theta - theta) in
-# every fused step.
-LIBRARY.define(
-    "step_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] first_moments, Tensor(d!)[] second_moments, "
-    "Tensor(e!)[] max_second_moments, Tensor(f!)[] steps, Tensor(g!)[] previous, Tensor[] anchors, Tensor[] priors, "
-    "Tensor scales, Tensor(h!)[] transfers, Tensor(k!)[] curvatures, Tensor[] plus, Tensor[] minus, "
-    "Tensor(l!)[] paths, Tensor(i!)[] statistics, Tensor settings, Tensor(j!) report, int flags, int phase) -> ()"
-)
-
-
-@torch.library.register_fake("srft::step_", lib=LIBRARY)
-def _step_fake(*_arguments: object) -> None:
-    return None
-
-
-def flags_of(
-    *,
-    inner: Inner,
-    mode: Mode,
-    damping: Damping,
-    normalize: Normalize,
-    decoupled_decay: bool = False,
-    amsgrad: bool = False,
-    nesterov: bool = False,
-    transfer_to_anchor: bool = False,
-    propagate_nonfinite: bool = False,
-    reset_penalties: bool = False,
-    count_skipped: bool = False,
-    fold: bool = False,
-    fold_gradient: bool = False,
-) -> int:
-    """Pack what is fixed for a parameter group into the operator's ``flags``."""
-    return (
-        inner << INNER_SHIFT
-        | mode << MODE_SHIFT
-        | damping << DAMPING_SHIFT
-        | normalize << NORMALIZE_SHIFT
-        | DECOUPLED_DECAY * decoupled_decay
-        | AMSGRAD * amsgrad
-        | NESTEROV * nesterov
-        | TRANSFER_TO_ANCHOR * transfer_to_anchor
-        | PROPAGATE_NONFINITE * propagate_nonfinite
-        | RESET_PENALTIES * reset_penalties
-        | COUNT_SKIPPED * count_skipped
-        | FOLD * fold
-        | FOLD_GRADIENT * fold_gradient
-    )

@@ -1,13 +1,9 @@
-"""The significance penalty as one operator over a list of tensors: schemas, plain-torch kernels, fakes,
-derivatives.
+"""The significance penalty as one operator over a list of tensors: schemas, fakes, derivatives.
 
 ``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²`` (elastic weight consolidation, arXiv 1612.00796, equation
 3).
 
-The plain-torch kernels are registered under ``CompositeExplicitAutograd``. A native library that registers a
-kernel for ``CPU`` or ``CUDA`` under the same two operator names is preferred by the dispatcher for its
-device, whether it is loaded before or after this module, and needs no word here. The schemas are defined here
-unless a library has already done so.
+Here are the schemas, what is refused, the fakes and the derivatives. :mod:`.backends` registers the kernels.
 
 Arithmetic, binding for every kernel: element work in fp64 for fp64 parameters and in fp32 for all others,
 whatever the storage; sums in fp64 and in a fixed order; the value is fp64 when any parameter is fp64, else
@@ -22,15 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srft_kernels.ops import contract
+from srft_kernels.ops.tensors import element_dtype
+
 FORWARD = "srft::significance_penalty"
 BACKWARD = "srft::significance_penalty_backward"
 FORWARD_SCHEMA = "(Tensor[] params, Tensor[] anchors, Tensor[] significance, Tensor strength) -> Tensor"
 BACKWARD_SCHEMA = "(Tensor grad, Tensor[] params, Tensor[] anchors, Tensor[] significance, Tensor strength) -> Tensor[]"
-
-
-def element_dtype(parameter: Tensor) -> torch.dtype:
-    """The dtype that element work on ``parameter`` is done in: fp64 for fp64, fp32 for everything else."""
-    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 
 def value_dtype(params: Sequence[Tensor]) -> torch.dtype:
@@ -68,39 +62,6 @@ def check_lists(
                 f"significance_penalty: tensors at position {k} must all be on {params[0].device}, got "
                 f"parameter on {p.device}, anchor on {a.device}, significance on {s.device}"
             )
-
-
-def penalty_reference(
-    params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
-) -> Tensor:
-    """The value, in plain torch: 0-d, on the parameters' device (the strength's, for an empty list)."""
-    check_lists(params, anchors, significance, strength)
-    device = params[0].device if params else strength.device
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for p, a, s in zip(params, anchors, significance, strict=True):
-        dtype = element_dtype(p)
-        distance = p.to(dtype) - a.to(dtype)
-        total = total + (s.to(dtype) * distance * distance).sum(dtype=torch.float64)
-    return (0.5 * strength.to(torch.float64) * total).to(value_dtype(params))
-
-
-def penalty_backward_reference(
-    grad: Tensor,
-    params: Sequence[Tensor],
-    anchors: Sequence[Tensor],
-    significance: Sequence[Tensor],
-    strength: Tensor,
-) -> list[Tensor]:
-    """``grad · strength · P (θ - a)`` per tensor, in plain torch: the parameters' dtypes and shapes,
-    contiguous."""
-    check_lists(params, anchors, significance, strength)
-    factor = grad.to(torch.float64) * strength.to(torch.float64)
-    gradients = []
-    for p, a, s in zip(params, anchors, significance, strict=True):
-        dtype = element_dtype(p)
-        pull = factor.to(dtype) * s.to(dtype) * (p.to(dtype) - a.to(dtype))
-        gradients.append(pull.to(p.dtype).contiguous())
-    return gradients
 
 
 def _fake_penalty(
@@ -218,26 +179,13 @@ def _differentiate_penalty_backward(ctx: Any, cotangents: Sequence[Tensor | None
     return grad_grad, grad_params, grad_anchors, grad_significance, grad_strength
 
 
-def _register() -> Any:
-    library: Any = torch.library.Library("srft", "FRAGMENT")
-    for name, schema in ((FORWARD, FORWARD_SCHEMA), (BACKWARD, BACKWARD_SCHEMA)):
-        if not hasattr(torch.ops.srft, name.removeprefix("srft::")):
-            library.define(name.removeprefix("srft::") + schema)
-    library.impl("significance_penalty", penalty_reference, "CompositeExplicitAutograd")
-    library.impl("significance_penalty_backward", penalty_backward_reference, "CompositeExplicitAutograd")
-    torch.library.register_fake(FORWARD, _fake_penalty, lib=library)
-    torch.library.register_fake(BACKWARD, _fake_penalty_backward, lib=library)
-    torch.library.register_autograd(FORWARD, _differentiate_penalty, setup_context=_setup_penalty, lib=library)
-    torch.library.register_autograd(
-        BACKWARD, _differentiate_penalty_backward, setup_context=_setup_penalty_backward, lib=library
-    )
-    # Under torch.func (grad, vmap, jvp and what is built of them) the operators dissolve into plain torch,
-    # each of whose operations the transforms know; an operator's own autograd formula is refused there by
-    # torch.
-    library.impl("significance_penalty", penalty_reference, "FuncTorchDynamicLayerFrontMode")
-    library.impl("significance_penalty_backward", penalty_backward_reference, "FuncTorchDynamicLayerFrontMode")
-    return library
-
-
-# Kept for the life of the process: torch drops a library's registrations when the object dies.
-_LIBRARY = _register()
+# Under torch.func (grad, vmap, jvp and what is built of them) the operators dissolve into plain torch, whose operations
+# the transforms know; torch refuses an operator's own autograd formula there. :mod:`.backends` registers that.
+contract.LIBRARY.define(FORWARD.removeprefix("srft::") + FORWARD_SCHEMA)
+contract.LIBRARY.define(BACKWARD.removeprefix("srft::") + BACKWARD_SCHEMA)
+torch.library.register_fake(FORWARD, _fake_penalty, lib=contract.LIBRARY)
+torch.library.register_fake(BACKWARD, _fake_penalty_backward, lib=contract.LIBRARY)
+torch.library.register_autograd(FORWARD, _differentiate_penalty, setup_context=_setup_penalty, lib=contract.LIBRARY)
+torch.library.register_autograd(
+    BACKWARD, _differentiate_penalty_backward, setup_context=_setup_penalty_backward, lib=contract.LIBRARY
+)

@@ -1,4 +1,4 @@
-"""Random signs that are computed where they are used: operators over lists of tensors, and their plain-torch form.
+"""Random signs that are computed where they are used: operators over lists of tensors.
 
 A probe z has elements -1 and +1, each with probability one half (Rademacher), as the Hutchinson estimator of a diagonal
 wants them (Bekas, Kokiopoulou and Saad, 2007). Nothing of it is stored: an element's sign follows from five numbers, so
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import contract
-from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.tensors import element_dtype, lie_alike
 
 contract.LIBRARY.define("fill_probes_(Tensor(a!)[] out, int seed, int step, int[] tensors) -> ()")
 contract.LIBRARY.define(
@@ -33,51 +33,9 @@ contract.LIBRARY.define(
     "int step, int[] tensors) -> ()"
 )
 
-SIGNS = 128  # of one block of Philox: four words of 32 bits
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 _WORD = 0xFFFFFFFF
-_ROUNDS = 10
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key after every round
-
-
-# ---------------------------------------------------------------- the generator
-
-
-def _product(multiplier: int, word: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low half of the 64-bit product of two 32-bit numbers, in int64 that never overflows."""
-    low, high = multiplier * (word & 0xFFFF), multiplier * (word >> 16)
-    return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _WORD
-
-
-def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: four words for every counter. Words are int64 from 0 to 2^32 - 1."""
-    a, b, c, d = counter
-    first, second = key
-    for _ in range(_ROUNDS):
-        high_a, low_a = _product(_MULTIPLIERS[0], a)
-        high_c, low_c = _product(_MULTIPLIERS[1], c)
-        a, b, c, d = high_c ^ b ^ first, low_c, high_a ^ d ^ second, low_a
-        first, second = (first + _WEYL[0]) & _WORD, (second + _WEYL[1]) & _WORD
-    return a, b, c, d
-
-
-def signs(
-    size: int,
-    seed: int,
-    step: int,
-    tensor: int,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """The first ``size`` elements of a probe, in the order of memory: (size,) of ``dtype``."""
-    block = torch.arange(-(-size // SIGNS), dtype=torch.int64, device=device)
-    counter = (block & _WORD, block >> 32, torch.full_like(block, tensor), torch.full_like(block, step))
-    words = torch.stack(philox(counter, (seed & _WORD, seed >> 32 & _WORD)), dim=1)
-    bits = words.unsqueeze(2) >> torch.arange(32, device=device) & 1
-    return (1 - 2 * bits).view(-1)[:size].to(dtype)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -105,7 +63,7 @@ def _check(what: str, lists: dict[str, Sequence[Tensor]], step: int, tensors: Se
                     f"{what} counts elements as they lie in memory, so {name} must be dense; that at position {k} has "
                     f"shape {tuple(t.shape)} and strides {t.stride()}"
                 )
-            if t.shape != first[k].shape or (t.stride() != first[k].stride() and not _flat(t, first[k])):
+            if not lie_alike(t, first[k]):
                 raise ValueError(
                     f"{what}: {name} and {leading} at position {k} are laid out differently: shape {tuple(t.shape)} "
                     f"and strides {t.stride()} against {tuple(first[k].shape)} and {first[k].stride()}"
@@ -115,13 +73,6 @@ def _check(what: str, lists: dict[str, Sequence[Tensor]], step: int, tensors: Se
                     f"{what} needs all tensors on one device, got {name} on {t.device} at position {k} and {leading} "
                     f"on {first[0].device}"
                 )
-
-
-def _flat(a: Tensor, b: Tensor) -> bool:
-    """Whether two dense tensors of one shape lie alike though strides of dimensions of size one differ."""
-    return a.numel() == 0 or all(
-        size == 1 or x == y for size, x, y in zip(a.shape, a.stride(), b.stride(), strict=True)
-    )
 
 
 def check_fill(out: Sequence[Tensor], step: int, tensors: Sequence[int]) -> None:
@@ -145,56 +96,31 @@ def check_fold(
             )
 
 
-# ---------------------------------------------------------------- the operators in plain torch
+# ---------------------------------------------------------------- what kernels of one dtype a list are given
 
 
-def in_memory_order(tensor: Tensor) -> Tensor:
-    """The elements of a dense tensor as they lie in memory, which is how they are numbered: a view."""
-    return torch.as_strided(tensor, (tensor.numel(),), (1,))
+def readable(original: Tensor, param: Tensor) -> Tensor:
+    """``original`` as a kernel that perturbs ``param`` reads it: cast to the dtype of the arithmetic, unless it has
+    that or the parameter's dtype already.
+    """
+    real = element_dtype(param)
+    return original if original.dtype in (real, param.dtype) else original.to(real)
 
 
-def fill_reference(out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[int]) -> None:
-    """``out <- z``."""
-    check_fill(out, step, tensors)
-    for t, number in zip(out, tensors, strict=True):
-        in_memory_order(t).copy_(signs(t.numel(), seed, step, number, dtype=t.dtype, device=t.device))
+def of_one_dtype(
+    estimates: Sequence[Tensor], plus: Sequence[Tensor], minus: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Both lists of gradients with one dtype at each position: the dtype of the arithmetic where the two differ."""
+    if not minus:
+        return list(plus), []
+    common = [p.dtype if p.dtype == m.dtype else h.dtype for h, p, m in zip(estimates, plus, minus, strict=True)]
+    return (
+        [t.to(dtype) for t, dtype in zip(plus, common, strict=True)],
+        [t.to(dtype) for t, dtype in zip(minus, common, strict=True)],
+    )
 
 
-def perturb_reference(
-    params: Sequence[Tensor], originals: Sequence[Tensor], scale: float, seed: int, step: int, tensors: Sequence[int]
-) -> None:
-    """``param <- original + scale z``."""
-    check_perturb(params, originals, step, tensors)
-    for p, original, number in zip(params, originals, tensors, strict=True):
-        real = element_dtype(p)
-        z = signs(p.numel(), seed, step, number, dtype=real, device=p.device)
-        in_memory_order(p).copy_(in_memory_order(original).to(real) + scale * z)
-
-
-def fold_reference(
-    estimates: Sequence[Tensor],
-    plus: Sequence[Tensor],
-    minus: Sequence[Tensor],
-    decay: float,
-    weight: float,
-    seed: int,
-    step: int,
-    tensors: Sequence[int],
-) -> None:
-    """``H <- decay H + weight z (plus - minus)``."""
-    check_fold(estimates, plus, minus, step, tensors)
-    for k, (h, p, number) in enumerate(zip(estimates, plus, tensors, strict=True)):
-        z = signs(h.numel(), seed, step, number, dtype=h.dtype, device=h.device)
-        difference = in_memory_order(p).to(h.dtype)
-        if minus:
-            difference = difference - in_memory_order(minus[k]).to(h.dtype)
-        flat = in_memory_order(h)
-        flat.copy_(decay * flat + weight * z * difference)
-
-
-contract.LIBRARY.impl("fill_probes_", fill_reference, "CompositeExplicitAutograd")
-contract.LIBRARY.impl("perturb_", perturb_reference, "CompositeExplicitAutograd")
-contract.LIBRARY.impl("fold_probes_", fold_reference, "CompositeExplicitAutograd")
+# ---------------------------------------------------------------- the operators without memory
 
 
 @torch.library.register_fake("srft::fill_probes_", lib=contract.LIBRARY)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from srft_kernels._names import shortened
-from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.sharded import is_distributed, whole
 from srft_kernels.significance.convergence import LEAST_DRAWS, RunningError
 from srft_kernels.significance.estimators import ESTIMATORS, Estimator, NonFiniteBatch, Request

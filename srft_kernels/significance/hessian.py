@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from srft_kernels.ops.penalty import element_dtype
 from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.sharded import like, local
 from srft_kernels.significance.preserve import Buffers, Generators
 

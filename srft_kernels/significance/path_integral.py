@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.significance.map import SignificanceMap
 
 

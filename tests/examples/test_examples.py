@@ -14,9 +14,9 @@ import torch
 from tests.paths import REPOSITORY
 from tests.tracker.inference.test_inference import moving
 from tracker.inference import PairedCapture, Track, track_stream
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import tiny
+from tracker.models.tracker import build_network
 
 EXAMPLES = REPOSITORY / "examples"
 

@@ -40,7 +40,11 @@ def test_a_given_anchor_is_kept_for_a_frozen_parameter() -> None:
     model[0].requires_grad_(False)
     optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), anchor=anchor)
     assert torch.equal(optimizer.state[model[0].weight]["anchor"], anchor["0.weight"])
-    assert set(optimizer.state[model[0].weight]) == {"anchor", "prior"}  # and no averages before it has a gradient
+    assert set(optimizer.state[model[0].weight]) == {
+        "anchor",
+        "prior",
+        "step",
+    }  # and no averages before it has a gradient
     again = copy.deepcopy(optimizer.state_dict())
     optimizer.load_state_dict(again)
     model[0].requires_grad_(True)

@@ -15,10 +15,11 @@ from torch.optim import SGD, Adadelta, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 import srft_kernels as srft
 from srft_kernels import ops
-from srft_kernels.ops import reference
+from srft_kernels.ops import backends
 from srft_kernels.ops.native import library
-from srft_kernels.ops.plan import OperatorPlan, StepTensors
-from srft_kernels.ops.reference import rank_by_sort
+from srft_kernels.ops.plan import StepTensors
+from srft_kernels.ops.reference.rank import rank_by_sort
+from srft_kernels.ops.reference.step import ReferencePlan
 from srft_kernels.optimizer import EXTRA_STATE
 from tests.srft_kernels.networks import network, prior_of, train, weights
 
@@ -135,7 +136,7 @@ def test_the_proximal_step_minimizes_its_objective() -> None:
     torch.manual_seed(0)
     proposed, current, anchor = torch.randn(3, 100, dtype=torch.float64)
     w_p, w_t = torch.rand(2, 100, dtype=torch.float64).mul(5).exp()
-    from srft_kernels.ops.reference import proximal
+    from srft_kernels.ops.reference.step import proximal
 
     x = proximal(proposed, current, anchor, w_p, w_t).requires_grad_()
     objective = (x - proposed).square() + w_p * (x - anchor).square() + w_t * (x - current).square()
@@ -372,14 +373,12 @@ def test_a_frozen_parameter_that_thaws_is_anchored_there() -> None:
 
 
 def test_a_gpu_without_kernels_has_the_reference_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not the operator, which for CUDA tensors asks for the best backend again."""
-    monkeypatch.setattr(ops, "cuda_unavailable", lambda device: "no kernels")
-    monkeypatch.setattr(ops, "triton_available", lambda: (False, "no triton"))
+    monkeypatch.setattr(backends, "cuda_unavailable", lambda device: "no kernels")
+    monkeypatch.setattr(backends, "triton_available", lambda: (False, "no triton"))
     backend, make = ops.plan_maker(None, torch.device("cuda", 0))
     plan = make(StepTensors([], torch.zeros(0), torch.zeros(0, 0), torch.zeros(0, 4)))
     assert backend == "reference"
-    assert isinstance(plan, OperatorPlan)
-    assert plan._operator is reference.step
+    assert isinstance(plan, ReferencePlan)
     for name in ("native", "triton"):
         with pytest.raises(RuntimeError, match=f"backend='{name}' was asked for, but no"):
             ops.plan_maker(name, torch.device("cuda", 0))  # type: ignore[arg-type]

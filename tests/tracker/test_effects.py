@@ -117,6 +117,31 @@ CASES = [
         of_command(f"train.lr_scale.{key}", "0.5", "pretrain", "train")
         for key in ("norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross", "head", "positions")
     ),
+    Case("train.lr_scale.blocks_rgb", "0.5", "tuning=lora", "tuning=lora train.also_train=[blocks_rgb]"),
+    Case("train.lr_scale.norms", "0.5", "tuning=frozen", "tuning=sdstrack"),
+    Case("train.lr_scale.adapters", "0.5", "tuning=frozen", "tuning=lora"),
+    of_command("tuning", "lora", "pretrain", "train"),
+    Case("train.also_train", "[head]", "tuning=full", "tuning=frozen"),
+    Case("optimizer.adapters", "free", "tuning=lora", f"tuning=lora {SRFT}"),
+    Case("optimizer.adapters", "free", SRFT, f"tuning=adapters {SRFT}"),
+    *(
+        Case(f"{section}.{key}", value, "tuning=full", f"tuning={section}")
+        for section, key, value in (
+            ("lora", "rank", "4"), ("lora", "alpha", "4"), ("lora", "dropout", "0.1"), ("lora", "targets", "[qkv]"),
+            ("lora", "dora", "true"), ("adapters", "width", "4"), ("adapters", "scale", "1"),
+            ("sdstrack", "ratio", "0.5"), ("sdstrack", "fusion_layers", "[1]"), ("sdstrack", "x_embedding", "random"),
+            ("sdstrack", "rgb_masked", "0.1"), ("sdstrack", "x_masked", "0.1"), ("sdstrack", "clean_weight", "1"),
+            ("sdstrack", "masked_weight", "1"), ("sdstrack", "distillation_weight", "1"),
+            ("sdstrack", "same_tokens", "false"),
+        )
+    ),
+    *(
+        Case(
+            f"sdstrack.{key}", value, "tuning=sdstrack sdstrack.masked_weight=0 sdstrack.distillation_weight=0",
+            "tuning=sdstrack sdstrack.masked_weight=0",
+        )
+        for key, value in (("rgb_masked", "0.1"), ("x_masked", "0.1"), ("same_tokens", "false"))
+    ),
     of_command("optimizer.name", "srft"),
     Case("optimizer.name", "srft", "optimizer.damping=none", "optimizer.damping=mean"),
     Case("optimizer.name", "srft", "optimizer.mode=coupled", "optimizer.mode=decoupled"),
@@ -240,6 +265,7 @@ def test_shipped_configurations_ask_for_nothing_idle(name: str) -> None:
     given = [INIT] if "/" in name else []
     given += [FILES] if "/" in name and not name.endswith("_rgbx") else []
     given += [PRIOR] if name.startswith("corrected/") else []
+    given += ["tuning=sdstrack"] if name == "sdstrack_corrections" else []
     command = name.removeprefix("tiny_") if name in ("tiny_pretrain", "tiny_prior") else "train"
     config = load_config(RunConfig, name, [*given, *([PRIOR] if name == "demo" else [])], command=command)
     again = explained_yaml(config, command)

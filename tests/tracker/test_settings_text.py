@@ -11,7 +11,8 @@ from tracker.config import RunConfig
 from tracker.config.sections import leaves
 from tracker.config.text import default_of, page, plain
 
-TRAINING_ONLY = ("init", "output", "network.", "optimizer.", "validation.")
+TUNING = ("tuning", "lora.", "adapters.", "sdstrack.", "patrack.", "distill.", "optimizer.adapters", "train.also_train")
+TRAINING_ONLY = ("init", "output", "network.", "optimizer.", "validation.", *TUNING)
 
 
 def shown(*arguments: str) -> str:
@@ -25,7 +26,7 @@ def test_every_setting_has_a_sentence_and_numbers_have_a_unit_or_are_shares() ->
     without = {leaf.key for leaf in leaves(RunConfig) if leaf.field.annotation in (int, int | None) and not leaf.unit}
     assert without == {
         "network.depth", "network.num_heads", "data.sequences", "data.first", "data.refresh", "data.seed",
-        "train.accumulate", "train.seed", "train.keep_checkpoints", "prior.seed", "prior.draws",
+        "lora.rank", "train.accumulate", "train.seed", "train.keep_checkpoints", "prior.seed", "prior.draws",
         "validation.sequences", "validation.seed",
     }  # fmt: skip
     for leaf in leaves(RunConfig):
@@ -38,7 +39,7 @@ def test_help_names_each_setting_of_its_command_with_its_default(command: str) -
     text = shown(command, "--help")
     for leaf in leaves(RunConfig):
         other = leaf.key.startswith("prior.") if command != "prior" else leaf.key.startswith(TRAINING_ONLY)
-        other |= command == "pretrain" and leaf.key.startswith("train.lr_scale.")
+        other |= command == "pretrain" and leaf.key.startswith(("train.lr_scale.", *TUNING))
         other |= command == "prior" and (leaf.key.startswith("train.") and leaf.key != "train.device")
         other |= command == "prior" and leaf.key in ("loss.cell", "data.refresh")
         assert (f"\n  {leaf.key}\n" in text) != other, leaf.key

@@ -15,9 +15,9 @@ from tracker.data.depth import depth_to_image
 from tracker.data.events import voxels_to_image
 from tracker.data.rendering import XStyle
 from tracker.inference import InferenceSettings
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import preset
+from tracker.models.tracker import build_network
 from tracker.spellings import AMERICAN, american
 
 SMALL = preset(

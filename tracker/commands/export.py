@@ -29,9 +29,10 @@ def onnx(checkpoint: Path, out: Path, precision: str, simplify: bool, whole_fram
 
     from tracker.export import export_onnx
     from tracker.inference import InferenceSettings
-    from tracker.models.checkpoints import find_weights, load_network
+    from tracker.models.checkpoints import find_weights
+    from tracker.tuning.files import load_tracker
 
-    network, _, meta = load_network(find_weights(checkpoint))
+    network, _, meta = load_tracker(find_weights(checkpoint))
     settings = InferenceSettings.from_meta(meta)
     if window is not None:
         settings = replace(settings, window=window)

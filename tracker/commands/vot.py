@@ -86,11 +86,12 @@ def tracker(checkpoint: Path, depth_style: str | None, device: str) -> None:
 
     from tracker.inference import InferenceSettings
     from tracker.inference.online import OnlineTracker
-    from tracker.models.checkpoints import find_weights, load_network
+    from tracker.models.checkpoints import find_weights
+    from tracker.tuning.files import load_tracker
     from tracker.vot.trax_tracker import serve
 
     weights = find_weights(checkpoint)
-    network, _, meta = load_network(weights)
+    network, _, meta = load_tracker(weights)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         network.to(torch.device(place))

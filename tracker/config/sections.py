@@ -65,6 +65,7 @@ GENERATED = equals("data.source", "synthetic")
 FILES = equals("data.source", "folder")
 DATA_SET = absent("data.rgb")
 SRFT = equals("optimizer.name", "srft")
+TUNED = condition("a tuning other than full", ("tuning",), lambda get: get("tuning") != "full")
 VALIDATING = above_zero("validation.every")
 DATA_FREE = ("magnitude", "uniform")
 BY_LOSS = ("fisher", "fisher_exact", "hutchinson")
@@ -321,17 +322,48 @@ class LossSection(Section):
     )
 
 
+ParameterGroup = Literal["norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross", "head", "positions"]
+"""Of a network that is not tuned; what a tuning method adds is one more group, ``adapters``."""
+
+TUNED_GROUPS: dict[str, tuple[str, ...]] = {
+    "full": get_args(ParameterGroup),
+    "frozen": ("embed_x", "cross"),
+    "lora": ("adapters", "embed_x"),
+    "adapters": ("adapters", "embed_x"),
+    "sdstrack": ("adapters", "embed_x", "norms"),
+    "patrack": ("adapters",),
+    "distill": ("norms", "embed_rgb", "embed_x", "blocks_rgb", "head", "positions", "adapters"),
+}
+"""The groups that each tuning method trains."""
+
+
+def _trains(group: str) -> Condition:
+    """The group trains: by the tuning method, or because it is asked for."""
+
+    def holds(get: Lookup) -> bool:
+        return group in TUNED_GROUPS.get(get("tuning"), ()) or group in (get("train.also_train") or ())
+
+    methods = " or ".join(name for name, groups in TUNED_GROUPS.items() if group in groups)
+    more = "" if group == "adapters" else f", or train.also_train=[{group}]"
+    return condition(f"tuning={methods}{more}", ("tuning", "train.also_train"), holds)
+
+
+def _rate(group: str, description: str) -> Any:
+    return setting(1.0, description, _trains(group), ge=0.0, neutral=(0, 0.0, 1, 1.0))
+
+
 class LearningRates(Section):
     """Learning rate of each parameter group as a multiple of ``train.lr``; 0 freezes the group."""
 
-    norms: float = setting(1.0, "of layer norms, as a multiple of train.lr; 0 freezes them", ge=0.0, neutral=(1, 1.0))
-    embed_rgb: float = setting(1.0, "of the RGB patch embedding", ge=0.0, neutral=(1, 1.0))
-    embed_x: float = setting(1.0, "of the X patch embedding", ge=0.0, neutral=(1, 1.0))
-    blocks_rgb: float = setting(1.0, "of the RGB stream's blocks", ge=0.0, neutral=(1, 1.0))
-    blocks_x: float = setting(1.0, "of the X stream's blocks", ge=0.0, neutral=(1, 1.0))
-    cross: float = setting(1.0, "of the cross blocks", ge=0.0, neutral=(1, 1.0))
-    head: float = setting(1.0, "of the box head", ge=0.0, neutral=(1, 1.0))
-    positions: float = setting(1.0, "of the position embeddings", ge=0.0, neutral=(1, 1.0))
+    norms: float = _rate("norms", "of layer norms, as a multiple of train.lr; 0 freezes them")
+    embed_rgb: float = _rate("embed_rgb", "of the RGB patch embedding")
+    embed_x: float = _rate("embed_x", "of the X patch embedding")
+    blocks_rgb: float = _rate("blocks_rgb", "of the RGB stream's blocks")
+    blocks_x: float = _rate("blocks_x", "of the X stream's blocks")
+    cross: float = _rate("cross", "of the cross blocks")
+    head: float = _rate("head", "of the box head")
+    positions: float = _rate("positions", "of the position embeddings")
+    adapters: float = _rate("adapters", "of what a tuning method adds")
 
 
 class TrainSection(Section):
@@ -391,6 +423,9 @@ class TrainSection(Section):
     )
     keep_checkpoints: int = setting(2, "how many of the newest checkpoints are kept", TRAINING, ge=1)
     lr_scale: LearningRates = setting(LearningRates(), "learning rates of the parameter groups", commands("train"))
+    also_train: tuple[ParameterGroup, ...] = setting(
+        (), "parameter groups of the base that train besides those of the tuning method", TUNED, commands("train")
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSection:
@@ -451,6 +486,15 @@ class OptimizerSection(Section):
         (0.25, 0.65), "least and greatest damping by rank", SRFT, equals("optimizer.damping", "rank"), DAMPED
     )
 
+    adapters: Literal["held", "free"] = setting(
+        "held",
+        "adapters, which have no prior: held by significance on the new data, or left to AdamW",
+        SRFT,
+        equals("tuning", *(name for name, groups in TUNED_GROUPS.items() if "adapters" in groups)),
+        commands("train"),
+        neutral=("held",),
+    )
+
     @model_validator(mode="after")
     def _mu_ordered(self) -> OptimizerSection:
         low, high = self.mu
@@ -504,6 +548,80 @@ class ValidationSection(Section):
     seed: int = setting(0, "of the sequences", VALIDATING, equals("validation.source", "generated"), ge=0, lt=2**31)
 
 
+class LoRASection(Section):
+    """Low-rank updates (Hu et al. 2021, arXiv 2106.09685) of the linear layers of all blocks, by ``peft``."""
+
+    rank: int = setting(16, "rank of an update", ge=1, le=1024)
+    alpha: float = setting(32.0, "an update is scaled by alpha / rank", gt=0.0)
+    dropout: float = setting(0.0, "of what goes into an update", ge=0.0, lt=1.0)
+    targets: tuple[Literal["qkv", "proj", "fc1", "fc2"], ...] = setting(
+        ("qkv", "proj", "fc1", "fc2"), "linear layers of a block that get an update", min_length=1
+    )
+    dora: bool = setting(False, "learn magnitudes apart (Liu et al. 2024, arXiv 2402.09353)")
+
+
+class AdaptersSection(Section):
+    """A bottleneck beside each MLP (AdaptFormer: Chen et al. 2022, arXiv 2205.13535), which merges into it."""
+
+    width: int = setting(64, "of a bottleneck", unit="channels", ge=1, le=4096)
+    scale: float = setting(0.1, "weight of what a bottleneck adds", gt=0.0)
+
+
+_MASKED = either(above_zero("sdstrack.masked_weight"), above_zero("sdstrack.distillation_weight"))
+
+
+class SDSTrackSection(Section):
+    """SDSTrack (Hou et al., CVPR 2024): adapters, and distillation between clean and masked inputs."""
+
+    ratio: float = setting(0.25, "width of a bottleneck, as a share of the network's", gt=0.0, le=1.0)
+    fusion_layers: tuple[int, ...] | None = setting(None, "layers, from 0, of fusion; by default 3, 6, 9, 11 of 12")
+    x_embedding: Literal["copy", "random"] = setting(
+        "copy", "how X's patch embedding starts: as RGB's, or random as published"
+    )
+    rgb_masked: float = setting(0.3, "share of RGB tokens that the masked path lacks", _MASKED, ge=0.0, lt=1.0)
+    x_masked: float = setting(
+        0.3, "share of X tokens that it lacks, of those whose RGB is there", _MASKED, ge=0.0, lt=1.0
+    )
+    clean_weight: float = setting(0.6, "weight of the clean path's tracking loss", ge=0.0)
+    masked_weight: float = setting(0.2, "weight of the masked path's tracking loss", ge=0.0)
+    distillation_weight: float = setting(0.1, "weight of the distance between the fused tokens of both", ge=0.0)
+    same_tokens: bool = setting(
+        True, "the masked path keeps the clean one's tokens; false: each drops its own, as published", _MASKED
+    )
+
+
+class PATrackSection(Section):
+    """PATrack (Wang et al. 2026, arXiv 2603.21100): adapters within, between and after the modalities."""
+
+    source: Literal["own", "other"] = setting(
+        "own", "whose frequencies a modality's adapters add: its own, as the paper says, or the other's, as published"
+    )
+    entangled_layers: tuple[int, ...] | None = setting(
+        None, "layers, from 0, where the modalities meet; by default 3, 6, 9 of 12"
+    )
+    gated: bool = setting(False, "a learned gate, closed at first, on what the meetings attend to")
+    dropout: float = setting(0.1, "in the adapter before the head", ge=0.0, lt=1.0)
+
+
+MASKING = above_zero("distill.mask_probability")
+
+
+class DistillSection(Section):
+    """A small student of one stream learns from a two-stream teacher, after CMDTrack (Zhang et al., TPAMI 2025)."""
+
+    teacher: Path | None = setting(None, "checkpoint of the two-stream tracker to learn from")
+    common: float = setting(1.0, "weight of what the teacher's streams have in common", ge=0.0)
+    specific: float = setting(1.0, "weight of what only one of the teacher's streams has", ge=0.0)
+    fusion: float = setting(1.0, "weight of the teacher's fused features", ge=0.0)
+    mask_probability: float = setting(0.5, "share of the samples of which one modality is masked", ge=0.0, le=1.0)
+    mask_share: float = setting(0.4, "share of that modality's blocks", MASKING, ge=0.0, le=1.0)
+    mask_cells: int = setting(2, "side of a block", MASKING, unit="patches", ge=1, le=16)
+    cache: Path | None = setting(None, "folder that keeps what the teacher answers")
+    cache_gigabytes: float = setting(
+        20.0, "size up to which the folder is filled", given("distill.cache"), unit="gigabytes", gt=0.0
+    )
+
+
 class RunConfig(Section):
     """Everything that ``rgbx pretrain``, ``rgbx prior`` and ``rgbx train`` need to know."""
 
@@ -511,6 +629,9 @@ class RunConfig(Section):
         None, "checkpoint to start from, a file or tiny_rgb; without one `rgbx pretrain` starts from scratch", TRAINING
     )
     output: Path = setting(Path("runs/train"), "folder of the run, which must hold no other run", TRAINING)
+    tuning: Literal["full", "frozen", "lora", "adapters", "sdstrack", "patrack", "distill"] = setting(
+        "full", "how the RGB tracker becomes an RGB-X tracker; docs/tuning has a page for each", commands("train")
+    )
     network: NetworkSection = setting(NetworkSection(), "the network", TRAINING)
     data: DataSection = setting(DataSection(), "where sequences come from", READS_DATA)
     pairs: PairSection = setting(PairSection(), "how crops are drawn", READS_DATA)
@@ -519,6 +640,19 @@ class RunConfig(Section):
     optimizer: OptimizerSection = setting(OptimizerSection(), "AdamW, or SRFT around it", TRAINING)
     prior: PriorSection = setting(PriorSection(), "estimation of the prior significance", commands("prior"))
     validation: ValidationSection = setting(ValidationSection(), "tracking in the course of training", TRAINING)
+    lora: LoRASection = setting(LoRASection(), "low-rank updates", commands("train"), equals("tuning", "lora"))
+    adapters: AdaptersSection = setting(
+        AdaptersSection(), "bottlenecks beside the MLPs", commands("train"), equals("tuning", "adapters")
+    )
+    sdstrack: SDSTrackSection = setting(
+        SDSTrackSection(), "SDSTrack's adapters and losses", commands("train"), equals("tuning", "sdstrack")
+    )
+    patrack: PATrackSection = setting(
+        PATrackSection(), "PATrack's adapters", commands("train"), equals("tuning", "patrack")
+    )
+    distill: DistillSection = setting(
+        DistillSection(), "what a small student learns from a teacher", commands("train"), equals("tuning", "distill")
+    )
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML that :func:`load_config` reads back to an equal object."""

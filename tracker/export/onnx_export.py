@@ -19,7 +19,6 @@ from tracker.errors import RGBXError
 from tracker.files import atomic_path
 from tracker.inference.engine import Locator, check_finite, network_fingerprint, network_sizes
 from tracker.inference.online import SMALLEST_SIDE, InferenceSettings
-from tracker.models.stream import Tracker
 
 METADATA_KEY = "rgbx_tracker"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -89,7 +88,7 @@ class _WholeFrames(nn.Module):
 
 
 def export_onnx(
-    network: Tracker,
+    network: nn.Module,
     path: str | os.PathLike[str],
     settings: InferenceSettings | None = None,
     *,
@@ -114,7 +113,7 @@ def export_onnx(
     The metadata hold one JSON object under ``rgbx_tracker``: sizes, factors, normalization, precision, configuration.
 
     Args:
-        network: left as it is.
+        network: a tracker, tuned or not, which carries its ``config``; left as it is.
         path: the file.
         settings: the factors and the window that it is run with.
         precision: of the weights and of what lies between normalization and the head's maps: ``fp32`` or ``fp16``.
@@ -172,6 +171,7 @@ def export_onnx(
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
+    config: Any = network.config
     content = {
         "template_size": template_size,
         "search_size": search_size,
@@ -179,7 +179,7 @@ def export_onnx(
         "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "where": "in the graph"},
         "precision": precision,
         "input": "whole frames" if whole_frames else "crops",
-        "network": network.config.to_dict(),
+        "network": config.to_dict(),
         "fingerprint": network_fingerprint(exported),
     }
     program.model.metadata_props[METADATA_KEY] = json.dumps(content)

@@ -4,7 +4,6 @@ best box of every search region, its score and the peak, in one copy to the host
 from __future__ import annotations
 
 import abc
-import hashlib
 import math
 from collections.abc import Iterator
 from collections.abc import Sequence as ListLike
@@ -19,6 +18,7 @@ from tracker.data.crop import CropTransform, sample_region
 from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.errors import RGBXError
 from tracker.models.center_head import decode_boxes
+from tracker.models.checkpoints.fingerprint import network_fingerprint as weights_fingerprint
 
 DEFAULT_PATCH = 16
 
@@ -74,15 +74,8 @@ def network_sizes(network: nn.Module | Engine) -> tuple[int, int]:
 
 
 def network_fingerprint(network: nn.Module | Engine) -> str:
-    """16 hexadecimal digits of SHA-256 over a network's parameters and buffers, names included."""
-    if isinstance(network, Engine):
-        return network.fingerprint()
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.hexdigest()[:16]
+    """16 hexadecimal digits that tell one network from another: of its weights, or what an engine says of its own."""
+    return network.fingerprint() if isinstance(network, Engine) else weights_fingerprint(network)
 
 
 def check_finite(network: nn.Module) -> None:
@@ -110,7 +103,7 @@ class Locator(nn.Module):
     This is what is compiled, captured and exported, so that every way of running a network computes the same.
 
     Args:
-        network: answers a :class:`tracker.models.stream.TrackerOutput`; its maps have ``config.search_size /
+        network: answers a :class:`tracker.models.tracker.TrackerOutput`; its maps have ``config.search_size /
             config.patch`` cells a side (patch 16 where the configuration has none).
         window: weigh the score map with a Hann window before the best cell is chosen.
     """

@@ -13,7 +13,8 @@ from tracker.errors import RGBXError
 from tracker.inference.engine import Engine
 from tracker.inference.fast import make_engine
 from tracker.inference.online import InferenceSettings
-from tracker.models.checkpoints import find_weights, load_network
+from tracker.models.checkpoints import find_weights
+from tracker.tuning.files import load_tracker
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,6 +55,6 @@ def open_engine(
         return onnx, replace(onnx.settings, **changed)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise RGBXError(f"device {device} is not there: torch sees no GPU; use --device cpu")
-    network, _, meta = load_network(find_weights(checkpoint))
+    network, _, meta = load_tracker(find_weights(checkpoint))
     settings = replace(InferenceSettings.from_meta(meta), **changed)
     return make_engine(network.to(device=place, dtype=PRECISIONS[precision]), engine, settings.window), settings

@@ -19,14 +19,16 @@ from torch.utils.checkpoint import checkpoint
 def recompute_blocks(network: nn.Module) -> None:
     """Let every ViT block of ``network`` recompute its activations, wherever gradients are asked for.
 
+    So does every module that says ``recomputed``: a layer of a tuning method that calls the halves of blocks itself.
+
     Names, weights and results stay as they are; random numbers (drop path) are drawn again as they were.
     """
     for module in network.modules():
-        if isinstance(module, Block):
-            module.forward = partial(_recomputed, module.forward)  # type: ignore[method-assign]
+        if isinstance(module, Block) or getattr(module, "recomputed", False):
+            module.forward = partial(_recomputed, module.forward)
 
 
-def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False)
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, **named)

@@ -12,7 +12,8 @@ from tracker.data.rendering import XStyle
 from tracker.errors import RGBXError
 from tracker.evaluation import Metrics, evaluate
 from tracker.inference import InferenceSettings, track_dataset
-from tracker.models.checkpoints import find_weights, load_network
+from tracker.models.checkpoints import find_weights
+from tracker.tuning.files import load_tracker
 
 
 def assess(
@@ -57,7 +58,7 @@ def assess_checkpoints(
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise RGBXError(f"two checkpoints are both named {min(twice)}; rename one, results are filed by name")
-    loaded = [load_network(file) for file in files]
+    loaded = [load_tracker(file) for file in files]
     settings = [InferenceSettings.from_meta(meta) for _, _, meta in loaded]
     if any(one.rendering != settings[0].rendering for one in settings):
         styles = "; ".join(f"{name}: {one.rendering}" for name, one in zip(names, settings, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tracker.config import RunConfig
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker
 from tracker.train.distributed import Processes
 from tracker.train.losses import loss_of
 from tracker.train.optimizers import NamedGroup, build_optimizer
@@ -17,13 +17,14 @@ from tracker.train.schedule import lr_scheduler
 from tracker.train.sources import pairs_of
 from tracker.train.trainer import Trainer
 from tracker.train.validate import inference_settings, validation
+from tracker.tuning.base import Loss, TunedTracker
 
 Validate = Callable[[int], Mapping[str, float]]
 
 
 def build_trainer(
     config: RunConfig,
-    network: Tracker,
+    network: Tracker | TunedTracker,
     groups: list[NamedGroup],
     command: str,
     group: Processes,
@@ -50,11 +51,14 @@ def build_trainer(
     """
     if pairs is None:
         pairs = pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops, group.first)
+    loss: Loss = loss_of(config.loss)
+    if isinstance(network, TunedTracker):
+        loss = network.training_loss(loss)
     optimizer = build_optimizer(groups, config.train, config.optimizer, prior)
     kinds = {sequence.modality for sequence in getattr(pairs, "sequences", ())} or {config.data.generated_modality}
     return Trainer(
         network,
-        loss_of(config.loss),
+        loss,
         optimizer,
         lr_scheduler(optimizer, config.train),
         pairs,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from tracker.errors import RGBXError
 from tracker.files import atomic_file
@@ -135,13 +134,12 @@ def seed_everything(seed: int, deterministic: bool = True) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def check_module(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse a state dict that ``module`` cannot load whole.
+def check_module(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse a state dict that does not hold just the ``expected`` tensors.
 
     Raises:
         RGBXError: naming a tensor that is missing, unknown or of another shape.
     """
-    expected = module.state_dict()
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys())
     shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)

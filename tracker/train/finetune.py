@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from tracker.config import RunConfig, TrainSection
-from tracker.models.checkpoints import save_network
 from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker
 from tracker.train.build import build_trainer, run_meta
 from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import Processes, processes
 from tracker.train.prior import configured_prior
 from tracker.train.run_folder import claim
-from tracker.train.start import two_stream_start
+from tracker.train.start import starting_network
 from tracker.train.trainer import StepRecord, Trainer
+from tracker.tuning.base import TunedTracker
+from tracker.tuning.files import save_tracker
 
 
 def group_settings(train: TrainSection) -> GroupSettings:
@@ -27,7 +28,7 @@ def group_settings(train: TrainSection) -> GroupSettings:
 
 def fine_tuner(
     config: RunConfig,
-    network: Tracker,
+    network: Tracker | TunedTracker,
     prior: Mapping[str, Any] | None = None,
     pairs: Any = None,
     title: str = "train",
@@ -41,7 +42,9 @@ def fine_tuner(
     """
     group = group or Processes(device=next(network.parameters()).device)
     seed_everything(config.train.seed, config.train.deterministic)
-    groups = parameter_groups(network, group_settings(config.train))
+    if isinstance(network, TunedTracker):
+        network.begin_training(config)  # may add what is trained too
+    groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
     return build_trainer(config, network, groups, title, group, prior, pairs, invocation, validate)
 
 
@@ -60,7 +63,8 @@ def fine_tune(config: RunConfig, resume: Path | None = None, invocation: str = "
     """
     with processes(config.train.device) as group:
         claim(config.output, resume)
-        network, origin = two_stream_start(config)
+        seed_everything(config.train.seed, config.train.deterministic)  # a tuning method draws its first weights
+        network, origin = starting_network(config)
         network = network.to(group.device)
         prior = configured_prior(config, network)
         trainer = fine_tuner(config, network, prior, validate=True, group=group, invocation=invocation)
@@ -69,5 +73,5 @@ def fine_tune(config: RunConfig, resume: Path | None = None, invocation: str = "
         history = trainer.run()
         path = config.output / "network.safetensors"
         if group.first:
-            save_network(path, network, network.config, run_meta(config, trainer, origin))
+            save_tracker(path, network, run_meta(config, trainer, origin))
     return path, history

@@ -16,7 +16,7 @@ from tracker.boxes import cxcywh_to_xyxy, giou
 from tracker.config import LossSection
 from tracker.errors import RGBXError
 from tracker.models.center_head import decode_boxes
-from tracker.models.stream import TrackerOutput
+from tracker.models.tracker import TrackerOutput
 
 
 def _larger_root(b: Tensor, four_ac: Tensor) -> Tensor:

@@ -45,8 +45,17 @@ def build_optimizer(
     inner = torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
     if settings.name == "adamw":
         return inner
+    if settings.adapters == "free":
+        for group in inner.param_groups:
+            if group.get("name") == "adapters":
+                group["regularize"] = False
     if prior is not None:
         prior = {name: tensor for name, tensor in prior.items() if name in trained}
+        if not prior:
+            raise RGBXError(
+                "nothing that trains has a prior, because all of it is new; leave optimizer.prior out, or train "
+                "some of the pre-trained weights too (train.also_train)"
+            )
     try:
         return srft.SRFT(
             inner,

@@ -17,14 +17,15 @@ from tracker.data.dataset import collate_pairs
 from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
 from tracker.files import write_error
+from tracker.models.checkpoints.initialize import stream_mapping
+from tracker.models.checkpoints.position_resizing import fit_positions
 from tracker.models.config import NetworkConfig
-from tracker.models.initialize import stream_mapping
-from tracker.models.position_resizing import fit_positions
-from tracker.models.stream import Tracker, TrackerOutput
+from tracker.models.tracker import Tracker, TrackerOutput, build_network
 from tracker.train.distributed import chosen_device
 from tracker.train.losses import TrackingLoss
 from tracker.train.prefetch import Batch, on_device
 from tracker.train.sources import pairs_of
+from tracker.tuning.base import TunedTracker
 
 
 def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[str, Any]]:
@@ -131,7 +132,7 @@ def load_prior(path: Path) -> SignificanceMap:
         raise RGBXError(f"{path} cannot be used as a significance map: {error}") from error
 
 
-def configured_prior(config: RunConfig, network: Tracker) -> SignificanceMap | None:
+def configured_prior(config: RunConfig, network: Tracker | TunedTracker) -> SignificanceMap | None:
     """The prior that the configuration names, under the names of ``network``; None where it names none.
 
     Raises:
@@ -142,8 +143,10 @@ def configured_prior(config: RunConfig, network: Tracker) -> SignificanceMap | N
     return prior_for(network, load_prior(config.optimizer.prior))
 
 
-def prior_for(network: Tracker, prior: SignificanceMap) -> SignificanceMap:
+def prior_for(network: Tracker | TunedTracker, prior: SignificanceMap) -> SignificanceMap:
     """The map under the names of ``network``: as it is where it fits, else carried from one stream to two.
+
+    Of a tuned network what the method adds has none, but for copies of pre-trained weights.
 
     It goes the way of the weights: to both streams and the cross blocks, and the significance of the position
     embeddings is resized as they are (bilinear, which keeps it from becoming negative) and noted in the map's
@@ -153,6 +156,12 @@ def prior_for(network: Tracker, prior: SignificanceMap) -> SignificanceMap:
         RGBXError: it fits neither way; the message names what differs.
     """
     names = {name for name, _ in network.named_parameters()}
+    if isinstance(network, TunedTracker):
+        where = network.prior_names
+        with torch.device("meta"):
+            plain = build_network(network.config)
+        carried = prior_for(plain, prior)
+        return carried.rename(lambda name: [new for new in where(name) if new in names])
     if not set(prior) <= names or not any(name.startswith("x.") for name in prior):
         mapping = stream_mapping(network.config)
         if network.config.kind == "two_stream":

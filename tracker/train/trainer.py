@@ -28,7 +28,6 @@ from tracker.data.dataset import collate_pairs
 from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
 from tracker.models.elimination import keep_ratio_at
-from tracker.models.stream import Tracker
 from tracker.train.activations import recompute_blocks
 from tracker.train.checkpoint import (
     check_module,
@@ -46,11 +45,11 @@ from tracker.train.distributed import Processes
 from tracker.train.log import ScalarLog, progress
 from tracker.train.prefetch import Batch, ahead
 from tracker.train.run_folder import CHECKPOINTS, TENSORBOARD, claim
+from tracker.tuning.base import TunedTracker
 
 log = logging.getLogger("rgbx")
 
 KEEP_RATIOS = 32  # graphs that compiling may make of one network: OSTrack's warm-up has 17 ratios
-LOSSES = ("total", "giou", "l1", "focal")
 
 
 class Pairs(Protocol):
@@ -180,8 +179,9 @@ class Trainer:
         model: nn.Module = self.network
         if self.processes.count > 1:
             where = [self.device] if self.device.type == "cuda" else None
-            model = DistributedDataParallel(model, where, gradient_as_bucket_view=True)
-        if s.compile and isinstance(self.network, Tracker) and self.network.config.elimination_layers:
+            unused = getattr(model, "has_unused", False)
+            model = DistributedDataParallel(model, where, gradient_as_bucket_view=True, find_unused_parameters=unused)
+        if s.compile and _eliminates(self.network):
             # Every keep ratio of the warm-up is another graph.
             limit = torch._dynamo.config
             limit.recompile_limit = max(limit.recompile_limit, KEEP_RATIOS)
@@ -250,10 +250,10 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Tell the data, and a network that eliminates candidates, which epoch it is."""
         self.dataset.set_epoch(self.epoch)
-        config = getattr(self.network, "config", None)
-        if getattr(config, "elimination_layers", ()):
+        if _eliminates(self.network):
+            network: Any = self.network
             # Its schedule counts epochs from 1.
-            self.network.set_keep_ratio(keep_ratio_at(self.epoch + 1, config.keep_ratio))  # type: ignore[union-attr, operator]
+            network.set_keep_ratio(keep_ratio_at(self.epoch + 1, network.config.keep_ratio))
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Forward, loss, backward, clip, step. Scalars stay tensors until they are logged."""
@@ -267,10 +267,9 @@ class Trainer:
             with self._averaging(number == len(parts)):
                 losses = self.loss(self.forward(template, search), box)
                 (losses["total"].mean() / len(parts)).backward()
-            for name in LOSSES:
-                if name in losses:
-                    value = losses[name].detach().mean() / len(parts)
-                    sums[f"loss/{name}"] = sums[f"loss/{name}"] + value if number > 1 else value
+            for name, part in losses.items():
+                value = part.detach().mean() / len(parts)
+                sums[f"loss/{name}"] = sums[f"loss/{name}"] + value if number > 1 else value
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
         self._check_finite_and_stop(sums, norm, buffers)
         nn.utils.clip_grads_with_norm_(self.trained, self.settings.clip_grad_norm or math.inf, norm)
@@ -334,7 +333,8 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "index": self.index,
-            "network": self.network.state_dict(),
+            "network": trained_state(self.network),
+            "base": base_fingerprint(self.network),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "rng": rng_state(),
@@ -370,14 +370,19 @@ class Trainer:
         """
         path = find_checkpoint(path)
         state = load_checkpoint(path)
-        check_module(self.network, state["network"], path)
+        check_module(trained_state(self.network), state["network"], path)
+        if state.get("base") != base_fingerprint(self.network):
+            raise RGBXError(
+                f"{path} belongs to a run that started from another network (fingerprint {state.get('base')}, not "
+                f"{base_fingerprint(self.network)}); resume with the init that it was started with"
+            )
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
             raise RGBXError(
                 f"{path} does not fit the configured optimizer ({error}); use the run's own configuration"
             ) from error
-        self.network.load_state_dict(state["network"])
+        self.network.load_state_dict(state["network"], strict=not isinstance(self.network, TunedTracker))
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
         self.invocation = state.get("invocation") or self.invocation
@@ -442,6 +447,21 @@ class Trainer:
     def _signals(self) -> _StopAfterStep:
         self._stop = self._stopping = False
         return _StopAfterStep(self)
+
+
+def _eliminates(network: nn.Module) -> bool:
+    return bool(getattr(getattr(network, "config", None), "elimination_layers", ()))
+
+
+def trained_state(network: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of the network: all of it, or of a tuned one what its file would."""
+    return network.saved_state() if isinstance(network, TunedTracker) else network.state_dict()
+
+
+def base_fingerprint(network: nn.Module) -> str | None:
+    """Of the network that a tuned one wraps and whose weights its checkpoints leave out; None of any other."""
+    origin = network.origin if isinstance(network, TunedTracker) else None
+    return None if origin is None else origin.fingerprint
 
 
 def _prepare_loader_process(worker: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from srft_kernels.ops.penalty import element_dtype
+from srft_kernels.ops.tensors import element_dtype
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 OutputsFunction = Callable[[nn.Module, Any], Tensor]

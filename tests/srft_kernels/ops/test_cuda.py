@@ -24,13 +24,25 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 import srft_kernels as srft
 from srft_kernels.ops import contract, triton_available
 from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase
-from srft_kernels.ops.cuda_penalty import CudaPenalty
+from srft_kernels.ops.cuda.penalty import CudaPenalty
+from srft_kernels.ops.cuda.plan import CudaPlan
 from srft_kernels.ops.native import cuda_library
-from srft_kernels.ops.penalty import penalty_backward_reference, penalty_reference
-from tests.srft_kernels.ops.test_cuda_on_host import Stepper, assert_same_statistics, name_of
-from tests.srft_kernels.ops.test_penalty_native import SHAPES as PENALTY_SHAPES
-from tests.srft_kernels.ops.test_penalty_native import draw
-from tests.srft_kernels.ops.test_step import CONFIGURATIONS, DTYPES, Case, assert_agrees, make_case, reference_step
+from srft_kernels.ops.reference.penalty import penalty_backward_reference, penalty_reference
+from tests.srft_kernels.ops.extreme_cases import EXTREMES, check_extremes
+from tests.srft_kernels.ops.penalty_cases import SHAPES as PENALTY_SHAPES
+from tests.srft_kernels.ops.penalty_cases import draw
+from tests.srft_kernels.ops.step_cases import (
+    CONFIGURATIONS,
+    DTYPES,
+    Case,
+    Stepper,
+    assert_agrees,
+    assert_same_statistics,
+    make_case,
+    moved,
+    name_of,
+    reference_step,
+)
 
 DEVICE = torch.device("cuda")
 
@@ -41,20 +53,9 @@ pytestmark = [
 ]
 
 
-def moved(case: Case, device: torch.device | str) -> Case:
-    """A copy on another device; the settings stay numbers of the host."""
-
-    def move(name: str, value: Any) -> Any:
-        if isinstance(value, list):
-            return [t.to(device, copy=True) for t in value]
-        return value.to(device, copy=True) if isinstance(value, Tensor) and name != "settings" else value
-
-    return Case(**{name: move(name, value) for name, value in vars(case).items()})
-
-
 def stepper(case: Case) -> Stepper:
     """A case on the device, and its plan."""
-    return Stepper(cuda_library.build, moved(case, DEVICE))
+    return Stepper(moved(case, DEVICE), CudaPlan)
 
 
 def check_step(step: Stepper, dtype: torch.dtype, **options: Any) -> None:
@@ -153,7 +154,7 @@ def test_tensors_of_every_dtype_and_any_alignment_in_one_group(options: dict[str
     for name in lists:  # interleaved, so that a launch's tensors are not neighbors
         setattr(mixed, name, [getattr(c, name)[i] for i in range(3) for c in cases])
     mixed.scales = torch.stack([c.scales[i] for i in range(3) for c in cases])
-    step = Stepper(cuda_library.build, mixed)
+    step = Stepper(mixed, CudaPlan)
     assert step.plan.launches == 4
     step.prepare()
     before = moved(mixed, "cpu")
@@ -186,6 +187,11 @@ def test_means_of_every_kind(normalize: Normalize, options: dict[str, Any]) -> N
     step = stepper(case)
     for _ in range(2):
         check_step(step, torch.float32)
+
+
+@pytest.mark.parametrize("options", EXTREMES, ids=name_of)
+def test_numbers_at_the_ends_of_what_float32_holds(options: dict[str, Any]) -> None:
+    check_extremes(stepper, options)
 
 
 @pytest.mark.parametrize("inner", [Inner.ADAM, Inner.SGD])
@@ -239,19 +245,6 @@ def test_a_loss_scale_is_divided_out_and_settings_may_lie_on_the_device() -> Non
         assert torch.equal(a, b)
 
 
-def test_the_operator_on_device_tensors() -> None:
-    case = moved(make_case(decoupled_decay=True), DEVICE)
-    truth = moved(case, "cpu").copy(torch.float64)
-    before = moved(case, "cpu")
-    torch.ops.srft.step_(*case.arguments(Phase.FUSED))
-    reference_step(truth)
-    # The truth's first ranks are of T in float64: see Stepper.prepare.
-    for ours, theirs in zip(case.second, truth.second, strict=True):
-        torch.testing.assert_close(ours.cpu().double(), theirs, rtol=1e-6, atol=1e-14)
-    assert [float(s) for s in case.steps] == [5.0] * len(case.params)
-    assert not torch.equal(case.params[-1].cpu(), before.params[-1])
-
-
 def everything(case: Case) -> list[Tensor]:
     values = list(vars(case).values())
     return [t for v in values for t in (v if isinstance(v, list) else [v]) if isinstance(t, Tensor)]
@@ -288,14 +281,7 @@ def test_the_stream_that_is_current_is_the_one_that_works() -> None:
     torch.cuda.synchronize()
     torch.cuda._sleep(1_000_000_000)  # cycles, half a second or so: the default stream is busy
     with torch.cuda.stream(side):
-        step.plan.step(
-            step.case.params,
-            step.case.grads,
-            step.case.settings.tolist(),
-            step.case.report,
-            step.case.flags,
-            int(Phase.FUSED),
-        )
+        step.plan.step(step.case.call())
     side.synchronize()
     waits = not torch.cuda.default_stream().query()
     torch.cuda.synchronize()
@@ -309,7 +295,7 @@ def test_a_device_that_is_not_the_current_one() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     case = make_case(decoupled_decay=True)
-    here, there = (Stepper(cuda_library.build, moved(case, f"cuda:{i}")) for i in range(2))
+    here, there = (Stepper(moved(case, f"cuda:{i}"), CudaPlan) for i in range(2))
     for _ in range(3):
         here(), there()
     assert torch.cuda.current_device() == 0
@@ -344,11 +330,10 @@ def test_a_tensor_of_more_than_two_billion_elements() -> None:
     corners = CORNERS.to(DEVICE)
     param = torch.empty(HUGE, dtype=torch.bfloat16, device=DEVICE).normal_(std=0.1)
     grad = torch.empty_like(param).normal_(std=1e-3)
-    small = Stepper(cuda_library.build, case_of(param[corners], grad[corners]))
-    large = Stepper(cuda_library.build, case_of(param, grad))
+    small = Stepper(case_of(param[corners], grad[corners]), CudaPlan)
+    large = Stepper(case_of(param, grad), CudaPlan)
     for step in (small, large):  # without statistics, so that every rank is 1/2 and an element's step its own affair
-        case = step.case
-        step.plan.step(case.params, case.grads, case.settings.tolist(), case.report, case.flags, int(Phase.FUSED))
+        step.plan.step(step.case.call())
     for name in ("params", "first", "second"):
         assert torch.equal(getattr(large.case, name)[0][corners], getattr(small.case, name)[0]), name
     assert not torch.equal(small.case.params[0], torch.zeros_like(small.case.params[0]))
@@ -358,15 +343,7 @@ def test_a_tensor_of_more_than_two_billion_elements() -> None:
 
     grad[-1] = float("nan")
     last = param[-16:].clone()
-    large.plan.step(
-        large.case.params,
-        large.case.grads,
-        large.case.settings.tolist(),
-        large.case.report,
-        large.case.flags | contract.COUNT_SKIPPED,
-        int(Phase.FUSED),
-        found_inf=torch.ones(1, device=DEVICE),
-    )
+    large.plan.step(large.case.call(flags=contract.COUNT_SKIPPED, found_inf=torch.ones(1, device=DEVICE)))
     assert int(large.case.report[contract.NONFINITE]) == 1
     assert torch.equal(param[-16:], last)
 

@@ -4,6 +4,7 @@ and arithmetic against the reference, where there is no GPU.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -11,14 +12,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from srft_kernels.ops import contract, preview
+from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
-from srft_kernels.ops.cuda_penalty import CudaPenalty
-from srft_kernels.ops.native import CudaPlan
-from srft_kernels.ops.penalty import penalty_backward_reference, penalty_reference
-from srft_kernels.ops.plan import StepTensors
-from tests.srft_kernels.ops.test_penalty_native import SHAPES, draw
-from tests.srft_kernels.ops.test_step import CONFIGURATIONS, DTYPES, Case, assert_agrees, make_case, reference_step
+from srft_kernels.ops.cuda.penalty import CudaPenalty
+from srft_kernels.ops.cuda.plan import CudaPlan
+from srft_kernels.ops.reference.penalty import penalty_backward_reference, penalty_reference
+from tests.srft_kernels.ops.penalty_cases import SHAPES, draw
+from tests.srft_kernels.ops.step_cases import (
+    CONFIGURATIONS,
+    DTYPES,
+    Case,
+    Stepper,
+    assert_agrees,
+    assert_same_statistics,
+    make_case,
+    name_of,
+    reference_step,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,50 +37,9 @@ def _order_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRFT_CUDA_ON_HOST_ORDER", "7")
 
 
-class Stepper:
-    """A case as the wrapper steps it: counts and statistics in one tensor each, first statistics made beforehand."""
-
-    def __init__(self, module: Any, case: Case) -> None:
-        self.case = case
-        self.tensors = StepTensors(
-            params=case.params,
-            steps=torch.stack(case.steps),
-            statistics=torch.stack(case.statistics),
-            scales=case.scales,
-            first_moments=case.first,
-            second_moments=case.second,
-            max_second_moments=case.maximum,
-            previous=case.previous,
-            anchors=case.anchors,
-            priors=case.priors,
-            transfers=case.transfers,
-            curvatures=case.curvatures,
-            paths=case.paths,
-        )
-        case.steps = list(self.tensors.steps.unbind())
-        case.statistics = list(self.tensors.statistics.unbind())
-        self.plan = CudaPlan(self.tensors, module)
-
-    def prepare(self, grad_scale: Tensor | None = None) -> None:
-        """What the wrapper does before a tensor's first step. The truth then starts from the same counts: of T in
-        float64 a few elements would lie in a neighboring bin, and move the rank of that bin's others.
-        """
-        if preview.gathers(self.case.flags):
-            preview.fill(self.tensors, self.case.grads, self.case.settings.tolist(), self.case.flags, grad_scale)
-
-    def __call__(self, phase: Phase = Phase.FUSED, settings: Tensor | None = None, flags: int = 0, **more: Any) -> None:
-        case = self.case
-        values = case.settings.tolist()
-        if phase is not Phase.AFTER:
-            self.prepare(more.get("grad_scale"))
-        grads = [] if phase is Phase.AFTER else case.grads
-        chosen = values if settings is None else settings
-        products = {} if phase is not Phase.FUSED else {"plus": case.plus, "minus": case.minus}
-        self.plan.step(case.params, grads, chosen, case.report, case.flags | flags, int(phase), **products, **more)
-
-
-def name_of(options: dict[str, Any]) -> str:
-    return " ".join(f"{k}={getattr(v, 'name', v)}" for k, v in options.items())
+def stepper(module: Any, case: Case) -> Stepper:
+    """A case and its plan by the kernels compiled for the host."""
+    return Stepper(case, functools.partial(CudaPlan, module=module))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -79,7 +48,7 @@ def test_the_kernels_are_the_reference(module: Any, options: dict[str, Any], dty
     case = make_case(dtype=dtype, **options)
     if options.get("mode") is Mode.COUPLED and not case.transfers:
         case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
-    step = Stepper(module, case)
+    step = stepper(module, case)
     for _ in range(3):
         step.prepare()
         before, truth = case.copy(), case.copy(torch.float64)
@@ -92,15 +61,6 @@ def test_the_kernels_are_the_reference(module: Any, options: dict[str, Any], dty
     assert [float(s) for s in case.steps] == [7.0] * len(case.params)
 
 
-def assert_same_statistics(case: Case, truth: Case) -> None:
-    """Ranges and sums within rounding; counts but for elements within rounding of a bin's edge."""
-    for ours, theirs in zip(case.statistics, truth.statistics, strict=True):
-        torch.testing.assert_close(ours[: contract.HISTOGRAM], theirs[: contract.HISTOGRAM], rtol=1e-5, atol=1e-5)
-        counted = theirs[contract.HISTOGRAM :].sum()
-        assert ours[contract.HISTOGRAM :].sum() == counted
-        assert (ours - theirs)[contract.HISTOGRAM :].abs().sum() <= 0.01 * counted + 2
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("to_anchor", [False, True])
@@ -108,7 +68,7 @@ def test_the_halves_of_an_unfused_step_are_the_reference(
     module: Any, mode: Mode, to_anchor: bool, dtype: torch.dtype
 ) -> None:
     case = make_case(inner=Inner.NONE, mode=mode, dtype=dtype, transfer_to_anchor=to_anchor, strength=0.01)
-    step = Stepper(module, case)
+    step = stepper(module, case)
     step.prepare()
     truth = case.copy(torch.float64)
     for _ in range(2):
@@ -136,7 +96,7 @@ def test_the_halves_of_an_unfused_step_are_the_reference(
 def test_sizes_around_every_boundary(module: Any, size: int, dtype: torch.dtype) -> None:
     case = make_case(shapes=((size,), (0,), (3,)), dtype=dtype, decoupled_decay=True)
     case.priors[0] = torch.rand(size).to(case.priors[0].dtype)
-    step = Stepper(module, case)
+    step = stepper(module, case)
     for _ in range(2):
         step.prepare()
         before, truth = case.copy(), case.copy(torch.float64)
@@ -151,7 +111,7 @@ def test_bits_depend_on_the_grid_only_through_sums(module: Any, blocks: int, mon
     def run(count: int) -> Case:
         monkeypatch.setenv("SRFT_CUDA_ON_HOST_BLOCKS", str(count))
         case = make_case(decoupled_decay=True)
-        step = Stepper(module, case)
+        step = stepper(module, case)
         for _ in range(3):
             step()
         return case
@@ -168,7 +128,7 @@ def test_two_runs_give_the_same_bits_whatever_the_order(module: Any, monkeypatch
     for order in ("1", "2", "3"):
         monkeypatch.setenv("SRFT_CUDA_ON_HOST_ORDER", order)
         case = make_case(damping=Damping.MEAN)
-        step = Stepper(module, case)
+        step = stepper(module, case)
         for _ in range(3):
             step()
         answers.append(case)
@@ -186,7 +146,7 @@ def test_elements_that_are_not_finite(module: Any, inner: Inner, propagate: bool
     for t, where in zip(case.grads, (3, 9999), strict=True):
         t.view(-1)[where] = float("nan")
         t.view(-1)[where - 1] = float("-inf")
-    step = Stepper(module, case)
+    step = stepper(module, case)
     step.prepare()
     before, truth = case.copy(), case.copy(torch.float64)
     phase = Phase.BEFORE if inner is Inner.NONE else Phase.FUSED
@@ -205,7 +165,7 @@ def test_elements_that_are_not_finite(module: Any, inner: Inner, propagate: bool
 
 def test_a_step_that_is_skipped_changes_nothing_and_counts_if_asked(module: Any) -> None:
     case = make_case(decoupled_decay=True)
-    step = Stepper(module, case)
+    step = stepper(module, case)
     step()
     case.grads[3].view(-1)[5] = float("inf")
     before = case.copy()
@@ -225,8 +185,8 @@ def test_a_loss_scale_is_divided_out_and_settings_may_lie_in_memory(module: Any)
     plain, scaled = (make_case(decoupled_decay=True) for _ in range(2))
     for t in scaled.grads:
         t.mul_(1024)
-    Stepper(module, plain)()
-    Stepper(module, scaled)(settings=scaled.settings.clone(), grad_scale=torch.tensor([1024.0]))
+    stepper(module, plain)()
+    stepper(module, scaled)(settings=scaled.settings.clone(), grad_scale=torch.tensor([1024.0]))
     for a, b in zip(plain.params + plain.second, scaled.params + scaled.second, strict=True):
         assert torch.equal(a, b)
 
@@ -235,8 +195,8 @@ def test_penalties_are_reset_or_added_to(module: Any) -> None:
     case = make_case(decoupled_decay=True)
     case.report[:] = torch.tensor([5.0, 6.0, 7.0])
     twin = case.copy()
-    Stepper(module, case)()
-    Stepper(module, twin)(flags=contract.RESET_PENALTIES)
+    stepper(module, case)()
+    stepper(module, twin)(flags=contract.RESET_PENALTIES)
     torch.testing.assert_close(case.report - twin.report, torch.tensor([5.0, 6.0, 0.0], dtype=torch.float64))
 
 
@@ -245,7 +205,7 @@ def test_penalties_are_reset_or_added_to(module: Any) -> None:
 def test_means_of_every_kind(module: Any, normalize: Normalize, options: dict[str, Any]) -> None:
     case = make_case(**options)
     case.flags = case.flags & ~(3 << contract.NORMALIZE_SHIFT) | normalize << contract.NORMALIZE_SHIFT
-    step = Stepper(module, case)
+    step = stepper(module, case)
     for _ in range(3):
         step.prepare()
         before, truth = case.copy(), case.copy(torch.float64)
@@ -272,7 +232,7 @@ def test_tensors_of_every_dtype_and_any_alignment_in_one_group(module: Any) -> N
         together = [getattr(c, name)[i] for i in range(3) for c in cases]
         setattr(mixed, name, together)
     mixed.scales = torch.stack([c.scales[i] for i in range(3) for c in cases])
-    step = Stepper(module, mixed)
+    step = stepper(module, mixed)
     step.prepare()
     before, truth = mixed.copy(), mixed.copy(torch.float64)
     assert step.plan.launches == 4
@@ -292,7 +252,7 @@ def test_more_tensors_than_a_launch_takes(module: Any, damping: Damping) -> None
     most = module.capacity(6)
     assert most >= 350  # a two-stream ViT-B with prior and anchor is one launch
     case = make_case(shapes=((3,),) * (2 * most + 1), decoupled_decay=True, damping=damping)
-    step = Stepper(module, case)
+    step = stepper(module, case)
     step.prepare()
     before, truth = case.copy(), case.copy(torch.float64)
     assert step.plan.launches == 3
@@ -305,7 +265,7 @@ def test_more_tensors_than_a_launch_takes(module: Any, damping: Damping) -> None
 
 def test_a_plan_follows_its_tensors_when_they_move(module: Any) -> None:
     case, twin = (make_case(decoupled_decay=True) for _ in range(2))
-    step, other = Stepper(module, case), Stepper(module, twin)
+    step, other = stepper(module, case), stepper(module, twin)
     for _ in range(3):
         step(), other()
         case.params = [p.clone() for p in case.params]
@@ -316,7 +276,7 @@ def test_a_plan_follows_its_tensors_when_they_move(module: Any) -> None:
 
 def test_settings_change_from_step_to_step(module: Any) -> None:
     case = make_case(decoupled_decay=True)
-    step = Stepper(module, case)
+    step = stepper(module, case)
     for kappa in (1.0, 0.7, 0.0):
         case.settings[Setting.KAPPA] = kappa
         step.prepare()

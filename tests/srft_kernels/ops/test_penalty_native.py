@@ -14,31 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srft_kernels.ops.native import library
-from srft_kernels.ops.penalty import penalty_backward_reference, penalty_reference
+from srft_kernels.ops.reference.penalty import penalty_backward_reference, penalty_reference
 from tests.paths import REPOSITORY
+from tests.srft_kernels.ops.penalty_cases import Lists, draw
 
 pytestmark = pytest.mark.skipif(not library.available, reason=f"the native library is not here: {library.reason}")
 
 FORWARD = torch.ops.srft.significance_penalty
 BACKWARD = torch.ops.srft.significance_penalty_backward
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# Around the block of 512, the chunk of 32768 and the 16 lanes; empty and 0-d ones between.
-SHAPES: tuple[tuple[int, ...], ...] = ((0,), (7,), (), (33, 65), (2, 0, 3), (511,), (513,), (181, 181), (32769,), (0,))
-
-Lists = tuple[list[Tensor], list[Tensor], list[Tensor]]
-
-
-def draw(
-    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
-    shapes: tuple[tuple[int, ...], ...] = SHAPES,
-    seed: int = 0,
-) -> Lists:
-    g = torch.Generator().manual_seed(seed)
-    params = [torch.randn(s, generator=g, dtype=torch.float64) for s in shapes]
-    anchors = [p + 0.1 * torch.randn(p.shape, generator=g, dtype=torch.float64) for p in params]
-    significance = [torch.randn(p.shape, generator=g, dtype=torch.float64).square() for p in params]
-    p, a, s = dtypes
-    return [t.to(p) for t in params], [t.to(a) for t in anchors], [t.to(s) for t in significance]
 
 
 def assert_is_the_reference(tensors: Lists, strength: Tensor, grad: Tensor) -> None:
@@ -159,7 +143,10 @@ def test_lists_that_do_not_fit_are_refused_before_anything_is_read() -> None:
 DIGEST = """
 import hashlib, sys, torch
 sys.path.insert(0, sys.argv[1])
-from tests.srft_kernels.ops.test_penalty_native import BACKWARD, DTYPES, FORWARD, draw
+import srft_kernels
+from tests.srft_kernels.ops.penalty_cases import draw
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+FORWARD, BACKWARD = torch.ops.srft.significance_penalty, torch.ops.srft.significance_penalty_backward
 torch.set_num_threads(int(sys.argv[2]))
 digest = hashlib.sha256()
 for k, dtype in enumerate(DTYPES):

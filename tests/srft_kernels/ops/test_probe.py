@@ -23,17 +23,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from srft_kernels.ops import cuda_probe, probe
-from srft_kernels.ops.cuda_probe import CudaProbe
+from srft_kernels.ops import backends
+from srft_kernels.ops.cuda.probe import CudaProbe
 from srft_kernels.ops.native import cuda_library, library
-from srft_kernels.ops.penalty import element_dtype
-from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_, philox, signs
+from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
+from srft_kernels.ops.reference.probe import SIGNS, fill_reference, fold_reference, perturb_reference, philox, signs
+from srft_kernels.ops.tensors import element_dtype
 from tests.paths import REPOSITORY
 
 ROOT = REPOSITORY
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:
-    from tests.srft_kernels.ops.test_triton import _a_faithful_interpreter  # noqa: F401  (bfloat16 rounded as devices do)
+    from tests.srft_kernels.ops.interpreter import faithful_interpreter  # noqa: F401  (bfloat16 rounded as devices do)
 
 native = pytest.mark.skipif(not library.available, reason=f"the native library is not here: {library.reason}")
 in_another_process = pytest.mark.skipif(INTERPRETED, reason="this is the process in which Triton interprets")
@@ -157,7 +158,7 @@ def transposed(tensor: Tensor) -> Tensor:
 
 Fill, Perturb, Fold = Callable[..., None], Callable[..., None], Callable[..., None]
 Kernels = tuple[Fill, Perturb, Fold]
-PLAIN: Kernels = (probe.fill_reference, probe.perturb_reference, probe.fold_reference)
+PLAIN: Kernels = (fill_reference, perturb_reference, fold_reference)
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"whole": Tensor.clone, "shifted": shifted, "transposed": transposed}
 
 
@@ -282,7 +283,7 @@ def test_more_tensors_than_a_launch_takes_and_every_dtype_at_once(on_host: Kerne
     mixed = [torch.zeros(50, dtype=DTYPES[k % 4]) for k in range(12)]
     twins = [t.clone() for t in mixed]
     on_host[0](mixed, SEED, STEP, list(range(12)))
-    probe.fill_reference(twins, SEED, STEP, list(range(12)))
+    fill_reference(twins, SEED, STEP, list(range(12)))
     same_bits(mixed, twins)
     for kernel, lists in zip(on_host, ([[]], [[], []], [[], [], []]), strict=True):
         scales = {1: (), 2: (1.0,), 3: (1.0, 1.0)}[len(lists)]
@@ -292,7 +293,7 @@ def test_more_tensors_than_a_launch_takes_and_every_dtype_at_once(on_host: Kerne
 @in_another_process
 @pytest.mark.skipif(not cuda_library.available, reason=cuda_library.reason)
 def test_the_compiled_cuda_kernels_move_16_bytes_and_keep_everything_in_registers() -> None:
-    from tests.srft_kernels.ops.test_sass import cuobjdump
+    from tests.srft_kernels.ops.nvidia_tools import cuobjdump
 
     first = cuda_library.build.architectures.split()[0].removesuffix("+PTX").replace(".", "")
 
@@ -315,7 +316,7 @@ def test_the_compiled_cuda_kernels_move_16_bytes_and_keep_everything_in_register
 @pytest.mark.parametrize("lists", [([], [torch.ones(1)]), ([torch.ones(1)], [])], ids=["no params", "no originals"])
 def test_lists_that_a_device_cannot_take_are_refused_in_words(lists: tuple[list[Tensor], list[Tensor]]) -> None:
     with pytest.raises(ValueError, match="as many originals as params"):
-        cuda_probe._run(1, *lists, 1.0, 0, 0, [0] * len(lists[0]))
+        backends._probe(1, *lists, 1.0, 0, 0, [0] * len(lists[0]))
 
 
 @pytest.mark.gpu
@@ -327,9 +328,9 @@ def test_a_device_is_the_reference(dtype: torch.dtype, other: torch.dtype, layou
 
 def triton_kernels() -> Kernels:
     pytest.importorskip("triton")
-    from srft_kernels.ops import triton_probe
+    from srft_kernels.ops.triton import probe as on_triton
 
-    return triton_probe.fill, triton_probe.perturb, triton_probe.fold
+    return on_triton.fill, on_triton.perturb, on_triton.fold
 
 
 @pytest.mark.parametrize("device", ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -362,8 +363,8 @@ def test_the_triton_kernels_compile(what: str, dtype: torch.dtype, architecture:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from srft_kernels.ops import triton_probe
-    from tests.srft_kernels.ops.test_triton_compile import tool
+    from srft_kernels.ops.triton import probe as on_triton
+    from tests.srft_kernels.ops.nvidia_tools import tool
 
     element = getattr(tl, str(dtype).removeprefix("torch."))
     real = tl.float64 if dtype == torch.float64 else tl.float32
@@ -372,17 +373,17 @@ def test_the_triton_kernels_compile(what: str, dtype: torch.dtype, architecture:
         "TARGET": real if what == "fold" else element,
         "FROM": None if what == "fill" else element,
         "MINUS": what == "fold",
-        "CHUNK": triton_probe.CHUNK,
+        "CHUNK": on_triton.CHUNK,
     }
     types = {"table": "*i64", "owners": "*i32", "tensors": "i32"}
-    names = triton_probe.probes.arg_names
+    names = on_triton.kernels.probes.arg_names
     source = ASTSource(
-        triton_probe.probes,
+        on_triton.kernels.probes,
         {name: "constexpr" if name in constants else types[name] for name in names},
         constants,
         {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types.get(name, "").startswith("*")},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=triton_probe.COMPILED)
+    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=on_triton.COMPILED)
     assert "STACK:0 " in tool("cuobjdump", made.asm["cubin"], tmp_path, "-res-usage")
     code = tool("nvdisasm", made.asm["cubin"], tmp_path)
     assert "STG.E.128" in code
@@ -391,10 +392,10 @@ def test_the_triton_kernels_compile(what: str, dtype: torch.dtype, architecture:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_nothing_that_changes_from_call_to_call_is_compiled_in() -> None:
-    from srft_kernels.ops import triton_probe
+    from srft_kernels.ops.triton import probe as on_triton
 
-    assert triton_probe._bits(1.0) == 0x3FF0000000000000
-    assert triton_probe._bits(-0.0) == -(2**63)
+    assert on_triton._bits(1.0) == 0x3FF0000000000000
+    assert on_triton._bits(-0.0) == -(2**63)
 
 
 # ---------------------------------------------------------------- what callers rely on
@@ -501,7 +502,7 @@ def test_what_lists_need_is_checked_alike_in_plain_torch() -> None:
         ([[ones], 0, 0, [0, 1]], [[ones.long()], 0, 0, [0]], [[torch.ones(4, 4)[:, :2]], 0, 0, [0]])
     ):
         with pytest.raises(ValueError, match=("as many tensors", "float32, float64", "must be dense")[k]):
-            probe.fill_reference(*bad)  # type: ignore[arg-type]
+            fill_reference(*bad)  # type: ignore[arg-type]
         with pytest.raises(ValueError), torch._subclasses.FakeTensorMode() as mode:
             torch.ops.srft.fill_probes_([mode.from_tensor(t) for t in bad[0]], *bad[1:])  # type: ignore[attr-defined]
 
@@ -545,8 +546,8 @@ def test_mean_and_variance() -> None:
     assert_balanced(z.sum(), MANY)
     # The variance about the mean is then 1 - mean², so the bound above bounds it, too.
     assert 1 - float(z.var(correction=0)) <= 2 * math.log(2 / TAIL) / MANY
-    assert_balanced(z.view(-1, probe.SIGNS).sum(0), MANY // probe.SIGNS)  # every bit of the four words
-    assert_balanced(z.view(-1, probe.SIGNS).sum(1), probe.SIGNS)  # every call
+    assert_balanced(z.view(-1, SIGNS).sum(0), MANY // SIGNS)  # every bit of the four words
+    assert_balanced(z.view(-1, SIGNS).sum(1), SIGNS)  # every call
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 197, 256, 384, 768, 1024, 3072, 4096, 32768])

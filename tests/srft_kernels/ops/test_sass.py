@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from srft_kernels.ops.native import cuda_library
 from tests.paths import REPOSITORY
+from tests.srft_kernels.ops.nvidia_tools import cuobjdump
 
 DEFAULT_ARCHITECTURES = {"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"}
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
@@ -21,27 +17,6 @@ THREADS_OF_A_BLOCK = 256
 BLOCKS = 3  # a multiprocessor: see fused_adam_kernel
 
 pytestmark = pytest.mark.skipif(not cuda_library.available, reason=cuda_library.reason)
-
-
-def cuobjdump(*options: str) -> str:
-    """NVIDIA's disassembler, from a toolkit or as triton brings it, on the built library."""
-    triton = importlib.util.find_spec("triton")
-    folders = [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
-    if triton is not None and triton.origin is not None:
-        folders.insert(0, str(Path(triton.origin).parent / "backends" / "nvidia" / "bin"))
-    path = os.pathsep.join(folders)
-    program = shutil.which("cuobjdump", path=path)
-    if program is None or shutil.which("nvdisasm", path=path) is None:
-        pytest.skip("cuobjdump and nvdisasm are not installed: they come with the CUDA toolkit and with triton")
-    # cuobjdump calls nvdisasm.
-    environment = {**os.environ, "PATH": path}
-    return subprocess.run(
-        [program, *options, str(cuda_library.build.__file__)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-    ).stdout
 
 
 def sources() -> set[str]:

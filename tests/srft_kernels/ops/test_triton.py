@@ -16,16 +16,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from srft_kernels.ops import contract, reference
-from srft_kernels.ops import triton as backend
+from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase, Setting
-from srft_kernels.ops.penalty import penalty_backward_reference, penalty_reference
-from srft_kernels.ops.plan import StepTensors
-from tests.srft_kernels.ops.test_step import CONFIGURATIONS, DTYPES, Case, assert_agrees, make_case, reference_step
+from srft_kernels.ops.flags import StepFlags
+from srft_kernels.ops.plan import StepCall, StepTensors
+from srft_kernels.ops.reference.penalty import penalty_backward_reference, penalty_reference
+from srft_kernels.ops.reference.rank import sampled
+from srft_kernels.ops.triton import available
+from tests.srft_kernels.ops.extreme_cases import EXTREMES, check_extremes
+from tests.srft_kernels.ops.interpreter import INTERPRETED, faithful_interpreter  # noqa: F401 (a fixture for all tests)
+from tests.srft_kernels.ops.step_cases import (
+    CONFIGURATIONS,
+    DTYPES,
+    Case,
+    Stepper,
+    assert_agrees,
+    make_case,
+    moved,
+    name_of,
+    reference_step,
+)
 
 triton = pytest.importorskip("triton")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+from srft_kernels.ops.triton import launch  # noqa: E402
+from srft_kernels.ops.triton.penalty import penalty_gradients, penalty_value  # noqa: E402
+from srft_kernels.ops.triton.plan import TritonPlan  # noqa: E402
+
 DEVICES = ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)]
 on_each_device = pytest.mark.parametrize("device", DEVICES)
 SMALL = ((7,), (), (0,), (33, 65), (1, 1), (8193,))  # one more than a chunk
@@ -64,29 +81,6 @@ def test_the_kernels_interpreted_on_the_cpu() -> None:
     assert " passed" in done.stdout
 
 
-@pytest.fixture(autouse=True)
-def _a_faithful_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large blocks, because an operation costs the interpreter the same for any number of elements; and bfloat16
-    rounded to nearest, as devices do and the interpreter does not."""
-    if not INTERPRETED:
-        return
-    import numpy as np
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    monkeypatch.setattr(backend, "BLOCK", backend.CHUNK)
-    builder = interpreter.InterpreterBuilder
-    truncate = builder.create_fp_trunc
-
-    def nearest(self: Any, source: Any, target: Any) -> Any:
-        if target.scalar != tl.bfloat16 or source.dtype.scalar != tl.float32:
-            return truncate(self, source, target)
-        rounded = torch.from_numpy(np.ascontiguousarray(source.data)).to(torch.bfloat16)
-        return interpreter.TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
-
-    monkeypatch.setattr(builder, "create_fp_trunc", nearest)
-
-
 # ---------------------------------------------------------------- the step
 
 
@@ -97,26 +91,9 @@ class Run:
         self.device = device
         lists = {k: [t.to(device) for t in v] if isinstance(v, list) else v for k, v in vars(case).items()}
         self.case = Case(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in lists.items()})
-        c = self.case
-        self.steps, self.statistics = torch.stack(c.steps), torch.stack(c.statistics)
-        c.steps, c.statistics = list(self.steps.unbind()), list(self.statistics.unbind())
-        self.plan = backend.TritonPlan(
-            StepTensors(
-                params=c.params,
-                steps=self.steps,
-                statistics=self.statistics,
-                scales=c.scales,
-                first_moments=c.first,
-                second_moments=c.second,
-                max_second_moments=c.maximum,
-                previous=c.previous,
-                anchors=c.anchors,
-                priors=c.priors,
-                transfers=c.transfers,
-                curvatures=c.curvatures,
-                paths=c.paths,
-            )
-        )
+        made = self.case.tensors()
+        self.steps, self.statistics = made.steps, made.statistics
+        self.plan = TritonPlan(made)
 
     def on_host(self, dtype: torch.dtype | None = None) -> Case:
         moved = {
@@ -126,11 +103,7 @@ class Run:
         return Case(**moved).copy(dtype)
 
     def step(self, phase: Phase = Phase.FUSED, settings: Sequence[float] | Tensor | None = None, **more: Any) -> None:
-        c = self.case
-        grads = [] if phase == Phase.AFTER else c.grads
-        products = {} if phase is not Phase.FUSED else {"plus": c.plus, "minus": c.minus}
-        chosen = c.settings if settings is None else settings
-        self.plan.step(c.params, grads, chosen, c.report, c.flags, int(phase), **products, **more)
+        self.plan.step(self.case.call(phase, self.case.settings if settings is None else settings, **more))
 
 
 def make_statistics(case: Case, phase: Phase = Phase.FUSED) -> None:
@@ -173,12 +146,6 @@ def check_steps(case: Case, device: str, dtype: torch.dtype, steps: int) -> Run:
     return run
 
 
-def name_of(value: Any) -> str:
-    if not isinstance(value, dict):
-        return str(value)
-    return " ".join(f"{k}={getattr(v, 'name', v)}" for k, v in value.items())
-
-
 @on_each_device
 @pytest.mark.parametrize(("options", "dtype"), with_dtypes(CONFIGURATIONS), ids=name_of)
 def test_the_kernels_are_the_reference(options: dict[str, Any], dtype: torch.dtype, device: str) -> None:
@@ -193,13 +160,13 @@ def test_the_kernels_are_the_reference(options: dict[str, Any], dtype: torch.dty
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_large_tensor_is_sampled_as_the_reference_samples(dtype: torch.dtype, device: str) -> None:
     run = check_steps(make_case(dtype=dtype, shapes=SAMPLED, decoupled_decay=True), device, dtype, steps=3)
-    assert run.statistics[0, contract.HISTOGRAM :].sum() == reference.sampled(210_000).sum()
+    assert run.statistics[0, contract.HISTOGRAM :].sum() == sampled(210_000).sum()
 
 
 @on_each_device
 def test_sizes_around_blocks_and_chunks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "BLOCK", 512)
-    sizes = (1, 511, 512, 513, 1024, backend.CHUNK - 1, backend.CHUNK, backend.CHUNK + 1, 2 * backend.CHUNK)
+    monkeypatch.setattr(launch, "BLOCK", 512)
+    sizes = (1, 511, 512, 513, 1024, launch.CHUNK - 1, launch.CHUNK, launch.CHUNK + 1, 2 * launch.CHUNK)
     check_steps(make_case(shapes=tuple((n,) for n in sizes)), device, torch.float32, steps=1)
 
 
@@ -270,6 +237,12 @@ def test_dtypes_together_and_means_over_all_tensors(options: dict[str, Any], dev
     after.report = truth.report  # of all dtypes together
     for i, param in enumerate(after.params):
         assert_agrees(only(after, i), only(truth, i), only(before, i), dtype=param.dtype)
+
+
+@on_each_device
+@pytest.mark.parametrize("options", EXTREMES, ids=name_of)
+def test_numbers_at_the_ends_of_what_float32_holds(options: dict[str, Any], device: str) -> None:
+    check_extremes(lambda case: Stepper(moved(case, device), TritonPlan), options)
 
 
 @on_each_device
@@ -405,7 +378,7 @@ def test_the_report_is_set_or_added_to(device: str) -> None:
 def test_nothing_to_do_and_nothing_known(device: str) -> None:
     """No tensors at all; and tensors of whose T nothing is known, which all have the rank 1/2."""
     report = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, device=device)
-    plan = backend.TritonPlan(
+    plan = TritonPlan(
         StepTensors(
             [],
             torch.zeros(0, device=device),
@@ -413,7 +386,8 @@ def test_nothing_to_do_and_nothing_known(device: str) -> None:
             torch.zeros(0, 2, dtype=torch.float64, device=device),
         )
     )
-    plan.step([], [], [0.5] * contract.SETTINGS, report, contract.RESET_PENALTIES | int(Inner.SGD), 0)
+    flags = StepFlags(Inner.SGD, Mode.PROXIMAL, Damping.UNDAMPED, Normalize.PER_TENSOR, reset_penalties=True)
+    plan.step(StepCall([], [], [0.5] * contract.SETTINGS, report, int(flags), Phase.FUSED))
     assert report.tolist() == [0.0, 0.0, 3.0]
 
     case = make_case(shapes=((50,), (40,)), kappa=0.0, strength=0.0)
@@ -483,12 +457,12 @@ def draw(dtypes: Sequence[torch.dtype], shapes: Sequence[tuple[int, ...]], devic
 
 
 def check_penalty(lists: list[list[Tensor]], strength: Tensor, grad: Tensor) -> None:
-    value, truth = backend.penalty_value(*lists, strength), penalty_reference(*lists, strength)
+    value, truth = penalty_value(*lists, strength), penalty_reference(*lists, strength)
     assert (value.dtype, value.shape, value.device) == (truth.dtype, truth.shape, truth.device)
     # Non-negative terms, each exact to a rounding of the element's arithmetic, which a device may contract.
     eps = max(torch.finfo(torch.float64 if p.dtype == torch.float64 else torch.float32).eps for p in lists[0])
     torch.testing.assert_close(value, truth, rtol=4 * eps, atol=0.0)
-    pulls = backend.penalty_gradients(grad, *lists, strength)
+    pulls = penalty_gradients(grad, *lists, strength)
     expected = penalty_backward_reference(grad, *lists, strength)
     for pull, wanted, given in zip(pulls, expected, lists[0], strict=True):
         assert pull.is_contiguous()
@@ -518,16 +492,16 @@ def test_penalties_of_mixed_strided_and_unusual_tensors(device: str, strength: T
     lists[2].append(torch.tensor(2.0, device=device).expand(6, 4))
     check_penalty(lists, strength, torch.tensor(0.4, device=device))
     eighths = draw((torch.float8_e4m3fn, torch.float32, torch.float32), ((40, 3),), device)
-    (pull,) = backend.penalty_gradients(torch.ones((), device=device), *eighths, strength)
+    (pull,) = penalty_gradients(torch.ones((), device=device), *eighths, strength)
     assert pull.dtype == torch.float8_e4m3fn
-    assert backend.penalty_value([], [], [], strength) == 0
-    assert backend.penalty_gradients(torch.ones((), device=device), [], [], [], strength) == []
+    assert penalty_value([], [], [], strength) == 0
+    assert penalty_gradients(torch.ones((), device=device), [], [], [], strength) == []
 
 
 # ---------------------------------------------------------------- whether it is there
 
 
 def test_availability_has_a_reason() -> None:
-    usable, why = backend.available()
+    usable, why = available()
     assert usable == (INTERPRETED or torch.cuda.is_available())
     assert usable or "GPU" in why

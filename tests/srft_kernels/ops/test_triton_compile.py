@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from srft_kernels.ops import triton as backend  # noqa: E402
-from srft_kernels.ops import triton_penalty, triton_step  # noqa: E402
 from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase  # noqa: E402
+from srft_kernels.ops.triton import launch, penalty_kernels, step_kernels  # noqa: E402
+from srft_kernels.ops.triton.plan import FOLD_BLOCK  # noqa: E402
+from tests.srft_kernels.ops.nvidia_tools import tool  # noqa: E402
 
 NVIDIA = [80, 90, 100]
 STEP: dict[str, Any] = {
@@ -99,17 +99,7 @@ def compiled(kernel: Any, constants: dict[str, Any], target: GPUTarget) -> Any:
         (i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name].startswith("*")
     }
     source = ASTSource(kernel, signature, constants, aligned)
-    return triton.compile(source, target=target, options=backend.COMPILED)
-
-
-def tool(name: str, binary: bytes, folder: Path, *options: str) -> str:
-    """What one of NVIDIA's tools that come with Triton says of a kernel."""
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    if not path.exists():
-        pytest.skip(f"this Triton comes without {name}")
-    (folder / "kernel.cubin").write_bytes(binary)
-    done = subprocess.run([path, *options, folder / "kernel.cubin"], capture_output=True, text=True, check=True)
-    return done.stdout
+    return triton.compile(source, target=target, options=launch.COMPILED)
 
 
 def spills_in_loops(code: str) -> list[str]:
@@ -135,7 +125,7 @@ def test_only_spills_inside_a_loop_are_found() -> None:
 
 def step_constants(variant: str, element: str, kernel: str) -> dict[str, Any]:
     constants = {**STEP, **VARIANTS[variant], "PARAM": ELEMENTS[element], "ANCHOR": ELEMENTS[element]}
-    return {**constants, "CHUNK": backend.CHUNK, "BLOCK": backend.FOLD_BLOCK if kernel == "fold" else backend.BLOCK}
+    return {**constants, "CHUNK": launch.CHUNK, "BLOCK": FOLD_BLOCK if kernel == "fold" else launch.BLOCK}
 
 
 @pytest.mark.parametrize("kernel", ["prepare", "advance", "fold"])
@@ -150,7 +140,7 @@ def test_the_step_compiles_for_nvidia(
     kernel: str, variant: str, element: str, architecture: int, tmp_path: Path
 ) -> None:
     constants = step_constants(variant, element, kernel)
-    made = compiled(getattr(triton_step, kernel), constants, GPUTarget("cuda", architecture, 32))
+    made = compiled(getattr(step_kernels, kernel), constants, GPUTarget("cuda", architecture, 32))
     assert spills_in_loops(tool("nvdisasm", made.asm["cubin"], tmp_path)) == []
 
 
@@ -167,7 +157,7 @@ def test_a_whole_chunk_moves_16_bytes_a_thread(
     element: str, loads: int, stores: int, architecture: int, tmp_path: Path
 ) -> None:
     made = compiled(
-        triton_step.advance, step_constants("adamw", element, "advance"), GPUTarget("cuda", architecture, 32)
+        step_kernels.advance, step_constants("adamw", element, "advance"), GPUTarget("cuda", architecture, 32)
     )
     code = tool("nvdisasm", made.asm["cubin"], tmp_path)
     assert len(re.findall(r"\bLDG\.E\.\S*128", code)) == loads
@@ -178,12 +168,12 @@ def test_a_whole_chunk_moves_16_bytes_a_thread(
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_the_penalty_compiles(gradient: bool, element: str, tmp_path: Path) -> None:
     constants: dict[str, Any] = dict.fromkeys(("PARAM", "ANCHOR", "SIGNIFICANCE"), ELEMENTS[element])
-    constants |= {"GRADIENT": gradient, "CHUNK": backend.CHUNK, "BLOCK": backend.BLOCK}
+    constants |= {"GRADIENT": gradient, "CHUNK": launch.CHUNK, "BLOCK": launch.BLOCK}
     for architecture in NVIDIA:
-        made = compiled(triton_penalty.penalty, constants, GPUTarget("cuda", architecture, 32))
+        made = compiled(penalty_kernels.penalty, constants, GPUTarget("cuda", architecture, 32))
         assert spills_in_loops(tool("nvdisasm", made.asm["cubin"], tmp_path)) == []
     if "amd" in triton.backends.backends:
-        assert compiled(triton_penalty.penalty, constants, GPUTarget("hip", "gfx942", 64)).asm["hsaco"]
+        assert compiled(penalty_kernels.penalty, constants, GPUTarget("hip", "gfx942", 64)).asm["hsaco"]
 
 
 @pytest.mark.skipif("amd" not in triton.backends.backends, reason="this Triton has no compiler for AMD")
@@ -193,5 +183,5 @@ def test_the_penalty_compiles(gradient: bool, element: str, tmp_path: Path) -> N
 )
 def test_the_step_compiles_for_amd(kernel: str, variant: str, element: str) -> None:
     constants = step_constants(variant, element, kernel)
-    made = compiled(getattr(triton_step, kernel), constants, GPUTarget("hip", "gfx942", 64))
+    made = compiled(getattr(step_kernels, kernel), constants, GPUTarget("hip", "gfx942", 64))
     assert made.asm["hsaco"]

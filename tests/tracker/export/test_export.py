@@ -15,11 +15,10 @@ from tracker.data.crop import crop_region, crop_transform
 from tracker.errors import RGBXError
 from tracker.inference import EagerEngine, InferenceSettings, OnlineTracker, track_sequence
 from tracker.inference.engine import Locator
-from tracker.models.build import build_network
 from tracker.models.checkpoints import find_weights, load_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import tiny
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 
 onnx = pytest.importorskip("onnx", reason="needs the optional packages of [export]")
 pytest.importorskip("onnxscript")
@@ -73,7 +72,7 @@ def test_file_is_valid_and_says_how_it_is_run(exported: tuple[Tracker, Path]) ->
     assert meta["normalization"]["mean"] == [0.485, 0.456, 0.406]
     assert meta["network"] == network.config.to_dict()
     assert [p.name for p in path.parent.iterdir()] == ["small.onnx"]
-    assert b"stream.py" not in path.read_bytes()  # nor any other place that the nodes came from
+    assert b"tracker.py" not in path.read_bytes()  # nor any other place that the nodes came from
 
 
 def test_online_tracker_runs_it_unchanged(exported: tuple[Tracker, Path]) -> None:

@@ -17,9 +17,9 @@ from tests.paths import REPOSITORY
 from tests.tracker.inference.test_inference import moving
 from tracker.cli import cli
 from tracker.data.layouts import write_sequence
-from tracker.models.build import build_network
 from tracker.models.checkpoints import save_network
 from tracker.models.config import tiny
+from tracker.models.tracker import build_network
 
 RUNNING = REPOSITORY / "docs" / "running.md"
 

@@ -17,9 +17,9 @@ from tracker.data.depth import depth_to_image
 from tracker.errors import RGBXError
 from tracker.inference import InferenceSettings, OnlineTracker
 from tracker.inference.missing import Frame
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import tiny
+from tracker.models.tracker import build_network
 
 
 @pytest.fixture(scope="module")

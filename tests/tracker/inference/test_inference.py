@@ -32,9 +32,8 @@ from tracker.inference import (
 )
 from tracker.inference.online import clip_box, hann_window
 from tracker.inference.overlay import Mark
-from tracker.models.build import build_network
 from tracker.models.config import tiny
-from tracker.models.stream import TrackerOutput
+from tracker.models.tracker import TrackerOutput, build_network
 
 
 class ScriptedNetwork(nn.Module):

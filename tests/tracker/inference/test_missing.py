@@ -19,9 +19,8 @@ from tracker.errors import RGBXError
 from tracker.inference import DroppedSequence, Frame, InferenceSettings, OnlineTracker, track_sequence, track_sequences
 from tracker.inference.confidence import LostSignal
 from tracker.inference.missing import POLICIES, Halves, check_frame, parse_ranges
-from tracker.models.build import build_network
 from tracker.models.config import tiny
-from tracker.models.stream import TrackerOutput
+from tracker.models.tracker import TrackerOutput, build_network
 
 RGB, X = (np.full((4, 5, 3), value, np.uint8) for value in (10, 20))
 

@@ -31,9 +31,9 @@ from tracker.inference import (
     track_sequence,
     track_stream,
 )
-from tracker.models.build import build_network
 from tracker.models.checkpoints import save_network
 from tracker.models.config import tiny
+from tracker.models.tracker import build_network
 
 SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 1, "head_channels": 8, "template_size": 32, "search_size": 64}
 

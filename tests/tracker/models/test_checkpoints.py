@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save_file
 from srft_kernels import SignificanceMap
 from tracker.errors import RGBXError
 from tracker.inference import InferenceSettings
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network, save_published, to_ostrack, to_srtrack
 from tracker.models.config import NetworkConfig
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 
 
 def small(**changes: Any) -> NetworkConfig:

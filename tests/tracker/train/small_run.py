@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from tracker.config import RunConfig, load_config
-from tracker.models.build import build_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import preset
-from tracker.models.initialize import initialize_two_stream
+from tracker.models.tracker import build_network
 from tracker.train.finetune import fine_tuner
 from tracker.train.trainer import Trainer
 

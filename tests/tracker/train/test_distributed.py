@@ -14,10 +14,10 @@ import torch
 
 from tracker.config import RunConfig, load_config
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import preset
-from tracker.models.initialize import initialize_two_stream
+from tracker.models.tracker import build_network
 from tracker.train import finetune
 from tracker.train.checkpoint import load_checkpoint
 from tracker.train.distributed import Processes, chosen_device, processes

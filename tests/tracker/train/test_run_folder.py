@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from tracker.cli import cli
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import preset
+from tracker.models.tracker import build_network
 from tracker.train.checkpoint import checkpoints_in, load_checkpoint, step_of
 from tracker.train.run_folder import differences
 

@@ -22,10 +22,9 @@ from tests.tracker.train.small_run import SMALL, run_config, trainer_of
 from tracker.config import DataSection, PairSection, TrainSection
 from tracker.data.dataset import PairDataset
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import NetworkConfig
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 from tracker.train.activations import recompute_blocks
 from tracker.train.finetune import fine_tuner
 from tracker.train.losses import TargetCellLoss, TrackingLoss

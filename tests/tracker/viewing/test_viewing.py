@@ -38,8 +38,8 @@ from tracker.cli import cli
 from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
 from tracker.inference.tracking import Track, Tracked, track_sequence
-from tracker.models.build import build_network
 from tracker.models.config import tiny
+from tracker.models.tracker import build_network
 from tracker.viewing import LiveWindow, PageSettings, Record, Run, find_runs, score_runs, write_page
 from tracker.viewing.pictures import encode_frame, panel_size, take_pictures
 from tracker.viewing.scores import compare_scores

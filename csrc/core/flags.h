@@ -1,0 +1,42 @@
+// What a step weighs, gathers and ranks: everything that follows from a parameter group's flags. The same rules stand
+// in srft_kernels/ops/flags.py, and a test compares the two over every combination.
+#pragma once
+
+#include "contract.h"
+#include "host_device.h"
+
+namespace srft {
+
+struct Flags {
+  int32_t bits;
+
+  SRFT_MEMBER bool has(int flag) const { return (bits & flag) != 0; }
+  SRFT_MEMBER int inner() const { return (bits >> kInnerShift) & 3; }
+  SRFT_MEMBER int mode() const { return (bits >> kModeShift) & 3; }
+  SRFT_MEMBER int damping() const { return (bits >> kDampingShift) & 3; }
+  SRFT_MEMBER int normalize() const { return (bits >> kNormalizeShift) & 3; }
+  SRFT_MEMBER bool coupled() const { return mode() == kCoupled; }
+  SRFT_MEMBER bool transfer_to_anchor() const { return has(kTransferToAnchor); }
+  SRFT_MEMBER bool hold() const { return !has(kPropagateNonfinite); }
+
+  // Whether T holds elements where they just were. There the damping term has no gradient, so coupled mode has no
+  // damping; and where T pulls to the anchor it does not damp as well.
+  SRFT_MEMBER bool damps() const { return damping() != kUndamped && !transfer_to_anchor() && !coupled(); }
+  // Whether a step reads T, so that statistics of T are kept, whatever kappa is at the moment.
+  SRFT_MEMBER bool weighs_transfer() const { return damps() || transfer_to_anchor(); }
+  // Whether the statistics of T are histograms, for ranks. Else they are sums, for means.
+  SRFT_MEMBER bool ranks() const { return damps() && damping() == kRank; }
+  SRFT_MEMBER bool means_globally() const { return weighs_transfer() && !ranks() && normalize() == kGlobal; }
+
+  // The same for a part of a step. The half before the inner step does not damp, because nothing has moved yet; it
+  // leaves statistics only where T is in the gradient that this half makes.
+  SRFT_MEMBER bool damps_in(Phase phase) const { return damps() && phase != Phase::kBefore; }
+  SRFT_MEMBER bool ranks_in(Phase phase) const { return ranks() && phase != Phase::kBefore; }
+  SRFT_MEMBER bool gathers_in(Phase phase) const {
+    return weighs_transfer() && (phase != Phase::kBefore || (transfer_to_anchor() && coupled()));
+  }
+  SRFT_MEMBER bool sums_in(Phase phase) const { return gathers_in(phase) && !ranks(); }
+  SRFT_MEMBER bool folds_in(Phase phase) const { return has(kFold) && phase == Phase::kFused; }
+};
+
+}  // namespace srft

@@ -1,0 +1,72 @@
+// srft::look: how a list of tensors lies in memory, and where, in one call (srft_kernels/ops/layouts.py).
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+#include <tuple>
+
+#include "tensors.h"
+
+namespace {
+
+using namespace srft::ops;
+
+// Bytes of an element, for the dtypes that kernels know; of others no memory is looked at.
+int64_t element_size(int32_t dtype) {
+  switch (static_cast<ScalarType>(dtype)) {
+    case ScalarType::Double: return 8;
+    case ScalarType::Float: return 4;
+    case ScalarType::BFloat16:
+    case ScalarType::Half: return 2;
+    default: return 0;
+  }
+}
+
+class Fingerprint {
+ public:
+  void add(uint64_t x) {
+    hash_ = (hash_ ^ x) * 0x9e3779b97f4a7c15u;
+    hash_ ^= hash_ >> 29;
+  }
+  // Makes this fingerprint one that is never seen again.
+  void spoil() {
+    static std::atomic<uint64_t> times{0};
+    add(0x5b0117ed5b0117edu + ++times);
+  }
+  int64_t value() const { return int64_t(hash_); }
+
+ private:
+  uint64_t hash_ = 0xcbf29ce484222325u;
+};
+
+std::tuple<int64_t, Tensor> look(TensorList tensors) {
+  const int64_t count = int64_t(tensors.size());
+  Tensor places = torch::stable::empty({count}, ScalarType::Long, std::nullopt,
+                                       torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  int64_t* place = static_cast<int64_t*>(places.mutable_data_ptr());
+  Fingerprint print;
+  for (int64_t i = 0; i < count; ++i) {
+    const Metadata m(tensors[size_t(i)]);
+    place[i] = 0;
+    const int64_t size = m.numel(), width = element_size(m.dtype);
+    print.add(uint64_t(m.dtype) | uint64_t(m.layout) << 8 | uint64_t(m.device_type) << 16 |
+              uint64_t(uint32_t(m.device_index)) << 32);
+    print.add(uint64_t(m.dims));
+    for (int64_t d = 0; d < m.dims; ++d) {
+      print.add(uint64_t(m.sizes[d]));
+      if (size > 0 && m.sizes[d] != 1 && m.is_strided()) print.add(uint64_t(m.strides[d]));
+    }
+    if (size == 0) continue;
+    if (!m.is_strided() || width == 0 || !has_memory(tensors[size_t(i)], m, width)) {
+      print.spoil();
+      continue;
+    }
+    place[i] = int64_t(reinterpret_cast<uintptr_t>(address_of(tensors[size_t(i)])));
+  }
+  return {print.value(), places};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(srft, m) { m.def("look(Tensor[] tensors) -> (int, Tensor)"); }
+STABLE_TORCH_LIBRARY_IMPL(srft, CompositeExplicitAutograd, m) { m.impl("look", TORCH_BOX(&look)); }

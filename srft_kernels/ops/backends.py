@@ -1,0 +1,168 @@
+"""Which implementation serves a device: compiled kernels where there are some, Triton's on a GPU without, the reference
+everywhere else. Here the operators get their kernels, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from srft_kernels.ops import contract, penalty, probe  # noqa: F401  (they declare the operators)
+from srft_kernels.ops.cpu import CpuPlan
+from srft_kernels.ops.cuda.penalty import CudaPenalty
+from srft_kernels.ops.cuda.plan import CudaPlan
+from srft_kernels.ops.cuda.probe import CudaProbe
+from srft_kernels.ops.native import cuda_library, library
+from srft_kernels.ops.plan import StepPlan, StepTensors
+from srft_kernels.ops.reference.penalty import penalty_backward_reference, penalty_reference
+from srft_kernels.ops.reference.probe import fill_reference, fold_reference, perturb_reference
+from srft_kernels.ops.reference.step import ReferencePlan
+
+Backend = Literal["native", "triton", "reference"]
+PlanMaker: TypeAlias = Callable[[StepTensors], StepPlan]
+
+
+def triton_available() -> tuple[bool, str]:
+    """Whether the Triton kernels can run here, and why not."""
+    if importlib.util.find_spec("triton") is None:
+        return False, "triton is not installed (pip install triton)"
+    from srft_kernels.ops import triton as kernels
+
+    return kernels.available()
+
+
+def cuda_unavailable(device: torch.device) -> str:
+    """Why the compiled CUDA kernels do not serve a device; empty if they do."""
+    if not cuda_library.available:
+        return cuda_library.reason
+    if torch.version.hip:
+        return "the CUDA kernels do not run on AMD's devices"
+    try:
+        cuda_library.build.devices()
+    except RuntimeError as error:  # the runtime in the library wants a newer driver than torch's
+        return f"the CUDA kernels cannot run under this driver: {error}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if not serves(cuda_library.build.architectures, major, minor):
+        return (
+            f"the CUDA kernels were built for {cuda_library.build.architectures} and not for this device, "
+            f"{major}.{minor}: build again with TORCH_CUDA_ARCH_LIST naming it"
+        )
+    return ""
+
+
+def serves(architectures: str, major: int, minor: int) -> bool:
+    """Whether code for ``architectures`` ("8.0 9.0 12.0+PTX") runs on a device of that capability."""
+    for name in architectures.replace(";", " ").split():
+        number = name.removesuffix("+PTX").rstrip("af")
+        built = tuple(int(part) for part in number.split("."))
+        # "9.0a" runs on 9.0 and nowhere else, its PTX included.
+        plain = name.removesuffix("+PTX") == number
+        later = (built[0] == major and built[1] <= minor) or (name.endswith("+PTX") and built <= (major, minor))
+        if built == (major, minor) or (plain and later):
+            return True
+    return False
+
+
+def plan_maker(backend: Backend | None, device: torch.device) -> tuple[Backend, PlanMaker]:
+    """The backend that serves a device, and what makes its plans: the best for ``None``, else that of the name.
+
+    Raises:
+        RuntimeError: If a backend was asked for by name and cannot run; the message says why and what to do.
+        ValueError: For a name that is not a backend.
+    """
+    if backend not in (None, "native", "triton", "reference"):
+        raise ValueError(f"backend must be None, 'native', 'triton' or 'reference', got {backend!r}")
+    missing = {}
+    if backend in (None, "native"):
+        if device.type == "cpu":
+            missing["native"] = library.reason
+        elif device.type == "cuda":
+            missing["native"] = cuda_unavailable(device)
+        else:
+            missing["native"] = f"there are no compiled kernels for {device.type} devices"
+        if not missing["native"]:
+            return "native", CudaPlan if device.type == "cuda" else CpuPlan
+    if backend == "triton" or (backend is None and device.type == "cuda"):
+        usable, why = triton_available()
+        if usable:
+            from srft_kernels.ops.triton.plan import TritonPlan
+
+            return "triton", TritonPlan
+        missing["triton"] = why
+    if backend in missing:
+        raise RuntimeError(f"backend={backend!r} was asked for, but {missing[backend]}")
+    return "reference", ReferencePlan
+
+
+# ---------------------------------------------------------------- the operators' kernels
+
+# The compiled CPU kernels register themselves when their library is loaded, and go before these.
+_PENALTIES = (penalty_reference, penalty_backward_reference)
+_PROBES = (fill_reference, perturb_reference, fold_reference)
+
+
+@functools.cache
+def penalty_kernels(device: torch.device) -> tuple[Callable[..., Any], ...]:
+    """The penalty's value and its gradients by the best implementation that serves a CUDA device."""
+    backend, _ = plan_maker(None, device)
+    if backend == "native":
+        compiled = CudaPenalty(cuda_library.build)
+        return compiled.value, compiled.gradients
+    if backend == "triton":
+        from srft_kernels.ops.triton.penalty import penalty_gradients, penalty_value
+
+        return penalty_value, penalty_gradients
+    return _PENALTIES
+
+
+@functools.cache
+def probe_kernels(device: torch.device) -> tuple[Callable[..., None], ...]:
+    """Fill, perturb and fold by the best implementation that serves a CUDA device."""
+    backend, _ = plan_maker(None, device)
+    if backend == "native":
+        compiled = CudaProbe(cuda_library.build)
+        return compiled.fill, compiled.perturb, compiled.fold
+    if backend == "triton":
+        from srft_kernels.ops.triton.probe import fill, fold, perturb
+
+        return fill, perturb, fold
+    return _PROBES
+
+
+def _penalty_value(params: Sequence[Tensor], *others: Any) -> Any:
+    device = params[0].device if params else others[-1].device  # the strength's
+    return penalty_kernels(device)[0](params, *others)
+
+
+def _penalty_gradients(grad: Tensor, params: Sequence[Tensor], *others: Any) -> Any:
+    device = params[0].device if params else others[-1].device
+    return penalty_kernels(device)[1](grad, params, *others)
+
+
+def _probe(which: int, *arguments: Any) -> None:
+    targets = arguments[0]
+    # Lists of several devices or lengths go to plain torch, which refuses them in words.
+    on_device = targets and targets[0].device.type == "cuda"
+    (probe_kernels(targets[0].device) if on_device else _PROBES)[which](*arguments)
+
+
+def _register() -> None:
+    everywhere, functional = "CompositeExplicitAutograd", "FuncTorchDynamicLayerFrontMode"
+    for name, plain, on_cuda in (
+        ("significance_penalty", penalty_reference, _penalty_value),
+        ("significance_penalty_backward", penalty_backward_reference, _penalty_gradients),
+    ):
+        contract.LIBRARY.impl(name, plain, everywhere)
+        contract.LIBRARY.impl(name, plain, functional)
+        contract.LIBRARY.impl(name, on_cuda, "CUDA")
+    for which, name in enumerate(("fill_probes_", "perturb_", "fold_probes_")):
+        contract.LIBRARY.impl(name, _PROBES[which], everywhere)
+        contract.LIBRARY.impl(name, functools.partial(_probe, which), "CUDA")
+
+
+_register()
