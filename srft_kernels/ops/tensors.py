@@ -22,8 +22,9 @@ def in_memory_order(tensor: Tensor) -> Tensor:
 
 
 def lie_alike(a: Tensor, b: Tensor) -> bool:
-    """Whether the elements of two tensors have the same places in memory. The stride of a dimension of size one moves
-    nothing, and convolutions leave odd ones there.
+    """Whether the elements of two tensors have the same places in memory.
+
+    The stride of a dimension of size one moves nothing, and convolutions leave odd ones there.
     """
     return a.shape == b.shape and (
         a.stride() == b.stride()
