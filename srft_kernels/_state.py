@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from srft_kernels import sharded
 from srft_kernels._inner import MOMENTS, InnerOptimizer
 from srft_kernels._layout import (
     anchor_dtype,
@@ -18,6 +17,7 @@ from srft_kernels._layout import (
     dense_strides,
     mean_of,
     rms_of,
+    sum_of,
     zeros_beside,
 )
 from srft_kernels._options import owns_transfer, weighs_transfer
@@ -73,7 +73,8 @@ def make(
         state: All state by parameter; what is there of a prior and an anchor is replaced.
         group: The param group, with its options.
         inner: The optimizer inside.
-        priors, anchors: By parameter. A parameter that is not in ``anchors`` is anchored where it is.
+        priors: By parameter.
+        anchors: By parameter. A parameter that is not in it is anchored where it is.
         curved: Whether the Hessian's diagonal is estimated on the way.
     """
     for param in group["params"]:
@@ -234,7 +235,7 @@ def scales_of(state: State, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor,
             if prior is None or prior.numel() == 0:
                 continue
             if group["normalize"] == "global":
-                total += sharded.total(prior)
+                total += sum_of(prior)
                 count += prior.numel()
             means[param] = 1.0 if group["normalize"] is None else mean_of(prior)
     scales = {}

@@ -31,23 +31,32 @@ class Hutchinson:
     """Settings of the Hessian's diagonal H that :class:`SRFT` estimates during training.
 
     In every ``every``-th step, whose closure gives the loss, H ← β H + (1-β) · z ⊙ (∇²L z), averaged over ``probes``.
-    The z are random signs (Bekas, Kokiopoulou and Saad 2007), computed where they are used.
+    The z are random signs (Bekas, Kokiopoulou and Saad 2007), computed where they are used. The prior significance of a
+    step is then (1 - blend) P / mean(P) + blend |H| / mean(|H|), so H alone by default. The means are those that the
+    last fold left, with the change of H's bias accounted for, because the step that folds a product reads H in the same
+    pass.
 
-    The prior significance of a step is then (1 - blend) P / mean(P) + blend |H| / mean(|H|): H alone by default.
+    Finite differences cost ``probes`` (central: twice as many) forward and backward passes every ``every`` steps, and
+    during those one copy of the parameters and one more gradient (central: two). H takes 4 bytes a parameter.
 
-    ``method``: ``"finite_difference"`` takes ``probes`` further gradients from the closure, at θ + hz, or at θ ± hz
-    for ``difference="central"``; it needs first derivatives only and works with fused attention, autocast,
-    checkpointing and ``DistributedDataParallel``. Parameters come back from a copy, bit for bit, also after an
-    exception; random numbers are drawn alike in every evaluation; buffers (BatchNorm's statistics) see the batch once
-    more for each. ``"autograd"`` differentiates twice: its closure returns the loss and does *not* call ``backward``.
+    Args:
+        every: How many steps lie between two estimates.
+        probes: How many vectors of signs an estimate averages.
+        beta: β, in [0, 1).
+        blend: The part of |H| in the prior significance, in (0, 1].
+        method: ``"finite_difference"`` takes further gradients from the closure, at θ + hz, or at θ ± hz for
+            ``difference="central"``. It needs first derivatives only and works with fused attention, autocast,
+            checkpointing and ``DistributedDataParallel``. Parameters come back from a copy, bit for bit, also after an
+            exception. Random numbers are drawn alike in every evaluation; buffers (BatchNorm's statistics) see the
+            batch once more for each. ``"autograd"`` differentiates twice: its closure returns the loss and does *not*
+            call ``backward``.
+        difference: ``"forward"``, ``"central"``, or None for the one that suits the arithmetic.
+        step: h of the finite difference. None chooses it by the narrowest dtype in the gradient's graph and the number
+            of elements.
+        seed: The seed of the signs.
 
-    ``step`` is h, by default by the narrowest dtype in the gradient's graph and the number of elements.
-
-    Means are those that the last fold left, with the change of H's bias accounted for, because the step that folds a
-    product in reads H in the same pass.
-
-    Cost: finite differences, ``probes`` (central: twice as many) forward and backward passes every ``every`` steps, and
-    during those one copy of the parameters and one more gradient (central: two); always, H, 4 bytes a parameter.
+    Raises:
+        ValueError: For settings out of range.
     """
 
     every: int = 10
@@ -108,16 +117,24 @@ def evaluate(
     draw: int,
     closure: Callable[[], Any],
 ) -> tuple[Any, HessianProduct]:
-    """Evaluate ``closure`` and this draw's products, leaving the loss's gradients in ``.grad``.
+    """Evaluate a closure and the products of a draw, and leave the loss's gradients in ``.grad``.
 
     All products but the last are folded into ``curvatures``. The last is for whoever reads H next, in the same pass
     over memory.
 
-    ``numbers`` key each parameter's signs, ``draw`` the draw; of a sharded parameter both are this process's, and
-    ``curvatures`` holds the local shard. Returns the loss and the last product.
+    Args:
+        spec: What is estimated.
+        params: The parameters with an H.
+        numbers: What keys each parameter's signs. Shards of a parameter have numbers of their own.
+        curvatures: H of each parameter; of a sharded one its local shard.
+        draw: The number of the draw.
+        closure: What gives the loss.
+
+    Returns:
+        What the closure returned, and the last product.
 
     Raises:
-        RuntimeError: Where a closure does not fit the method; parameters are as before.
+        RuntimeError: If the closure does not fit the method. The parameters are as before then.
     """
     products = _by_autograd if spec.method == "autograd" else _by_differences
     return products(spec, params, numbers, curvatures, draw, closure)

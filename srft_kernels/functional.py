@@ -36,12 +36,14 @@ def significance_penalty(
     leaves that P at zero.
 
     Args:
-        params, anchors, significance: Three lists of tensors in the same order, or three mappings by parameter name.
-            Shapes must be equal place by place; any real floating dtype, any strides, empty and 0-d tensors included;
-            all on one device. Given mappings, a parameter without a significance contributes nothing (its P is 0),
-            while a significance without a parameter or an anchor is refused.
+        params: The weights θ: a list of tensors, or a mapping by parameter name. They may have any real floating dtype
+            and any strides, and be empty or 0-d. All tensors are on one device.
+        anchors: What the weights are pulled to, in the same order or under the same names, with equal shapes.
+        significance: The weights P of the squares, likewise. In a mapping a parameter may be missing and then adds
+            nothing, because its P is 0. A significance without a parameter or an anchor is refused.
         strength: A float, or a 0-d floating tensor on any device (a tensor on the parameters' device stays adjustable
             under a captured CUDA graph; a float is frozen there).
+        normalize: ``"none"``, ``"tensor"`` or ``"global"``: which mean the significance is divided by.
 
     Returns:
         A 0-d tensor on the parameters' device: float64 if any parameter is, else float32. Element work is done in the

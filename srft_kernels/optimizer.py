@@ -38,52 +38,52 @@ class SRFT(Optimizer):
     where a is the anchor, P̂ the prior significance over its mean, ρ the RMS of the anchor tensor (at least 1e-3), and μ
     rises with the rank of the transfer significance T among its tensor's.
 
-    Parameters may be distributed as FSDP2's ``fully_shard`` makes them (``Shard(0)`` or ``Replicate()`` on one mesh of
-    one dimension, before the optimizer is made): means and ranks are then those of whole tensors, every process takes
-    every step with gradients for the same parameters, and the penalty and :attr:`nonfinite_count` are of this process's
-    shards. State lies under torch's names, with ``anchor``, ``prior``, ``transfer`` and ``transfer_statistics`` where
-    they are kept; averages are float32 (float64 for float64 parameters).
+    Parameters may be distributed as FSDP2's ``fully_shard`` makes them, before the optimizer is made: ``Shard(0)`` or
+    ``Replicate()`` on one mesh of one dimension. Means and ranks are then those of whole tensors. Every process takes
+    every step, with gradients for the same parameters. Penalties and :attr:`nonfinite_count` are of its own shards.
+
+    State lies under torch's names, with ``anchor``, ``prior``, ``transfer`` and ``transfer_statistics`` where they are
+    kept. Averages are float32, or float64 beside float64 parameters.
 
     Args:
         inner: The optimizer to wrap. Its param groups become this one's, and the options from ``strength`` to
-            ``transfer_anchor`` may stand in them. Build it from ``model.named_parameters()`` for a prior keyed by name.
-            Wrapping an optimizer again keeps its averages and forgets the earlier wrapper.
+            ``transfer_anchor`` may stand in them, with ``"regularize": False`` for a group that is left to the inner
+            optimizer alone. Build it from ``model.named_parameters()`` for a prior keyed by name. Wrapping an optimizer
+            again keeps its averages and forgets the earlier wrapper.
         prior: Prior significance P ≥ 0 by parameter name (a :class:`SignificanceMap` or a dict of tensors), or by
             parameter. Parameters that it does not name get P = 0. A frozen parameter's is kept for when it thaws.
-        anchor: What the prior pulls to: ``"initial"`` (the weights now), or a state dict by name, or a mapping by
-            parameter.
-        strength: λ ≥ 0, without a unit: at 1, an element of average significance under full-size Adam steps rests about
+        anchor: What the prior pulls to: ``"initial"`` (the weights now), a state dict, or a mapping by parameter.
+        strength: λ ≥ 0, without a unit. At 1, an element of average significance under full-size Adam steps rests about
             one RMS of its tensor from the anchor; at 10, a tenth of that.
-        kappa: Schedule from 1 (protect the prior) to 0 (steady the transfer), called with the number of steps taken; or
-            a number. By default 1 with a prior and 0 without.
-        mode: ``"proximal"``, ``"decoupled"`` or ``"coupled"``. Coupled adds λκP̂(θ-a) to the gradient (EWC, L2-SP); it
+        kappa: A number, or a schedule from 1 (protect the prior) to 0 (steady the transfer) that is called with the
+            number of steps taken. By default it is 1 with a prior and 0 without.
+        mode: ``"proximal"``, ``"decoupled"`` or ``"coupled"``. Coupled adds λκP̂(θ-a) to the gradient (EWC, L2-SP). It
             has no damping, because a pull toward where a weight is has no gradient there.
-        normalize: Mean that P (and T, where its size matters) is divided by: ``"tensor"``, ``"global"`` or None.
+        normalize: The mean that P (and T, where its size matters) is divided by: ``"tensor"``, ``"global"`` or None.
         damping: How T holds an element where it just was: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None.
-        mu, tau: (μ_min, μ_max) of rank damping; τ of mean damping.
+        mu: (μ_min, μ_max) of rank damping.
+        tau: τ of mean damping.
         transfer: ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
             ``transfer_beta``), or ``"auto"``: the first where it is possible.
+        transfer_beta: β of a T that is a state of its own.
         transfer_anchor: ``"previous"``, or ``"initial"``: T pulls to the anchor as well, S = κP̂ + (1-κ)T̂ as one
             weighted quadratic.
-        regularize: (in a group) False leaves the group to the inner optimizer alone.
         curvature: A :class:`Hutchinson`: the Hessian's diagonal, estimated on the way, is the prior significance or
             part of it. ``step`` then wants a closure in every ``curvature.every``-th step.
-        nonfinite: ``"hold"``: an element whose gradient is not finite stays as it is and is counted in
-            :attr:`nonfinite_count`. ``"skip_step"``: one such element skips the step, for one more read of the
-            gradients. ``"propagate"``: as torch. An optimizer that is not fused is shown a zero gradient for "hold".
-        strict: False leaves parameters without a prior or anchor where those have another shape, such as a new head's,
-            and allows names to differ on both sides.
-        backend: None (compiled kernels where there are some, else Triton's on a GPU, else the reference), or
-            ``"native"``, ``"triton"`` or ``"reference"``, refused where it cannot run. :attr:`backend` says which it
-            is.
-        unscale_in_step: Whether a ``GradScaler`` leaves unscaling and skipping to the step, which then does both on the
-            device without a synchronization. By default as the inner optimizer has it: True for ``fused=True``.
+        nonfinite: ``"hold"`` leaves an element whose gradient is not finite as it is, and counts it; an inner optimizer
+            that is not fused sees a zero gradient there. ``"skip_step"`` skips the step for one such element, at the
+            price of one more read of the gradients. ``"propagate"`` does as torch.
+        strict: False leaves out priors and anchors of another shape than their parameter, such as a new head's, and
+            allows names to differ on both sides.
+        backend: ``"native"``, ``"triton"`` or ``"reference"``, refused where it cannot run. None takes compiled kernels
+            where there are some, else Triton's on a GPU, else the reference; :attr:`backend` says which.
+        unscale_in_step: Whether a ``GradScaler`` leaves unscaling and skipping to the step, which does both on the
+            device without a synchronization. None takes it from the inner optimizer: True for torch's ``fused=True``.
             Frameworks that clip gradients (Lightning) refuse optimizers that unscale.
 
     Raises:
         TypeError: For an optimizer that evaluates its closure several times a step (LBFGS, SAM) or a map of no tensors.
-        ValueError: For options out of range, parameters that no kernel reads, a prior or an anchor that does not fit.
-            Nothing is changed then.
+        ValueError: For options out of range, parameters that no kernel reads, or maps that do not fit. Nothing changes.
     """
 
     def __init__(
@@ -157,9 +157,8 @@ class SRFT(Optimizer):
         """Make what is not saved: it follows from the inner optimizer, the options and the state."""
         self._inner = InnerOptimizer(self.inner)
         self.backend, make_steps = plan_maker(self._asked_backend, self.device)
-        propagate = self.nonfinite_policy == "propagate"
-        self._plans = Plans(self, self._inner, self.device, mesh, make_steps, self._report, self.curvature, propagate)
-        spec = self.curvature
+        spec, propagate = self.curvature, self.nonfinite_policy == "propagate"
+        self._plans = Plans(self, self._inner, self.device, mesh, make_steps, self._report, spec, propagate)
         self._running = None if spec is None else RunningCurvature(spec, self, self._plans, self._inner.fused)
         self._watch = GroupWatch(self, self._inner, self._plans, self._running, self._own_options)
 
@@ -253,7 +252,7 @@ class SRFT(Optimizer):
         """
         self._watch.accept_changes()
         running, policy = self._running, self.nonfinite_policy
-        if running is not None and running.due():
+        if running is not None and running.due(closure):
             loss = running.evaluate(closure)
         else:
             with torch.enable_grad():
@@ -290,10 +289,7 @@ class SRFT(Optimizer):
         self, work: list[GroupStep], found_inf: Tensor | None, grad_scale: Tensor | None, count: int
     ) -> None:
         """The inner optimizer's update and the regularization in one pass over every group's memory."""
-        if found_inf is not None:
-            found_inf = found_inf.to(self.device, torch.float32)
-        if grad_scale is not None:
-            grad_scale = grad_scale.to(self.device, torch.float32)
+        found_inf, grad_scale = (t if t is None else t.to(self.device, torch.float32) for t in (found_inf, grad_scale))
         fold = {} if self._running is None else self._running.fold_settings()
         reset = contract.RESET_PENALTIES
         for one in work:
@@ -346,11 +342,6 @@ class SRFT(Optimizer):
         _deprecated("optimizer.advance()", "optimizer.prepare_replay()")
         self.prepare_replay()
 
-    def follow(self, paths: dict[Tensor, Tensor] | None) -> bool:
-        """The old name of what :class:`PathIntegral` calls."""
-        _deprecated("optimizer.follow()", "PathIntegral(optimizer)")
-        return self._record_paths(paths)
-
     def train(self) -> None:
         """Put an inner optimizer that has modes, as schedule-free ones have, into that for training."""
         getattr(self.inner, "train", lambda: None)()
@@ -370,6 +361,11 @@ class SRFT(Optimizer):
         self._plans.paths = paths
         self._plans.forget()
         return True
+
+    def follow(self, paths: dict[Tensor, Tensor] | None) -> bool:
+        """The old way of :class:`PathIntegral`."""
+        _deprecated("optimizer.follow()", "PathIntegral(optimizer)")
+        return self._record_paths(paths)
 
     # ------------------------------------------------------------------ groups and tasks
 

@@ -92,13 +92,6 @@ def totals(sums: Tensor, tensors: Sequence[Tensor], mesh: Any) -> Tensor:
     return torch.where(sharded, everywhere, sums)
 
 
-def total(tensor: Tensor) -> float:
-    """The sum over all shards. A collective."""
-    own = local(tensor).sum(dtype=torch.float64)
-    mesh = getattr(tensor, "device_mesh", None)
-    return float(totals(own.reshape(1), [tensor], mesh))
-
-
 def anywhere(flag: Tensor, mesh: Any) -> Tensor:
     """The largest of the processes' values. A collective."""
     own = flag.full_tensor() if is_distributed(flag) else flag.clone()  # type: ignore[attr-defined]

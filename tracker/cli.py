@@ -24,7 +24,7 @@ EXIT_INTERRUPTED = 130
 
 
 class RGBXGroup(click.Group):
-    """A group whose commands answer bad input with one sentence and exit status 2, never with a traceback."""
+    """A group of commands that answers bad input with one sentence and exit status 2, and never with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -48,7 +48,7 @@ class RGBXGroup(click.Group):
 
 
 def explain(error: Exception) -> tuple[int, str] | None:
-    """Exit status and sentence for an exception that is the user's business; None for a fault of ours."""
+    """Return exit status and sentence for an error of the user's input or disk, and None for a fault of the program."""
     if isinstance(error, RGBXError):
         return EXIT_BAD_INPUT, f"rgbx: error: {error}"
     if isinstance(error, OSError):

@@ -1,9 +1,10 @@
 """The demonstration: a pre-trained RGB tracker learns thermal from few sequences, with AdamW and with SRFT.
 
-Compared on the new task (RGB-thermal sequences from photographs that no training saw) and on the old one (day-light
-RGB sequences), in two ways: the two-stream tracker with nothing in X, and its RGB stream taken out and run alone. The
-second is the measure of forgetting: before the first step that stream *is* the pre-trained tracker. The first mostly
-shows what becoming a two-stream tracker costs, so a row says how it does before fine-tuning.
+The trackers are compared on the new task, RGB-thermal sequences from photographs that no training saw, and on the old
+task, day-light RGB sequences. The old task is run in two ways: by the two-stream tracker with nothing in X, and by its
+RGB stream taken out and run alone. The second way measures forgetting, because that stream *is* the pre-trained tracker
+before the first step. The first way mostly shows what it costs to become a two-stream tracker, so a row of the table
+gives the figure before fine-tuning.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Outcome:
 
 
 class Stages:
-    """Announces stage k of n on stderr, with the time since the start."""
+    """Announce stage k of n on stderr, with the time since the start."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.start = total, 0, time.perf_counter()

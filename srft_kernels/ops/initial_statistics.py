@@ -22,7 +22,7 @@ from srft_kernels.ops.reference.rank import fresh_statistics, sampled_elements
 from srft_kernels.ops.reference.step import LARGEST_TRANSFER
 from srft_kernels.ops.tensors import in_memory_order
 
-PIECE = 1 << 20  # elements whose T is worked out at a time, where every element counts
+PIECE = 1 << 17  # elements whose T is worked out at a time, where every element counts
 
 
 class Sharing(Protocol):

@@ -101,7 +101,8 @@ def vector_products(
         gradients: Of the loss, with a graph; None, or without one, where H has only zeros.
         parameters: What the loss was differentiated by.
         numbers: What keys each parameter's part of the probe.
-        seed, draw: The probe's.
+        seed: The probe's seed.
+        draw: The probe's number.
         retain: Whether the graph is needed again.
 
     Returns:

@@ -32,10 +32,11 @@ class SignificanceMap(Mapping[str, Tensor]):
 
     Args:
         tensors: Any mapping from names to tensors. Tensors are kept as they are (detached, not copied).
-        estimator, samples, model: How the map was made: the estimator's name, how many samples it saw (``None`` where
-            that has no meaning) and the class name of the model.
-        info: Anything else worth keeping with the map; must be JSON when the map is saved.
-        version: The version of this library that made the map; by default the one installed.
+        estimator: The name of the estimator that made the map.
+        samples: How many samples it saw, or None where that has no meaning.
+        model: The class name of the model.
+        info: Anything else worth keeping with the map. It must be JSON when the map is saved.
+        version: The version of this library that made the map. By default it is the one installed.
 
     Raises:
         ValueError: If a tensor is not real floating, not finite or negative anywhere; the message names it.
@@ -98,7 +99,12 @@ class SignificanceMap(Mapping[str, Tensor]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map and how it was made to a safetensors file, whole or not at all (a rename puts it in place).
 
-        Raises ``OSError`` where the file cannot be written, ``TypeError`` where ``info`` is not JSON.
+        Args:
+            path: The file, which is replaced where it exists.
+
+        Raises:
+            OSError: If the file cannot be written.
+            TypeError: If ``info`` is not JSON.
         """
         storage.write(
             path,
@@ -118,8 +124,16 @@ class SignificanceMap(Mapping[str, Tensor]):
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SignificanceMap:
         """Read what :meth:`save` wrote.
 
-        Raises ``FileNotFoundError`` where there is no file, and ``ValueError`` with one sentence where it is
-        truncated, foreign, or holds values that no significance has.
+        Args:
+            path: The file.
+            device: Where the tensors are to be.
+
+        Returns:
+            The map, with how it was made.
+
+        Raises:
+            FileNotFoundError: If there is no file.
+            ValueError: If the file is truncated, foreign, or holds values that no significance has.
         """
         tensors, made = storage.read(path, device)
         try:
@@ -144,12 +158,17 @@ class SignificanceMap(Mapping[str, Tensor]):
     ) -> list[str]:
         """Refuse a model that this map does not fit.
 
-        ``named_parameters`` is a module, a mapping or what ``module.named_parameters()`` gives. Names that
-        the model lacks and shapes that differ are always refused; a parameter without a prior is refused
-        where ``strict``, and else counts as one whose significance is 0.
+        Names that the model lacks and shapes that differ are always refused.
 
-        Returns the names of the parameters without a prior. Raises ``ValueError`` with the names that differ
-        (at most ten of each kind, and how many).
+        Args:
+            named_parameters: A module, a mapping, or what ``module.named_parameters()`` gives.
+            strict: Whether a parameter without a prior is refused. Else it counts as one whose significance is 0.
+
+        Returns:
+            The names of the parameters without a prior.
+
+        Raises:
+            ValueError: With the names that differ, at most ten of each kind, and how many.
         """
         if isinstance(named_parameters, nn.Module):
             named_parameters = named_parameters.named_parameters()
@@ -178,12 +197,16 @@ class SignificanceMap(Mapping[str, Tensor]):
     def rename(self, mapping: Names) -> SignificanceMap:
         """The same significances under other names, such as an RGB network's for both streams of a two-stream one.
 
-        ``mapping`` answers a name with its new name, with a list of new names (each gets the same tensor, not
-        a copy), or with ``None`` to leave it out. It is a callable, or a dict; a name that the dict does not
-        mention stays as it is.
+        Args:
+            mapping: A callable or a dict that answers a name with its new name, with a list of new names (each gets the
+                same tensor, not a copy), or with None to leave it out. A name that a dict does not mention stays as it
+                is.
 
-        Raises ``ValueError`` where a dict mentions a name that the map lacks, or two significances end under
-        one name.
+        Returns:
+            A map with the same tensors.
+
+        Raises:
+            ValueError: If a dict mentions a name that the map lacks, or two significances end under one name.
         """
         if isinstance(mapping, Mapping):
             unknown = [name for name in mapping if name not in self]
@@ -207,7 +230,11 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- values ----
 
     def to(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> SignificanceMap:
-        """The map in another dtype or on another device; raises ``ValueError`` where a value overflows the dtype."""
+        """The map in another dtype or on another device.
+
+        Raises:
+            ValueError: If a value overflows the dtype.
+        """
         return self._like({name: tensor.to(device=device, dtype=dtype) for name, tensor in self.items()})
 
     def normalized(self, how: Literal["tensor", "global"] = "tensor") -> SignificanceMap:
@@ -235,9 +262,14 @@ class SignificanceMap(Mapping[str, Tensor]):
     def plot(
         self, target: str | os.PathLike[str] | Axes | None = None, by: Literal["layer", "parameter"] = "layer"
     ) -> Axes:
-        """Mean and share of the mass per layer, as bars; needs matplotlib (``pip install srft-kernels[plot]``).
+        """Draw mean and share of the mass per layer as bars, with matplotlib (``pip install srft-kernels[plot]``).
 
-        ``target`` is a file to write, axes to draw into, or ``None`` for a new figure. Returns the axes.
+        Args:
+            target: A file to write, axes to draw into, or None for a new figure.
+            by: Whether a bar is a layer or a parameter.
+
+        Returns:
+            The axes.
         """
         from srft_kernels.significance.plot import plot_statistics
 
@@ -268,7 +300,8 @@ class SignificanceMap(Mapping[str, Tensor]):
         For each that both maps have, the result holds the rank correlation, how much of the most significant tenth they
         share, and the ratio of their sums. Its ``.report()`` is a table and its ``.plot()`` a heat map.
 
-        Raises ``ValueError`` where they have no name in common, or shapes differ.
+        Raises:
+            ValueError: If they have no name in common, or shapes differ.
         """
         return compare(
             self, other, by, title=f"{self!r} against {other!r}" if isinstance(other, SignificanceMap) else repr(self)

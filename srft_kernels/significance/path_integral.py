@@ -19,17 +19,21 @@ class PathIntegral:
 
     At every step ω ← ω - g · Δθ (equation 3), and at the end of a task Ω = max(ω, 0) / ((θ - θ₀)² + ξ) (equation 5).
 
-    Records the steps of any torch optimizer, :class:`SRFT` among them, from when it is made until :meth:`close`, or as
-    a context manager. g is the gradient in ``.grad`` after the step, the task's: SRFT's pull is not in it, but for the
-    coupled mode around an optimizer that is not fused, which adds the pull there.
+    It records the steps of any torch optimizer, :class:`SRFT` among them, from when it is made until :meth:`close`, or
+    as a context manager. g is the gradient in ``.grad`` after the step, which is the task's. SRFT's pull is not in it,
+    except in the coupled mode around an optimizer that is not fused, which adds the pull there.
 
-    Cost: in :class:`SRFT` around a fused optimizer ω is gathered in the step's own pass over memory: ω and θ₀ (8 bytes
-    a parameter in float32) and 8 more bytes moved; elsewhere a copy of the weights besides, and two passes a step.
+    In :class:`SRFT` around a fused optimizer ω is gathered in the step's own pass over memory. It keeps ω and θ₀ (8
+    bytes a parameter in float32) and moves 8 more bytes. Elsewhere it keeps a copy of the weights besides, and takes
+    two passes a step. A copy or a pickle of the optimizer does not record.
 
     Args:
         optimizer: The optimizer to watch.
-        parameters: ``model.named_parameters()`` or a mapping by name; by default the names that the optimizer was
-            given.
+        parameters: ``model.named_parameters()`` or a mapping by name. By default these are the names that the optimizer
+            was given.
+
+    Raises:
+        ValueError: If the parameters have no names, or the optimizer steps none of them.
     """
 
     def __init__(
@@ -97,9 +101,16 @@ class PathIntegral:
 
     @torch.no_grad()
     def significance(self, damping: float = 0.1) -> SignificanceMap:
-        """Ω of the task so far; ``damping`` is ξ, which bounds it where a weight has not moved.
+        """Ω of the task so far.
+
+        Args:
+            damping: ξ, which bounds Ω where a weight has not moved.
+
+        Returns:
+            A map with Ω under each name, in the dtype of the arithmetic.
 
         Raises:
+            ValueError: If ``damping`` is not positive and finite.
             RuntimeError: If no step was recorded.
         """
         if not 0 < damping < float("inf"):

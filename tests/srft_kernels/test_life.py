@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, RMSprop
 
 import srft_kernels as srft
+from tests.paths import REPOSITORY
 from tests.srft_kernels.networks import network, prior_of, train, weights
 
 each_inner = pytest.mark.parametrize("kind", [AdamW, SGD, RMSprop], ids=lambda kind: kind.__name__)
@@ -228,3 +231,25 @@ def test_curvature_goes_on_into_the_next_task() -> None:
     for _ in range(3):
         optimizer.step(closure)
     assert bool(weights(model).isfinite().all())
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_about_the_life_of_a_network_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs" / "life_of_a_network.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {
+        f"{task}_batches": [(torch.randn(8, 16), torch.randint(0, classes, (8,))) for _ in range(4)]
+        for task, classes in (("old", 10), ("new", 3), ("next", 3))
+    }
+    for block in blocks:
+        exec(block, names)
+    assert (tmp_path / "old.significance.safetensors").exists()
+    model, optimizer = names["model"], names["optimizer"]
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    assert {n for n, p in model.named_parameters() if "prior" in optimizer.state[p]} == set(names["without_labels"])
+    assert not any(name.startswith("head.") for name in names["body_only"])
+    assert names["without_data"]["head.bias"].tolist() == [1.0, 1.0, 1.0]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, NAdam, Optimizer, RMSprop
 
 import srft_kernels as srft
+from tests.srft_kernels.memory import peak_of
 from tests.srft_kernels.networks import network, prior_of, train, weights
 
 INNERS: list[tuple[type[Optimizer], dict[str, Any]]] = [
@@ -114,6 +115,31 @@ def test_a_checkpoint_by_dcp_resumes_to_the_bits_of_the_whole_run(kind: Any, opt
     train(second, after, 4, first=4)
     assert torch.equal(weights(whole), weights(second))
     assert torch.equal(through.penalty, after.penalty)
+
+
+@pytest.mark.parametrize("kind", [AdamW, RMSprop])
+def test_curvature_goes_through_dcp(kind: Any) -> None:
+    def closure_of(model: nn.Module, optimizer: srft.SRFT, step: int) -> Callable[[], Tensor]:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss: Tensor = model(torch.full((2, 11), float(step))).square().mean()
+            loss.backward()
+            return loss
+
+        return closure
+
+    whole, first, second = network(), network(), network(seed=3)
+    spec = srft.Hutchinson(every=2)
+    made = [srft.SRFT(kind(m.named_parameters(), lr=1e-2), curvature=spec) for m in (whole, first, second)]
+    for model, optimizer, steps in ((whole, made[0], 6), (first, made[1], 3)):
+        for step in range(steps):
+            optimizer.step(closure_of(model, optimizer, step))
+    saved = copy.deepcopy(dcp.get_optimizer_state_dict(first, made[1]))
+    second.load_state_dict(first.state_dict())
+    dcp.set_optimizer_state_dict(second, made[2], saved)
+    for step in range(3, 6):
+        made[2].step(closure_of(second, made[2], step))
+    assert torch.equal(weights(whole), weights(second))
 
 
 # ---------------------------------------------------------------- the inner optimizer's own saving
@@ -326,18 +352,18 @@ def test_loading_adds_little_memory(kind: Any) -> None:
     assert added <= 2.5 * 4 * size
 
 
-def peak_of(action: Callable[[], Any]) -> int:
-    """The bytes of tensors that are alive at once during an action, beyond those before it."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        action()
-    alive = peak = 0
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
+@pytest.mark.parametrize(
+    "options", [{}, {"damping": "mean"}, {"normalize": "global"}, {"nonfinite": "skip_step"}], ids=str
+)
+@pytest.mark.parametrize(("kind", "own"), [(AdamW, 0), (SGD, 0), (RMSprop, 8)])
+def test_a_first_step_adds_little_memory(kind: Any, own: int, options: dict[str, Any]) -> None:
+    """At most eight bytes an element of the largest tensor; torch's RMSprop makes its state then, and takes as much."""
+    size = 1 << 20
+    model = nn.Linear(1 << 10, 1 << 10, bias=False)
+    inner = kind(model.named_parameters(), lr=1e-2)
+    optimizer = srft.SRFT(inner, prior=prior_of(model), kappa=0.5, **options)
+    model.weight.grad = torch.ones_like(model.weight)
+    assert peak_of(optimizer.step) <= (8 + own) * size
 
 
 @pytest.mark.parametrize("width", [16, 32])

@@ -150,13 +150,13 @@ def test_eval_on_a_folder_and_on_generated_sequences(rgb: Path, lasher: Path, tm
 def test_track_a_folder(rgb: Path, lasher: Path, tmp_path: Path) -> None:
     sequence = sorted(path for path in lasher.iterdir() if path.is_dir())[0]
     succeeds("track", rgb, sequence, "--out", tmp_path / "a")
-    boxes = np.loadtxt(tmp_path / "a" / "small_rgb" / f"{sequence.name}.txt", delimiter=",")
+    boxes = np.loadtxt(tmp_path / "a" / f"{sequence.name}.txt", delimiter=",")
     assert boxes.shape == (22, 4)
     assert (tmp_path / "a" / "overlay.gif").stat().st_size > 0
     first = np.loadtxt(sequence / "visible.txt", delimiter=",")[0]
     assert boxes[0] == pytest.approx(first)
     succeeds("track", rgb, sequence, "--init-box", "10,12,20,16", "--out", tmp_path / "b", "--overlay", "none")
-    other = np.loadtxt(tmp_path / "b" / "small_rgb" / f"{sequence.name}.txt", delimiter=",")
+    other = np.loadtxt(tmp_path / "b" / f"{sequence.name}.txt", delimiter=",")
     assert other[0] == pytest.approx([11, 13, 20, 16])  # LasHeR's files count pixels from 1
     assert not (tmp_path / "b" / "overlay.gif").exists()
 

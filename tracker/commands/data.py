@@ -8,17 +8,9 @@ from pathlib import Path
 import click
 
 from tracker.commands.shared import StyleChoice, writing
+from tracker.data.layout_names import LAYOUT_MODALITIES
 from tracker.errors import RGBXError
 from tracker.files import write_text
-
-LAYOUTS = (
-    "lasher", "rgbt234", "rgbt210", "gtot", "depthtrack", "vot_rgbd", "visevent", "coesot", "fe108", "folders",
-)  # fmt: skip
-MODALITIES = {
-    **dict.fromkeys(LAYOUTS[:4], "thermal"),
-    **dict.fromkeys(LAYOUTS[4:6], "depth"),
-    **dict.fromkeys(LAYOUTS[6:9], "event"),
-}
 
 
 @click.group()
@@ -28,7 +20,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--layout", type=click.Choice(LAYOUTS), default="lasher", show_default=True)
+@click.option("--layout", type=click.Choice(list(LAYOUT_MODALITIES)), default="lasher", show_default=True)
 @click.option("--count", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--length", type=click.IntRange(2), default=60, show_default=True)
 @click.option("--size", default="192x144", show_default=True, help="WIDTHxHEIGHT")
@@ -53,7 +45,7 @@ def generate(
     from tracker.data.generate import generate_dataset
     from tracker.data.synthetic import SyntheticConfig
 
-    own = MODALITIES.get(layout)
+    own = LAYOUT_MODALITIES[layout]
     if modality is not None and own is not None and modality != own:
         raise RGBXError(f"the layout {layout} holds {own} sequences, not {modality}; leave --modality out")
     try:

@@ -1,4 +1,4 @@
-"""What several commands share: their configuration, the command that makes a run again, errors of the disk."""
+"""What several commands share: their settings, the command line that makes a run again, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Configured(click.Command):
 
 
 def configured(default: str) -> Callable[[Command], Command]:
-    """Options of the commands that take a configuration file and overrides."""
+    """Add the options of commands that take a configuration file and overrides."""
 
     def decorate(command: Command) -> Command:
         for option in (
@@ -63,7 +63,7 @@ def shown(config: RunConfig, show: bool, command: str) -> bool:
 
 
 def invocation(command: str, path: str, overrides: Sequence[str]) -> str:
-    """The command that makes the same run again, for the meta of what it writes; sums depend on the threads."""
+    """Return the command line that makes the same run again. It names the threads, because sums depend on them."""
     import torch
 
     return shlex.join(["rgbx", "--threads", str(torch.get_num_threads()), command, "--config", path, *overrides])
@@ -71,7 +71,7 @@ def invocation(command: str, path: str, overrides: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the disk, which seldom know their file, as one sentence with ``path`` in it."""
+    """Turn errors of the disk into one sentence. It names ``path`` where they do not know their file."""
     from tracker.files import write_error
 
     try:

@@ -19,7 +19,7 @@ DEFAULTS = {"pretrain": "tiny_pretrain", "prior": "tiny_prior", "train": "tiny_r
 
 
 def _settings(command: str, path: str | None, overrides: tuple[str, ...], resume: Path | None) -> tuple[RunConfig, str]:
-    """The configuration of a run, and the command line that makes it again."""
+    """Return the configuration of a run, and the command line that makes it again."""
     if resume is not None:
         from tracker.train.run_folder import resumed_config
 

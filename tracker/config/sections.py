@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
@@ -659,10 +659,15 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+def is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    """Whether a field's annotation is the model of a section. In Python 3.10 ``tuple[float]`` is a type as well."""
+    return get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Section)
+
+
 def section_of(annotation: Any) -> type[Section] | None:
     """The model of a section, or None for a setting with a value of its own."""
     for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
+        if is_section(candidate):
             return candidate
     return None
 
@@ -706,7 +711,7 @@ def leaves(kind: type[Section], prefix: str = "", outer: tuple[Condition, ...] =
     """Every setting that has a value of its own, in order; a list of sections (``data.sets``) is one."""
     for name, field in kind.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
+        if is_section(section):
             yield from leaves(section, f"{prefix}{name}.", (*outer, *facts_of(field)["effect"].conditions))
         else:
             yield Leaf(prefix + name, field, outer)

@@ -16,7 +16,7 @@ import yaml
 
 from tracker.config.effects import COMMAND, Condition
 from tracker.config.loading import STYLES, ineffective
-from tracker.config.sections import DataSection, DataSetSection, Leaf, RunConfig, Section, facts_of, leaves
+from tracker.config.sections import DataSection, DataSetSection, Leaf, RunConfig, Section, facts_of, is_section, leaves
 
 WIDTH = 118
 
@@ -97,7 +97,7 @@ def _explain(
     for name, field in kind.model_fields.items():
         key = prefix + name
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
+        if is_section(section):
             inner: list[str] = []
             _explain(section, tree[name], idle, f"{key}.", depth + 1, inner)
             some = any(not line.lstrip().startswith("#") for line in inner)
@@ -143,7 +143,7 @@ def _page_of(kind: type[Section], prefix: str, outer: str = "") -> Iterator[str]
         yield from ("", "Each of `data.sets`:", "", *_TABLE, *(_row(leaf) for leaf in leaves(DataSetSection)))
     for name, field in kind.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
+        if is_section(section):
             yield from _page_of(section, f"{prefix}{name}.", _needs(facts_of(field)["effect"].conditions))
 
 

@@ -1,4 +1,4 @@
-"""Depth images to three channels, as RGB-D trackers feed them to an RGB backbone."""
+"""Drawing depth images with three channels, as RGB-D trackers feed them to an RGB backbone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEPTH_STYLES = ("jet", "gray", "raw", "jet_bgr")
 
 @functools.lru_cache(maxsize=1)
 def _jet_table() -> np.ndarray:
-    """(256, 3) uint8, OpenCV's JET in RGB order, so that both halves of a frame have one channel order."""
+    """Return OpenCV's JET in RGB order, (256, 3) uint8, so that both halves of a frame have one channel order."""
     ramp = np.arange(256, dtype=np.uint8).reshape(256, 1)
     return np.ascontiguousarray(cv2.applyColorMap(ramp, cv2.COLORMAP_JET)[:, 0, ::-1])
 

@@ -1,4 +1,4 @@
-"""Event images made of recordings, in the folders and by the names that a layout reads."""
+"""Making event images of recordings, in the folders and with the names that a layout reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tracker.spellings import american
 
 
 def frame_spans(frames: list[tuple[int, int]], exposure: bool) -> list[tuple[int, int]]:
-    """(start, end) of the events that are drawn for each frame, microseconds.
+    """Return the (start, end) of the events that are drawn for each frame, in microseconds.
 
     Args:
         frames: exposures of the frames, in order.
@@ -49,7 +49,7 @@ def render_sequence(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path | None:
-    """Make a sequence's event images of its recording, and its RGB images where it has none.
+    """Make a sequence's event images from its recording, and its RGB images where it has none.
 
     Images get the names of the RGB images. Nothing is left behind unless all of them are written.
 
@@ -120,7 +120,7 @@ def render_dataset(
     overwrite: bool = False,
     progress: bool = False,
 ) -> tuple[list[Path], list[str]]:
-    """:func:`render_sequence` for every sequence with a recording; one that fails does not stop the others.
+    """Call :func:`render_sequence` for every sequence with a recording. One that fails does not stop the others.
 
     Returns:
         Folders of event images that were written, and a sentence for each sequence that failed.
@@ -160,7 +160,7 @@ def _form(folder: Path, layout: str) -> Events:
 
 
 def _first(folder: Path, form: Events, names: list[str], recorded: int, source: Path, first: int | None) -> int:
-    """Index of the recording's frame that the first image is."""
+    """Return the index of the recording's frame that the first image is."""
     images = len(names)
     guess = first
     if guess is None and recorded == images:

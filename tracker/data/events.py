@@ -1,4 +1,4 @@
-"""Events to three channels: drawn in two colors on white, or in gray with a channel for each third of the time."""
+"""Drawing events with three channels: in two colors on white, or in gray with a channel for a third of the time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {"x": "x", "y": "y", "t": "t", "ts": "t", "timestamp": "t", "p": "p", "
 
 
 def polarity_to_image(polarity: np.ndarray) -> np.ndarray:
-    """(H, W) integer map, > 0 brighter, < 0 darker, 0 nothing, to (H, W, 3) uint8: red, blue, white."""
+    """Draw an (H, W) integer map as (H, W, 3) uint8: brighter (> 0) is red, darker (< 0) blue, nothing (0) white."""
     if polarity.ndim != 2:
         raise RGBXError(f"an event map has shape {polarity.shape}; expected (H, W) of polarities -1, 0, 1")
     table = np.array([OFF_COLOR, (255, 255, 255), ON_COLOR], dtype=np.uint8)
@@ -30,7 +30,7 @@ def polarity_to_image(polarity: np.ndarray) -> np.ndarray:
 
 
 def polarity_map(x: np.ndarray, y: np.ndarray, polarity: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) int8 of -1, 0, 1: the last event of each pixel, in the order given.
+    """Return the last event of each pixel in the order given, (H, W) int8 of -1, 0 and 1.
 
     Args:
         x, y: (K,) integer pixel coordinates.
@@ -74,7 +74,7 @@ def events_to_stack(
     size: tuple[int, int],
     span: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Draw events in gray: a third of the time in each channel, ON black, OFF white, nothing 127 (FE108).
+    """Draw events in gray, a third of the time in each channel: ON is black, OFF white, nothing 127 (FE108).
 
     Args:
         t: (K,) times in any unit, not decreasing.

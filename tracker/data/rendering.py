@@ -57,7 +57,7 @@ class XStyle:
             object.__setattr__(self, "thermal_range", (low, high))
 
     def renderer(self, modality: str) -> Callable[[np.ndarray], np.ndarray] | None:
-        """What turns a decoded X image of this modality into a picture; None where it is one. It can be pickled."""
+        """Return what draws a decoded X image of this modality, or None where it is a picture. It can be pickled."""
         if modality == "depth":
             return partial(_depth, style=self.depth, clip=self.depth_clip)
         if modality == "thermal":
@@ -66,9 +66,9 @@ class XStyle:
 
 
 def x_style(settings: Any) -> XStyle:
-    """The style that ``depth_style``, ``depth_clip``, ``event_style``, ``thermal_style`` and ``thermal_range`` say.
+    """Return the style that a configuration's data section, or the settings of inference, describe.
 
-    Configurations and the settings of inference have these five names.
+    Both have ``depth_style``, ``depth_clip``, ``event_style``, ``thermal_style`` and ``thermal_range``.
     """
     return XStyle(
         settings.depth_style,

@@ -86,7 +86,7 @@ class CausalPairSampler:
         self._cumulative = np.cumsum(chosen) / np.sum(chosen)
 
     def draw(self, rng: np.random.Generator) -> Pair:
-        """One pair; takes three numbers from ``rng``."""
+        """Draw one pair. It takes three numbers from ``rng``."""
         u = rng.random(3)
         slot = min(int(np.searchsorted(self._cumulative, u[0], side="right")), len(self._usable) - 1)
         present = self._present[slot]

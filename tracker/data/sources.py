@@ -1,4 +1,4 @@
-"""The sequences on disk that a configuration names: a data set, several of them in ratios, or two folders."""
+"""Opening the sequences that a configuration names: a data set, several of them in ratios, or two folders."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _has_raw_thermal(sequence: Sequence) -> bool:
 
 
 def with_split(data: DataSection, split: str) -> DataSection:
-    """The same data with another split, of every data set."""
+    """Return the same data with another split, of every data set."""
     sets = tuple(part.model_copy(update={"split": split}) for part in data.sets)
     return data.model_copy(update={"split": split, "sets": sets})
 

@@ -13,7 +13,7 @@ THERMAL_STYLES = ("minmax", "percentile", "fixed")
 PERCENTILES = (1.0, 99.0)
 """What the style ``percentile`` makes black and white: a dead pixel or the sun does not decide the rest."""
 _FLIR = b"FLIR\x00"
-_HEADER = 1 << 16
+RADIOMETRIC_HEADER = 1 << 16
 """FLIR's segments follow the JPEG header; the first of them begins within so many bytes."""
 
 
@@ -55,13 +55,13 @@ def thermal_to_image(
 
 def is_radiometric(data: bytes) -> bool:
     """Whether the bytes of a JPEG file hold a raw thermal image in FLIR's segments."""
-    return data[:2] == b"\xff\xd8" and _FLIR in data[:_HEADER]
+    return data[:2] == b"\xff\xd8" and _FLIR in data[:RADIOMETRIC_HEADER]
 
 
 def read_radiometric(data: bytes, path: Path) -> np.ndarray:
-    """The raw thermal image of a FLIR radiometric JPEG, (H, W) uint16 counts of the sensor.
+    """Read the raw thermal image of a FLIR radiometric JPEG, (H, W) uint16 counts of the sensor.
 
-    The picture that such a file shows is a rendering with its own scale for each frame, a palette and often a logo.
+    The picture that such a file shows is a drawing with its own scale for each frame, a palette and often a logo.
 
     Args:
         data: the file's bytes.
@@ -81,7 +81,9 @@ def read_radiometric(data: bytes, path: Path) -> np.ndarray:
     try:
         segments = extract_flir_app1(io.BytesIO(data))
         record = parse_flir_records(segments)[RecordIndex.RAW_DATA.value]
-        _, _, raw = parse_raw_data(segments, record)
+        raw = np.asarray(parse_raw_data(segments, record)[2])
     except Exception as error:  # the library raises what its parsers happen to raise
         raise RGBXError(f"{path} is a radiometric JPEG without a readable raw image ({type(error).__name__})") from None
-    return np.asarray(raw).astype(np.uint16)
+    if not raw.size:
+        raise RGBXError(f"{path} is a radiometric JPEG without a readable raw image; it may be cut off")
+    return raw.astype(np.uint16)

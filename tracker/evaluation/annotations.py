@@ -11,6 +11,7 @@ import numpy as np
 
 from tracker.data.layouts.registry import BY_NAME
 from tracker.data.layouts.splits import find_list as find_list_file
+from tracker.data.layouts.splits import sequence_folders
 from tracker.data.sequence import read_image
 from tracker.errors import RGBXError
 from tracker.evaluation import vtuav
@@ -30,12 +31,16 @@ SECOND_FILES = (str(BY_NAME["rgbt234"].x_box_file), vtuav.BOX_FILES[1])
 ABSENCE_FILES = ("absent_label.txt", "absent.txt")
 ABSENCE_FOLDER = "absent"
 """Beside bare ``NAME.txt``, as the VisEvent and COESOT toolkits ship their annotations."""
+BARE_FOLDER = "gt_rect"
+"""Where VisEvent's toolkit has its bare ``NAME.txt``."""
+FLAGGED = ("visevent", "coesot")
+"""Protocols that tell a frame that is flagged absent from one without a valid box."""
 IMAGE_FOLDERS = ("color", "colour", "rgb", "visible")
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """The ground truth of one sequence, in the coordinates of its file.
+    """Return the ground truth of one sequence, in the coordinates of its file.
 
     Attributes:
         name: the sequence.
@@ -52,16 +57,30 @@ class Annotation:
     size: tuple[int, int] | None = None
 
 
+def ambiguous_flags(folder: Path) -> str:
+    """Return the sentence for flags beside bare annotations, which two toolkits read in opposite senses."""
+    return (
+        f"in {folder}, 1 means absent if it is of VisEvent's toolkit, and present if it is of COESOT's; give the "
+        "protocol visevent or coesot"
+    )
+
+
+def bare_absence_file(annotation: Path) -> Path | None:
+    """Return the file of flags that belongs to a bare ``NAME.txt``: in a folder beside it, or beside its folder."""
+    places = (annotation.parent / ABSENCE_FOLDER, annotation.parent.parent / ABSENCE_FOLDER)
+    return next((place / annotation.name for place in places if (place / annotation.name).is_file()), None)
+
+
 def is_sequence(folder: Path) -> bool:
-    """Whether a folder holds the annotation of one sequence."""
+    """Return whether a folder holds the annotation of one sequence."""
     return any((folder / name).is_file() for name in (GTOT_FILES[0], *TRUTH_FILES))
 
 
 def find_sequences(root: str | Path) -> dict[str, Path]:
-    """Annotations under a folder: sequence name to its folder, or to its file where there are only files.
+    """Find the annotations under a folder: sequence name to its folder, or to its file where there are only files.
 
     A sequence is a folder with an annotation in it, one or two levels down (``root/NAME`` or ``root/SPLIT/NAME``); else
-    every ``root/NAME.txt`` is one.
+    every ``root/NAME.txt`` or ``root/gt_rect/NAME.txt`` is one.
 
     Raises:
         RGBXError: no annotation there, or two sequences of one name.
@@ -84,8 +103,8 @@ def find_sequences(root: str | Path) -> dict[str, Path]:
                 "folders one at a time"
             )
         found[folder.name] = folder
-    if not found:
-        found = {p.stem: p for p in sorted(root.glob("*.txt"))}
+    for place in (root, root / BARE_FOLDER):
+        found = found or {p.stem: p for p in sorted(place.glob("*.txt"))}
     if not found:
         raise RGBXError(
             f"{root} has no annotated sequence; expected NAME/{TRUTH_FILES[0]}, NAME/groundtruth.txt, "
@@ -95,7 +114,7 @@ def find_sequences(root: str | Path) -> dict[str, Path]:
 
 
 def read_annotation(name: str, path: Path, protocol: str = "lasher") -> Annotation:
-    """The ground truth of one sequence, in the coordinates of its file.
+    """Return the ground truth of one sequence, in the coordinates of its file.
 
     Args:
         name: the sequence.
@@ -107,9 +126,11 @@ def read_annotation(name: str, path: Path, protocol: str = "lasher") -> Annotati
     """
     if path.is_file():
         truth = read_boxes(path)
-        absence = path.parent / ABSENCE_FOLDER / path.name
-        if not absence.is_file():
+        absence = bare_absence_file(path)
+        if absence is None:
             return Annotation(name, truth)
+        if protocol not in FLAGGED:
+            raise RGBXError(ambiguous_flags(absence.parent))
         flags = _read_flags(absence, path.name, len(truth))
         # VisEvent's toolkit marks absent frames, COESOT's the others (and so do the data sets' own absence files).
         return Annotation(name, truth, present=~flags if protocol == "visevent" else flags)
@@ -137,7 +158,7 @@ def _read_flags(path: Path, truth_name: str, frames: int) -> np.ndarray:
 
 
 def read_vot_boxes(path: Path) -> np.ndarray:
-    """Boxes of a VOT trajectory, in which a line of one number is a special region: NaN, as an absent target is.
+    """Read a VOT trajectory, in which a line of one number is a special region: NaN, as an absent target is.
 
     Raises:
         RGBXError: see :func:`tracker.evaluation.results.read_boxes`.
@@ -153,7 +174,7 @@ def read_vot_boxes(path: Path) -> np.ndarray:
 
 
 def image_size(folder: Path) -> tuple[int, int] | None:
-    """Width and height of a sequence's images, by VOT's ``sequence`` file or the first image; None without either."""
+    """Return the width and height of a sequence's images, by VOT's ``sequence`` file or the first image, or None."""
     properties = folder / "sequence"
     if properties.is_file():
         pairs = [line.partition("=") for line in properties.read_text(encoding="utf-8").splitlines()]
@@ -169,7 +190,7 @@ def image_size(folder: Path) -> tuple[int, int] | None:
 
 
 def find_list(root: Path, split: str) -> Path:
-    """The list file of a split, or the folder of its sequences.
+    """Return the list file of a split, or the folder of its sequences.
 
     Args:
         root: the data set's folder.
@@ -191,14 +212,22 @@ def find_list(root: Path, split: str) -> Path:
 
 
 def choose_sequences(dataset: str | Path, split: str | None, names: list[str] | None = None) -> dict[str, Path]:
-    """:func:`find_sequences` of a split, or of some names of it.
+    """Find the sequences of a split, or some of them by name, as :func:`find_sequences` does.
 
     Raises:
         RGBXError: an unknown split, a name that is not there, or none chosen.
     """
     dataset = Path(dataset)
     if split is not None:
-        listing = find_list(dataset, split)
+        try:
+            listing = find_list(dataset, split)
+        except RGBXError as error:
+            # Splits that only the layouts know, such as val, are those that a tracker is run on.
+            try:
+                folders = sequence_folders(dataset, split=split)
+            except RGBXError:
+                raise error from None
+            return {folder.name: folder for folder in folders if names is None or folder.name in names}
         if listing.is_dir():
             dataset = listing
         else:

@@ -87,7 +87,7 @@ def _scores(curves: dict[str, Curve]) -> dict[str, float]:
 
 
 def mean_over_sequences(sequences: Iterable[SequenceScores], tracker: str = "tracker") -> Metrics:
-    """The mean of the sequences' curves, and the figures read from it.
+    """Average the sequences' curves and read the figures from the mean.
 
     Raises:
         RGBXError: no sequence.

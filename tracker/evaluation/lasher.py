@@ -80,7 +80,7 @@ class LasHeROptions:
 
 
 def fit_length(name: str, results: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Results cut to the ground truth's length.
+    """Cut results to the ground truth's length.
 
     Raises:
         RGBXError: fewer results than frames.
@@ -94,7 +94,7 @@ def fit_length(name: str, results: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def prepare_results(results: np.ndarray, truth: np.ndarray, options: LasHeROptions | None = None) -> np.ndarray:
-    """Rules 2 and 3: a copy of ``results`` (N, 4) ready to be measured against ``truth`` (N, 4)."""
+    """Apply rules 2 and 3: return a copy of ``results`` (N, 4) ready to be measured against ``truth`` (N, 4)."""
     options = options or LasHeROptions()
     results = np.array(results, dtype=np.float64)
     if options.first_frame and not options.copy_reported_first:
@@ -109,7 +109,7 @@ def prepare_results(results: np.ndarray, truth: np.ndarray, options: LasHeROptio
 
 
 def copy_frame_before(results: np.ndarray, broken: np.ndarray) -> np.ndarray:
-    """The results (N, 4) with every broken one, (N,) bool, replaced by the last one before it that is not.
+    """Replace every broken result, (N,) bool, by the last one before it that is not; results are (N, 4).
 
     The first result has none before it and stays as it is.
     """
@@ -176,7 +176,7 @@ def mean_over_sequences(
     tracker: str = "tracker",
     protocol: str = "lasher",
 ) -> Metrics:
-    """Rule 7: the mean of the sequences' curves, and the figures read from it.
+    """Average the sequences' curves and read the figures from the mean, as rule 7 has it.
 
     Raises:
         RGBXError: no sequence is left to average.

@@ -21,7 +21,7 @@ class Curve:
     values: np.ndarray
 
     def at(self, threshold: float) -> float:
-        """The rate at the threshold nearest to ``threshold``."""
+        """Return the rate at the threshold nearest to ``threshold``."""
         return float(self.values[int(np.abs(self.thresholds - threshold).argmin())])
 
 
@@ -73,11 +73,11 @@ class Metrics:
 
     @property
     def frames(self) -> int:
-        """Frames evaluated."""
+        """The number of frames that were evaluated."""
         return sum(s.frames for s in self.sequences)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON; scores are fractions."""
+        """Return plain numbers and lists, for JSON; scores are fractions."""
 
         def curves(mapping: dict[str, Curve]) -> dict[str, Any]:
             return {

@@ -39,7 +39,7 @@ SCORES = {
 
 
 def level_of(protocol: str, curve: str) -> float | None:
-    """The threshold at which a protocol reads its score from a curve; None where the score is the curve's mean."""
+    """Return the threshold at which a score is read from a curve; None where the score is the curve's mean."""
     if curve == "precision":
         return 5.0 if protocol == "gtot" else 20.0
     return 0.2 if curve == "normalized_precision" else None
@@ -74,7 +74,7 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
 
 
 def draw_curves(metrics: ListLike[Metrics], curve: str, title: str | None = None) -> Figure:
-    """The figure that :func:`plot_curves` writes: best tracker on top, scores and protocol named, no curve covered.
+    """Draw the figure that :func:`plot_curves` writes; its legend covers no curve.
 
     Raises:
         RGBXError: as :func:`plot_curves`.
@@ -191,7 +191,7 @@ def plot_attributes(attributes: AttributeScores, score: str, path: str | Path) -
         ncols=min(3, len(names)),
         frameon=False,
         fontsize=9,
-        title=f"{score} by attribute (sequences)  [mean, %]",
+        title=f"{score} ({attributes.protocol}) by attribute (sequences)  [mean, %]",
         title_fontsize=9,
     )
     path = Path(path)

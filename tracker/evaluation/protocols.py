@@ -12,7 +12,7 @@ import numpy as np
 
 from tracker.errors import RGBXError
 from tracker.evaluation import depthtrack, fe108, vtuav
-from tracker.evaluation.annotations import Annotation, read_annotation
+from tracker.evaluation.annotations import FLAGGED, Annotation, read_annotation
 from tracker.evaluation.gtot import best_of_two, mean_of_curves, mean_of_sequences, pool_frames, pool_of_curves
 from tracker.evaluation.lasher import LasHeROptions, mean_over_sequences, score_sequence
 from tracker.evaluation.metrics import Metrics, SequenceScores
@@ -36,13 +36,13 @@ class HasBoxes(Protocol):
 
 
 def check_protocol(protocol: str) -> None:
-    """Raises RGBXError unless the protocol is known."""
+    """Raise RGBXError unless the protocol is known."""
     if protocol not in PROTOCOLS:
         raise RGBXError(f"protocol {protocol!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
 
 
 def default_options(protocol: str) -> LasHeROptions:
-    """The options by which a protocol of the LaSOT family is defined."""
+    """Return the options by which a protocol of the LaSOT family is defined."""
     if protocol == "lasher":
         return LasHeROptions()
     return LasHeROptions(absent="visevent", drop_zero=True, copy_reported_first=True)
@@ -116,7 +116,7 @@ def evaluate_annotations(
 
 
 def restrict(metrics: Metrics, sequences: Iterable[str]) -> Metrics:
-    """The same figures over some of the sequences only (those of an attribute).
+    """Return the same figures over some of the sequences only (those of an attribute).
 
     DepthTrack's thresholds stay those of the whole evaluation, and so the largest F may be at another of them.
 
@@ -159,7 +159,8 @@ def evaluate(
     the border is taken for an invalid one. ``depthtrack`` has them as they are. ``visevent`` and ``coesot`` tell a
     frame that is flagged absent from one without a valid box, which a sequence in memory no longer does: the annotation
     of a sequence that was opened from a folder is read from its files again, and in a sequence that has none a frame
-    without a box counts as flagged absent. ``vtuav`` takes every tenth frame.
+    without a box counts as flagged absent. ``vtuav`` takes the frames that are annotated, or
+    every tenth one where a sequence does not say which are.
 
     Args:
         sequences: the ground truth.
@@ -192,20 +193,23 @@ def evaluate(
 
 
 def _annotation(sequence: Any, protocol: str) -> tuple[Annotation, float]:
-    """The ground truth of a sequence in the coordinates that the protocol sees, and what these call the first pixel."""
+    """Return the ground truth in the coordinates that the protocol sees, and what these call the first pixel."""
     if protocol == "depthtrack":
         return Annotation(sequence.name, np.asarray(sequence.boxes), size=_image_size(sequence)), 0.0
     source = getattr(sequence, "source", None)
-    if protocol in ("visevent", "coesot"):
+    if protocol in FLAGGED:
         if isinstance(source, Path) and source.is_file():
             return read_annotation(sequence.name, source.parent, protocol), float(sequence.origin)
         present = np.isfinite(np.asarray(sequence.boxes)).all(axis=1)
         return Annotation(sequence.name, to_annotation(sequence.boxes), present=present), 1.0
     # Boxes of the X image, where it was annotated separately.
     second = getattr(sequence, "x_boxes", None)
-    every = vtuav.ANNOTATED_EVERY if protocol == "vtuav" else 1
-    infrared = None if second is None else to_annotation(second[::every])
-    return Annotation(sequence.name, to_annotation(sequence.boxes[::every]), infrared), 1.0
+    kept: Any = slice(None)
+    if protocol == "vtuav":
+        annotated = getattr(sequence, "annotated", None)
+        kept = slice(None, None, vtuav.ANNOTATED_EVERY) if annotated is None else annotated
+    infrared = None if second is None else to_annotation(second[kept])
+    return Annotation(sequence.name, to_annotation(sequence.boxes[kept]), infrared), 1.0
 
 
 def _image_size(sequence: Any) -> tuple[int, int] | None:
@@ -217,7 +221,7 @@ def _image_size(sequence: Any) -> tuple[int, int] | None:
 
 
 def to_annotation(boxes: np.ndarray, first_pixel: float = 1.0) -> np.ndarray:
-    """(N, 4) 0-based boxes, NaN for none, to boxes whose first pixel is ``first_pixel``, zeros for none."""
+    """Move (N, 4) boxes from a first pixel of 0 to ``first_pixel``; NaN for none becomes zeros for none."""
     boxes = np.array(boxes, dtype=np.float64)
     boxes[:, :2] += first_pixel
     boxes[~np.isfinite(boxes).all(axis=1)] = 0.0

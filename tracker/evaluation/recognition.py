@@ -12,7 +12,7 @@ import numpy as np
 from tracker.data.layouts.frames import any_frame
 from tracker.errors import RGBXError
 from tracker.evaluation import vtuav
-from tracker.evaluation.annotations import GTOT_FILES
+from tracker.evaluation.annotations import GTOT_FILES, ambiguous_flags, bare_absence_file
 from tracker.evaluation.results import read_boxes
 
 NOTHING_TELLS = "no file tells of another benchmark"
@@ -33,8 +33,14 @@ def recognize_protocol(paths: Mapping[str, Path]) -> Recognized:
 
     Args:
         paths: sequence name to its folder, or to its file among bare ``NAME.txt``.
+
+    Raises:
+        RGBXError: bare files with flags of absence, of which nothing tells what they mean.
     """
     first = next(iter(paths.values()))
+    flags = bare_absence_file(first) if first.is_file() else None
+    if flags is not None:
+        raise RGBXError(ambiguous_flags(flags.parent))
     if (first / GTOT_FILES[0]).is_file():
         return Recognized("gtot", f"there is a {GTOT_FILES[0]}")
     if all((first / file).is_file() for file in vtuav.BOX_FILES):
@@ -51,7 +57,7 @@ def recognize_protocol(paths: Mapping[str, Path]) -> Recognized:
 
 
 def _aligned_or_not(paths: Mapping[str, Path], first: Path) -> Recognized:
-    """LasHeR, RGBT234 or RGBT210; LasHeR too for everything that no benchmark is recognized in."""
+    """Tell LasHeR, RGBT234 and RGBT210 apart; what is none of them counts as LasHeR."""
     numbered = re.fullmatch(r"[0-9]+v\.[a-z]+", any_frame(first / "visible")) is not None
     pairs = [(p / "visible.txt", p / "infrared.txt") for p in paths.values()]
     pairs = [pair for pair in pairs if all(file.is_file() for file in pair)]

@@ -35,7 +35,7 @@ MAIN_SCORES = ("SR", "MSR", "RSR", "F")
 
 
 def best_first(metrics: ListLike[Metrics]) -> list[Metrics]:
-    """The trackers in the order of their main score, the largest first."""
+    """Return the trackers in the order of their main score, the largest first."""
 
     def main_score(m: Metrics) -> float:
         key = next((key for key in MAIN_SCORES if key in m.scores), None)
@@ -45,7 +45,7 @@ def best_first(metrics: ListLike[Metrics]) -> list[Metrics]:
 
 
 def protocol_line(metrics: ListLike[Metrics]) -> str:
-    """Which protocol the figures were made by, options that are not its own, and what told it if nobody named it."""
+    """Say which protocol made the figures, with which options, and what told it if nobody named it."""
     reason = next((m.protocol_reason for m in metrics if m.protocol_reason), "")
     told = f" (told by the data: {reason})" if reason else ""
     protocol, options = metrics[0].protocol, metrics[0].options
@@ -101,7 +101,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _published_rows(metrics: ListLike[Metrics], published: Published) -> tuple[list[str], list[list[str]]]:
-    """Computed, published and their difference, for the trackers and scores that both have."""
+    """Set computed figures beside published ones, for the trackers and scores that both have."""
     keys = [key for key in _keys(metrics) if any(key in scores for scores in published.values())]
     if not keys:
         raise RGBXError(
@@ -151,7 +151,7 @@ def csv_rows(metrics: ListLike[Metrics]) -> str:
 
 
 def latex_rows(metrics: ListLike[Metrics]) -> str:
-    """Rows of a LaTeX ``tabular``, best first, protocol and head as comments and the best of each column in bold.
+    """Return rows of a LaTeX ``tabular``, best first and with the best of each column in bold.
 
     Raises:
         RGBXError: no tracker, or several protocols.

@@ -111,7 +111,7 @@ def _read_result(path: Path, protocol: str, rounding: bool) -> np.ndarray:
 
 
 def _read_confidences(path: Path) -> np.ndarray:
-    """The first column. VOT's toolkit leaves the line of the first frame empty."""
+    """Read the first column. VOT's toolkit leaves the line of the first frame empty."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -121,7 +121,7 @@ def _read_confidences(path: Path) -> np.ndarray:
 
 
 def _recorded_speed(results: Path) -> float | None:
-    """Frames per second from the ``run.json`` that tracking leaves beside its results, if it did."""
+    """Return the frames per second of the ``run.json`` that tracking leaves beside its results, if it did."""
     try:
         value = json.loads((results / "run.json").read_text(encoding="utf-8"))["fps"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -19,7 +19,7 @@ SIDE_FILES = re.compile(r"_(times?|lost|confidences?|(all_)?scores|all_boxes|fla
 
 
 def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
-    """Numbers of a text file, one row a line, separated by commas, tabs, spaces or a mixture.
+    """Read the numbers of a text file, one row a line, separated by commas, tabs, spaces or a mixture.
 
     Args:
         columns: the numbers of columns that are allowed; every line has the same.
@@ -42,7 +42,7 @@ def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
 
 
 def parse_table(lines: ListLike[str], path: Path, columns: tuple[int, ...]) -> np.ndarray:
-    """What :func:`read_table` does with the lines of a file; ``path`` is for messages."""
+    """Do what :func:`read_table` does with the lines of a file; ``path`` is for messages."""
     wanted = " or ".join(str(c) for c in columns)
     if not lines:
         raise RGBXError(f"{path} is empty; expected {wanted} numbers a line, one line a frame")
@@ -79,7 +79,7 @@ def _is_number(field: str) -> bool:
 
 
 def corners_to_boxes(corners: np.ndarray) -> np.ndarray:
-    """(N, 8) corners ``x1 y1 … x4 y4`` to the upright boxes around them, (N, 4) ``x, y, w, h``, w = right - left.
+    """Turn (N, 8) corners ``x1 y1 … x4 y4`` into the upright boxes around them, ``x, y, w, h`` with w = right - left.
 
     The corners may begin anywhere and go round either way. The public toolkits read columns 0, 1, 2 and 5, which is the
     same for corners that begin at the top left and go to the top right, and wrong for all others.
@@ -137,7 +137,7 @@ def write_boxes(path: str | Path, boxes: np.ndarray) -> None:
 
 
 def find_results(folder: str | Path, sequences: Iterable[str], suffixes: bool = True) -> dict[str, Path | None]:
-    """The result file of each sequence, or None.
+    """Return the result file of each sequence, or None.
 
     A file is a sequence's if it is named after it (``car.txt``, ``car.csv``, ``car``, VOT's ``car_001.txt`` and
     ``car/car_001.txt``), else if it is the only one that has the name behind a prefix or before a suffix, set off by
@@ -182,15 +182,15 @@ def _carries(stem: str, name: str, suffixes: bool) -> bool:
 
 
 def find_result(folder: str | Path, sequence: str) -> Path | None:
-    """The result file of one sequence, by its name or behind a prefix, see :func:`find_results`."""
+    """Return the result file of one sequence, by its name or behind a prefix, see :func:`find_results`."""
     return find_results(folder, [sequence], suffixes=False)[sequence]
 
 
 def find_confidences(folder: str | Path, sequence: str, result: Path) -> Path | None:
-    """Return the file with a tracker's confidences, one a frame.
+    """Return the file with a tracker's confidences, one a frame, or None.
 
-    It may be named as ``rgbx track`` does (``scores/NAME.txt``), as VOT's toolkit does (``NAME_001_confidence.value``),
-    or with ``_confidence``, ``_scores`` or ``_all_scores`` after the name of the result or of the sequence.
+    It is as ``rgbx track`` writes them (``scores/NAME.txt``), as VOT's toolkit does (``NAME_001_confidence.value``), or
+    has ``_confidence``, ``_scores`` or ``_all_scores`` behind the name of the result or of the sequence.
     """
     candidates = [Path(folder) / "scores" / f"{sequence}.txt"]
     for stem in (result.stem, sequence):

@@ -24,7 +24,7 @@ BOX_FILES = ("rgb.txt", "ir.txt")
 
 
 def at_annotated_frames(name: str, results: np.ndarray, annotated: int) -> np.ndarray:
-    """The results of the annotated frames, (annotated, 4), of results for every frame, (>= 10 * annotated - 9, 4).
+    """Take the results of the annotated frames, (annotated, 4), out of those of all frames.
 
     Raises:
         RGBXError: too few results.

@@ -19,6 +19,8 @@ from tracker.errors import RGBXError
 from tracker.files import atomic_path
 from tracker.inference.engine import Locator, check_finite, network_fingerprint, network_sizes
 from tracker.inference.online import SMALLEST_SIDE, InferenceSettings
+from tracker.models.tracker import Tracker
+from tracker.tuning.base import TunedTracker
 
 METADATA_KEY = "rgbx_tracker"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -51,7 +53,7 @@ class _WholeFrames(nn.Module):
         self.template_size, self.search_size = network_sizes(locator.network)
 
     def forward(self, frame: Tensor, last_box: Tensor, template: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(H, W, 6) uint8, (4,) float32 and (6, Hz, Hz) uint8 to a box (4,), score (), peak () and a template crop."""
+        """Answer a box (4,), score (), peak () and template crop for a frame (H, W, 6), a box (4,) and a template."""
         last = last_box.double()
         corner, side = self._region(last, self.settings.search_factor)
         search = self._crop(frame, corner, side, self.search_size)
@@ -75,7 +77,7 @@ class _WholeFrames(nn.Module):
 
     @staticmethod
     def _region(box: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        """Top left corner (2,) and side () of the square around a box, see :func:`tracker.data.crop.crop_transform`."""
+        """Return the top left corner (2,) and the side () of the square around a box, as ``crop_transform`` has it."""
         side = factor * (box[2] * box[3]).sqrt()
         return box[:2] + box[2:] / 2 - side / 2, side
 
@@ -88,7 +90,7 @@ class _WholeFrames(nn.Module):
 
 
 def export_onnx(
-    network: nn.Module,
+    network: Tracker | TunedTracker,
     path: str | os.PathLike[str],
     settings: InferenceSettings | None = None,
     *,
@@ -113,7 +115,7 @@ def export_onnx(
     The metadata hold one JSON object under ``rgbx_tracker``: sizes, factors, normalization, precision, configuration.
 
     Args:
-        network: a tracker, tuned or not, which carries its ``config``; left as it is.
+        network: left as it is.
         path: the file.
         settings: the factors and the window that it is run with.
         precision: of the weights and of what lies between normalization and the head's maps: ``fp32`` or ``fp16``.
@@ -171,7 +173,6 @@ def export_onnx(
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
-    config: Any = network.config
     content = {
         "template_size": template_size,
         "search_size": search_size,
@@ -179,7 +180,7 @@ def export_onnx(
         "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "where": "in the graph"},
         "precision": precision,
         "input": "whole frames" if whole_frames else "crops",
-        "network": config.to_dict(),
+        "network": network.config.to_dict(),
         "fingerprint": network_fingerprint(exported),
     }
     program.model.metadata_props[METADATA_KEY] = json.dumps(content)

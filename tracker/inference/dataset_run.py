@@ -132,7 +132,7 @@ def _leave_out(name: str, error: RGBXError) -> None:
 
 
 def write_track(folder: Path, sequence: Sequence, track: Track) -> None:
-    """:func:`write_results` in the coordinates of the sequence's own annotation file."""
+    """Write results in the coordinates of the sequence's own annotation file, see :func:`write_results`."""
     write_results(folder, track, sequence.origin)
 
 
@@ -151,7 +151,7 @@ def write_results(folder: Path, track: Track, origin: float = 0.0) -> None:
 
 
 def read_track(folder: Path, sequence: Sequence) -> Track | None:
-    """What :func:`write_track` wrote, or None where it is absent, not whole, or of another sequence."""
+    """Read what :func:`write_track` wrote; None where it is absent, not whole, or of another sequence."""
     try:
         boxes = read_boxes(folder / f"{sequence.name}.txt")
         scores = read_table(folder / SCORES_FOLDER / f"{sequence.name}.txt", (2,))
@@ -211,5 +211,5 @@ def _write_run(folder: Path, fingerprint: str, settings: InferenceSettings, trac
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write it whole or not at all."""
+    """Write ``content`` as JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=1))

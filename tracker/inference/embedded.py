@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from tracker.data.depth import depth_to_image
+from tracker.data.sequence import MODALITIES
 from tracker.errors import RGBXError
 from tracker.inference.missing import Frame
 from tracker.inference.online import OnlineTracker, Result
@@ -38,7 +38,7 @@ class Tracker:
     A frame is one of
 
     - a pair ``(rgb, x)`` of images of one size, of which either may be None where it has not arrived: RGB
-      ``(H, W, 3)`` uint8; X ``(H, W, 3)`` or ``(H, W)`` uint8, or depth in millimeters, ``(H, W)`` uint16, which is
+      ``(H, W, 3)`` uint8; X ``(H, W, 3)`` or ``(H, W)`` uint8, or what a sensor measured, ``(H, W)`` uint16, which is
       drawn as the checkpoint was trained with it;
     - an array ``(H, W, 6)`` uint8, RGB first and X last;
     - an array ``(H, W, 3)`` uint8: RGB alone.
@@ -51,6 +51,7 @@ class Tracker:
         precision: ``fp32``, ``bf16`` or ``fp16``.
         engine: ``eager``, ``compiled`` or ``graph``, see :mod:`tracker.inference.fast`.
         bgr: the three channels of RGB (and of an X that has three) come in OpenCV's order.
+        modality: what an X of more than 8 bits measures: ``depth`` (millimeters) or ``thermal``.
         settings: fields of :class:`tracker.inference.online.InferenceSettings` in place of the checkpoint's own, such
             as ``missing="hold"`` or ``search_growth=1.2``.
 
@@ -78,14 +79,17 @@ class Tracker:
         precision: str = "fp32",
         engine: str = "eager",
         bgr: bool = False,
+        modality: str = "depth",
         **settings: Any,
     ) -> None:
+        if modality not in MODALITIES:
+            raise RGBXError(f"modality is {modality!r}; expected one of {', '.join(MODALITIES)}")
         try:
             runner, self.settings = open_engine(Path(checkpoint), device, precision, engine, settings)
         except TypeError as error:  # of the dataclass, whose fields the settings are
             raise RGBXError(f"{error}; settings are the fields of tracker.inference.InferenceSettings") from error
         self._online = OnlineTracker(runner, self.settings)
-        self._bgr = bgr
+        self._bgr, self._modality = bgr, modality
         self.result: Result | None = None
 
     def init(self, frame: np.ndarray | Halves, box: ListLike[float] | np.ndarray) -> None:
@@ -137,5 +141,6 @@ class Tracker:
         if image is None or image.ndim != 2:
             return self._color(image)
         if image.dtype != np.uint8:
-            return depth_to_image(image, self.settings.depth_style, self.settings.depth_clip)
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+            render = self.settings.rendering.renderer(self._modality)
+            image = image if render is None else render(image)
+        return image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)

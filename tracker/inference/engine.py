@@ -24,7 +24,7 @@ DEFAULT_PATCH = 16
 
 
 def hann_window(cells: int) -> Tensor:
-    """(1, 1, S, S) float32, the outer product of 0.5 * (1 - cos(2 pi k / (S + 1))), k = 1..S.
+    """Return the outer product of 0.5 * (1 - cos(2 pi k / (S + 1))), k = 1..S, as (1, 1, S, S) float32.
 
     The zeros at k = 0 and S + 1 lie outside, so that no cell is ruled out. (OSTrack convention.)
     """
@@ -34,7 +34,7 @@ def hann_window(cells: int) -> Tensor:
 
 
 def network_device(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a network's parameters live and their floating dtype; the CPU and float32 if it has none."""
+    """Return where a network's parameters live and their floating dtype; the CPU and float32 if it has none."""
     for parameter in network.parameters():
         return parameter.device, parameter.dtype if parameter.is_floating_point() else torch.float32
     return torch.device("cpu"), torch.float32
@@ -42,7 +42,7 @@ def network_device(network: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 @contextmanager
 def evaluation_mode(network: nn.Module | Engine) -> Iterator[None]:
-    """``network.eval()``, with every module's own training flag put back afterwards. An engine is in it already."""
+    """Hold a network in evaluation mode and put every module's own flag back afterwards."""
     if isinstance(network, Engine):
         yield
         return
@@ -56,7 +56,7 @@ def evaluation_mode(network: nn.Module | Engine) -> Iterator[None]:
 
 
 def network_sizes(network: nn.Module | Engine) -> tuple[int, int]:
-    """Sides of the template and search crops in pixels, from ``network.config``.
+    """Return the sides of the template and search crops in pixels, from ``network.config``.
 
     Raises:
         RGBXError: the network does not carry its configuration.
@@ -124,7 +124,7 @@ class Locator(nn.Module):
         self.register_buffer("hann", hann_window(cells).to(device))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """As :func:`tracker.data.normalize.normalize`, from constants that are on the device already."""
+        """Normalize as :func:`tracker.data.normalize.normalize`, from constants that are on the device already."""
         channels = pixels.shape[1]
         return (pixels.float() - self.shift[:channels]) / self.scale[:channels]
 
@@ -166,16 +166,16 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell one network from another."""
+        """Return 16 hexadecimal digits that tell one network from another."""
 
 
 def planes(crop: np.ndarray) -> Tensor:
-    """(H, W, C) to a (C, H, W) tensor."""
+    """Turn a crop (H, W, C) into a (C, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
 
 
 def host_crops(frames: ListLike[np.ndarray], regions: ListLike[CropTransform]) -> Tensor:
-    """(B, C, size, size) uint8 crops, made by OpenCV."""
+    """Cut crops by OpenCV: (B, C, size, size) uint8."""
     return torch.stack([planes(sample_region(f, r)) for f, r in zip(frames, regions, strict=True)])
 
 
@@ -208,5 +208,5 @@ class EagerEngine(Engine):
 
 
 def as_engine(network: nn.Module | Engine, window: bool) -> Engine:
-    """An engine as it is, a network run eagerly."""
+    """Return an engine as it is, and a network as one that runs eagerly."""
     return network if isinstance(network, Engine) else EagerEngine(network, window)

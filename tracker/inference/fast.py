@@ -202,7 +202,7 @@ def pack_windows(windows: ListLike[tuple[np.ndarray, CropTransform]], pixels: np
 
 
 def make_engine(network: nn.Module, engine: str = "eager", window: bool = True) -> Engine:
-    """One of :data:`ENGINES` around a network, which is put in evaluation mode.
+    """Make one of :data:`ENGINES` around a network, which is put in evaluation mode.
 
     ``compiled`` is ``torch.compile``, and on a GPU a CUDA graph of what it makes; ``graph`` is a CUDA graph of the
     eager network, ready in a second.

@@ -37,14 +37,14 @@ class FrameSource(abc.ABC):
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[np.ndarray | Frame]:
-        """The frames: (H, W, 6) uint8, or the halves that there are."""
+        """Return the frames: (H, W, 6) uint8, or the halves that there are."""
 
     def known_boxes(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Frames in which the target's box is known beforehand, and the box, in order; nothing where none is."""
+        """Iterate over the frames in which the target's box is known beforehand: index and box, in order."""
         return iter(())
 
     def frames_from(self, index: int) -> Iterator[np.ndarray | Frame]:
-        """The frames from ``index`` on.
+        """Return the frames from ``index`` on.
 
         Raises:
             RGBXError: the source cannot be entered in the middle, and ``index`` is not 0.

@@ -138,7 +138,7 @@ class InferenceSettings:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> InferenceSettings:
-        """The settings stored beside a network's weights (``meta["inference"]``), else the defaults."""
+        """Return the settings stored beside a network's weights (``meta["inference"]``), else the defaults."""
         stored = meta.get("inference")
         if not isinstance(stored, Mapping):
             return cls()
@@ -187,7 +187,7 @@ class TargetState:
 
 
 def clip_box(box: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The part of a finite box ``x, y, w, h`` inside the image, moved in to keep a pixel a side."""
+    """Return the part of a finite box ``x, y, w, h`` inside the image, moved in to keep a pixel a side."""
     smallest = min(SMALLEST_SIDE, width, height)
     left = float(np.clip(box[0], 0.0, width - smallest))
     top = float(np.clip(box[1], 0.0, height - smallest))
@@ -197,7 +197,7 @@ def clip_box(box: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def check_box(box: object, width: int, height: int) -> np.ndarray:
-    """The first box as (4,) float64.
+    """Return the first box as (4,) float64.
 
     Raises:
         UnusableStart: not four finite numbers, no area, or no pixel inside the image.
@@ -220,7 +220,7 @@ def check_box(box: object, width: int, height: int) -> np.ndarray:
 def start_target(
     frame: np.ndarray | Frame, box: object, template_size: int, settings: InferenceSettings
 ) -> TargetState:
-    """Cut the template.
+    """Take a target: cut its template.
 
     Raises:
         UnusableStart: a box that cannot be used, or a frame without RGB and X.
@@ -252,7 +252,7 @@ def advance(
     frames: ListLike[np.ndarray | Frame],
     settings: InferenceSettings,
 ) -> list[Result]:
-    """One frame further for several targets at once, each in its own video, as one batch.
+    """Track several targets by one frame, each in its own video, as one batch.
 
     Args:
         network: an engine, or a network in evaluation mode.
@@ -294,7 +294,7 @@ def advance(
 
 
 def search_factor(target: TargetState, settings: InferenceSettings) -> float:
-    """Of the next search region: wider, where that is asked for, the longer the target has been lost."""
+    """Return the factor of the next search region, which may grow the longer the target has been lost."""
     frames_lost = min(target.signal.frames_lost, 64)
     return settings.search_factor * min(settings.search_growth**frames_lost, WIDEST_SEARCH)
 

@@ -135,7 +135,7 @@ def compose_frame(
 
 
 def draw_tracked(tracked: Tracked) -> np.ndarray | None:
-    """A tracked frame with its box and, where it is known, the ground truth: see :func:`compose_frame`.
+    """Draw a tracked frame with its box and, where it is known, the ground truth: see :func:`compose_frame`.
 
     Returns:
         (height, width, 3) uint8; None of a frame that has neither RGB nor X.
@@ -302,7 +302,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, picture: np.ndarray) -> None:
-        """One more picture, (H, W, 3) uint8, both sides even, all of one size.
+        """Append one more picture, (H, W, 3) uint8, both sides even, all of one size.
 
         Raises:
             RGBXError: this OpenCV has no encoder.

@@ -30,7 +30,7 @@ class Timed(Protocol):
 
 
 def percentiles(seconds: np.ndarray) -> dict[str, float]:
-    """``p50``, ``p90`` and ``p99`` in milliseconds, of finite values."""
+    """Return ``p50``, ``p90`` and ``p99`` in milliseconds, of finite values."""
     finite = seconds[np.isfinite(seconds)]
     return {f"p{p}": round(float(np.percentile(finite, p)) * 1e3, 3) for p in PERCENTILES} if finite.size else {}
 
@@ -58,7 +58,7 @@ def speed_summary(tracks: Iterable[Timed]) -> dict[str, object]:
 
 
 def speed_line(summary: dict[str, object]) -> str:
-    """One line for people; empty where nothing was timed."""
+    """Return one line for people; it is empty where nothing was timed."""
     if not summary:
         return ""
 

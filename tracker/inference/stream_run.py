@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from torch import nn
 from tqdm import tqdm
 
+from tracker.files import atomic_path
 from tracker.inference.dataset_run import write_json, write_results
 from tracker.inference.engine import Engine
 from tracker.inference.frame_source import DroppedSource, FrameSource
@@ -109,21 +109,23 @@ def track_stream(
     return track
 
 
+class _Discarded(Exception):
+    """A picture of a run that found nothing to track."""
+
+
 class _Overlay:
-    """An MP4 that is there once it is whole."""
+    """An MP4 that is there once it is whole, also where an error ends the run."""
 
     def __init__(self, path: Path, source: FrameSource) -> None:
-        self.path = path
-        self.partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
-        self.writer = VideoWriter(self.partial, source.fps or USUAL_FPS)
+        self._file = atomic_path(path)
+        self._writer = VideoWriter(self._file.__enter__(), source.fps or USUAL_FPS)
 
     def add(self, tracked: Tracked) -> None:
         image = draw_tracked(tracked)
         if image is not None:
-            self.writer.add(image)
+            self._writer.add(image)
 
     def close(self, keep: bool) -> None:
-        self.writer.close()
-        if keep and self.partial.is_file():
-            os.replace(self.partial, self.path)
-        self.partial.unlink(missing_ok=True)
+        self._writer.close()
+        with suppress(_Discarded):
+            self._file.__exit__(*((None, None, None) if keep else (_Discarded, _Discarded(), None)))

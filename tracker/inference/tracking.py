@@ -84,7 +84,7 @@ class Track:
 
     @property
     def fps(self) -> float:
-        """Frames tracked per second."""
+        """The number of frames tracked per second."""
         return (len(self.boxes) - self.first) / max(self.seconds, 1e-9)
 
 
@@ -113,7 +113,7 @@ class Recorder:
         self.decoding.append(decoding)
 
     def track(self) -> Track:
-        """What has been recorded, behind ``first`` frames without anything."""
+        """Return what has been recorded, behind ``first`` frames without anything."""
 
         def column(values: ListLike[object], before: object, dtype: type) -> np.ndarray:
             return np.array([before] * self.first + list(values), dtype=dtype)
@@ -159,7 +159,7 @@ class _Run:
             self.upcoming = reader.submit(_next_frame, self.frames)
 
     def read(self) -> Read | None:
-        """The next frame; None at the end."""
+        """Return the next frame; None at the end."""
         upcoming, self.upcoming = self.upcoming, None
         return _next_frame(self.frames) if upcoming is None else upcoming.result()
 
@@ -236,7 +236,7 @@ class _Start:
 
 
 def no_boxes(name: object) -> RGBXError:
-    """The error of a source without a box to start from."""
+    """Return the error of a source without a box to start from."""
     return RGBXError(f"{name} has no boxes; give the target in the first frame as x,y,w,h")
 
 
@@ -286,7 +286,7 @@ def iterate_tracks(
     running: list[_Run] = []
 
     def goes_on(run: _Run, frame: np.ndarray | Frame, result: Result) -> bool:
-        """Show a tracked frame and step over it; whether the source has another turn."""
+        """Show a tracked frame and step over it; answer whether the source has another turn."""
         stay = watch is None or watch(Tracked(run.source, run.index, frame, result)) is not False
         run.index += 1
         # What a video's file says of its length is an estimate; a sequence knows its own.
@@ -368,7 +368,7 @@ def track_sequence(
 
 
 def picture(frame: np.ndarray | Frame) -> np.ndarray | None:
-    """The frame for people to look at: (H, W, 6) uint8, black in place of a missing half; None without any."""
+    """Return the frame for people to look at: (H, W, 6) uint8, black in place of a missing half; None without any."""
     halves = as_halves(frame)
     given = next((half for half in halves if half is not None), None)
     if given is None:

@@ -1,4 +1,4 @@
-"""Checkpoints run over sequences and scored."""
+"""Running checkpoints over sequences, and scoring them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trainer as a configuration describes it, for pre-training and for fine-tuning."""
+"""Building the trainer that a configuration describes, for pre-training and for fine-tuning alike."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def build_trainer(
 
 
 def run_meta(config: RunConfig, trainer: Trainer, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """How a network was made, for its file; ``origin`` is the meta of the checkpoint that it started from."""
+    """Say how a network was made, for its file. ``origin`` is the meta of the checkpoint that it started from."""
     return {
         **({} if origin is None else {"started_from": dict(origin)}),
         "command": trainer.invocation,

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: one file each, written atomically, resumed to the same bits."""
+"""Checkpoints of a training run. Each is one file that is written whole, and a resumed run ends with the same bits."""
 
 from __future__ import annotations
 
@@ -52,21 +52,28 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Read the step from a checkpoint's name."""
     name = _NAME.fullmatch(path.name)
     assert name is not None
     return int(name[1])
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoints in ``folder``, oldest first."""
+    """List the checkpoints in ``folder``, the oldest first."""
     if not folder.is_dir():
         return []
     return sorted(item for item in folder.iterdir() if _NAME.fullmatch(item.name))
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file itself, or the newest checkpoint of a run folder or of its ``checkpoints`` folder."""
+    """Find the checkpoint that ``path`` means.
+
+    Returns:
+        The file itself, or the newest checkpoint of a run folder or of its ``checkpoints`` folder.
+
+    Raises:
+        RGBXError: there is none.
+    """
     if path.is_file():
         return path
     for folder in (path / "checkpoints", path):
@@ -77,9 +84,9 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def prune_checkpoints(folder: Path, keep: int, step: int) -> None:
-    """Remove all but the ``keep`` newest of a run that stands at ``step``.
+    """Remove all checkpoints but the ``keep`` newest of a run that stands at ``step``.
 
-    Checkpoints of later steps were made before the run went back to an earlier one, and go as well.
+    Checkpoints of later steps were made before the run went back to an earlier one, so they are removed as well.
     """
     reached = [path for path in checkpoints_in(folder) if step_of(path) <= step]
     kept = set(reached[-keep:])
@@ -89,7 +96,7 @@ def prune_checkpoints(folder: Path, keep: int, step: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """States of torch's, numpy's and Python's global generators, in types that weights_only reads."""
+    """Return the states of torch's, numpy's and Python's global generators, in types that weights_only reads."""
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (libraries draw from it)
     version, numbers, gauss = random.getstate()
     return {
@@ -106,7 +113,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Undo time: what :func:`rng_state` returned is drawn from again."""
+    """Put the generators back into a state that :func:`rng_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -120,12 +127,12 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 def seed_process(seed: int, rank: int, step: int = 0) -> None:
-    """Numbers of its own for dropout in one of several processes: the same ones again for the same three numbers."""
+    """Seed torch for dropout in one of several processes. The same three numbers give the same random numbers."""
     torch.manual_seed(int(np.random.default_rng([seed, rank, step]).integers(2**63)))
 
 
 def seed_everything(seed: int, deterministic: bool = True) -> None:
-    """Seed torch, numpy and Python, and ask torch for deterministic algorithms (or take that back)."""
+    """Seed torch, numpy and Python, and switch torch's deterministic algorithms on or off."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)

@@ -14,14 +14,14 @@ from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import Processes, processes
 from tracker.train.prior import configured_prior
 from tracker.train.run_folder import claim
-from tracker.train.start import starting_network
+from tracker.train.start import loader_for, starting_network
 from tracker.train.trainer import StepRecord, Trainer
 from tracker.tuning.base import TunedTracker
 from tracker.tuning.files import save_tracker
 
 
 def group_settings(train: TrainSection) -> GroupSettings:
-    """Learning rates of the groups: ``train.lr`` times ``train.lr_scale``; a scale of 0 freezes."""
+    """Return the groups' learning rates, ``train.lr`` times ``train.lr_scale``. A scale of 0 freezes its group."""
     rates = {name: getattr(train.lr_scale, name) * train.lr or None for name in GROUPS}
     return GroupSettings(**rates, weight_decay=train.weight_decay)
 
@@ -36,27 +36,28 @@ def fine_tuner(
     group: Processes | None = None,
     invocation: str = "",
 ) -> Trainer:
-    """A trainer for ``network``, on the device that it is on, as ``config`` has it.
+    """Build the trainer that ``config`` describes around ``network``, on the device that the network is on.
 
-    ``pairs`` replaces the configured data; ``group`` are the processes of the run.
+    The other arguments are those of :func:`tracker.train.build.build_trainer`; ``title`` is its command.
     """
     group = group or Processes(device=next(network.parameters()).device)
     seed_everything(config.train.seed, config.train.deterministic)
     if isinstance(network, TunedTracker):
-        network.begin_training(config)  # may add what is trained too
+        network.begin_training(config, loader_for(config))  # may add what is trained too
     groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
     return build_trainer(config, network, groups, title, group, prior, pairs, invocation, validate)
 
 
 def fine_tune(config: RunConfig, resume: Path | None = None, invocation: str = "") -> tuple[Path, list[StepRecord]]:
-    """Fine-tune; returns the file with the network (``<output>/network.safetensors``) and the log.
-
-    In the processes that torchrun has started, or in this one alone: :mod:`tracker.train.distributed`.
+    """Fine-tune in the processes that torchrun has started, or in this one alone.
 
     Args:
         config: the settings of the run.
         resume: a checkpoint, or the folder of a run, to go on from.
         invocation: the command line, for the meta of the weights.
+
+    Returns:
+        The file with the network (``<output>/network.safetensors``), and the log.
 
     Raises:
         RGBXError: configuration, data, checkpoint or significance map cannot be used, or the folder holds another run.

@@ -1,4 +1,4 @@
-"""What a run says about itself: TensorBoard scalars, and a progress bar with the time left."""
+"""The log of a run: TensorBoard scalars, and a progress bar with the time left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tracker.files import write_error
 
 
 class ScalarLog:
-    """TensorBoard scalars of one run; what the folder holds of steps after the first one is discarded."""
+    """The TensorBoard scalars of one run. What the folder already holds of ``first_step`` and later is discarded."""
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         # Imported here: it takes a second, which `rgbx --help` need not wait for.
@@ -49,7 +49,7 @@ def progress(
     unit: str = "it",
     shown: bool = True,
 ) -> tqdm[Any]:
-    """A progress bar on stderr with rate and time left; not ``shown`` in all processes of a run but one."""
+    """Make a progress bar on stderr, with rate and time left. One process of a run has it ``shown``."""
     return tqdm(
         items,
         total=total,

@@ -17,7 +17,7 @@ NamedGroup = dict[str, Any]
 
 
 def decay_groups(network: nn.Module, lr: float, weight_decay: float) -> list[NamedGroup]:
-    """Two named groups for training from scratch: matrices decay; norms, biases and positions do not."""
+    """Make two named groups for training from scratch: matrices decay, while norms, biases and positions do not."""
     named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     plain = [item for item in named if item[1].ndim < 2 or item[0].startswith("positions.")]
     names = {name for name, _ in plain}
@@ -33,7 +33,7 @@ def build_optimizer(
     settings: OptimizerSection,
     prior: Mapping[str, torch.Tensor] | None = None,
 ) -> Optimizer:
-    """AdamW over ``groups``, wrapped in SRFT where the settings say so.
+    """Make AdamW over ``groups``, wrapped in SRFT where the settings say so.
 
     Args:
         groups: param groups whose ``params`` are (name, parameter) pairs.
@@ -72,7 +72,7 @@ def build_optimizer(
 
 
 def kappa_schedule(settings: OptimizerSection, total_steps: int) -> Any:
-    """The schedule that ``optimizer.kappa`` names, over the whole run."""
+    """Return the schedule that ``optimizer.kappa`` names, over the whole run."""
     start, end = settings.kappa_start, settings.kappa_end
     if settings.kappa == "constant":
         return srft.ConstantKappa(start)

@@ -16,15 +16,18 @@ from tracker.train.start import single_stream_start
 
 
 def pretrain(config: RunConfig, resume: Path | None = None, invocation: str = "", weights: Path | None = None) -> Path:
-    """Train an RGB tracker; returns the file with its weights, in ``config.output``.
+    """Train an RGB tracker, from scratch or from the network that ``config.init`` names.
 
-    From scratch, or with ``init`` from an RGB tracker or what ``rgbx weights convert`` made of a plain ViT.
+    That is an RGB tracker, or what ``rgbx weights convert`` made of a plain ViT.
 
     Args:
         config: the settings of the run.
         resume: a checkpoint, or the folder of a run, to go on from.
         invocation: the command line, for the meta of the weights.
         weights: a file that receives the weights too, in fp16 (batch-norm statistics stay fp32).
+
+    Returns:
+        The file with the weights, in ``config.output``.
 
     Raises:
         RGBXError: the configuration, the data or the checkpoint to resume from cannot be used, or the folder holds

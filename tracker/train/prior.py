@@ -1,4 +1,4 @@
-"""Prior significance of a pre-trained RGB tracker, and its way to a two-stream one."""
+"""Prior significance of a pre-trained RGB tracker, and how it is carried to a two-stream tracker."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from tracker.tuning.base import TunedTracker
 def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[str, Any]]:
     """The first ``prior.samples`` training pairs of the old task, in batches.
 
-    Of RGB-X data the RGB tracker sees the RGB half, so that where its own data are not at hand the target data can
+    The RGB tracker sees the RGB half of RGB-X data. Where its own data are not at hand, the target data can therefore
     stand in for them.
 
-    Raises RGBXError for data that cannot be opened.
+    Raises:
+        RGBXError: data that cannot be opened.
     """
     prior = config.prior
     train = config.train.model_copy(
@@ -49,7 +50,7 @@ def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[st
 def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = True) -> SignificanceMap:
     """Significance of each parameter of the single-stream tracker for RGB tracking.
 
-    It runs on ``config.train.device``; afterwards the network is where it was, and so is the map.
+    It runs on ``config.train.device``. Afterwards the network is on the device where it was, and so is the map.
 
     ``config.prior.estimator`` is one of :func:`srft_kernels.estimate_prior`. The Fishers and ``hutchinson`` judge by
     the tracking loss; ``mas`` by all three maps of the head; ``gnb`` by the score map alone, each cell a Bernoulli
@@ -102,7 +103,7 @@ def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = Tru
 
 
 def _arguments(prior: PriorSection) -> dict[str, Any]:
-    """The settings that an estimator has of its own."""
+    """Return the arguments that are an estimator's own."""
     if prior.estimator == "fisher":
         return {"draws": prior.draws}
     if prior.estimator == "gnb":
@@ -123,7 +124,11 @@ def save_prior(prior: SignificanceMap, path: Path) -> None:
 
 
 def load_prior(path: Path) -> SignificanceMap:
-    """Read a significance map; one sentence for a missing, truncated or foreign file."""
+    """Read a significance map.
+
+    Raises:
+        RGBXError: a missing, truncated or foreign file.
+    """
     try:
         return SignificanceMap.load(path)
     except FileNotFoundError:
@@ -133,7 +138,7 @@ def load_prior(path: Path) -> SignificanceMap:
 
 
 def configured_prior(config: RunConfig, network: Tracker | TunedTracker) -> SignificanceMap | None:
-    """The prior that the configuration names, under the names of ``network``; None where it names none.
+    """Return the prior that the configuration names, under the names of ``network``, or None where it names none.
 
     Raises:
         RGBXError: the map cannot be read, or fits the network in no way.
@@ -144,13 +149,11 @@ def configured_prior(config: RunConfig, network: Tracker | TunedTracker) -> Sign
 
 
 def prior_for(network: Tracker | TunedTracker, prior: SignificanceMap) -> SignificanceMap:
-    """The map under the names of ``network``: as it is where it fits, else carried from one stream to two.
+    """Return the map under the names of ``network``: as it is where it fits, else carried from one stream to two.
 
-    Of a tuned network what the method adds has none, but for copies of pre-trained weights.
-
-    It goes the way of the weights: to both streams and the cross blocks, and the significance of the position
-    embeddings is resized as they are (bilinear, which keeps it from becoming negative) and noted in the map's
-    ``info["positions_resized"]``.
+    What a tuning method adds has no significance, but for copies of pre-trained weights. Significance goes where the
+    weights went, to both streams and the cross blocks. That of position embeddings is resized with them, bilinearly so
+    that it does not become negative, which the map's ``info["positions_resized"]`` notes.
 
     Raises:
         RGBXError: it fits neither way; the message names what differs.

@@ -1,4 +1,4 @@
-"""The folder of a run: it belongs to one run, and what it holds of it says how to go on."""
+"""The folder of a run. It belongs to one run, and what it holds suffices to go on with that run."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def clear(folder: Path) -> None:
 
 
 def resumed_config(resume: Path, command: str, path: str | None, overrides: Sequence[str]) -> tuple[RunConfig, str]:
-    """The configuration that a run goes on with, and the command line that it was started by.
+    """Return the configuration that a run goes on with, and the command line that it was started by.
 
-    It is that of the checkpoint. A configuration file and overrides that are given all the same are compared with it.
+    The checkpoint has both. A configuration file and overrides that are given all the same are compared with them.
 
     Args:
         resume: a checkpoint, or the folder of a run.
@@ -96,7 +96,7 @@ def resumed_config(resume: Path, command: str, path: str | None, overrides: Sequ
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted names of the settings that differ between two nested mappings of the same keys, with both values."""
+    """Yield the dotted names of settings that differ between two nested mappings of the same keys, with both values."""
     for name in old:
         key, one, other = f"{prefix}{name}", old[name], new[name]
         if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -109,7 +109,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def _at_home(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A data set without its place."""
+    """Return a data set without its place."""
     return {name: value for name, value in part.items() if name != "root"}
 
 

@@ -16,7 +16,7 @@ from tracker.models.config import NetworkConfig
 
 
 def generated_sequences(data: DataSection, count: int | None = None, first: int | None = None) -> list[Any]:
-    """``count`` sequences of the generator from index ``first`` on; both default to the section's own."""
+    """Make ``count`` sequences of the generator from index ``first`` on. Both default to the section's own."""
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
     config = as_dataclass(
@@ -39,11 +39,11 @@ def generated_sequences(data: DataSection, count: int | None = None, first: int 
 def sequences_of(
     data: DataSection, progress: bool = False
 ) -> tuple[collections.abc.Sequence[Sequence], list[float] | None]:
-    """The configured sequences, generated or found on disk, and how often each is drawn (None: all alike).
+    """Return the configured sequences, generated or on disk, and how often each is drawn (None: all alike).
 
     Raises:
-        RGBXError: a folder that is missing, or holds nothing that can be opened; sequences that have another X than the
-            configuration says, or none that a style of X which it sets is for.
+        RGBXError: a folder that is missing, or holds nothing that can be opened; or sequences whose X is not what the
+            configuration says.
     """
     if data.source == "synthetic":
         return generated_sequences(data), None
@@ -64,7 +64,7 @@ def evaluation_sequences(
     seed: int,
     style: XStyle | None = None,
 ) -> collections.abc.Sequence[Sequence]:
-    """A data set's sequences, or without ``root`` generated ones from photographs kept for testing."""
+    """Return a data set's sequences, or without ``root`` generated ones from photographs kept for testing."""
     if root is not None:
         from tracker.data.layouts import open_dataset
 
@@ -88,9 +88,9 @@ def pair_settings(pairs: PairSection, network: NetworkConfig, crops: str = "host
 class RollingPairs:
     """Pairs from a window of generated sequences that moves on by ``refresh`` sequences each epoch.
 
-    A network that is trained from scratch sees more scenes than memory holds, and a scene is still rendered
-    only once. Epoch e draws from sequences [first + e * refresh, first + e * refresh + sequences): sample
-    (epoch, index) remains a pure function of the seed, whatever was rendered before.
+    A network that is trained from scratch then sees more scenes than memory holds, and a scene is still rendered only
+    once. Epoch e draws from sequences [first + e * refresh, first + e * refresh + sequences). Sample (epoch, index)
+    remains a pure function of the seed, whatever was rendered before.
     """
 
     def __init__(self, data: DataSection, settings: PairSettings, samples_per_epoch: int, seed: int) -> None:
@@ -133,7 +133,7 @@ def pairs_of(
     crops: str = "host",
     progress: bool = False,
 ) -> Any:
-    """The training pairs of a run; ``crops`` says where :class:`~tracker.data.dataset.PairSettings` has them made."""
+    """Return the training pairs of a run. ``crops`` says where crops are made, on the ``host`` or the ``device``."""
     settings = pair_settings(pairs, network, crops)
     if data.source == "synthetic" and data.refresh:
         return RollingPairs(data, settings, train.samples_per_epoch, train.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,23 @@ from torch import nn
 
 from tracker.config import RunConfig
 from tracker.errors import RGBXError
+from tracker.inference import InferenceSettings
 from tracker.models.checkpoints import find_weights, load_network
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import NetworkConfig, preset
 from tracker.models.tracker import Tracker, build_network
-from tracker.tuning.base import Origin, TunedTracker
+from tracker.train.validate import inference_settings
+from tracker.tuning.base import LoadTracker, Origin, TunedTracker
 from tracker.tuning.files import file_fingerprint, load_tracker, tune
 
 
 def network_config(config: RunConfig, kind: str) -> NetworkConfig:
-    """The architecture that ``config.network`` describes."""
+    """Return the architecture that ``config.network`` describes."""
     return preset(config.network.preset, kind=kind, **config.network.changes())
 
 
 def single_stream_start(config: RunConfig) -> tuple[Tracker, dict[str, Any] | None]:
-    """A new RGB tracker, or that of ``config.init`` and the meta of its file.
+    """Return a new RGB tracker, or that of ``config.init`` with the meta of its file.
 
     Raises:
         RGBXError: a checkpoint that cannot be used, or has two streams.
@@ -39,7 +42,7 @@ def single_stream_start(config: RunConfig) -> tuple[Tracker, dict[str, Any] | No
 
 
 def two_stream_start(config: RunConfig) -> tuple[Tracker, dict[str, Any]]:
-    """The network that fine-tuning starts from, and the meta of its file.
+    """Return the network that fine-tuning starts from, and the meta of its file.
 
     A two-stream checkpoint is taken as it is, an RGB one becomes both streams. Width and depth are the checkpoint's.
     Sizes of the crops, drop path and elimination are those of ``config.network`` where they stand there.
@@ -116,3 +119,29 @@ def check_finite(network: nn.Module, name: str) -> None:
                 f"{name} has {count} values in {key} that are NaN or infinite; it comes from a run that diverged, so "
                 "take an earlier checkpoint"
             )
+
+
+def loader_for(config: RunConfig) -> LoadTracker:
+    """Return what loads a tracker that is to see the pairs of ``config``, as a teacher does.
+
+    It is :func:`tracker.tuning.files.load_tracker`, and raises RGBXError as well where the file says that its tracker
+    was trained with crops of another factor or another style of X.
+    """
+
+    def load(path: Any, **changed: Any) -> tuple[Tracker | TunedTracker, NetworkConfig, Mapping[str, Any]]:
+        network, shape, meta = load_tracker(path, **changed)
+        learned, wanted = InferenceSettings.from_meta(meta), inference_settings(config)
+        for name in ("template_factor", "search_factor"):
+            theirs, ours = getattr(learned, name), getattr(wanted, name)
+            if theirs != ours:
+                raise RGBXError(
+                    f"the teacher was trained with {name} {theirs:g}, not {ours:g}; set pairs.{name}={theirs:g}"
+                )
+        if "inference" in meta and learned.rendering != wanted.rendering:
+            raise RGBXError(
+                f"the teacher knows X as {learned.rendering}, and the student would be shown {wanted.rendering}; give "
+                "data.depth_style and the other styles of the teacher"
+            )
+        return network, shape, meta
+
+    return load

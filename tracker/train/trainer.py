@@ -1,4 +1,4 @@
-"""The training loop: data, forward, loss, step, log; a resumed run ends with the same bits."""
+"""The training loop. A resumed run ends with the same bits as one that was never interrupted."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ from tracker.tuning.base import TunedTracker
 
 log = logging.getLogger("rgbx")
 
-KEEP_RATIOS = 32  # graphs that compiling may make of one network: OSTrack's warm-up has 17 ratios
+KEEP_RATIOS = 32
+"""Graphs that torch.compile may make of one network. OSTrack's warm-up has 17 keep ratios, each of which is a graph."""
 
 
 class Pairs(Protocol):
-    """What the trainer asks of a data set: sample ``i`` is a pure function of (seed, epoch, i)."""
+    """What the trainer asks of a data set. Sample ``i`` must be a pure function of (seed, epoch, i)."""
 
     def set_epoch(self, epoch: int) -> None: ...
     def __len__(self) -> int: ...
@@ -61,7 +62,7 @@ class Pairs(Protocol):
 
 
 class Interrupted(Exception):
-    """The run was stopped by a signal after a whole step; ``checkpoint`` holds its state, if it saves any."""
+    """A signal stopped the run after a whole step. ``checkpoint`` holds its state, if the run saves any."""
 
     def __init__(self, checkpoint: Path | None, step: int) -> None:
         super().__init__(f"stopped after step {step}" + (f"; resume from {checkpoint}" if checkpoint else ""))
@@ -71,16 +72,16 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One line of the log: ``step`` counts finished steps."""
+    """One line of the log. ``step`` counts finished steps."""
 
     step: int
     scalars: Mapping[str, float]
 
 
 class Remaining(Sampler[int]):
-    """Indices of the epoch that are still to come, in order: the data set itself is what is random.
+    """The indices of the epoch that are still to come, in order, because the data set itself is what is random.
 
-    Of each batch a process draws its own part, so that all of them together draw what one alone would.
+    A process draws its own part of each batch, so that all processes together draw what one alone would.
     """
 
     def __init__(self, batch_size: int, processes: Processes) -> None:
@@ -97,7 +98,7 @@ class Remaining(Sampler[int]):
 
 
 class Trainer:
-    """Trains ``network`` on ``dataset`` for ``settings.total_steps`` steps.
+    """Train ``network`` on ``dataset`` for ``settings.total_steps`` steps.
 
     Args:
         network: answers ``network(template, search)`` with what ``loss`` understands; already on its device.
@@ -161,11 +162,11 @@ class Trainer:
         self._stopping = False  # what all processes have agreed on
         self.model = self._prepared()
         if not self.processes.first:
-            # Drop path of its own; the first one's is that of a run in one process.
+            # Each process draws its own drop path; the first one draws as a run of one process does.
             seed_process(settings.seed, self.processes.rank)
 
     def _prepared(self) -> Callable[..., Any]:
-        """What the forward pass of training goes through; ``network`` keeps its weights and its names."""
+        """Return what training calls for a forward pass. ``network`` keeps its weights and its names."""
         s = self.settings
         if s.tf32 and self.device.type != "cuda":
             raise RGBXError("train.tf32 is for a GPU, and this run is on the CPU; leave train.tf32 out")
@@ -190,7 +191,7 @@ class Trainer:
     # ---------------------------------------------------------------- the loop
 
     def run(self, until: int | None = None) -> list[StepRecord]:
-        """Train from where the state stands to the end, or to step ``until``; returns the log of this call.
+        """Train from where the state stands to the end, or to step ``until``, and return the log of this call.
 
         Raises:
             RGBXError: the loss or the gradient is not finite; the state is that of the last good step. Or the folder
@@ -248,7 +249,7 @@ class Trainer:
         return self.history
 
     def begin_epoch(self) -> None:
-        """Tell the data, and a network that eliminates candidates, which epoch it is."""
+        """Tell the data which epoch it is, and a network that eliminates candidates as well."""
         self.dataset.set_epoch(self.epoch)
         if _eliminates(self.network):
             network: Any = self.network
@@ -256,8 +257,8 @@ class Trainer:
             network.set_keep_ratio(keep_ratio_at(self.epoch + 1, network.config.keep_ratio))
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Forward, loss, backward, clip, step. Scalars stay tensors until they are logged."""
-        # Batch norm, where it is trained, moves its statistics before anything is known of the loss.
+        """Take one training step. Scalars stay tensors until they are logged, so that the host does not wait."""
+        # A batch norm that is trained moves its statistics before the loss is known, so they may have to be put back.
         moving = self.network.buffers() if self.settings.batchnorm == "train" else ()
         buffers = [(buffer, buffer.clone()) for buffer in moving]
         self.optimizer.zero_grad(set_to_none=True)
@@ -280,7 +281,7 @@ class Trainer:
         return {**sums, "gradient_norm": norm}
 
     def forward(self, template: Tensor, search: Tensor) -> Any:
-        """The network's answer to crops (B, 6, H, W) uint8, in the configured precision."""
+        """Return the network's answer to crops (B, 6, H, W) uint8, in the configured precision."""
         template, search = normalize(template), normalize(search)
         if self.settings.precision == "fp32":
             return self.model(template, search)
@@ -288,7 +289,7 @@ class Trainer:
             return self.model(template, search)
 
     def batches(self) -> DataLoader[dict[str, Tensor]]:
-        """What is left of the epoch. The loader has its own generator, so that it does not move torch's."""
+        """Return a loader of what is left of the epoch. It has its own generator, so that it does not move torch's."""
         s = self.settings
         self._remaining.first = self.index
         self._remaining.end = s.steps_per_epoch * s.batch_size
@@ -308,7 +309,7 @@ class Trainer:
         return self._loader
 
     def train_mode(self) -> None:
-        """Training mode, but for the batch norms where the settings freeze their statistics."""
+        """Put the network into training mode, except for batch norms whose statistics the settings freeze."""
         self.network.train()
         if self.settings.batchnorm == "frozen":
             for module in self.network.modules():
@@ -316,7 +317,7 @@ class Trainer:
                     module.eval()
 
     def read(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
-        """Bring what is logged to the host: losses are the means of all processes."""
+        """Bring what is logged to the host. Losses are the means over all processes."""
         means = self.processes.mean(torch.stack([value.float() for value in scalars.values()]))
         values = dict(zip(scalars, means.tolist(), strict=True))
         values["lr"] = float(self.optimizer.param_groups[-1]["lr"])
@@ -362,8 +363,8 @@ class Trainer:
         """Continue from a checkpoint file, or from the newest one in a run folder.
 
         As many processes and threads as wrote it go on to the same bits. With another number of processes the run goes
-        on with the same batches, and with new random numbers for dropout. Checkpoints of later steps in the run's own
-        folder are of a way that is left now; the next one that is saved removes them.
+        on with the same batches, and with new random numbers for dropout. Going back to an earlier checkpoint gives the
+        later ones in the run's own folder up: the next save removes them.
 
         Raises:
             RGBXError: there is none, it is not whole, or it does not fit; nothing is changed then.
@@ -406,7 +407,7 @@ class Trainer:
         return self.step >= last or (self.step % every == 0 if every else at_end)
 
     def _averaging(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Processes average their gradients once a step, in the backward pass of a batch's last part."""
+        """Let processes average their gradients once a step, in the backward pass of a batch's last part."""
         if last or self.processes.count == 1:
             return contextlib.nullcontext()
         distributed: Any = self.model
@@ -416,7 +417,7 @@ class Trainer:
     def _check_finite_and_stop(
         self, losses: Mapping[str, Tensor], norm: Tensor, buffers: list[tuple[Tensor, Tensor]]
     ) -> None:
-        """One look at the device: is everything finite, and has any process been asked to stop?"""
+        """Find out in one transfer whether all is finite and whether any process was asked to stop."""
         total = losses["loss/total"]
         stop = torch.full_like(norm, self._stop)
         found = self.processes.largest(torch.stack([~total.isfinite(), ~norm.isfinite(), stop > 0]).float())
@@ -465,8 +466,10 @@ def base_fingerprint(network: nn.Module) -> str | None:
 
 
 def _prepare_loader_process(worker: int) -> None:
-    """Ctrl-C reaches loader processes too, and the step under way still needs their data. Each has one thread: there
-    are as many processes as cores are to be kept busy.
+    """Let a loader process ignore Ctrl-C and use one thread.
+
+    Ctrl-C reaches loader processes too, and the step under way still needs their data. There are as many processes as
+    cores are to be kept busy, so one thread each is enough.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -474,7 +477,7 @@ def _prepare_loader_process(worker: int) -> None:
 
 
 class _StopAfterStep:
-    """The first SIGINT or SIGTERM asks for a stop between two steps; the second one is obeyed at once.
+    """Stop between two steps at the first SIGINT or SIGTERM, and at once at the second.
 
     A step cut in half would leave weights and moments of different steps behind.
     """

@@ -1,4 +1,4 @@
-"""How well a network tracks held-out generated sequences."""
+"""Validation in the course of training: how well the network tracks held-out sequences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_BATCH = 16
 
 
 def inference_settings(config: RunConfig) -> InferenceSettings:
-    """The crop factors and the style of X that the network was trained with."""
+    """Return the crop factors and the style of X that the network was trained with."""
     data = config.data
     return InferenceSettings(
         config.pairs.template_factor,
@@ -34,7 +34,7 @@ def inference_settings(config: RunConfig) -> InferenceSettings:
 
 
 def held_out_sequences(config: RunConfig, kinds: Iterable[str] = ()) -> list[Any]:
-    """Generated sequences from photographs that training never sees, of the modality that training has.
+    """Make sequences from photographs that training never sees, of the modality that training has.
 
     Raises:
         RGBXError: training has several modalities.
@@ -59,7 +59,7 @@ def held_out_sequences(config: RunConfig, kinds: Iterable[str] = ()) -> list[Any
 
 
 def validation_sequences(config: RunConfig, kinds: Iterable[str] = ()) -> Sequence[Any]:
-    """What the configuration validates on: generated sequences, or a split of the training data set.
+    """Return what the configuration validates on: generated sequences, or a split of the training data set.
 
     Raises:
         RGBXError: there is no such split; or ``data`` is a generator, whose splits are the other source.
@@ -74,7 +74,7 @@ def validation_sequences(config: RunConfig, kinds: Iterable[str] = ()) -> Sequen
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
-    """At most ``count`` of them, from all over the list: the same ones each time."""
+    """Take at most ``count`` items from all over the list, the same ones each time."""
     kept = min(count, len(items))
     return [items[index * len(items) // kept] for index in range(kept)]
 
@@ -82,7 +82,7 @@ def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
 def validation(
     config: RunConfig, network: nn.Module, processes: Processes | None = None, kinds: Iterable[str] = ()
 ) -> Callable[[int], dict[str, float]] | None:
-    """A function of the epoch for the trainer: success and precision on held-out sequences, when due.
+    """Make a function of the epoch for the trainer: success and precision on held-out sequences, when due.
 
     Several processes take turns in the sequences, and all of them get the same scores. ``kinds`` are the modalities of
     the training data.

@@ -30,6 +30,9 @@ BASE = "base."
 Loss = Callable[[Any, Tensor], Mapping[str, Tensor]]
 """From what the network answers and boxes ``(B, 4)`` to losses by name, ``(B,)`` each, ``total`` among them."""
 
+LoadTracker = Callable[..., "tuple[Tracker | TunedTracker, NetworkConfig, Mapping[str, Any]]"]
+"""From a checkpoint's path or name to the network, its shape and what its file says of it."""
+
 
 class Origin(NamedTuple):
     """The network that a method started from: the name or path of its file, and the fingerprint of its weights."""
@@ -109,8 +112,10 @@ class TunedTracker(nn.Module, abc.ABC):
         """
         return loss
 
-    def begin_training(self, config: RunConfig) -> None:
+    def begin_training(self, config: RunConfig, load: LoadTracker) -> None:
         """Called once before a run, with its configuration, on the run's device: teachers and caches are made here.
+
+        ``load`` is :func:`tracker.tuning.files.load_tracker`, which knows all methods and so cannot be imported by one.
 
         A module that only training needs, and that is neither trained nor saved, goes into :meth:`keep_aside`.
         """

@@ -17,7 +17,7 @@ from tracker.models.checkpoints.fingerprint import network_fingerprint
 from tracker.models.config import NetworkConfig, evenly_spaced_layers
 from tracker.models.elimination import to_grid
 from tracker.models.tracker import SingleStreamTracker, Tracker, TrackerOutput
-from tracker.tuning.base import Loss, TunedTracker
+from tracker.tuning.base import LoadTracker, Loss, TunedTracker
 from tracker.tuning.distill_losses import Distiller, Tap
 from tracker.tuning.distill_masking import draw_hidden, hide_blocks
 from tracker.tuning.distill_teacher import TapCache, Teacher
@@ -123,32 +123,22 @@ class Student(TunedTracker):
         whole = to_grid(features, kept, self.config.template_cells**2, self.config.search_cells)
         return base.answer(whole), layers, Tap(features, kept)
 
-    def begin_training(self, config: RunConfig) -> None:
+    def begin_training(self, config: RunConfig, load: LoadTracker) -> None:
         """Open the teacher that ``config.distill`` names.
 
         Raises:
-            RGBXError: there is none, it cannot be a teacher, or it was trained with crops of another factor.
+            RGBXError: there is none, it cannot be a teacher, or it was trained with other crops or another style of X.
         """
-        from tracker.inference.online import InferenceSettings
-        from tracker.tuning.files import load_tracker
-
         settings = config.distill
         if settings.teacher is None:
             raise RGBXError("distill.teacher is not set; give the checkpoint of a two-stream tracker to learn from")
-        network, shape, meta = load_tracker(
+        network, shape, _ = load(
             settings.teacher,
             template_size=self.config.template_size,
             search_size=self.config.search_size,
             elimination_layers=(),
             keep_ratio=1.0,
         )
-        learned = InferenceSettings.from_meta(meta)
-        for name in ("template_factor", "search_factor"):
-            wanted, given = getattr(learned, name), getattr(config.pairs, name)
-            if wanted != given:
-                raise RGBXError(
-                    f"the teacher was trained with {name} {wanted:g}, not {given:g}; set pairs.{name}={wanted:g}"
-                )
         if self.distiller is None:
             self.learn_from(shape)
         cache = None

@@ -163,7 +163,7 @@ def _pictured(
 
 
 def _common(scores: list[dict[str, dict[str, float]]]) -> list[dict[str, dict[str, float]]]:
-    """Scores of the sequences that all runs have: means over different ones cannot be compared."""
+    """Keep the scores of the sequences that all runs have: means over different ones cannot be compared."""
     names = set.intersection(*(set(own) for own in scores))
     return [{name: own[name] for name in own if name in names} for own in scores]
 
@@ -188,7 +188,7 @@ def _summary(
 def _note(sequences: ListLike[Sequence], pictures: dict[str, Pictures]) -> str:
     scored = (
         "Success is the mean over thresholds of the share of frames with a larger IoU, precision the share with the "
-        "center within 20 pixels, both over the frames that have a ground truth."
+        "center within 20 pixels, both by LasHeR's rules over the frames that have a ground truth."
     )
     if not pictures:
         return f"{scored} No pictures."
@@ -207,7 +207,7 @@ def _document(
     runs: ListLike[Run],
     pictures: dict[str, Pictures],
 ) -> Iterator[str]:
-    """The file in parts, so that not all of a large one is in memory twice."""
+    """Return the file in parts, so that not all of a large one is in memory twice."""
     assets = importlib.resources.files("tracker.viewing")
     template = (assets / "page.html").read_text(encoding="utf-8")
     before, after = template.split("{{data}}")
@@ -263,7 +263,7 @@ def _record_data(record: Record | None, sequence: Sequence) -> dict[str, Any] | 
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Four decimals: one more than is shown."""
+    """Round to four decimals: one more than is shown."""
     return [value if math.isfinite(value) else None for value in np.round(values, 4).tolist()]
 
 

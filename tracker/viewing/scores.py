@@ -48,12 +48,12 @@ class Difference:
 
 
 def has_truth(sequence: Sequence) -> bool:
-    """Whether there is a box to compare with; the first one was given to the tracker."""
+    """Return whether there is a box to compare with; the first one was given to the tracker."""
     return int(sequence.present.sum()) > 1
 
 
 def score_runs(runs: ListLike[Run], sequences: ListLike[Sequence]) -> list[dict[str, dict[str, float]]]:
-    """Success and precision of every run: sequence name to ``SR`` and ``PR`` in [0, 1].
+    """Score every run by success and precision: sequence name to ``SR`` and ``PR`` in [0, 1].
 
     By LasHeR's rules over the frames that have a ground truth (``absent="excluded"``), so that a score is
     that of the curve beside it whatever the data set; :mod:`tracker.evaluation` has each benchmark's own rules.
@@ -69,20 +69,20 @@ def score_runs(runs: ListLike[Run], sequences: ListLike[Sequence]) -> list[dict[
 
 
 def mean_scores(scores: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Means over sequences; empty where there is none."""
+    """Average over sequences; the answer is empty where there is none."""
     if not scores:
         return {}
     return {key: float(np.mean([s[key] for s in scores.values()])) for key in SCORES}
 
 
 def compare_scores(first: dict[str, dict[str, float]], second: dict[str, dict[str, float]]) -> list[Difference]:
-    """Differences on the sequences that both have, those of success that are largest first."""
+    """Compare two runs on the sequences that both have, the largest difference of success first."""
     both = [Difference(name, first[name], second[name]) for name in first if name in second]
     return sorted(both, key=lambda d: -abs(d.of("SR")))
 
 
 def difference_table(runs: ListLike[Run], sequences: ListLike[Sequence], lines: int) -> str:
-    """The largest differences of two runs as text, in percent."""
+    """Return the largest differences of two runs as text, in percent."""
     found = compare_scores(*score_runs(runs, sequences))
     if not found:
         return "no sequence with ground truth in both runs: nothing to compare"

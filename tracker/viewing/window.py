@@ -112,7 +112,7 @@ class LiveWindow:
         return self.open
 
     def close(self) -> None:
-        """Close it; again does nothing."""
+        """Close the window; a second call does nothing."""
         if self.open:
             self._plt.close(self._figure)
             self.open = False

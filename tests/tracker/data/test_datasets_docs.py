@@ -25,6 +25,7 @@ LAYOUT = {
     "rgbt234": ("RGBT234", "rgbt234", "thermal"),
     "rgbt210": ("RGBT210", "rgbt210", "thermal"),
     "gtot": ("GTOT", "gtot", "thermal"),
+    "vtuav": ("VTUAV", "vtuav", "thermal"),
     "depthtrack": ("DEPTHTRACK", "depthtrack", "depth"),
     "vot-rgbd": ("VOT_RGBD", "vot_rgbd", "depth"),
     "visevent": ("VISEVENT", "visevent", "event"),
@@ -66,7 +67,8 @@ def commands(page: str) -> list[list[str]]:
 
 def download(root: Path, layout: str, modality: str) -> None:
     """A generated data set in the place of a downloaded one: training sequences and a test sequence."""
-    config = SyntheticConfig(modality=modality, length=6, size=(96, 72), difficulty=0.2, leave=0.0, occlusion=0.0)
+    length = 21 if layout == "vtuav" else 6  # one frame in ten has a box
+    config = SyntheticConfig(modality=modality, length=length, size=(96, 72), difficulty=0.2, leave=0.0, occlusion=0.0)
     recordings = layout == "fe108"
     if layout == "folders":
         folders = generate_dataset(config, 2, root, layout, None)

@@ -17,6 +17,7 @@ from tracker.data.sources import open_sources, with_split
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
 from tracker.train.sources import sequences_of
+from tracker.train.validate import held_out_sequences
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +157,18 @@ def test_a_style_below_the_data_asks_for_nothing(tmp_path: Path) -> None:
     mine.write_text("data: {depth_style: raw}\n")
     data = load_config(RunConfig, mine, ["init=tiny_rgb", f"data.root={tmp_path / 'set'}"], command="train").data
     assert len(sequences_of(data)[0]) == 1
+
+
+def test_generated_validation_has_the_modality_of_the_training_files() -> None:
+    """It was thermal, whatever was trained on."""
+    config = load_config(RunConfig, None, ["validation.every=1", "validation.sequences=1", "validation.length=2"])
+    assert [s.modality for s in held_out_sequences(config, {"depth"})] == ["depth"]
+    assert [s.modality for s in held_out_sequences(config)] == ["thermal"]
+    with pytest.raises(RGBXError, match=r"validation.source=generated has one modality, and .* depth and thermal"):
+        held_out_sequences(config, {"thermal", "depth"})
+
+
+def test_the_layout_of_the_section_is_that_of_sets_without_their_own(sets: Path) -> None:
+    parts = [{"root": sets / "lasher", "layout": "folders"}, {"root": sets / "lasher"}]
+    sequences, _ = open_sources(section(sets=parts, layout="lasher", split="train"))
+    assert [sequence.origin for sequence in sequences] == [0.0] * 4 + [1.0] * 4

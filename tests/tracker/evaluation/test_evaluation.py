@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tracker.data.layouts import open_dataset, write_sequence
 from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
 from tracker.evaluation import (
@@ -187,6 +188,21 @@ def test_a_folder_of_results_is_scored_with_prefixes_splits_and_gaps(tmp_path: P
         evaluate_folder(data, results, "vot")
     with pytest.raises(RGBXError, match="no annotated sequence"):
         evaluate_folder(tmp_path / "report", results)
+
+
+def test_splits_that_only_the_layouts_know_are_those_of_tracking(tmp_path: Path) -> None:
+    names = [f"s{k}" for k in range(6)]
+    for name in names:
+        write_sequence(
+            ArraySequence(name, "thermal", np.zeros((4, 60, 60, 6), np.uint8), PERFECT - 1), tmp_path, "lasher"
+        )
+    (tmp_path / "trainingsetList.txt").write_text("\n".join(names) + "\n")
+    for name in names:
+        write_boxes(tmp_path / "results" / f"{name}.txt", PERFECT)
+    held = {s.name for s in open_dataset(tmp_path, split="val")}
+    found = evaluate_folder(tmp_path, tmp_path / "results", split="val")
+    assert {s.name for s in found.sequences} == held
+    assert 0 < len(held) < len(names)
 
 
 def test_an_absence_file_makes_it_visevent(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from tests.tracker.evaluation import toolkit_loops as loops
 from tests.tracker.evaluation.toolkit_loops import Box, Measured, Refused, no_ties
 from tracker.data.layouts import open_sequence
+from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
 from tracker.evaluation import LasHeROptions, evaluate, evaluate_folder, read_boxes
 from tracker.evaluation.annotations import Annotation
@@ -309,10 +310,20 @@ def test_tracks_of_an_opened_folder_are_scored_like_their_files(tmp_path: Path, 
     (folder / ("absent_label.txt" if protocol == "visevent" else "absent.txt")).write_text("1\n1\n0\n1\n")
     results = [[10.0, -0.5, 20, 20], [11.0, 5, 20, 20], [10.0, 5, 20, 20], [10.0, 9, 20, 20]]
     write_lines(tmp_path / "results" / "s.txt", results)
+    # Flagged present without a box: opened for tracking, and refused where every annotation has to be sound.
+    (folder / "groundtruth.txt").write_text((folder / "groundtruth.txt").read_text() + "0,0,0,0\n")
+    flags = next(folder.glob("absent*.txt"))
+    flags.write_text(flags.read_text() + "1\n")
+    for name in names:
+        Image.new("RGB", SIZE).save(folder / name / "frame0004.bmp")
+    results.append([10.0, 9, 20, 20])
+    write_lines(tmp_path / "results" / "s.txt", results)
+    with pytest.raises(RGBXError, match="contradicts the boxes"):
+        open_sequence(folder)
     files = evaluate_folder(tmp_path / "data", tmp_path / "results", protocol).scores
-    memory = evaluate([open_sequence(folder)], {"s": np.array(results)}, protocol).scores
+    memory = evaluate([open_sequence(folder, faulty_boxes="keep")], {"s": np.array(results)}, protocol).scores
     assert memory == {name: pytest.approx(value) for name, value in files.items()}
-    assert files["PR"] == 0.75
+    assert files["PR"] == 0.8
 
 
 # ---- whole protocols against the loops, on generated boxes
@@ -475,6 +486,22 @@ def test_vtuav_wants_a_result_for_every_frame() -> None:
     annotation = Annotation("s", np.array([STILL] * 4))
     with pytest.raises(RGBXError, match=r"30 results for 4 annotated frames.*at least 31"):
         evaluate_annotations([annotation], {"s": np.array([STILL] * 30)}, "vtuav")
+
+
+def test_vtuav_in_memory_takes_the_annotated_frames() -> None:
+    """Annotations between two annotated frames are not there, and results there do not count."""
+    truth = np.full((21, 4), math.nan)
+    truth[[0, 10, 20]] = STILL
+    results = np.full((21, 4), 5.0)
+    results[[0, 10]] = STILL
+    sequence = ArraySequence("s", "thermal", np.zeros((21, 80, 100, 6), np.uint8), truth)
+    assert evaluate([sequence], {"s": results}, "vtuav").scores["MPR"] == pytest.approx(2 / 3)
+    # Where numbers of frames are missing, the third annotation is of another frame; the toolkit takes result 20 for it.
+    moved = np.full((21, 4), math.nan)
+    moved[[0, 10, 19]] = STILL
+    sequence.boxes = moved
+    sequence.annotated = np.isfinite(moved).all(axis=1)  # type: ignore[attr-defined]
+    assert evaluate([sequence], {"s": results}, "vtuav").scores["MPR"] == pytest.approx(2 / 3)
 
 
 def test_vtuav_rounds_boxes_that_are_given_as_corners(tmp_path: Path) -> None:

@@ -73,6 +73,14 @@ def test_absence_files_mean_what_their_sets_say(tmp_path: Path) -> None:
     assert (own.protocol, own.scores["PR"], own.sequences[0].absent) == ("coesot", 0.75, 1)
     assert evaluate_folder(tmp_path / "annos", tmp_path / "results", "visevent").scores["PR"] == 0.75
     assert evaluate_folder(tmp_path / "annos", tmp_path / "results", "coesot").scores["PR"] == 0.25
+    for protocol in ("auto", "lasher"):
+        with pytest.raises(RGBXError, match=r"VisEvent's toolkit, and present if .* give the protocol"):
+            evaluate_folder(tmp_path / "annos", tmp_path / "results", protocol)
+    # VisEvent's toolkit has the boxes in a folder of their own.
+    (tmp_path / "annos" / "gt_rect").mkdir()
+    (tmp_path / "annos" / "s.txt").rename(tmp_path / "annos" / "gt_rect" / "s.txt")
+    for place in (tmp_path / "annos", tmp_path / "annos" / "gt_rect"):
+        assert evaluate_folder(place, tmp_path / "results", "visevent").scores["PR"] == 0.75
     (tmp_path / "annos" / "absent" / "s.txt").write_text("0\n1\n")
     with pytest.raises(RGBXError, match="has 2 lines"):
         evaluate_folder(tmp_path / "annos", tmp_path / "results", "coesot")

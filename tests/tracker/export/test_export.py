@@ -72,7 +72,7 @@ def test_file_is_valid_and_says_how_it_is_run(exported: tuple[Tracker, Path]) ->
     assert meta["normalization"]["mean"] == [0.485, 0.456, 0.406]
     assert meta["network"] == network.config.to_dict()
     assert [p.name for p in path.parent.iterdir()] == ["small.onnx"]
-    assert b"tracker.py" not in path.read_bytes()  # nor any other place that the nodes came from
+    assert b"stream.py" not in path.read_bytes()  # nor any other place that the nodes came from
 
 
 def test_online_tracker_runs_it_unchanged(exported: tuple[Tracker, Path]) -> None:

@@ -14,6 +14,7 @@ import tracker
 from tests.tracker.inference.test_inference import moving
 from tracker import Tracker
 from tracker.data.depth import depth_to_image
+from tracker.data.thermal import thermal_to_image
 from tracker.errors import RGBXError
 from tracker.inference import InferenceSettings, OnlineTracker
 from tracker.inference.missing import Frame
@@ -71,15 +72,20 @@ def test_every_form_of_a_frame_is_the_same_frame(checkpoint: Path, form: str) ->
     np.testing.assert_array_equal(np.stack(boxes), expected(checkpoint, list(frames)))
 
 
-def test_x_of_one_channel_and_depth_in_millimeters(checkpoint: Path) -> None:
+def tripled(image: np.ndarray) -> np.ndarray:
+    return np.repeat(image[:, :, None], 3, axis=2)
+
+
+def test_x_of_one_channel_in_8_bits_or_as_it_was_measured(checkpoint: Path) -> None:
     frames = noisy()
     gray = [frame[:, :, 3].copy() for frame in frames]
-    depth = [1000 + 7 * image.astype(np.uint16) for image in gray]
-    for images, pictures in (
-        (gray, [np.repeat(g[:, :, None], 3, axis=2) for g in gray]),
-        (depth, [depth_to_image(d, "grey") for d in depth]),
+    raw = [1000 + 7 * image.astype(np.uint16) for image in gray]
+    for images, pictures, modality in (
+        (gray, [tripled(image) for image in gray], "depth"),
+        (raw, [depth_to_image(image, "grey") for image in raw], "depth"),
+        (raw, [tripled(thermal_to_image(image, "percentile")) for image in raw], "thermal"),
     ):
-        follower = Tracker(checkpoint)
+        follower = Tracker(checkpoint, modality=modality)
         follower.init((frames[0][:, :, :3], images[0]), BOX)
         boxes = [follower.update((f[:, :, :3], x)).box for f, x in zip(frames[1:], images[1:], strict=True)]
         whole = [np.concatenate([f[:, :, :3], p], axis=2) for f, p in zip(frames, pictures, strict=True)]
@@ -115,6 +121,8 @@ def test_a_target_can_be_taken_again(checkpoint: Path) -> None:
 def test_what_it_cannot_take_is_refused(checkpoint: Path) -> None:
     with pytest.raises(RGBXError, match=r"unexpected keyword argument 'serch_growth'.*fields of"):
         Tracker(checkpoint, serch_growth=1.2)
+    with pytest.raises(RGBXError, match="modality is 'sonar'"):
+        Tracker(checkpoint, modality="sonar")
     with pytest.raises(RGBXError, match="does not exist"):
         Tracker("no-such-network")
     with pytest.raises(RGBXError, match="precision 'int4' is unknown"):

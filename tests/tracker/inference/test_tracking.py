@@ -215,3 +215,18 @@ def test_tracks_of_faulty_annotations_are_scored_over_their_frames() -> None:
     track = track_sequence(BrightestBlob(1.5), faulty)
     scores = evaluate([faulty], {"s": track}).scores
     assert 0.8 < scores["PR"] <= 1
+
+
+def test_vtuav_is_tracked_and_scored_over_its_annotated_frames(tmp_path: Path) -> None:
+    """One frame in ten is annotated; the figures of the tracks in memory are those of their files."""
+    for k in range(2):
+        write_sequence(moving(f"s{k}", 24, phase=k), tmp_path / "data", "vtuav", lossless=True)
+    assert len((tmp_path / "data" / "s0" / "rgb.txt").read_text().splitlines()) == 3
+    sequences = open_dataset(tmp_path / "data")
+    tracks = track_dataset(BrightestBlob(1.2), sequences, tmp_path / "results", progress=False)
+    assert [len(track.boxes) for track in tracks.values()] == [24, 24]
+    files = evaluate_folder(tmp_path / "data", tmp_path / "results")
+    assert (files.protocol, files.frames) == ("vtuav", 6)
+    memory = evaluate(sequences, tracks, "vtuav")
+    assert 0.5 < memory.scores["MSR"] < 0.95
+    assert memory.scores == pytest.approx(files.scores, abs=1e-12)

@@ -420,6 +420,19 @@ def test_target_cell_loss_differs_only_where_the_score_is_wrong() -> None:
     assert not torch.equal(plain(wrong, boxes)["giou"], plain(right, boxes)["giou"])
 
 
+def test_tf32_on_a_cpu_is_refused(pairs: PairDataset) -> None:
+    with pytest.raises(RGBXError, match=r"train.tf32 is for a GPU, and this run is on the CPU; leave train.tf32 out"):
+        trainer_of(run_config("train.tf32=true"), pairs)
+
+
+def test_a_trainer_refuses_the_folder_of_another_run(pairs: PairDataset, tmp_path: Path) -> None:
+    trainer_of(run_config(), pairs, tmp_path).run(until=2)
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(RGBXError, match=f"^{tmp_path} holds another run already"):
+        trainer_of(run_config(), pairs, tmp_path).run(until=1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == saved
+
+
 def test_learning_rate_schedules() -> None:
     base = {"epochs": 10, "samples_per_epoch": 100, "batch_size": 10, "warmup_steps": 9}
     cosine = TrainSection(**base, schedule="cosine", final_lr=0.1)

@@ -20,7 +20,7 @@ from tracker.models.config import preset
 from tracker.models.elimination import to_grid
 from tracker.models.tracker import TwoStreamTracker, build_network
 from tracker.train.losses import TrackingLoss
-from tracker.train.start import starting_network
+from tracker.train.start import loader_for, starting_network
 from tracker.tuning.distill import Student, StudentAnswer
 from tracker.tuning.distill_teacher import TapCache, Teacher, pixels_of
 from tracker.tuning.files import load_tracker, save_tracker, tune
@@ -151,6 +151,19 @@ def test_without_masks_training_sees_what_evaluation_sees() -> None:
     assert torch.equal(answer.output.features, network.eval()(template, search).features)
 
 
+def test_the_training_pass_is_one_graph() -> None:
+    """The teacher is no part of it: it runs where the loss is computed."""
+    torch.compiler.reset()
+    network = taught(mask_probability=0.0)
+    network.head.freeze_statistics()
+    template, search = crops(network.config)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    answer = compiled(template, search)
+    assert torch.equal(answer.output.features, network(template, search).output.features)
+    masked = torch.compile(taught(mask_probability=1.0), backend="eager", fullgraph=True)(template, search)
+    assert not torch.allclose(masked.output.features, answer.output.features)
+
+
 def test_the_teacher_gets_no_gradient_and_is_no_part_of_the_student() -> None:
     network = taught()
     answer = network(*crops(network.config))
@@ -180,7 +193,7 @@ def test_bf16_learns_from_the_same_teacher(tmp_path: Path) -> None:
         torch.manual_seed(0)
         network = starting_network(run)[0]
         assert isinstance(network, Student)
-        network.begin_training(run)
+        start_training(network, run)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             answer = network.train()(*crops(network.config))
         losses[precision] = network.training_loss(TrackingLoss())(answer, torch.full((2, 4), 0.5))
@@ -273,16 +286,23 @@ def run_of(folder: Path, *overrides: str) -> RunConfig:
     return load_config(RunConfig, None, [f"init={folder / 'rgb.safetensors'}", "tuning=distill", *overrides])
 
 
+def start_training(network: Any, config: RunConfig) -> None:
+    network.begin_training(config, loader_for(config))
+
+
 def test_a_teacher_that_cannot_teach_is_refused(tmp_path: Path) -> None:
     saved_rgb(tmp_path / "rgb.safetensors")
     network = student()
     with pytest.raises(RGBXError, match=r"distill\.teacher is not set"):
-        network.begin_training(run_of(tmp_path))
+        start_training(network, run_of(tmp_path))
     with pytest.raises(RGBXError, match="a teacher needs two streams"):
-        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'rgb.safetensors'}"))
+        start_training(network, run_of(tmp_path, f"distill.teacher={tmp_path / 'rgb.safetensors'}"))
     save_network(tmp_path / "two.safetensors", two_streams(), meta={"inference": {"search_factor": 5.0}})
     with pytest.raises(RGBXError, match=r"trained with search_factor 5, not 4; set pairs.search_factor=5"):
-        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'two.safetensors'}"))
+        start_training(network, run_of(tmp_path, f"distill.teacher={tmp_path / 'two.safetensors'}"))
+    save_network(tmp_path / "raw.safetensors", two_streams(), meta={"inference": {"depth_style": "raw"}})
+    with pytest.raises(RGBXError, match=r"knows X as .*raw.*; give data\.depth_style"):
+        start_training(network, run_of(tmp_path, f"distill.teacher={tmp_path / 'raw.safetensors'}"))
     with pytest.raises(RGBXError, match=r"grids of 2 and 4 cells and the student of 2 and 6"):
         tuned("distill", rgb_tracker(search_size=96)).learn_from(two_streams().config)  # type: ignore[operator]
     with pytest.raises(RGBXError, match="meet 4 times, and the student has 2 layers"):

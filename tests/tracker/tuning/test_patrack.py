@@ -13,6 +13,7 @@ from tracker.config import PATrackSection
 from tracker.errors import RGBXError
 from tracker.models.config import preset
 from tracker.models.tracker import Tracker, build_network
+from tracker.train.activations import recompute_blocks
 from tracker.tuning.patrack import PATrack
 
 
@@ -135,6 +136,25 @@ def test_vit_b_has_3_72_million_adapter_parameters() -> None:
 def build_on_meta() -> Tracker:
     with torch.device("meta"):
         return build_network(preset("vit_b_256", kind="single_stream"))
+
+
+def test_recomputed_activations_give_the_same_gradient_of_less_memory() -> None:
+    """With dropout: what is computed twice has to draw the same numbers twice."""
+    gradients, sizes = [], []
+    for recomputed in (False, True):
+        network = tuned().train()
+        if recomputed:
+            recompute_blocks(network)
+        saved: list[int] = []
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=saved: kept.append(t.numel()) or t, lambda t: t):  # type: ignore[misc]
+            network(*crops()).score_map.sum().backward()
+        gradients.append(
+            [parameter.grad for name, parameter in network.named_parameters() if name.startswith("layers.")]
+        )
+        sizes.append(sum(saved))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert sizes[1] < 0.7 * sizes[0]
 
 
 def test_elimination_is_refused_before_and_later() -> None:

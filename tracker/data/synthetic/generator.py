@@ -13,7 +13,7 @@ from tracker.errors import RGBXError
 
 
 class SyntheticSequence(Sequence):
-    """A rendered sequence: frames on demand, pure functions of (config, index, frame), kept as uint8.
+    """A generated sequence. Frames are rendered on demand as pure functions of (config, index, frame).
 
     Boxes: the whole silhouette's extent, whether something hides a part of it or not, clipped to the image,
     in whole pixels; the target is present where at least a quarter of its silhouette is inside the image and
@@ -43,7 +43,7 @@ class SyntheticSequence(Sequence):
 
     @property
     def scene(self) -> Scene:
-        """The objects, light and camera; built when first needed."""
+        """The objects, light and camera, which are built when first needed."""
         if self._scene is None:
             self._scene = Scene(self.config, self.index)
         return self._scene
@@ -95,7 +95,7 @@ class SyntheticSequence(Sequence):
         return join_halves(rgb, self.render_x(x))
 
     def render_x(self, x: np.ndarray) -> np.ndarray:
-        """Raw X to (H, W, 3) uint8."""
+        """Draw raw X as (H, W, 3) uint8."""
         if self.modality == "depth":
             return depth_to_image(x, self.config.style.depth, self.config.style.depth_clip)
         if self.modality == "event":

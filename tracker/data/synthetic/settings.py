@@ -65,7 +65,7 @@ class SyntheticConfig:
                 raise RGBXError(f"{name} is {value}; expected a number in [0, 1]")
 
     def share(self, name: str) -> float:
-        """The share called ``name``, or what the difficulty makes of it."""
+        """Return the share called ``name``, or what the difficulty makes of it."""
         value = getattr(self, name)
         if value is not None:
             return float(value)
