@@ -14,7 +14,7 @@ from tests.paths import REPOSITORY
 
 ROOT = REPOSITORY
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FOLDERS = ("csrc", "srft_kernels", "tracker", "tests", "benchmarks", "examples", "docs", ".ci")
+FOLDERS = ("csrc", "srft_kernels", "tracker", "tests", "benchmarks", "evidence", "examples", "docs", ".ci")
 
 
 def test_the_example_runs() -> None:
@@ -27,7 +27,9 @@ def test_the_example_runs() -> None:
 
 
 def test_links_lead_to_files() -> None:
-    for page in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *sorted((ROOT / "docs").rglob("*.md"))):
+    folders = ("benchmarks", "docs", "examples", "requirements")
+    pages = [page for folder in folders for page in sorted((ROOT / folder).rglob("*.md"))]
+    for page in (*ROOT.glob("*.md"), *pages):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
