@@ -61,6 +61,7 @@ class GroupWatch:
         self._state: _state.State = optimizer.state
         self._groups: list[dict[str, Any]] = []
         self._seen: list[tuple[Any, ...]] = []
+        self._kept = 0  # how many parameters have state
         self.note()
         _WRAPPED[inner.optimizer] = own_options
 
@@ -73,6 +74,7 @@ class GroupWatch:
         """Take the groups as they are for known."""
         self._groups = list(self._optimizer.param_groups)
         self._seen = [_options.snapshot(group, self._inner) for group in self._groups]
+        self._kept = len(self._state)
 
     def accept_changes(self, anew: bool = False) -> None:
         """Check what was changed since the last step, and make the state that it wants.
@@ -82,7 +84,7 @@ class GroupWatch:
 
         Raises:
             ValueError: For options that are out of range, or want an anchor or a prior that was not kept.
-            RuntimeError: If the inner optimizer has been wrapped by another wrapper since.
+            RuntimeError: If the inner optimizer has been wrapped by another wrapper since, or state was deleted.
         """
         optimizer, inside = self._optimizer, self._inner.optimizer
         if _WRAPPED.get(inside) is not self.own_options:
@@ -94,6 +96,11 @@ class GroupWatch:
             optimizer.param_groups = inside.param_groups
         if optimizer.state is not self._state or (self._inner.fused and inside.state is not self._state):
             self._adopt_state()
+        if len(self._state) < self._kept:
+            raise RuntimeError(
+                "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside again, or "
+                "set the averages to zero in place if only they are to begin anew"
+            )
         for index, group in enumerate(optimizer.param_groups):
             if index >= len(self._groups) or group is not self._groups[index]:
                 self._adopt_group(index, group)
@@ -172,7 +179,7 @@ class GroupWatch:
             if extra:
                 replaced[param] = {**extra, **replaced.get(param, {})}
         optimizer.state = inside.state = replaced
-        self._state = replaced
+        self._state, self._kept = replaced, len(replaced)
         self._plans.forget()
 
     def begin_task(

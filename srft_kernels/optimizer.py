@@ -152,6 +152,7 @@ class SRFT(Optimizer):
         self._attach(mesh)
         for group in self.param_groups:
             _state.make(self.state, group, known, priors or {}, anchors, curvature is not None)
+        self._watch.note()
 
     def _attach(self, mesh: Any) -> None:
         """Make what is not saved: it follows from the inner optimizer, the options and the state."""

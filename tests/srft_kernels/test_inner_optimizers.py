@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -48,23 +47,6 @@ def test_without_strength_every_optimizer_of_torch_is_itself(kind: type[Optimize
         torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-6)
     else:
         assert torch.equal(weights(ours), weights(theirs))
-
-
-@pytest.mark.parametrize("kind", TORCHS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("mode", ["proximal", "coupled"])
-def test_every_optimizer_of_torch_resumes_to_the_same_bits(kind: type[Optimizer], mode: Any) -> None:
-    def build(model: nn.Module) -> srft.SRFT:
-        inner = held(kind, model)
-        return srft.SRFT(inner, prior=prior_for(inner, model), kappa=0.5, mode=mode)
-
-    whole, first, second = network(), network(), network(seed=4)
-    train(whole, build(whole), 6)
-    before, after = build(first), build(second)
-    train(first, before, 3)
-    second.load_state_dict(first.state_dict())
-    after.load_state_dict(before.state_dict())
-    train(second, after, 3, first=3)
-    assert torch.equal(weights(whole), weights(second))
 
 
 def test_a_strong_prior_holds_around_every_optimizer_of_torch() -> None:
@@ -321,51 +303,3 @@ def test_a_schedule_free_optimizer_trains_evaluates_and_resumes() -> None:
     after.train()
     train(second, after, 3, first=3)
     torch.testing.assert_close(weights(whole), weights(second), rtol=1e-4, atol=1e-5)
-
-
-# ---------------------------------------------------------------- other libraries
-
-
-def others() -> list[Any]:
-    """Classes of pytorch_optimizer, where it is installed, that are built from a learning rate alone."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import pytorch_optimizer
-    except ImportError:
-        return []
-    wanted = ("Adan", "Lion", "AdaBelief", "Ranger", "StableAdamW", "ADOPT", "MADGRAD", "CAME", "AdaFactor", "LAMB")
-    return [getattr(pytorch_optimizer, name) for name in wanted if hasattr(pytorch_optimizer, name)]
-
-
-@pytest.mark.parametrize("kind", others(), ids=lambda kind: kind.__name__)
-def test_optimizers_of_other_libraries_resume_to_the_same_bits(kind: Any) -> None:
-    def build(model: nn.Module) -> srft.SRFT:
-        named = dict(model.named_parameters())
-        inner = kind(list(named.values()), lr=1e-2)
-        by_parameter = {named[n]: t for n, t in prior_of(model).items()}
-        return srft.SRFT(inner, prior=by_parameter, kappa=0.5)
-
-    whole, first, second = network(), network(), network(seed=4)
-    train(whole, build(whole), 6)
-    before, after = build(first), build(second)
-    train(first, before, 3)
-    second.load_state_dict(first.state_dict())
-    after.load_state_dict(before.state_dict())
-    train(second, after, 3, first=3)
-    assert torch.equal(weights(whole), weights(second))
-
-
-def test_sharpness_aware_methods_of_other_libraries_are_refused() -> None:
-    library = pytest.importorskip("pytorch_optimizer")
-    model = network()
-    for name in ("SAM", "GSAM", "WSAM", "LookSAM"):
-        kind = getattr(library, name, None)
-        if kind is None:
-            continue
-        try:
-            made = kind(model.parameters(), base_optimizer=torch.optim.SGD, lr=0.1)
-        except TypeError:  # one that wants the model besides
-            continue
-        with pytest.raises(TypeError, match="cannot wrap"):
-            srft.SRFT(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -226,6 +227,33 @@ def test_a_group_that_is_added_to_the_inner_optimizer_is_adopted() -> None:
 def train_keeping(model: nn.Module, optimizer: srft.SRFT) -> None:
     model(torch.ones(2, 11)).square().sum().backward()
     optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [AdamW, RMSprop], ids=lambda kind: kind.__name__)
+def test_state_that_is_emptied_takes_no_prior_with_it_in_silence(kind: Any) -> None:
+    model = network()
+    optimizer = srft.SRFT(kind(model.named_parameters(), lr=1e-2), prior=prior_of(model))
+    train(model, optimizer, 1)
+    optimizer.state.clear()
+    before = weights(model)
+    with pytest.raises(RuntimeError, match=r"state was emptied.*wrap the optimizer inside again"):
+        train(model, optimizer, 1)
+    assert torch.equal(before, weights(model))
+
+
+def test_averages_that_are_replaced_by_an_empty_state_begin_anew_and_the_prior_stays() -> None:
+    """The way to reset a torch optimizer: ``optimizer.state = defaultdict(dict)``."""
+    ours, theirs = network(), network()
+    optimizer = srft.SRFT(AdamW(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=1.0)
+    anchor = {n: p.detach().clone() for n, p in ours.named_parameters()}
+    train(ours, optimizer, 3)
+    theirs.load_state_dict(ours.state_dict())
+    fresh = srft.SRFT(AdamW(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), anchor=anchor, kappa=1.0)
+    optimizer.state = defaultdict(dict)
+    train(ours, optimizer, 2, first=3)
+    train(theirs, fresh, 2, first=3)
+    assert torch.equal(weights(ours), weights(theirs))
+    assert optimizer.inner.state is optimizer.state
 
 
 # ---------------------------------------------------------------- estimating
