@@ -98,8 +98,8 @@ class GroupWatch:
             self._adopt_state()
         if len(self._state) < self._kept:
             raise RuntimeError(
-                "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside again, or "
-                "set the averages to zero in place if only they are to begin anew"
+                "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside again, "
+                "or set the averages to zero in place if only they are to begin anew"
             )
         for index, group in enumerate(optimizer.param_groups):
             if index >= len(self._groups) or group is not self._groups[index]:
