@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tracker.commands.shared import refuse_idle
 from tracker.errors import RGBXError
 
 if TYPE_CHECKING:
     from tracker.evaluation import Metrics
 
 PROTOCOLS = ("lasher", "rgbt234", "rgbt210", "gtot", "visevent", "coesot", "fe108", "depthtrack", "vtuav")
+
+
+GENERATED = ("modality", "count", "length", "seed")
+"""Options of the generated sequences that stand in for a data set."""
 
 
 @click.command("eval")
@@ -73,10 +78,16 @@ def evaluate(
     if results:
         if checkpoints or data is None:
             raise RGBXError("--results scores files of boxes: give --data with the annotations, and no checkpoint")
+        refuse_idle("with --results", "layout", *GENERATED)
         metrics = evaluate_results(data, results, protocol, split, allow_missing)
     else:
         if not checkpoints:
             raise RGBXError("nothing to evaluate: give one or more checkpoints, or --results with a folder of boxes")
+        refuse_idle("without --results: a checkpoint is run on every sequence", "allow_missing")
+        if data is None:
+            refuse_idle("without --data", "layout")
+        else:
+            refuse_idle("with --data: it is for generated sequences", *GENERATED)
         from tracker.train.assess import assess_checkpoints
         from tracker.train.sources import evaluation_sequences
 

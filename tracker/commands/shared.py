@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from tracker.config import RunConfig
 from tracker.errors import RGBXError
@@ -80,3 +81,20 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise write_error(error, error.filename or path) from error
+
+
+def refuse_idle(where: str, *names: str) -> None:
+    """Refuse options of the current command that were given and have no effect.
+
+    Args:
+        where: when that is so, as the end of a sentence, such as "in a folder of frames".
+        names: of the options' parameters.
+
+    Raises:
+        RGBXError: one of them was given; names it.
+    """
+    context = click.get_current_context()
+    options = {option.name: option.opts[0] for option in context.command.params}
+    for name in names:
+        if context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
+            raise RGBXError(f"{options[name]} has no effect {where}; leave it out")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracker.commands.shared import StyleChoice
+from tracker.commands.shared import StyleChoice, refuse_idle
 from tracker.commands.viewing import live_window, of_tracking, write_page_of_tracks
 from tracker.errors import RGBXError
 
@@ -98,6 +98,7 @@ def track(
         raise RGBXError("--all tracks the data set in a folder; videos and cameras are tracked one at a time")
     if x is not None and rgb is None:
         raise RGBXError("--x is the other half of --rgb; give both, or a folder")
+    refuse_without_effect(rgb is not None, x is not None, whole_set, overlay)
     box = None if init_box is None else read_box(init_box)
     drops: dict[str, Any] = {
         "drop_rgb": parse_ranges(drop_rgb) if drop_rgb else [],
@@ -223,6 +224,27 @@ def _track_dataset(
     click.echo(f"wrote results of {len(tracks)} sequences to {out}")
     if options["page"]:
         write_page_of_tracks(out, sequences, {runner.name: tracks})
+
+
+def refuse_without_effect(stream: bool, paired: bool, whole_set: bool, overlay: str | None) -> None:
+    """Refuse options that do nothing for what is tracked.
+
+    Raises:
+        RGBXError: such an option was given.
+    """
+    of_sets, of_streams = ("split", "batch", "shard", "overwrite"), ("pairing", "modality", "frames")
+    if stream:
+        styles = ("depth_style", "event_style", "thermal_style", "thermal_range")
+        refuse_idle("for videos and cameras", "layout", *of_sets, *styles)
+        if not paired:
+            refuse_idle("without --x", "pairing", "modality")
+    elif whole_set:
+        refuse_idle("for a data set, which is on disk", *of_streams)
+        if overlay != "none":
+            refuse_idle("for a data set; --page shows its runs", "overlay")
+    else:
+        refuse_idle("for one folder of frames; it is for a data set (--all)", *of_sets)
+        refuse_idle("for a folder of frames; it is for videos and cameras", *of_streams)
 
 
 def read_box(text: str) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tracker.commands.shared import StyleChoice
+from tracker.commands.shared import StyleChoice, refuse_idle
 from tracker.errors import RGBXError
 
 DEPTH_STYLE = click.option(
@@ -48,6 +48,8 @@ def prepare(
     from tracker.models.checkpoints import find_weights
     from tracker.vot.workspace import BENCHMARKS, prepare_workspace, tracker_command
 
+    if BENCHMARKS[benchmark].x != "depth":
+        refuse_idle(f"for {benchmark}, whose X is infrared", "depth_style")
     weights = find_weights(checkpoint)
     label = name or re.sub(r"[^A-Za-z0-9_-]+", "_", weights.stem)
     command = tracker_command(weights, depth_style, device, BENCHMARKS[benchmark].x)

@@ -476,5 +476,21 @@ def test_radar_plots_open_with_a_line_for_every_tracker(tmp_path: Path) -> None:
         assert (pixels == color).all(axis=1).sum() > 100
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--results", "R", "--data", "D", "--layout", "lasher"], "--layout has no effect with --results"),
+        (["--results", "R", "--data", "D", "--count", "3"], "--count has no effect with --results"),
+        (["tiny_rgb", "--data", "D", "--seed", "0"], "--seed has no effect with --data: it is for generated"),
+        (["tiny_rgb", "--data", "D", "--allow-missing"], "--allow-missing has no effect without --results"),
+        (["tiny_rgb", "--layout", "lasher"], "--layout has no effect without --data"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    done = CliRunner().invoke(cli, ["eval", *arguments, "--out", str(tmp_path / "out")])
+    assert (done.exit_code, sentence in done.stderr) == (2, True), done.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_offers_every_protocol() -> None:
     assert OFFERED == PROTOCOLS

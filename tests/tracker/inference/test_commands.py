@@ -105,6 +105,15 @@ def test_a_data_set_in_shards(folder: Path, tmp_path: Path) -> None:
         (["FOLDER", "--device", "toaster"], "device 'toaster' is unknown"),
         (["FOLDER", "--engine", "graph", "--device", "cpu"], "needs the network on a GPU"),
         (["FOLDER", "--lost-below", "0.9"], "found_above"),
+        (["FOLDER", "--batch", "8"], "--batch has no effect for one folder of frames"),
+        (["FOLDER", "--split", "test"], "--split has no effect for one folder"),
+        (["FOLDER", "--overwrite"], "--overwrite has no effect for one folder"),
+        (["FOLDER", "--frames", "9"], "--frames has no effect for a folder of frames; it is for videos"),
+        (["FOLDER", "--all", "--overlay", "gif"], "--overlay has no effect for a data set; --page"),
+        (["FOLDER", "--all", "--pairing", "auto"], "--pairing has no effect for a data set"),
+        (["--rgb", "VIDEO", "--layout", "lasher"], "--layout has no effect for videos and cameras"),
+        (["--rgb", "VIDEO", "--depth-style", "jet"], "--depth-style has no effect for videos"),
+        (["--rgb", "VIDEO", "--modality", "depth"], "--modality has no effect without --x"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
