@@ -98,8 +98,8 @@ class GroupWatch:
             self._adopt_state()
         if len(self._state) < self._kept:
             raise RuntimeError(
-                "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside again, or "
-                "set the averages to zero in place if only they are to begin anew"
+                "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside again, "
+                "or set the averages to zero in place if only they are to begin anew"
             )
         for index, group in enumerate(optimizer.param_groups):
             if index >= len(self._groups) or group is not self._groups[index]:
@@ -177,7 +177,8 @@ class GroupWatch:
         for param, own in kept.items():
             extra = {name: own[name] for name in _state.EXTRA_STATE if name in own}
             if extra:
-                replaced[param] = {**extra, **replaced.get(param, {})}
+                replaced[param] = {**replaced.get(param, {}), **extra}
+                _state.set_count(replaced[param], self._inner, param)
         optimizer.state = inside.state = replaced
         self._state, self._kept = replaced, len(replaced)
         self._plans.forget()
