@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import lineup, ours, traffic
+from benchmarks import srft, suite, traffic
 from benchmarks.contestants import Contestant, Running, Unavailable
+from benchmarks.interleave import HEAD_START
 from benchmarks.machine import machine, slug
 from benchmarks.report import RESULTS
 from benchmarks.timing import CopyBandwidth, Stopwatch
-from benchmarks.turns import HEAD_START
 from benchmarks.workload import Workload
 
 SMALLEST = 12
@@ -34,8 +34,8 @@ def copy_of(work: Workload) -> Running:
 
 
 def contestants(device: str) -> list[Contestant]:
-    mine = [c for c in ours.main_contestants(device) if c.key in ("srft", "srft_triton")]
-    return [Contestant("copy", "copy", traffic.COPY, copy_of), lineup.torch_adamw("fused"), *mine]
+    mine = [c for c in srft.main_contestants(device) if c.key in ("srft", "srft_triton")]
+    return [Contestant("copy", "copy", traffic.COPY, copy_of), suite.torch_adamw("fused"), *mine]
 
 
 def seconds_of(watch: Stopwatch, call: Callable[[], object]) -> float:

@@ -1,20 +1,28 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in under ten minutes: build, GPU tests, memory and race checks, no synchronization, benchmarks.
+# What only a GPU can show, in three calls of less than ten minutes each:
 #
-#   benchmarks/gpu.sh                        everything
-#   benchmarks/gpu.sh --stages build,tests   some of it
-#   benchmarks/gpu.sh --dry-run              what would run, and nothing else
+#   benchmarks/gpu.sh --stages first     build, kernel tests, no synchronization, memory and race checks
+#   benchmarks/gpu.sh --stages second    build, benchmarks, their plot, counters of the kernels
+#   benchmarks/gpu.sh --stages third     build, Triton, uninitialized memory, the tracker's tests and its speed
+#   benchmarks/gpu.sh --stages build,nosync   some of it; without --stages: all, as far as the time goes
+#   benchmarks/gpu.sh --dry-run          what would run, and nothing else
 #
-# Writes <card>.json, <card>.md, <card>-bandwidth.png and <card>.log to $OUT (benchmarks/results). Nothing is downloaded:
-# $PYTHON (python3) has to have torch, cmake, ninja, pybind11, pytest, pytest-benchmark, hypothesis and timm already. Every
-# stage has a limit of time; one that fails is recorded, the next ones run, and the exit status is 1 (3 without a device).
-# Where there is no git, SRFT_COMMIT names the commit.
+# A stage's output lies in $OUT/stages (OUT: benchmarks/results) while it runs, so that it is there whatever happens;
+# <card>.json, <card>.md, <card>-bandwidth.png and <card>.log are made of it in the end. Those of several calls are put
+# together with `python -m benchmarks.report --collect FOLDER... --out FOLDER`. Nothing is downloaded: $PYTHON (python3)
+# has to have torch, cmake, ninja, pybind11, pytest, pytest-benchmark, hypothesis and timm already; pytest-xdist shortens
+# the tests. Every stage has a limit of time; one that fails is recorded, the next ones run, and the exit status is 1 (3
+# without a device). Where there is no git, SRFT_COMMIT names the commit.
 set -uo pipefail
 
-STAGES=(build tests memcheck racecheck initcheck nosync kernels ncu bench plot track)
+STAGES=(build tests nosync memcheck racecheck kernels bench plot ncu triton initcheck tracker track)
+FIRST=build,tests,nosync,memcheck,racecheck
+SECOND=build,kernels,bench,plot,ncu
+THIRD=build,triton,initcheck,tracker,track
 PYTHON=${PYTHON:-python3}
 TOTAL=${SRFT_GPU_SECONDS:-570}
-RESERVED=220 # of these seconds: the benchmarks', the plot's and the report's, whatever the stages before them take
+REPORT=15    # of these seconds are for the report,
+RESERVED=220 # and these for the benchmarks and their plot, where they are among the stages
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || exit 1
 out=${OUT:-$here/benchmarks/results}
@@ -32,8 +40,14 @@ stop() {
 while [ $# -gt 0 ]; do
   case $1 in
     --stages)
-      [ $# -gt 1 ] || stop "--stages wants names with commas between them: ${STAGES[*]}"
-      chosen=" ${2//,/ } "
+      [ $# -gt 1 ] || stop "--stages wants first, second, third, or names with commas between them: ${STAGES[*]}"
+      case $2 in
+        first) chosen=$FIRST ;;
+        second) chosen=$SECOND ;;
+        third) chosen=$THIRD ;;
+        *) chosen=$2 ;;
+      esac
+      chosen=" ${chosen//,/ } "
       shift
       ;;
     --dry-run) dry=yes ;;
@@ -67,12 +81,16 @@ tool() { # of the CUDA toolkit: on the PATH or where the toolkit lies
   command -v "$1" || { [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/$1" ] && echo "${CUDA_HOME:-/usr/local/cuda}/bin/$1"; }
 }
 
-work=
+work=$out/stages
 if [ -z "$dry" ]; then
-  work=$(mktemp -d) || exit 1
-  trap 'rm -rf "$work"' EXIT
+  mkdir -p "$work" || exit 1
+  rm -f "$work"/*.log "$work"/*.json "$work"/*.png "$work"/*.csv "$work/stages.tsv"
 fi
 failures=0
+# An interrupt, and not a termination: pytest then says what it has found so far. A shell in the background has interrupts
+# ignored, and so would everything that it starts.
+interruptible=()
+if env --default-signal=INT true 2>/dev/null; then interruptible=(env --default-signal=INT); fi
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-${device#*;}}
 export SRFT_BENCH_NETWORK=${SRFT_BENCH_NETWORK:-two_stream_vit_base} SRFT_BENCH_ROUNDS=${SRFT_BENCH_ROUNDS:-30}
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -89,10 +107,10 @@ stage() { # name, seconds at most, "required" or "optional", command...
   shift 3
   wanted "$name" || return 0
   left=$((TOTAL - SECONDS))
+  left=$((left - REPORT))
   case $name in
-    bench) left=$((left - 45)) ;; # for the plot and the report
-    plot) left=$((left - 15)) ;;
-    *) left=$((left - RESERVED)) ;;
+    bench) if wanted plot; then left=$((left - 30)); fi ;;
+    build | tests | nosync | memcheck | racecheck | kernels) if wanted bench; then left=$((left - RESERVED)); fi ;;
   esac
   [ "$limit" -le "$left" ] || limit=$left
   if [ -n "$dry" ]; then
@@ -106,7 +124,7 @@ stage() { # name, seconds at most, "required" or "optional", command...
   fi
   say "$name: at most $limit s"
   [ "$name" != bench ] || export SRFT_BENCH_SECONDS=$((limit * 6 / 10)) # to enter contestants; then they are timed
-  timeout --kill-after=10 "$limit" "$@" >"$work/$name.log" 2>&1
+  timeout --signal=INT --kill-after=15 "$limit" "${interruptible[@]}" "$@" >"$work/$name.log" 2>&1
   status=$?
   note=$(grep -E '(ERROR|RACECHECK) SUMMARY' "$work/$name.log" | tail -n 1)
   [ -n "$note" ] || note=$(grep -v '^[[:space:]]*$' "$work/$name.log" | tail -n 1)
@@ -138,23 +156,35 @@ stage build 240 required bash -c '
   "$1" -m pip install --no-build-isolation --no-deps -e . || "$1" setup.py build_ext --inplace || exit
   "$1" -m srft_kernels' build "$PYTHON"
 
-# Those of the tracker skip where its libraries are not.
-stage tests 120 required "$PYTHON" -m pytest -m gpu tests/srft_kernels tests/tracker -q -p no:cacheprovider
+workers=()
+if "$PYTHON" -c "import xdist" 2>/dev/null; then workers=(-n "${SRFT_GPU_WORKERS:-8}"); fi
+on_gpu=("$PYTHON" -m pytest -m gpu -q -p no:cacheprovider)
 
-# Without torch's caching allocator every tensor is an allocation of its own, and a step outside it is seen.
+# The compiled kernels first. Triton's tests compile for seconds each and have a stage of their own.
+stage tests 200 required "${on_gpu[@]}" "${workers[@]}" --maxfail=20 -k "not triton" tests/srft_kernels
+
+stage nosync 40 required "$PYTHON" -m benchmarks.sanitizer_case --forbid-synchronization
+
+# Without torch's caching allocator every tensor is an allocation of its own, and a step outside it is seen. Of kernels
+# only ours are looked at, and torch's own tries of the driver are no errors.
 if sanitizer=$(tool compute-sanitizer); then
-  check=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --error-exitcode 9)
+  check=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --error-exitcode 9 --kernel-regex kns=srft
+    --report-api-errors no)
   case_of=("$PYTHON" -m benchmarks.sanitizer_case)
-  stage memcheck 60 required "${check[@]}" --tool memcheck --padding 64 "${case_of[@]}"
-  stage racecheck 60 required "${check[@]}" --tool racecheck --racecheck-report all "${case_of[@]}"
-  stage initcheck 60 required "${check[@]}" --tool initcheck "${case_of[@]}"
+  stage memcheck 80 required "${check[@]}" --tool memcheck --padding 64 "${case_of[@]}"
+  stage racecheck 80 required "${check[@]}" --tool racecheck --racecheck-report all "${case_of[@]}"
 else
   for name in memcheck racecheck initcheck; do missing "$name" "compute-sanitizer was not found" required; done
 fi
 
-stage nosync 40 required "$PYTHON" -m benchmarks.sanitizer_case --forbid-synchronization
-
 stage kernels 30 optional "$PYTHON" -m benchmarks.kernel_facts "$work/kernels.json"
+
+# The tables come first: what is last goes without where time runs out.
+stage bench 300 required env SRFT_BENCH_OUT="$work" "$PYTHON" -m pytest benchmarks/test_host.py \
+  benchmarks/test_ratios.py benchmarks/test_hutchinson.py benchmarks/test_loader.py --benchmark-only -m gpu -q \
+  -p no:cacheprovider
+
+stage plot 45 required "$PYTHON" -m benchmarks.bandwidth_plot --device cuda --out "$work"
 
 if profiler=$(tool ncu); then
   counters=dram__bytes_read.sum,dram__bytes_write.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed
@@ -168,12 +198,12 @@ else
   missing ncu "ncu was not found" optional
 fi
 
-# The tables come first: what is last goes without where time runs out.
-stage bench 240 required env SRFT_BENCH_OUT="$work" "$PYTHON" -m pytest benchmarks/test_host.py \
-  benchmarks/test_ratios.py benchmarks/test_hutchinson.py benchmarks/test_loader.py --benchmark-only -m gpu -q \
-  -p no:cacheprovider
+stage triton 240 required "${on_gpu[@]}" "${workers[@]}" --maxfail=20 -k triton tests/srft_kernels
 
-stage plot 45 required "$PYTHON" -m benchmarks.bandwidth_plot --device cuda --out "$work"
+if [ -n "${check+set}" ]; then stage initcheck 80 required "${check[@]}" --tool initcheck "${case_of[@]}"; fi
+
+# They skip where the tracker's libraries are not.
+stage tracker 90 required "${on_gpu[@]}" tests/tracker
 
 # Frames a second, in the stages' output; compiling takes most of it.
 stage track 120 optional "$PYTHON" -m pytest benchmarks/test_tracking_speed.py --benchmark-only -m gpu -q \
@@ -188,7 +218,6 @@ if [ -n "$dry" ]; then
   exit 0
 fi
 
-mkdir -p "$out"
 if page=$(timeout 60 "$PYTHON" -m benchmarks.report --collect "$work" --out "$out"); then
   log=${page%.md}.log
   for name in "${STAGES[@]}"; do

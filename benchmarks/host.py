@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.optim import AdamW, Optimizer
 
-from benchmarks.ours import BACKENDS, backend_option, wrap
+from benchmarks.srft import BACKENDS, backend_option, wrap
 
 TENSORS, ELEMENTS = 350, 4
 

@@ -22,10 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 import srft_kernels as srft
-from benchmarks import training, turns
+from benchmarks import interleave, training
+from benchmarks.interleave import Row, why_absent
 from benchmarks.timing import clock, spread, wait
 from benchmarks.training import CLASSES, SIDE, SMALL_LR, TRAINED
-from benchmarks.turns import Row, why_absent
 from benchmarks.workload import ROUNDS, timm_network
 from srft_kernels.curvature import evaluate, fold
 
@@ -198,15 +198,15 @@ def relative_error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
 
 
 def hutchinson_section(device: torch.device, name: str = "hutchinson") -> dict[str, Any]:
-    """Turns, as in :mod:`benchmarks.turns`; time is the wall's, the device waited for. Peaks are taken before them,
-    because on a CPU the profiler that counts allocations takes time itself."""
+    """Turns, as in :mod:`benchmarks.interleave`. Time is the wall's. Peaks are taken before the
+    turns, because on a CPU the profiler that counts allocations takes time itself."""
     updates = Updates(device, AUTOCAST[name])
     found = {row["key"]: row for row in empty_rows()}
     entered: dict[str, Callable[[], object]] = {}
     peaks: dict[str, float] = {}
     for key, row in found.items():
-        if time.monotonic() - turns.BEGUN > turns.SECONDS:
-            row["why"] = f"the {turns.SECONDS:.0f} s for benchmarks were over"
+        if time.monotonic() - interleave.BEGUN > interleave.SECONDS:
+            row["why"] = f"the {interleave.SECONDS:.0f} s for benchmarks were over"
             continue
         try:
             update = updates.contestant(key)

@@ -100,7 +100,7 @@ def kernels() -> list[dict[str, Any]]:
 
 def profiled_steps() -> None:
     """Steps of SRFT over the workload, one of them between cudaProfilerStart and -Stop."""
-    from benchmarks.ours import srft_over
+    from benchmarks.srft import srft_over
     from benchmarks.workload import Workload
 
     step = srft_over(Workload(torch.device("cuda"))).step

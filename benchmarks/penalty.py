@@ -9,9 +9,9 @@ from torch import Tensor
 
 import srft_kernels as srft
 from benchmarks import traffic
+from benchmarks.baselines import compiled
 from benchmarks.contestants import STRENGTH, Contestant, Running, Unavailable
-from benchmarks.ours import BACKENDS
-from benchmarks.peers import compiled
+from benchmarks.srft import BACKENDS
 from benchmarks.workload import Workload
 
 Penalty = Callable[[list[Tensor], list[Tensor], list[Tensor], float], Tensor]

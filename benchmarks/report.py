@@ -17,14 +17,17 @@ from typing import Any
 import torch
 
 from benchmarks import targets
-from benchmarks.lineup import TABLES, TITLES
+from benchmarks.interleave import empty_row
 from benchmarks.machine import machine, slug
+from benchmarks.suite import TABLES, TITLES
 from benchmarks.targets import NOT_MEASURED, Target
-from benchmarks.turns import empty_row
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FILL = "`benchmarks/gpu.sh` on a machine with a CUDA device"
-STAGES = ("build", "tests", "memcheck", "racecheck", "initcheck", "nosync", "kernels", "ncu", "bench", "plot", "track")
+STAGES = (
+    *("build", "tests", "nosync", "memcheck", "racecheck", "kernels", "bench", "plot", "ncu"),
+    *("triton", "initcheck", "tracker", "track"),
+)
 CARD_FACTS = ("device", "capability", "multiprocessors", "L2", "memory", "driver", "torch", "CUDA of torch", "triton",
               "python", "network", "commit")  # fmt: skip
 
@@ -250,7 +253,7 @@ def kernels_text(kernels: list[dict[str, Any]] | None, counters: list[dict[str, 
 
 def unmeasured_sections() -> dict[str, dict[str, Any]]:
     """Every section of a card's page, its rows without figures."""
-    from benchmarks import hutchinson, loader, training
+    from benchmarks import hutchinson, loader_rows, training
     from benchmarks.host import host_rows
 
     sections: dict[str, dict[str, Any]] = {
@@ -260,7 +263,7 @@ def unmeasured_sections() -> dict[str, dict[str, Any]]:
     sections["training"] = {"rows": training.empty_rows("cuda"), "note": training.NOTE}
     sections["graph"] = {"rows": training.empty_graph_rows()}
     sections |= {name: {"rows": hutchinson.empty_rows()} for name in hutchinson.AUTOCAST}
-    sections["loader"] = {"rows": loader.empty_rows("cuda"), "note": loader.NOTE}
+    sections["loader"] = {"rows": loader_rows.empty_rows("cuda"), "note": loader_rows.NOTE}
     return sections
 
 
@@ -320,27 +323,38 @@ def read_stages(path: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def collect(folder: Path, out: Path) -> Path:
-    """One JSON, one Markdown file and the plot, named after the card, from what the stages left in ``folder``."""
-    facts = machine(torch.device("cuda"))
-    stem = slug(facts["device"])
-    measured = read_json(folder / f"{stem}.json") or {"sections": {}}
-    results: dict[str, Any] = {
-        "facts": facts,
-        "stages": read_stages(folder / "stages.tsv"),
-        "sections": measured["sections"],
-        "kernels": read_json(folder / "kernels.json"),
-        "ncu": read_json(folder / "ncu.json"),
-        "bandwidth": read_json(folder / f"{stem}-bandwidth.json"),
-    }
+def collect(folders: Sequence[Path], out: Path) -> Path:
+    """One JSON, one Markdown file and the plot, named after the card, from what the stages left in ``folders``.
+
+    Of several calls the later one is believed, where both ran a stage.
+
+    Raises:
+        ValueError: If the folders are of different cards.
+    """
+    facts: dict[str, Any] = {}
+    results: dict[str, Any] = {"stages": {}, "sections": {}}
     out.mkdir(parents=True, exist_ok=True)
-    plot = folder / f"{stem}-bandwidth.png"
-    if plot.exists():
-        shutil.copyfile(plot, out / plot.name)
-        results["plot"] = plot.name
-    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    for folder in folders:
+        here = read_json(folder / "facts.json") or machine(torch.device("cuda"))
+        (folder / "facts.json").write_text(json.dumps(here, indent=1) + "\n")
+        if facts and here["device"] != facts["device"]:
+            raise ValueError(f"{folder} is of {here['device']}, the folders before it of {facts['device']}")
+        facts |= here
+        stem = slug(facts["device"])
+        results["stages"] |= read_stages(folder / "stages.tsv")
+        results["sections"] |= (read_json(folder / f"{stem}.json") or {"sections": {}})["sections"]
+        for name, file in (("kernels", "kernels"), ("ncu", "ncu"), ("bandwidth", f"{stem}-bandwidth")):
+            found = read_json(folder / f"{file}.json")
+            if found is not None:
+                results[name] = found
+        plot = folder / f"{stem}-bandwidth.png"
+        if plot.exists():
+            shutil.copyfile(plot, out / plot.name)
+            results["plot"] = plot.name
+    stem = slug(facts["device"])
+    (out / f"{stem}.json").write_text(json.dumps({"facts": facts, **results}, indent=1) + "\n")
     page = out / f"{stem}.md"
-    page.write_text(gpu_text(results))
+    page.write_text(gpu_text({"facts": facts, **results}))
     return page
 
 
@@ -348,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.split("\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--template", type=Path, metavar="FILE", help="write the page with every cell not measured")
-    what.add_argument("--collect", type=Path, metavar="FOLDER", help="what the stages of gpu.sh left behind")
+    what.add_argument("--collect", type=Path, nargs="+", metavar="FOLDER", help="what calls of gpu.sh left behind")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the card's files go")
     options = parser.parse_args(arguments)
     if options.template:

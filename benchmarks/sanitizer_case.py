@@ -60,6 +60,7 @@ CASES: dict[str, tuple[Inner, torch.dtype, dict[str, Any]]] = {
     "float64": (adamw, torch.float64, {}),
     "SGD, Nesterov": (sgd, torch.float32, {}),
     "around RMSprop": (rmsprop, torch.float32, {}),
+    "AdamW, curvature on the way": (adamw, torch.float32, {"curvature": srft.Hutchinson(every=1)}),
 }
 
 
@@ -70,8 +71,14 @@ def steps(device: torch.device, options: dict[str, Any]) -> Iterator[tuple[str, 
         prior = {p: torch.rand_like(p, dtype=torch.float32) for p in params}
         optimizer = srft.SRFT(inner(params), prior, kappa=0.5, **chosen, **options)
 
-        def step(optimizer: srft.SRFT = optimizer) -> torch.Tensor:
-            optimizer.step()
+        def closure(params: list[torch.nn.Parameter] = params) -> torch.Tensor:
+            """Of a loss that is a sum of squares, whose gradients are known."""
+            for p in params:
+                p.grad = 0.5 * p.detach()
+            return torch.zeros((), device=device)
+
+        def step(optimizer: srft.SRFT = optimizer, closure: Any = closure) -> torch.Tensor:
+            optimizer.step(closure if optimizer.curvature is not None else None)
             return optimizer.penalty
 
         yield name, step

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks.hutchinson import AUTOCAST, hutchinson_section
+from benchmarks.interleave import failures
 from benchmarks.report import Report
-from benchmarks.turns import failures
 
 
 @pytest.mark.parametrize("name", list(AUTOCAST))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.interleave import FAILED
 from benchmarks.loader import loader_section
 from benchmarks.report import Report
-from benchmarks.turns import FAILED
 
 
 def test_loader(benchmark: Any, device: torch.device, report: Report, capsys: Any) -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import Contestant, Running
+from benchmarks.interleave import take_turns
 from benchmarks.report import COLUMNS, table
 from benchmarks.test_ratios import LARGE
 from benchmarks.timing import CopyBandwidth
 from benchmarks.traffic import FP32, Traffic
-from benchmarks.turns import take_turns
 from benchmarks.workload import Workload
 from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
 

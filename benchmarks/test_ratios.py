@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.lineup import TABLES
+from benchmarks.interleave import failures, take_turns
 from benchmarks.report import Report
+from benchmarks.suite import TABLES
 from benchmarks.timing import CopyBandwidth
 from benchmarks.training import graph_section, training_section
-from benchmarks.turns import failures, take_turns
 from benchmarks.workload import Workload
 
 LARGE = 2**26  # parameters from which on the copy is of half a gigabyte and more

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.contestants import Contestant, Unavailable
-from benchmarks.lineup import TABLES
+from benchmarks.suite import TABLES
 from benchmarks.timing import clock
 from benchmarks.workload import ROUNDS, Workload
 

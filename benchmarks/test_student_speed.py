@@ -1,6 +1,6 @@
 """Frames a second of the distilled student in ONNX Runtime on two cores, crop and box included.
 
-The student is ViT-tiny with a head of 64 channels at 128/256, as the recipe `distill_rgbt` has it, exported by
+The student is ViT-tiny with a head of 64 channels at 128/256, as the recipe `own/distill_rgbt` has it, exported by
 `rgbx export onnx`; a second row drops search tokens as OSTrack does (0.7 at layers 3, 6 and 9). Weights are random,
 which costs the same. `least` is the frame that was least disturbed by whatever else runs on the machine, `processor`
 what a frame costs one thread by the process's own clock, and the machine's load is printed too.

@@ -10,9 +10,9 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 from benchmarks.contestants import DECAY, STRENGTH, Unavailable
-from benchmarks.ours import BACKENDS, backend_option, wrap
+from benchmarks.interleave import HEAD_START, Row, why_absent
+from benchmarks.srft import BACKENDS, backend_option, wrap
 from benchmarks.timing import Stopwatch, clock, spread
-from benchmarks.turns import HEAD_START, Row, why_absent
 from benchmarks.workload import NETWORK, ROUNDS, TWO_STREAM, Workload, timm_network
 
 TRAINED = "vit_base_patch16_224" if NETWORK == TWO_STREAM else NETWORK
@@ -65,7 +65,7 @@ class TrainingStep:
 
 
 def training_section(device: torch.device) -> dict[str, Any]:
-    """Turns, as in :mod:`benchmarks.turns`; time is the wall's, the device waited for, because the host takes part."""
+    """Turns, as in :mod:`benchmarks.interleave`. Time is the wall's, because the host takes part."""
     step = TrainingStep(device)
     found = {row["key"]: row for row in empty_rows(device.type)}
     optimizers: dict[str, Optimizer] = {}

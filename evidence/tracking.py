@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker
 
 from evidence import methods
 from evidence.trials import ROOT, Record, Trial
@@ -27,7 +25,9 @@ from tracker.demo import held_out, old_task, rgb_stream
 from tracker.evaluation import LasHeROptions, evaluate
 from tracker.inference import InferenceSettings, track_dataset
 from tracker.models.checkpoints import find_weights, load_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.groups import parameter_groups
+from tracker.models.tracker import Tracker
 from tracker.train.checkpoint import seed_everything
 from tracker.train.finetune import group_settings
 from tracker.train.losses import loss_of

@@ -9,15 +9,10 @@ import torch
 from torch import Tensor
 
 from srft_kernels import sharded
-from srft_kernels.ops.tensors import element_dtype, in_memory_order, lie_alike
+from srft_kernels.ops.tensors import element_dtype, in_memory_order, is_dense, lie_alike
 from srft_kernels.sharded import is_sharded, like, local, shard_of
 
 PIECE = 1 << 17  # elements that are worked on at a time where their number would cost memory
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
-    return bool(torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:

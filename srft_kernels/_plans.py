@@ -13,13 +13,7 @@ from torch.optim import Optimizer
 from srft_kernels import _options as options
 from srft_kernels import _state
 from srft_kernels._inner import InnerOptimizer, on_device
-from srft_kernels._layout import (
-    copy_beside,
-    dense_strides,
-    densely,
-    is_dense,
-    matching,
-)
+from srft_kernels._layout import copy_beside, dense_strides, densely, matching
 from srft_kernels._names import name_of, shortened
 from srft_kernels.curvature import Hutchinson
 from srft_kernels.ops import contract, initial_statistics
@@ -27,6 +21,7 @@ from srft_kernels.ops.contract import Inner, Phase, Setting
 from srft_kernels.ops.flags import StepFlags
 from srft_kernels.ops.layouts import look
 from srft_kernels.ops.plan import StepCall, StepPlan, StepTensors
+from srft_kernels.ops.tensors import is_dense
 from srft_kernels.sharded import Sharing, is_sharded, local, probe_numbers
 
 CAPTURED_TOO_EARLY = "take a step before capturing one: state is made, and read back to the host, in the first"

@@ -15,37 +15,53 @@ struct ArithmeticOf<double> {
   using Real = double;
 };
 
-// Elements that a thread takes in one turn: 16 bytes of parameter.
+// Elements that a thread takes in one turn. Beside 16-bit weights, state in float32 is then moved 16 bytes a thread,
+// and side by side across a warp; the weights are 8 bytes a thread, which is whole sectors, too.
 template <class Stored>
-constexpr int kPerThread = 16 / int(sizeof(Stored));
+constexpr int kPerThread = sizeof(Stored) == 8 ? 2 : 4;
 
-// As many elements as 16 bytes hold, moved in one instruction: a step touches each once, so they need not stay in a
-// cache. (Through the intrinsics, because an address that came as a whole number could be of any memory, for all that
-// the compiler knows.)
-template <class Stored>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / int(sizeof(Stored));
+// So many bytes as one instruction moves: a step touches each once, so they need not stay in a cache. (Through the
+// intrinsics, because an address that came as a whole number could be of any memory, for all that the compiler knows.)
+template <int kBytes>
+struct WordOf;
+template <>
+struct WordOf<16> {
+  using type = uint4;
+};
+template <>
+struct WordOf<8> {
+  using type = uint2;
+};
+
+template <class Stored, int kBytes = 16>
+struct alignas(kBytes) Pack {
+  using Word = typename WordOf<kBytes>::type;
+  static constexpr int kSize = kBytes / int(sizeof(Stored));
   Stored element[kSize];
 
   static __device__ __forceinline__ Pack read(const Stored* from) {
-    const uint4 bits = __ldcs(reinterpret_cast<const uint4*>(from));
+    const Word bits = __ldcs(reinterpret_cast<const Word*>(from));
     Pack pack;
     memcpy(&pack, &bits, sizeof pack);
     return pack;
   }
   __device__ __forceinline__ void write(Stored* to) const {
-    uint4 bits;
+    Word bits;
     memcpy(&bits, this, sizeof bits);
-    __stcs(reinterpret_cast<uint4*>(to), bits);
+    __stcs(reinterpret_cast<Word*>(to), bits);
   }
 };
+
+// How kCount elements are moved at once: 16 bytes at a time, or the 8 that they are, or not at all.
+template <int kCount, class Stored>
+constexpr int kPackBytes = kCount * sizeof(Stored) >= 16 ? 16 : (kCount * sizeof(Stored) == 8 ? 8 : 0);
 
 // `n` of kCount elements from `from` on, as Real; the others are zero. `whole` says that n is kCount and `from` lies at
 // a multiple of 16 bytes (of 8, where kCount elements are so many).
 template <int kCount, class Stored, class Real>
 __device__ __forceinline__ void load(const Stored* from, int n, bool whole, Real (&to)[kCount]) {
-  if constexpr (kCount * sizeof(Stored) >= 16) {
-    using P = Pack<Stored>;
+  if constexpr (kPackBytes<kCount, Stored> > 0) {
+    using P = Pack<Stored, kPackBytes<kCount, Stored>>;
     if (whole) {
 #pragma unroll
       for (int k = 0; k < kCount / P::kSize; ++k) {
@@ -62,8 +78,8 @@ __device__ __forceinline__ void load(const Stored* from, int n, bool whole, Real
 
 template <int kCount, class Stored, class Real>
 __device__ __forceinline__ void store(const Real (&from)[kCount], Stored* to, int n, bool whole) {
-  if constexpr (kCount * sizeof(Stored) >= 16) {
-    using P = Pack<Stored>;
+  if constexpr (kPackBytes<kCount, Stored> > 0) {
+    using P = Pack<Stored, kPackBytes<kCount, Stored>>;
     if (whole) {
 #pragma unroll
       for (int k = 0; k < kCount / P::kSize; ++k) {

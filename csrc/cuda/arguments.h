@@ -56,9 +56,12 @@ struct Scratch {
 };
 
 constexpr uint16_t kNoColumn = 0xffff;
-constexpr uint64_t kSizeMask = (uint64_t(1) << 56) - 1;
-constexpr uint64_t kAligned = uint64_t(1) << 63;     // everything of this tensor lies at a multiple of 16 bytes
-constexpr uint64_t kWideAnchor = uint64_t(1) << 62;  // the anchor is stored in the arithmetic's type
+// A tensor's size and what goes with it, in one word. A column's bit says that it lies at a multiple of 16 bytes.
+constexpr uint64_t kSizeMask = (uint64_t(1) << 48) - 1;
+constexpr int kAlignedShift = 48;
+constexpr uint64_t kWideAnchor = uint64_t(1) << 63;  // the anchor is stored in the arithmetic's type
+constexpr uint32_t kAllAligned = (uint32_t(1) << kColumns) - 1;
+static_assert(kAlignedShift + kColumns < 63, "every column needs a bit");
 
 struct StepHeader {
   double settings[kSettings];

@@ -133,6 +133,7 @@ PYBIND11_MODULE(SRFT_CUDA_MODULE, m) {
            py::arg("device_settings"), py::arg("means"), py::arg("found_inf"), py::arg("grad_scale"), py::arg("report"),
            py::arg("flags"), py::arg("phase"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
   m.def("penalty_scratch_bytes", &cuda::penalty_scratch_bytes);
+  m.def("penalty_zeroed_bytes", &cuda::penalty_zeroed_bytes);
   m.def(
       "penalty_value",
       [](const std::vector<int64_t>& sizes, const std::vector<int>& dtypes, const std::vector<uintptr_t>& addresses,

@@ -1,6 +1,7 @@
 #include "penalty.h"
 
 #include <algorithm>
+#include <cstddef>
 
 #include "launch.h"
 #include "penalty_kernels.cuh"
@@ -10,9 +11,9 @@ namespace {
 
 // What the blocks leave for the last one: reports, a counter, the total of the launches so far.
 struct PenaltyScratch {
-  BlockReport reports[kMostBlocks];
   double total;
   unsigned arrived;
+  BlockReport reports[kMostBlocks];  // written before they are read
 };
 
 // Calls function(arguments, last) for the tensors in as many launches as they take; one of none, if there are none.
@@ -47,6 +48,7 @@ void over_launches(const std::vector<PenaltyTensor>& tensors, const Function& fu
 }  // namespace
 
 size_t penalty_scratch_bytes() { return sizeof(PenaltyScratch); }
+size_t penalty_zeroed_bytes() { return offsetof(PenaltyScratch, reports); }
 
 void penalty_value(const std::vector<PenaltyTensor>& tensors, const double* strength, void* value, bool wide,
                    void* scratch, int device, cudaStream_t stream) {

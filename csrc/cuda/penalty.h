@@ -15,8 +15,9 @@ struct PenaltyTensor {
 };
 
 size_t penalty_scratch_bytes();
+size_t penalty_zeroed_bytes();  // of these, the first that must be zero
 
-// *value = strength / 2 sum P (theta - a)^2, as float64 or float32. `scratch` are zeros.
+// *value = strength / 2 sum P (theta - a)^2, as float64 or float32. `scratch` begins with zeros.
 void penalty_value(const std::vector<PenaltyTensor>& tensors, const double* strength, void* value, bool wide,
                    void* scratch, int device, cudaStream_t stream);
 

@@ -20,7 +20,7 @@ struct PenaltyHeader {
 
 // A tensor's entry: addresses of parameter, anchor, significance and gradient; size and bits; first unit.
 constexpr int kPenaltyWords = 6;
-constexpr uint32_t kPenaltyTensors = (4096 - sizeof(PenaltyHeader)) / 8 / kPenaltyWords;
+constexpr uint32_t kPenaltyTensors = (SRFT_CUDA_ARGUMENT_BYTES - sizeof(PenaltyHeader)) / 8 / kPenaltyWords;
 
 struct PenaltyArguments {
   PenaltyHeader header;
@@ -31,10 +31,11 @@ struct PenaltyArguments {
     return tensor == header.tensors ? header.partition.units : word(tensor, 5);
   }
 };
-static_assert(sizeof(PenaltyArguments) <= 4096, "a launch's arguments must fit");
+static_assert(sizeof(PenaltyArguments) <= SRFT_CUDA_ARGUMENT_BYTES, "a launch's arguments must fit");
 
 constexpr int kPenaltyCount = 8;  // elements that a thread takes in one turn
-constexpr int kDTypeShift = 56;   // in the word of the size: two bits each for parameter, anchor and significance
+constexpr int kDTypeShift = 48;   // in the word of the size: two bits each for parameter, anchor and significance
+constexpr uint64_t kAligned = uint64_t(1) << 63;  // everything of this tensor lies at a multiple of 16 bytes
 static_assert(kUnit % (kThreads * kPenaltyCount) == 0, "a unit is a whole number of turns");
 
 template <class Real>

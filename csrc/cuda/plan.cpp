@@ -55,7 +55,7 @@ StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
     for (uint32_t i = 0; i < count_; ++i) {
       if (tensors.dtypes[i] != dtype) continue;
       if (launches_.empty() || launches_.back().dtype != dtype || launches_.back().members.size() == most) {
-        launches_.push_back({dtype, {}, {}, 0, std::make_unique<StepArguments>()});
+        launches_.push_back({dtype, {}, 0, std::make_unique<StepArguments>()});
       }
       launches_.back().members.push_back(i);
     }
@@ -98,12 +98,12 @@ void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
     const uint32_t i = launch.members[k];
     const uint64_t size = uint64_t(tensors.sizes[i]);
     const bool wide = tensors.anchor_dtypes[i] != launch.dtype;
-    bool aligned = true;
-    for (int c = kFirst; c < kColumns; ++c) {
-      aligned = aligned && is_aligned(reinterpret_cast<uintptr_t>(tensors.at(Column(c), i)));
+    uint64_t aligned = 0;  // an address that is not there is aligned
+    for (int c = 0; c < kColumns; ++c) {
+      const bool is = c < kFirst || is_aligned(reinterpret_cast<uintptr_t>(tensors.at(Column(c), i)));
+      aligned |= uint64_t(is) << (kAlignedShift + c);
     }
-    launch.aligned.push_back(aligned);
-    a.words[a.header.sizes + k] = size | (wide ? kWideAnchor : 0);
+    a.words[a.header.sizes + k] = size | aligned | (wide ? kWideAnchor : 0);
     set_half(a.words + a.header.starts, k, uint32_t(launch.units));
     set_half(a.words + a.header.rows, k, i);
     launch.units += units_of(size);
@@ -118,14 +118,13 @@ void StepPlan::point(Launch& launch, const Moving& moving) const {
   uint64_t* size = a.words + a.header.sizes;
   for (size_t k = 0; k < launch.members.size(); ++k) {
     const uint32_t i = launch.members[k];
-    bool aligned = launch.aligned[k];
     for (int c = kParam; c <= kMinus; ++c) {
       if (a.header.column[c] == kNoColumn) continue;
       const uintptr_t address = lists[c]->count == 0 ? 0 : uintptr_t(lists[c]->first[i]);
       a.words[a.header.column[c] + k] = address;
-      aligned = aligned && is_aligned(address);
+      const uint64_t bit = uint64_t(1) << (kAlignedShift + c);
+      size[k] = is_aligned(address) ? size[k] | bit : size[k] & ~bit;
     }
-    size[k] = aligned ? size[k] | kAligned : size[k] & ~kAligned;
   }
 }
 

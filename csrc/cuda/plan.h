@@ -52,7 +52,6 @@ class StepPlan {
   struct Launch {
     DType dtype;
     std::vector<uint32_t> members;  // places of its tensors in the plan
-    std::vector<bool> aligned;      // but for what comes with every step
     uint64_t units;
     std::unique_ptr<StepArguments> arguments;
   };

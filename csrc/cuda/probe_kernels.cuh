@@ -32,6 +32,7 @@ struct ProbeArguments {
 };
 static_assert(sizeof(ProbeArguments) <= SRFT_CUDA_ARGUMENT_BYTES, "a launch's arguments must fit");
 
+constexpr uint64_t kAligned = uint64_t(1) << 63;        // everything of this tensor lies at a multiple of 16 bytes
 constexpr int64_t kDrawn = int64_t(kThreads) * kSigns;  // elements whose signs a block draws at a time
 static_assert(kDrawn % kUnit == 0 && kUnit % (kThreads * 8) == 0, "draws and units are whole numbers of turns");
 
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(kThreads) probe_fill_kernel(const __grid_const
 
 // Elements of one turn: 16 bytes of the narrower of two, so that every access may be of so many.
 template <class Stored, class Other>
-constexpr int kProbeCount = kPerThread<Stored> > kPerThread<Other> ? kPerThread<Stored> : kPerThread<Other>;
+constexpr int kProbeCount = 16 / int(sizeof(Stored) < sizeof(Other) ? sizeof(Stored) : sizeof(Other));
 
 template <class Stored, class From>
 __global__ void __launch_bounds__(kThreads) probe_perturb_kernel(const __grid_constant__ ProbeArguments a) {

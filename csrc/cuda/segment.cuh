@@ -61,7 +61,8 @@ struct Shared {
 template <class Stored>
 struct View {
   using Real = typename ArithmeticOf<Stored>::Real;
-  bool aligned, wide_anchor;
+  uint32_t aligned;  // a bit a column
+  bool wide_anchor;
   Stored *param, *grad, *plus, *minus, *previous;
   const void* anchor;
   const Real* prior;
@@ -73,7 +74,7 @@ struct View {
       to = reinterpret_cast<decltype(to + 0)>(a.address(column, tensor));
       if (to) to += from;
     };
-    aligned = (a.bits(tensor) & kAligned) != 0;
+    aligned = uint32_t(a.bits(tensor) >> kAlignedShift) & kAllAligned;
     wide_anchor = (a.bits(tensor) & kWideAnchor) != 0;
     point(param, kParam), point(grad, kGrad), point(plus, kPlus), point(minus, kMinus), point(previous, kPrevious);
     point(prior, kPrior), point(first, kFirst), point(second, kSecond), point(maximum, kMaximum);
@@ -82,12 +83,41 @@ struct View {
     anchor = start ? start + from * int64_t(wide_anchor ? sizeof(Real) : sizeof(Stored)) : nullptr;
   }
 
+  __device__ __forceinline__ bool all_aligned() const { return aligned == kAllAligned; }
+
   template <int kCount>
   __device__ __forceinline__ void load_anchor(int at, int n, bool whole, Real (&to)[kCount]) const {
     if (sizeof(Real) > sizeof(Stored) && wide_anchor) load(static_cast<const Real*>(anchor) + at, n, whole, to);
     else load(static_cast<const Stored*>(anchor) + at, n, whole, to);
   }
 };
+
+// The elements of one turn of a thread: `n` of them from the segment's `at` on. With kWhole, which is known to the
+// compiler, all loads of a turn are issued before the first is waited for; else each column is moved as it lies.
+template <bool kWhole, int kCount>
+struct Turn {
+  int at, count;
+  bool full;
+  uint32_t aligned;
+  __device__ __forceinline__ Turn(int at_, int left, uint32_t aligned_)
+      : at(at_), count(left < kCount ? left : kCount), full(left >= kCount), aligned(aligned_) {}
+  __device__ __forceinline__ int n() const { return kWhole ? kCount : count; }
+  __device__ __forceinline__ bool whole(Column column) const {
+    return kWhole || (full && (aligned >> column & 1u) != 0);
+  }
+};
+
+// Calls function(turn) for this thread's turns of a segment.
+template <int kCount, class Stored, class Function>
+__device__ __forceinline__ void over_turns(const View<Stored>& view, int size, const Function& function) {
+  const uint32_t aligned = view.aligned;
+  const bool all = view.all_aligned();
+  for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
+    const int left = size - at;
+    if (all && left >= kCount) function(Turn<true, kCount>(at, left, aligned));
+    else function(Turn<false, kCount>(at, left, aligned));
+  }
+}
 
 // What a thread adds up over a segment.
 struct Sums {

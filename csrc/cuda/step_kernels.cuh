@@ -19,19 +19,19 @@ struct FusedAdam {
     const SegmentConstants<Real>& c = shared.constants;
     const int size = shared.size;
     const Real scale = view.prior ? c.prior_scale : c.curvature_scale;
-    for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
-      const int n = size - at < kCount ? size - at : kCount;
-      const bool whole = view.aligned && n == kCount;
+    over_turns<kCount>(view, size, [&](const auto turn) {
+      const int at = turn.at, n = turn.n();
       Real weight[kCount], gradient[kCount], first[kCount], second[kCount], anchor[kCount], significance[kCount];
-      load(view.param + at, n, whole, weight);
-      load(view.grad + at, n, whole, gradient);
-      load(view.first + at, n, whole, first);
-      load(view.second + at, n, whole, second);
+      load(view.param + at, n, turn.whole(kParam), weight);
+      load(view.grad + at, n, turn.whole(kGrad), gradient);
+      load(view.first + at, n, turn.whole(kFirst), first);
+      load(view.second + at, n, turn.whole(kSecond), second);
       if constexpr (kPull) {
-        view.load_anchor(at, n, whole, anchor);
-        load((view.prior ? view.prior : view.curvature) + at, n, whole, significance);
+        view.load_anchor(at, n, turn.whole(kAnchor), anchor);
+        load((view.prior ? view.prior : view.curvature) + at, n, turn.whole(view.prior ? kPrior : kCurvature),
+             significance);
       }
-      const bool sampled = kRanked && is_sampled(shared, at);
+      [[maybe_unused]] const bool sampled = kRanked && is_sampled(shared, at);
       Real prior_term = 0, transfer_term = 0;
       int nonfinite = 0;
 #pragma unroll
@@ -41,7 +41,7 @@ struct FusedAdam {
         nonfinite += usable ? 0 : 1;
 
         Real m = first[i], v = second[i], x;
-        AdamQuotient<Real> step = {};
+        [[maybe_unused]] AdamQuotient<Real> step = {};
         if constexpr (kPull || kRanked) {
           step = adam_quotient<true>(current, g, m, v, c.adam);
         } else {
@@ -51,7 +51,7 @@ struct FusedAdam {
         first[i] = moves ? m : first[i];
         second[i] = v = moves ? v : second[i];
 
-        Real a = 0, anchor_weight = 0, current_weight = 0;
+        [[maybe_unused]] Real a = 0, anchor_weight = 0, current_weight = 0;
         if constexpr (kPull) {
           a = anchor[i];
           const Real distance = current - a;
@@ -76,13 +76,13 @@ struct FusedAdam {
           transfer_term += i < n ? current_weight * moved * moved : Real(0);
         }
       }
-      store(weight, view.param + at, n, whole);
-      store(first, view.first + at, n, whole);
-      store(second, view.second + at, n, whole);
+      store(weight, view.param + at, n, turn.whole(kParam));
+      store(first, view.first + at, n, turn.whole(kFirst));
+      store(second, view.second + at, n, turn.whole(kSecond));
       sums.prior += double(prior_term);
       sums.transfer += double(transfer_term);
       sums.nonfinite += nonfinite;
-    }
+    });
   }
 
   static __device__ __forceinline__ void elements(const StepHeader&, const View<Stored>& view, Shared<Real>& shared,
@@ -94,12 +94,13 @@ struct FusedAdam {
 };
 
 // P^ of a thread's elements, from P and H.
-template <class Stored, class Real, int kCount>
-__device__ __forceinline__ void load_significance(const View<Stored>& view, const SegmentConstants<Real>& c, int at,
-                                                  int n, bool whole, Real (&significance)[kCount]) {
+template <class Stored, class Real, bool kWhole, int kCount>
+__device__ __forceinline__ void load_significance(const View<Stored>& view, const SegmentConstants<Real>& c,
+                                                  const Turn<kWhole, kCount>& turn, Real (&significance)[kCount]) {
+  const int at = turn.at, n = turn.n();
   Real curvature[kCount] = {};
-  if (view.prior) load(view.prior + at, n, whole, significance);
-  if (view.curvature) load(view.curvature + at, n, whole, curvature);
+  if (view.prior) load(view.prior + at, n, turn.whole(kPrior), significance);
+  if (view.curvature) load(view.curvature + at, n, turn.whole(kCurvature), curvature);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     significance[i] = c.prior_scale * significance[i] + c.curvature_scale * absolute(curvature[i]);
@@ -107,15 +108,16 @@ __device__ __forceinline__ void load_significance(const View<Stored>& view, cons
 }
 
 // Folds the product z (plus - minus) of a thread's elements into H. Returns the sum of |H|.
-template <int kCount, class Stored, class Real>
+template <class Stored, class Real, bool kWhole, int kCount>
 __device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& view, const Shared<Real>& shared,
-                                       int at, int n, bool whole, const Real (&gradient)[kCount], Real factor) {
+                                       const Turn<kWhole, kCount>& turn, const Real (&gradient)[kCount], Real factor) {
+  const int at = turn.at, n = turn.n();
   using Bits = typename SignOf<Real>::Bits;
   const SegmentConstants<Real>& c = shared.constants;
   Real curvature[kCount], plus[kCount], minus[kCount] = {};
-  load(view.curvature + at, n, whole, curvature);
-  load(view.plus + at, n, whole, plus);
-  if (view.minus) load(view.minus + at, n, whole, minus);
+  load(view.curvature + at, n, turn.whole(kCurvature), curvature);
+  load(view.plus + at, n, turn.whole(kPlus), plus);
+  if (view.minus) load(view.minus + at, n, turn.whole(kMinus), minus);
   const bool from_gradient = !view.minus && h.flags.has(kFoldGradient);
   // A turn lies within a word of 32 signs, so one call of Philox serves it; the other threads of those 128 elements
   // make the same call, which costs less than passing it on, beside all that a turn reads.
@@ -133,18 +135,19 @@ __device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& 
     curvature[i] = folded_if_finite(curvature[i], factor * plus[i] - less, c.fold_decay, c.fold_weight, sign);
     sum += i < n ? absolute(curvature[i]) : Real(0);
   }
-  store(curvature, view.curvature + at, n, whole);
+  store(curvature, view.curvature + at, n, turn.whole(kCurvature));
   return double(sum);
 }
 
 // Adds to the path what a thread's gradients say of the moves, from weight to weight as they are stored (Zenke, Poole
 // and Ganguli 2017, equation 3).
-template <int kCount, class Stored, class Real>
-__device__ __forceinline__ void follow_path(const View<Stored>& view, int at, int n, bool whole,
+template <class Stored, class Real, bool kWhole, int kCount>
+__device__ __forceinline__ void follow_path(const View<Stored>& view, const Turn<kWhole, kCount>& turn,
                                             const Real (&gradient)[kCount], Real factor, const Real (&before)[kCount],
                                             const Real (&after)[kCount]) {
+  const int at = turn.at, n = turn.n();
   Real path[kCount];
-  load(view.path + at, n, whole, path);
+  load(view.path + at, n, turn.whole(kPath), path);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     Stored stored;
@@ -152,7 +155,7 @@ __device__ __forceinline__ void follow_path(const View<Stored>& view, int at, in
     const Real fall = factor * gradient[i] * (before[i] - Real(decode(stored)));
     path[i] += is_finite(fall) ? fall : Real(0);
   }
-  store(path, view.path + at, n, whole);
+  store(path, view.path + at, n, turn.whole(kPath));
 }
 
 // What T does to an element besides being kept.
@@ -204,21 +207,20 @@ struct AnyStep {
     if (!fused && !blends && !h.flags.sums_in(h.phase)) return;  // nothing to add to what the inner optimizer stored
     const Stored* current_at = view.previous ? view.previous : view.param;
 
-    for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
-      const int n = size - at < kCount ? size - at : kCount;
-      const bool whole = view.aligned && n == kCount;
+    over_turns<kCount>(view, size, [&](const auto turn) {
+      const int at = turn.at, n = turn.n();
       Real weight[kCount], proposed[kCount] = {}, gradient[kCount] = {}, anchor[kCount] = {}, prior[kCount] = {};
       Real first[kCount] = {}, second[kCount] = {}, maximum[kCount] = {}, average[kCount] = {};
-      load(current_at + at, n, whole, weight);
-      if (!fused) load(view.param + at, n, whole, proposed);
-      if (fused) load(view.grad + at, n, whole, gradient);
-      if (fused && view.first) load(view.first + at, n, whole, first);
-      if (fused && view.second) load(view.second + at, n, whole, second);
-      if (fused && view.maximum) load(view.maximum + at, n, whole, maximum);
-      if (view.transfer) load(view.transfer + at, n, whole, average);
-      if (pulls) view.load_anchor(at, n, whole, anchor);
-      if (folds) sums.curvature += fold<kCount>(h, view, shared, at, n, whole, gradient, c.gradient_factor);
-      if (has_prior) load_significance(view, c, at, n, whole, prior);
+      load(current_at + at, n, turn.whole(view.previous ? kPrevious : kParam), weight);
+      if (!fused) load(view.param + at, n, turn.whole(kParam), proposed);
+      if (fused) load(view.grad + at, n, turn.whole(kGrad), gradient);
+      if (fused && view.first) load(view.first + at, n, turn.whole(kFirst), first);
+      if (fused && view.second) load(view.second + at, n, turn.whole(kSecond), second);
+      if (fused && view.maximum) load(view.maximum + at, n, turn.whole(kMaximum), maximum);
+      if (view.transfer) load(view.transfer + at, n, turn.whole(kTransfer), average);
+      if (pulls) view.load_anchor(at, n, turn.whole(kAnchor), anchor);
+      if (folds) sums.curvature += fold(h, view, shared, turn, gradient, c.gradient_factor);
+      if (has_prior) load_significance(view, c, turn, prior);
       const bool sampled = h.flags.ranks_in(h.phase) && is_sampled(shared, at);
       Real prior_term = 0, anchor_term = 0, transfer_term = 0, transfer_sum = 0;
       int nonfinite = 0, counted = 0;
@@ -274,19 +276,19 @@ struct AnyStep {
         const Real moved = x - current;
         transfer_term += current_weight * moved * moved;
       }
-      if (fused || blends) store(proposed, view.param + at, n, whole);
-      if (fused && view.first) store(first, view.first + at, n, whole);
-      if (fused && view.second) store(second, view.second + at, n, whole);
-      if (fused && view.maximum) store(maximum, view.maximum + at, n, whole);
-      if (fused && view.transfer) store(average, view.transfer + at, n, whole);
-      if (fused && view.path) follow_path(view, at, n, whole, gradient, c.gradient_factor, weight, proposed);
+      if (fused || blends) store(proposed, view.param + at, n, turn.whole(kParam));
+      if (fused && view.first) store(first, view.first + at, n, turn.whole(kFirst));
+      if (fused && view.second) store(second, view.second + at, n, turn.whole(kSecond));
+      if (fused && view.maximum) store(maximum, view.maximum + at, n, turn.whole(kMaximum));
+      if (fused && view.transfer) store(average, view.transfer + at, n, turn.whole(kTransfer));
+      if (fused && view.path) follow_path(view, turn, gradient, c.gradient_factor, weight, proposed);
       sums.prior += fused ? double(prior_term) : 0.0;
       sums.to_anchor += double(anchor_term);
       sums.transfer += double(transfer_term);
       sums.sum += double(transfer_sum);
       sums.counted += counted;
       sums.nonfinite += nonfinite;
-    }
+    });
   }
 };
 
@@ -309,16 +311,15 @@ struct Prepare {
     const bool anchors = pulls && view.transfer && h.flags.transfer_to_anchor();
     const bool adds = pulls && h.flags.coupled();
     const Real unscale = Real(1) / c.gradient_factor;
-    for (int at = int(threadIdx.x) * kCount; at < size; at += kThreads * kCount) {
-      const int n = size - at < kCount ? size - at : kCount;
-      const bool whole = view.aligned && n == kCount;
+    over_turns<kCount>(view, size, [&](const auto turn) {
+      const int at = turn.at, n = turn.n();
       Real weight[kCount], gradient[kCount], anchor[kCount] = {}, prior[kCount] = {}, average[kCount] = {};
-      load(view.param + at, n, whole, weight);
-      load(view.grad + at, n, whole, gradient);
-      if (pulls) view.load_anchor(at, n, whole, anchor);
-      if (has_prior) load_significance(view, c, at, n, whole, prior);
-      if (view.transfer) load(view.transfer + at, n, whole, average);
-      if (view.previous) store(weight, view.previous + at, n, whole);
+      load(view.param + at, n, turn.whole(kParam), weight);
+      load(view.grad + at, n, turn.whole(kGrad), gradient);
+      if (pulls) view.load_anchor(at, n, turn.whole(kAnchor), anchor);
+      if (has_prior) load_significance(view, c, turn, prior);
+      if (view.transfer) load(view.transfer + at, n, turn.whole(kTransfer), average);
+      if (view.previous) store(weight, view.previous + at, n, turn.whole(kPrevious));
       Real prior_term = 0, anchor_term = 0, transfer_sum = 0;
       int nonfinite = 0, counted = 0;
       bool changed = adds;
@@ -344,14 +345,14 @@ struct Prepare {
         effective = !c.hold || is_finite(effective) ? effective : Real(0);
         gradient[i] = adds || !moves ? effective * unscale : gradient[i];
       }
-      if (changed) store(gradient, view.grad + at, n, whole);
-      if (view.transfer) store(average, view.transfer + at, n, whole);
+      if (changed) store(gradient, view.grad + at, n, turn.whole(kGrad));
+      if (view.transfer) store(average, view.transfer + at, n, turn.whole(kTransfer));
       sums.prior += double(prior_term);
       sums.to_anchor += double(anchor_term);
       sums.sum += double(transfer_sum);
       sums.counted += counted;
       sums.nonfinite += nonfinite;
-    }
+    });
   }
 };
 
@@ -359,7 +360,7 @@ struct Prepare {
 // under way, are 73 KB in flight, about three times what latency times bandwidth asks of an H200's. Four compile
 // without a spill, too (64 registers), but leave less room to have loads under way: which is faster is to be measured.
 template <class Stored, bool kRanked>
-__global__ void __launch_bounds__(kThreads, sizeof(Stored) == 4 ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, sizeof(Stored) == 8 ? 2 : 3)
     fused_adam_kernel(const __grid_constant__ StepArguments arguments) {
   walk<FusedAdam<Stored, kRanked>>(arguments);
 }

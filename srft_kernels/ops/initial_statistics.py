@@ -1,5 +1,6 @@
-"""Statistics of T for tensors that have none yet: of T as the coming step will leave it, so that the first step's ranks
-and means are right too.
+"""Statistics of T for tensors that have none yet.
+
+They are of T as the coming step will leave it, so that the first step's ranks and means are right too.
 
 This is plain torch, once in a tensor's life, and it reads results back to the host. What it needs of memory beside the
 tensors is a few bytes for each sampled element, or a piece of a tensor at a time where every element counts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -23,15 +24,15 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import (  # noqa: E402
     bandwidth_plot,
+    baselines,
     hutchinson,
+    interleave,
     kernel_facts,
-    lineup,
-    ours,
-    peers,
     report,
     sanitizer_case,
+    srft,
+    suite,
     targets,
-    turns,
 )
 from benchmarks.contestants import Contestant, Running, Unavailable  # noqa: E402
 from benchmarks.timing import CopyBandwidth  # noqa: E402
@@ -64,7 +65,7 @@ COUNTED = """==PROF== Connected to process 7
 
 
 def every_contestant() -> list[Contestant]:
-    return [c for make in lineup.TABLES.values() for c in make("cpu")]
+    return [c for make in suite.TABLES.values() for c in make("cpu")]
 
 
 # ---------------------------------------------------------------- they run
@@ -86,7 +87,7 @@ def test_entries_and_a_table_run_and_are_written(tmp_path: Path) -> None:
     variants = results["sections"]["variants"]
     assert variants["parameters"] == sum(s.numel() for s in shapes(SMALL["SRFT_BENCH_NETWORK"]))
     rows = {row["key"]: row for row in variants["rows"]}
-    assert set(rows) == {c.key for c in lineup.variant_contestants("cpu")}
+    assert set(rows) == {c.key for c in suite.variant_contestants("cpu")}
     for row in rows.values():
         assert "why" not in row
         moved = row["B/param moved"] * variants["parameters"]
@@ -149,7 +150,7 @@ def test_peak_memory_is_what_is_held_at_one_time() -> None:
 def test_a_session_without_the_steps_leaves_the_results_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     page = report.Report(CPU, None)
-    rows = [turns.empty_row(c) for c in lineup.step_contestants("cpu")]
+    rows = [interleave.empty_row(c) for c in suite.step_contestants("cpu")]
     page.add("penalty", {"rows": rows})
     assert not list(tmp_path.iterdir())
     page.add("step", {"rows": rows})
@@ -175,23 +176,23 @@ def test_turns_report_who_is_absent_and_time_one_object_twice() -> None:
         Contestant("absent", "absent", COPY, absent, baseline="first"),
         Contestant("broken", "broken", COPY, broken, baseline="first"),
     ]
-    section = turns.take_turns(entries, work, CopyBandwidth(CPU, 1024))
+    section = interleave.take_turns(entries, work, CopyBandwidth(CPU, 1024))
     rows = {row["key"]: row for row in section["rows"]}
-    assert len(steps) == 2 + 3 + 2 * turns.ROUNDS  # first steps, host time, and both rows of every turn
+    assert len(steps) == 2 + 3 + 2 * interleave.ROUNDS  # first steps, host time, and both rows of every turn
     assert rows["first"]["state B/param"] == rows["again"]["state B/param"] == 2.0
     assert rows["absent"]["why"] == "it was never written"
     assert rows["broken"]["why"] == "failed: ZeroDivisionError: a line"
-    assert turns.failures(section) == []  # somebody else's
-    assert turns.failures({"rows": [{**rows["broken"], "key": "srft_sgd"}]})
+    assert interleave.failures(section) == []  # somebody else's
+    assert interleave.failures({"rows": [{**rows["broken"], "key": "srft_sgd"}]})
     text = report.section_text("step", section)
     assert "- Not measured, it was never written: absent" in text
     assert text.count("not measured") == 2 * 7
 
 
 def test_the_deadline_leaves_out_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "SECONDS", -1.0)
+    monkeypatch.setattr(interleave, "SECONDS", -1.0)
     work = Workload(CPU, [torch.Size([5])])
-    entered, absent = turns.enter(lineup.variant_contestants("cpu"), work)
+    entered, absent = interleave.enter(suite.variant_contestants("cpu"), work)
     assert not entered
     assert all("were over" in why for why in absent.values())
 
@@ -265,7 +266,7 @@ def test_byte_formulas_against_a_count_of_tensors(key: str) -> None:
 
 
 def test_formulas_add_up_as_they_are_written() -> None:
-    for contestant in [*every_contestant(), *lineup.step_contestants("cuda")]:
+    for contestant in [*every_contestant(), *suite.step_contestants("cuda")]:
         terms = re.sub(r"[^0-9.()+;]", " ", re.sub(r"g²|\b[a-zA-Z]\w*", "", contestant.traffic.formula))
         written = sum(eval(re.sub(r"2 +\(", "2*(", part)) for part in terms.split(";"))
         assert written == pytest.approx(contestant.traffic.bytes_per_element, rel=1e-3)
@@ -276,33 +277,33 @@ def test_formulas_add_up_as_they_are_written() -> None:
 
 def test_keys_are_unique_and_baselines_exist() -> None:
     for device in ("cpu", "cuda"):
-        for make in lineup.TABLES.values():
+        for make in suite.TABLES.values():
             keys = [c.key for c in make(device)]
             assert len(set(keys)) == len(keys)
             assert {c.baseline for c in make(device)} | {c.same_as or keys[0] for c in make(device)} <= set(keys)
 
 
 PEERS: dict[str, Callable[[Workload], Running]] = {
-    "foreach": peers.prior_foreach,
-    "compiled": peers.prior_compiled,
-    "flat": lambda work: peers.prior_compiled(work, flat=True),
+    "foreach": baselines.prior_foreach,
+    "compiled": baselines.prior_compiled,
+    "flat": lambda work: baselines.prior_compiled(work, flat=True),
 }
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_the_same_mathematics_is_the_same(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(peers, "compiled", lambda function: function)  # the arithmetic, without waiting for Inductor
+    monkeypatch.setattr(baselines, "compiled", lambda function: function)  # the arithmetic alone
     sizes = [torch.Size([61, 13]), torch.Size([257])]
     one, other, unpulled = (Workload(CPU, sizes) for _ in range(3))
-    srft = ours.srft_over(one, kappa=1.0)
+    wrapped = srft.srft_over(one, kappa=1.0)
     theirs = PEERS[name](other)
-    plain = lineup.torch_adamw("fused").make(unpulled)
+    plain = suite.torch_adamw("fused").make(unpulled)
     steps, eps = 20, torch.finfo(torch.float32).eps
     for _ in range(steps):
-        srft.step()
+        wrapped.step()
         plain.step()
         value: Any = theirs.step()
-        penalty = float(srft.optimizer.penalty)  # type: ignore[union-attr]
+        penalty = float(wrapped.optimizer.penalty)  # type: ignore[union-attr]
         assert penalty == pytest.approx(float(value), rel=one.elements * eps)  # a float32 sum's worst
     for p, q, r in zip(one.parameters, other.parameters, unpulled.parameters, strict=True):
         rounding = steps * eps * float(p.detach().abs().max())
@@ -342,12 +343,12 @@ def test_the_page_without_a_gpu_is_the_one_that_gpu_sh_fills(tmp_path: Path) -> 
     )
     columns = page.partition("## One optimizer step")[2].partition("##")[0].splitlines()
     rows = [line.split("|")[1:-1] for line in columns if line.startswith("| ") and "contestant" not in line]
-    assert [row[0].strip() for row in rows] == [c.name for c in lineup.step_contestants("cuda")]
+    assert [row[0].strip() for row in rows] == [c.name for c in suite.step_contestants("cuda")]
     assert all(cell.strip() == "not measured" for row in rows for cell in row[1:4] + row[5:])
 
 
 def test_a_filled_page_shows_stages_targets_and_tables() -> None:
-    row = {**turns.empty_row(lineup.torch_adamw("fused")), "ms": 1.5, "of copy": 0.9, "GB/s": 4000.0}
+    row = {**interleave.empty_row(suite.torch_adamw("fused")), "ms": 1.5, "of copy": 0.9, "GB/s": 4000.0}
     stages = {"tests": {"outcome": "failed (exit 1)", "seconds": "12", "note": "1 failed"}}
     results = {"facts": {"device": "Card", "driver": "1.2"}, "sections": {"step": {"rows": [row]}}, "stages": stages,
                "kernels": kernel_facts.resources(DUMP) and [{"kernel": "step", "registers": 40}],
@@ -398,7 +399,10 @@ def test_gpu_sh_without_a_device_says_so_and_writes_nothing(tmp_path: Path) -> N
 PRETENDER = """#!/usr/bin/env bash
 case "$*" in
   -c*) echo "Card;9.0" ;;
-  *"pytest -m gpu"*) echo "1 failed, 2 passed"; exit 1 ;;
+  *"pytest -m gpu"*)
+    trap 'echo "3 passed, interrupted"; exit 2' INT
+    sleep "${TESTS_TAKE:-0}" & wait $!
+    echo "1 failed, 2 passed"; exit 1 ;;
   *"pip install"*) sleep "$BUILD_TAKES" ;;
   *sanitizer_case*) echo "13 of 13 kinds of step take no synchronization" ;;
   *report*) cp "$4/stages.tsv" "$6"; touch "$6/card.md"; echo "$6/card.md" ;;
@@ -432,12 +436,72 @@ def test_a_failing_stage_is_recorded_and_the_next_ones_run(tmp_path: Path, prete
 
 
 @bash_only
+def test_tests_that_take_too_long_say_what_they_found(tmp_path: Path, pretender: str) -> None:
+    """By an interrupt, also where a shell in the background has interrupts ignored; and the rest goes on."""
+    out = tmp_path / "out"
+    script = f"trap '' INT; exec bash {SCRIPT} --stages tests,nosync"
+    environment = {**NO_DEVICE, "PYTHON": pretender, "OUT": str(out), "BUILD_TAKES": "0", "TESTS_TAKE": "50",
+                   "SRFT_GPU_SECONDS": "22"}  # fmt: skip
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stdout + done.stderr
+    stages = report.read_stages(out / "stages.tsv")
+    assert re.fullmatch(r"stopped after [67] s", stages["tests"]["outcome"])
+    assert stages["tests"]["note"] == "3 passed, interrupted"
+    assert "3 passed, interrupted" in (out / "stages" / "tests.log").read_text()
+    assert set(stages) == {"tests", "nosync"}
+
+
+@bash_only
+def test_three_calls_have_every_stage_between_them() -> None:
+    seen = []
+    for name in ("first", "second", "third"):
+        dry = gpu_sh("--dry-run", "--stages", name)
+        assert dry.returncode == 0
+        seen.append(re.findall(r"^(\w+) +(?:at most|not run)", dry.stdout, re.MULTILINE))
+        limits = [int(n) for n in re.findall(r"at most +(\d+) s", dry.stdout)]
+        assert sum(limits) < 900  # each is cut to what is left of ten minutes
+    assert [s for s in report.STAGES if all(s not in part for part in seen)] == []
+    assert all(part[0] == "build" for part in seen)
+    order = gpu_sh("--dry-run")
+    stages = re.findall(r"^(\w+) +(?:at most|not run)", order.stdout, re.MULTILINE)
+    assert stages.index("tests") < stages.index("nosync") < stages.index("triton") < stages.index("tracker")
+    assert re.search(r"^tests .*-k not triton tests/srft_kernels$", order.stdout, re.MULTILINE)
+    assert re.search(r"^triton .*-k triton tests/srft_kernels$", order.stdout, re.MULTILINE)
+    if importlib.util.find_spec("xdist"):
+        assert re.search(r"^tests .* -n 8 ", order.stdout, re.MULTILINE)
+
+
+def test_what_several_calls_left_is_put_together(tmp_path: Path) -> None:
+    row = {**interleave.empty_row(suite.torch_adamw("fused")), "ms": 1.5}
+    facts = {"device": "Card", "driver": "1.2"}
+    for name, stages, sections in (
+        ("a", "build\tpassed\t60\t\ntests\tfailed (exit 1)\t9\t1 failed\n", {}),
+        ("b", "build\tpassed\t2\t\nbench\tpassed\t100\t\n", {"step": {"rows": [row]}}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "facts.json").write_text(json.dumps(facts))
+        (folder / "stages.tsv").write_text(stages)
+        (folder / "card.json").write_text(json.dumps({"facts": facts, "sections": sections}))
+    assert report.main(["--collect", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "all")]) == 0
+    page = (tmp_path / "all" / "card.md").read_text()
+    assert "| build | passed | 2 |" in page
+    assert "| tests | failed (exit 1) | 9 | 1 failed |" in page
+    assert "| torch AdamW(fused=True) | 1.500 |" in page
+    other = tmp_path / "c"
+    other.mkdir()
+    (other / "facts.json").write_text(json.dumps({"device": "Another"}))
+    with pytest.raises(ValueError, match="Another"):
+        report.collect([tmp_path / "a", other], tmp_path / "all")
+
+
+@bash_only
 def test_a_stage_that_takes_too_long_is_stopped_and_leaves_the_benchmarks_their_time(
     tmp_path: Path, pretender: str
 ) -> None:
     out = tmp_path / "out"
     done = gpu_sh("--stages", "build,tests,bench", PYTHON=pretender, OUT=str(out), BUILD_TAKES="50",
-                  SRFT_GPU_SECONDS="226")  # fmt: skip
+                  SRFT_GPU_SECONDS="241")  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     stages = report.read_stages(out / "stages.tsv")
     assert re.fullmatch(r"stopped after [56] s", stages["build"]["outcome"])

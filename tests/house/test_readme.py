@@ -14,6 +14,7 @@ from tests.paths import REPOSITORY
 
 ROOT = REPOSITORY
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = ("csrc", "srft_kernels", "tracker", "tests", "benchmarks", "evidence", "examples", "docs", ".ci")
 
 
 def test_the_example_runs() -> None:
@@ -26,7 +27,9 @@ def test_the_example_runs() -> None:
 
 
 def test_links_lead_to_files() -> None:
-    for page in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *sorted((ROOT / "docs").rglob("*.md"))):
+    folders = ("benchmarks", "docs", "examples", "requirements")
+    pages = [page for folder in folders for page in sorted((ROOT / folder).rglob("*.md"))]
+    for page in (*ROOT.glob("*.md"), *pages):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
@@ -74,3 +77,16 @@ def test_every_example_is_listed() -> None:
     listed = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     missing = [path.name for path in (ROOT / "examples").glob("*.py") if f"`{path.name}`" not in listed]
     assert not missing, f"examples/README.md does not list {missing}"
+
+
+def test_the_files_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = [
+        name for name in re.findall(r"`([\w./-]+)`", text) if re.search(r"\.(py|h|cpp|cuh|txt|toml|md|sh)$|/$", name)
+    ]
+    assert len(names) > 50
+    files = [path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")]
+    files += [path.name for path in ROOT.glob("*.*")]
+    # A name may be given from the folder that its row or sentence is about.
+    missing = [name for name in names if not any(f"/{file}".find(f"/{name}") >= 0 for file in files)]
+    assert not missing, f"CONTRIBUTING.md names {missing}, which are not there"

@@ -27,6 +27,7 @@ PUBLIC = (
     "tracker.evaluation",
     "tracker.export",
     "tracker.inference",
+    "tracker.models.checkpoints",
     "tracker.viewing",
 )
 """The packages whose ``__all__`` is their public interface."""

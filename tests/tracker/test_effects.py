@@ -132,9 +132,18 @@ CASES = [
             ("sdstrack", "ratio", "0.5"), ("sdstrack", "fusion_layers", "[1]"), ("sdstrack", "x_embedding", "random"),
             ("sdstrack", "rgb_masked", "0.1"), ("sdstrack", "x_masked", "0.1"), ("sdstrack", "clean_weight", "1"),
             ("sdstrack", "masked_weight", "1"), ("sdstrack", "distillation_weight", "1"),
-            ("sdstrack", "same_tokens", "false"),
+            ("sdstrack", "same_tokens", "false"), ("patrack", "source", "other"), ("patrack", "gated", "true"),
+            ("patrack", "entangled_layers", "[1]"), ("patrack", "dropout", "0.2"), ("distill", "teacher", "t"),
+            ("distill", "common", "2"), ("distill", "specific", "2"), ("distill", "fusion", "2"),
+            ("distill", "mask_probability", "0.1"), ("distill", "mask_share", "0.1"), ("distill", "mask_cells", "3"),
+            ("distill", "cache", "/cache"),
         )
     ),
+    *(
+        Case(f"distill.{key}", value, "tuning=distill distill.mask_probability=0", "tuning=distill")
+        for key, value in (("mask_share", "0.1"), ("mask_cells", "3"))
+    ),
+    Case("distill.cache_gigabytes", "3", "tuning=distill", "tuning=distill distill.cache=/cache"),
     *(
         Case(
             f"sdstrack.{key}", value, "tuning=sdstrack sdstrack.masked_weight=0 sdstrack.distillation_weight=0",
@@ -262,10 +271,11 @@ def test_neutral_values_ask_for_nothing() -> None:
 
 @pytest.mark.parametrize("name", [name for name in shipped_configs() if name != "corrections"])
 def test_shipped_configurations_ask_for_nothing_idle(name: str) -> None:
-    given = [INIT] if "/" in name else []
-    given += [FILES] if "/" in name and not name.endswith("_rgbx") else []
-    given += [PRIOR] if name.startswith("corrected/") else []
-    given += ["tuning=sdstrack"] if name == "sdstrack_corrections" else []
+    recipe = "/" in name or name == "distill_rgbt"
+    given = [INIT] if recipe else []
+    given += [FILES] if recipe and not name.endswith("_rgbx") else []
+    given += [PRIOR] if name.startswith(("corrected/ostrack", "corrected/droptrack")) else []
+    given += [f"tuning={name.partition('_')[0]}"] if name.endswith("_corrections") else []
     command = name.removeprefix("tiny_") if name in ("tiny_pretrain", "tiny_prior") else "train"
     config = load_config(RunConfig, name, [*given, *([PRIOR] if name == "demo" else [])], command=command)
     again = explained_yaml(config, command)

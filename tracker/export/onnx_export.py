@@ -19,12 +19,11 @@ from tracker.errors import RGBXError
 from tracker.files import atomic_path
 from tracker.inference.engine import Locator, check_finite, network_fingerprint, network_sizes
 from tracker.inference.online import SMALLEST_SIDE, InferenceSettings
+from tracker.inference.onnx_engine import INSTALL, METADATA_KEY
 from tracker.models.tracker import Tracker
 from tracker.tuning.base import TunedTracker
 
-METADATA_KEY = "rgbx_tracker"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
-INSTALL = 'pip install "srft-kernels[export]"'
 
 
 class _Outputs(nn.Module):

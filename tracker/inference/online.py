@@ -330,7 +330,7 @@ class OnlineTracker:
     Args:
         network: any module with ``config.template_size`` and ``config.search_size`` that answers a
             :class:`tracker.models.tracker.TrackerOutput`, put in evaluation mode for each call only; or an engine
-            (:func:`tracker.inference.fast.make_engine`, :class:`tracker.export.onnx_engine.OnnxEngine`).
+            (:func:`tracker.inference.fast.make_engine`, :class:`tracker.inference.onnx_engine.OnnxEngine`).
         settings: see :class:`InferenceSettings`.
 
     For example:

@@ -13,6 +13,7 @@ from tracker.errors import RGBXError
 from tracker.inference.engine import Engine
 from tracker.inference.fast import make_engine
 from tracker.inference.online import InferenceSettings
+from tracker.inference.onnx_engine import OnnxEngine
 from tracker.models.checkpoints import find_weights
 from tracker.tuning.files import load_tracker
 
@@ -45,8 +46,6 @@ def open_engine(
     if precision not in PRECISIONS:
         raise RGBXError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     if checkpoint.suffix == ".onnx":
-        from tracker.export import OnnxEngine
-
         if engine != "eager" or precision != "fp32":
             raise RGBXError(
                 "an ONNX file has its precision and runs in ONNX Runtime; leave out --engine and --precision"

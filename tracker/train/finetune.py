@@ -14,10 +14,10 @@ from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import Processes, processes
 from tracker.train.prior import configured_prior
 from tracker.train.run_folder import claim
-from tracker.train.start import loader_for, starting_network
+from tracker.train.start import starting_network
 from tracker.train.trainer import StepRecord, Trainer
 from tracker.tuning.base import TunedTracker
-from tracker.tuning.files import save_tracker
+from tracker.tuning.files import load_tracker, save_tracker
 
 
 def group_settings(train: TrainSection) -> GroupSettings:
@@ -43,7 +43,7 @@ def fine_tuner(
     group = group or Processes(device=next(network.parameters()).device)
     seed_everything(config.train.seed, config.train.deterministic)
     if isinstance(network, TunedTracker):
-        network.begin_training(config, loader_for(config))  # may add what is trained too
+        network.begin_training(config, load_tracker)  # may add what is trained too
     groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
     return build_trainer(config, network, groups, title, group, prior, pairs, invocation, validate)
 

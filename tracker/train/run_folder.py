@@ -77,6 +77,9 @@ def resumed_config(resume: Path, command: str, path: str | None, overrides: Sequ
     if made_by in ("train", "pretrain") and made_by != command:
         raise RGBXError(f"{file} is a checkpoint of `rgbx {made_by}`; go on with `rgbx {made_by} --resume {resume}`")
     stored = dict(state["config"])
+    if "command" not in state and stored["data"]["source"] == "folder":
+        # Older runs stored the generator's modality beside files, which it said nothing of.
+        stored["data"] = {**stored["data"], "modality": None}
     if file.parent.name == CHECKPOINTS:
         stored["output"] = str(file.parent.parent)  # the folder may have been moved
     if path is None:

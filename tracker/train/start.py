@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ from torch import nn
 
 from tracker.config import RunConfig
 from tracker.errors import RGBXError
-from tracker.inference import InferenceSettings
 from tracker.models.checkpoints import find_weights, load_network
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import NetworkConfig, preset
 from tracker.models.tracker import Tracker, build_network
-from tracker.train.validate import inference_settings
-from tracker.tuning.base import LoadTracker, Origin, TunedTracker
+from tracker.tuning.base import Origin, TunedTracker
 from tracker.tuning.files import file_fingerprint, load_tracker, tune
 
 
@@ -119,29 +116,3 @@ def check_finite(network: nn.Module, name: str) -> None:
                 f"{name} has {count} values in {key} that are NaN or infinite; it comes from a run that diverged, so "
                 "take an earlier checkpoint"
             )
-
-
-def loader_for(config: RunConfig) -> LoadTracker:
-    """Return what loads a tracker that is to see the pairs of ``config``, as a teacher does.
-
-    It is :func:`tracker.tuning.files.load_tracker`, and raises RGBXError besides where the file says that its tracker was
-    trained with crops of another factor or another style of X.
-    """
-
-    def load(path: Any, **changed: Any) -> tuple[Tracker | TunedTracker, NetworkConfig, Mapping[str, Any]]:
-        network, shape, meta = load_tracker(path, **changed)
-        learned, wanted = InferenceSettings.from_meta(meta), inference_settings(config)
-        for name in ("template_factor", "search_factor"):
-            theirs, ours = getattr(learned, name), getattr(wanted, name)
-            if theirs != ours:
-                raise RGBXError(
-                    f"the teacher was trained with {name} {theirs:g}, not {ours:g}; set pairs.{name}={theirs:g}"
-                )
-        if "inference" in meta and learned.rendering != wanted.rendering:
-            raise RGBXError(
-                f"the teacher knows X as {learned.rendering}, and the student would be shown {wanted.rendering}; give "
-                "data.depth_style and the other styles of the teacher"
-            )
-        return network, shape, meta
-
-    return load

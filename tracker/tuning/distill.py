@@ -17,6 +17,7 @@ from tracker.models.checkpoints.fingerprint import network_fingerprint
 from tracker.models.config import NetworkConfig, evenly_spaced_layers
 from tracker.models.elimination import to_grid
 from tracker.models.tracker import SingleStreamTracker, Tracker, TrackerOutput
+from tracker.spellings import american
 from tracker.tuning.base import LoadTracker, Loss, TunedTracker
 from tracker.tuning.distill_losses import Distiller, Tap
 from tracker.tuning.distill_masking import draw_hidden, hide_blocks
@@ -24,6 +25,13 @@ from tracker.tuning.distill_teacher import TapCache, Teacher
 
 if TYPE_CHECKING:
     from tracker.config import RunConfig
+
+
+LEARNED_WITH = {
+    "pairs": ("template_factor", "search_factor"),
+    "data": ("depth_style", "depth_clip", "event_style", "thermal_style", "thermal_range"),
+}
+"""Settings of crops and of X that a teacher's file tells, and that student and teacher have to share."""
 
 
 class StudentAnswer(NamedTuple):
@@ -132,13 +140,23 @@ class Student(TunedTracker):
         settings = config.distill
         if settings.teacher is None:
             raise RGBXError("distill.teacher is not set; give the checkpoint of a two-stream tracker to learn from")
-        network, shape, _ = load(
+        network, shape, meta = load(
             settings.teacher,
             template_size=self.config.template_size,
             search_size=self.config.search_size,
             elimination_layers=(),
             keep_ratio=1.0,
         )
+        learned = meta.get("inference", {})
+        for section, names in LEARNED_WITH.items():
+            for name in names:
+                given = getattr(getattr(config, section), name)
+                told = american(learned.get(name, given))
+                wanted = tuple(told) if isinstance(told, list) else told  # JSON has no tuples
+                if wanted != given:
+                    raise RGBXError(
+                        f"the teacher was trained with {name} {wanted}, not {given}; set {section}.{name}={wanted}"
+                    )
         if self.distiller is None:
             self.learn_from(shape)
         cache = None

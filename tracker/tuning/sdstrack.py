@@ -157,8 +157,9 @@ class SDSTrack(TunedTracker):
     def _answers(
         self, rgb_patches: list[Tensor], x_patches: list[Tensor], copies: int = 1
     ) -> tuple[TrackerOutput, list[Tensor]]:
-        """From patches of template and search region, ``(B, Nz, D)`` and ``(B, Ns, D)``, to the answer, and the fused
-        tokens ``(B, 2 N, D)`` of each fusion.
+        """Return the answer, and the fused tokens ``(B, 2 N, D)`` of each fusion.
+
+        Patches of template and search region are ``(B, Nz, D)`` and ``(B, Ns, D)``.
         """
         base, config = self.base, self.config
         rgb, x = base.positions(*rgb_patches), base.positions(*x_patches)

@@ -40,7 +40,8 @@ class CudaPenalty:
         lists = [[_readable(t) for t in tensors] for tensors in (params, anchors, significance)]
         factor = _number(strength, device)
         out = torch.empty((), dtype=penalty.value_dtype(params), device=device)
-        scratch = torch.zeros(self._module.penalty_scratch_bytes(), dtype=torch.uint8, device=device)
+        scratch = torch.empty(self._module.penalty_scratch_bytes(), dtype=torch.uint8, device=device)
+        scratch[: self._module.penalty_zeroed_bytes()].zero_()
         self._module.penalty_value(
             **self._described(lists, None),
             strength=factor.data_ptr(),

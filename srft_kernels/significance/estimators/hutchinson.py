@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srft_kernels._layout import is_dense
 from srft_kernels.ops.probe import DTYPES
+from srft_kernels.ops.tensors import is_dense
 from srft_kernels.sharded import check as check_placement
 from srft_kernels.sharded import is_distributed, is_sharded, local, rank_of
 from srft_kernels.significance.convergence import LEAST_DRAWS, RunningError

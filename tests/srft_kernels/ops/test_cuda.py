@@ -1,5 +1,6 @@
-"""The CUDA kernels on a device, from one launch to the whole optimizer: against the reference on the CPU, in the same
-bits from run to run, without waiting for the device, and under captured graphs.
+"""The CUDA kernels on a device, from one launch to the whole optimizer, against the reference on the CPU.
+
+They give the same bits from run to run, do not wait for the device, and work under captured graphs.
 
 What needs no device (the kernels' own code on a stand-in for one) is in test_cuda_on_host.py.
 """
@@ -366,7 +367,7 @@ def test_a_penalty_over_more_than_two_billion_elements() -> None:
 def test_the_penalty_is_the_reference(
     dtype: torch.dtype, others: tuple[torch.dtype, torch.dtype], strength_on_device: bool
 ) -> None:
-    tensors = draw((dtype, *others), (*PENALTY_SHAPES, *((3,),) * 100))  # more tensors than one launch takes
+    tensors = draw((dtype, *others), (*PENALTY_SHAPES, *((3,),) * 700))  # more tensors than one launch takes
     here = tuple([t.to(DEVICE) for t in group] for group in tensors)
     strength, grad = torch.tensor(2.3, dtype=torch.float64), torch.tensor(-0.7)
     strength_here = strength.to(DEVICE) if strength_on_device else strength

@@ -1,5 +1,6 @@
-"""The CUDA kernels' own code on a host that stands in for the device (cuda_on_host/): walk, reductions, tickets, ranges
-and arithmetic against the reference, where there is no GPU.
+"""The CUDA kernels' own code on a host that stands in for the device (cuda_on_host/), where there is no GPU.
+
+Walk, reductions, tickets, ranges and arithmetic are compared with the reference.
 """
 
 from __future__ import annotations
@@ -290,7 +291,7 @@ def test_settings_change_from_step_to_step(module: Any) -> None:
 @pytest.mark.parametrize("others", [(torch.float32, torch.bfloat16), (torch.float64, torch.float16)], ids=str)
 def test_the_penalty_is_the_reference(module: Any, dtype: torch.dtype, others: tuple[torch.dtype, torch.dtype]) -> None:
     kernels = CudaPenalty(module)
-    tensors = draw((dtype, *others), (*SHAPES, *((3,),) * 100))  # more tensors than one launch takes
+    tensors = draw((dtype, *others), (*SHAPES, *((3,),) * 700))  # more tensors than one launch takes
     strength, grad = torch.tensor(2.3, dtype=torch.float64), torch.tensor(-0.7)
     value, truth = kernels.value(*tensors, strength), penalty_reference(*tensors, strength)
     assert (value.dtype, value.shape) == (truth.dtype, truth.shape)

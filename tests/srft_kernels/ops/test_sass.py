@@ -40,21 +40,35 @@ def test_the_default_serves_ampere_to_blackwell_and_what_comes_after() -> None:
 
 
 @pytest.fixture(scope="module")
-def adam_in_float32() -> dict[str, tuple[str, str]]:
+def adam() -> dict[str, tuple[str, str]]:
     """For Hopper, of every variant of the kernel that most steps are: its use of resources and its instructions."""
     if not {"9.0", "9.0+PTX"} & set(cuda_library.build.architectures.split()):
         pytest.skip(f"built for {cuda_library.build.architectures} and not for 9.0")
 
     def by_kernel(text: str, start: str) -> dict[str, str]:
         parts = re.split(rf"^\s*{start}\s*(\S+?):?$", text, flags=re.MULTILINE)
-        # The mangled name ends in its template arguments, of which float is the first.
-        return {k: v for k, v in zip(parts[1::2], parts[2::2], strict=True) if re.search(r"17fused_adam_kernelIf", k)}
+        return {k: v for k, v in zip(parts[1::2], parts[2::2], strict=True) if "17fused_adam_kernelI" in k}
 
     usage = by_kernel(cuobjdump("-res-usage", "-arch", "sm_90"), "Function")
     code = by_kernel(cuobjdump("-sass", "-arch", "sm_90"), "Function :")
     assert usage.keys() == code.keys()
-    assert usage, "no kernel named srft::cuda::fused_adam_kernel<float, ...>"
+    assert len(usage) == 8, "two kernels for each of four dtypes"
     return {kernel: (usage[kernel], code[kernel]) for kernel in usage}
+
+
+@pytest.fixture(scope="module")
+def adam_in_float32(adam: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Those whose first template argument is float; the mangled name ends in them."""
+    return {k: v for k, v in adam.items() if re.search(r"17fused_adam_kernelIf", k)}
+
+
+def test_the_loads_of_a_whole_turn_are_under_way_together(adam: dict[str, tuple[str, str]]) -> None:
+    """Weight, gradient, two moments, anchor and prior within a few instructions: none waits for another."""
+    for kernel, (_, code) in adam.items():
+        lines = re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(.*)$", code, flags=re.MULTILINE)
+        loads = [i for i, line in enumerate(lines) if re.search(r"\bLDG\.E\S*\.(?:64|128)\b", line)]
+        most = max(sum(first <= i < first + 40 for i in loads) for first in loads)
+        assert most >= 6, kernel
 
 
 def test_adam_moves_memory_in_128_bits(adam_in_float32: dict[str, tuple[str, str]]) -> None:

@@ -13,8 +13,8 @@ from tracker.cli import cli
 from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import preset
 from tracker.models.tracker import build_network
-from tracker.train.checkpoint import checkpoints_in, load_checkpoint, step_of
-from tracker.train.run_folder import differences
+from tracker.train.checkpoint import checkpoints_in, load_checkpoint, save_checkpoint, step_of
+from tracker.train.run_folder import differences, resumed_config
 
 SMALL = preset(
     "tiny", kind="single_stream", embed_dim=16, depth=2, num_heads=2, template_size=32, search_size=64,
@@ -180,6 +180,18 @@ def test_settings_that_round_otherwise_may_change_with_a_notice(
 
 def test_a_run_of_another_command_is_named(whole: Path) -> None:
     assert f"go on with `rgbx train --resume {whole}`" in refused("pretrain", "--resume", whole)
+
+
+def test_a_checkpoint_from_before_carries_its_configuration_as_well(whole: Path, tmp_path: Path) -> None:
+    """It has no command line and no command; beside files it has the generator's modality, whatever they hold."""
+    state = load_checkpoint(whole / "checkpoints" / "step_00000005.ckpt")
+    for key in ("command", "invocation", "threads", "format", "version"):
+        del state[key]
+    state["config"]["data"] |= {"source": "folder", "root": "/data", "modality": "thermal", "depth_style": "grey"}
+    save_checkpoint(tmp_path / "checkpoints" / "step_00000005.ckpt", state)
+    config, started_by = resumed_config(tmp_path, "train", None, [])
+    assert (config.data.modality, config.data.depth_style, started_by) == (None, "gray", "")
+    assert config.output == tmp_path
 
 
 def test_places_may_move_and_nothing_else_of_a_data_set() -> None:

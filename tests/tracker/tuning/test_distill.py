@@ -20,7 +20,7 @@ from tracker.models.config import preset
 from tracker.models.elimination import to_grid
 from tracker.models.tracker import TwoStreamTracker, build_network
 from tracker.train.losses import TrackingLoss
-from tracker.train.start import loader_for, starting_network
+from tracker.train.start import starting_network
 from tracker.tuning.distill import Student, StudentAnswer
 from tracker.tuning.distill_teacher import TapCache, Teacher, pixels_of
 from tracker.tuning.files import load_tracker, save_tracker, tune
@@ -193,7 +193,7 @@ def test_bf16_learns_from_the_same_teacher(tmp_path: Path) -> None:
         torch.manual_seed(0)
         network = starting_network(run)[0]
         assert isinstance(network, Student)
-        start_training(network, run)
+        network.begin_training(run, load_tracker)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             answer = network.train()(*crops(network.config))
         losses[precision] = network.training_loss(TrackingLoss())(answer, torch.full((2, 4), 0.5))
@@ -286,23 +286,19 @@ def run_of(folder: Path, *overrides: str) -> RunConfig:
     return load_config(RunConfig, None, [f"init={folder / 'rgb.safetensors'}", "tuning=distill", *overrides])
 
 
-def start_training(network: Any, config: RunConfig) -> None:
-    network.begin_training(config, loader_for(config))
-
-
 def test_a_teacher_that_cannot_teach_is_refused(tmp_path: Path) -> None:
     saved_rgb(tmp_path / "rgb.safetensors")
     network = student()
     with pytest.raises(RGBXError, match=r"distill\.teacher is not set"):
-        start_training(network, run_of(tmp_path))
+        network.begin_training(run_of(tmp_path), load_tracker)
     with pytest.raises(RGBXError, match="a teacher needs two streams"):
-        start_training(network, run_of(tmp_path, f"distill.teacher={tmp_path / 'rgb.safetensors'}"))
+        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'rgb.safetensors'}"), load_tracker)
     save_network(tmp_path / "two.safetensors", two_streams(), meta={"inference": {"search_factor": 5.0}})
-    with pytest.raises(RGBXError, match=r"trained with search_factor 5, not 4; set pairs.search_factor=5"):
-        start_training(network, run_of(tmp_path, f"distill.teacher={tmp_path / 'two.safetensors'}"))
+    with pytest.raises(RGBXError, match=r"trained with search_factor 5\.0, not 4\.0; set pairs\.search_factor=5\.0"):
+        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'two.safetensors'}"), load_tracker)
     save_network(tmp_path / "raw.safetensors", two_streams(), meta={"inference": {"depth_style": "raw"}})
-    with pytest.raises(RGBXError, match=r"knows X as .*raw.*; give data\.depth_style"):
-        start_training(network, run_of(tmp_path, f"distill.teacher={tmp_path / 'raw.safetensors'}"))
+    with pytest.raises(RGBXError, match=r"trained with depth_style raw, not jet; set data\.depth_style=raw"):
+        network.begin_training(run_of(tmp_path, f"distill.teacher={tmp_path / 'raw.safetensors'}"), load_tracker)
     with pytest.raises(RGBXError, match=r"grids of 2 and 4 cells and the student of 2 and 6"):
         tuned("distill", rgb_tracker(search_size=96)).learn_from(two_streams().config)  # type: ignore[operator]
     with pytest.raises(RGBXError, match="meet 4 times, and the student has 2 layers"):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.tracker.tuning.small import saved_rgb, saved_teacher
 from tracker.config import RunConfig, load_config, shipped_configs
+from tracker.data.layouts import write_dataset
+from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.models.config import preset
 from tracker.models.groups import parameter_groups
 from tracker.models.tracker import build_network
-from tracker.train.finetune import group_settings
+from tracker.train.finetune import fine_tune, group_settings
 from tracker.train.schedule import lr_factor
 from tracker.tuning.distill import Student
-from tracker.tuning.files import tune
+from tracker.tuning.files import load_tracker, tune
 
 PATRACK = {"patrack_rgbt": "lasher", "patrack_rgbd": "depthtrack", "patrack_rgbe": "visevent"}
 """The layout that each trains on."""
-STUDENT = "distill_rgbt"
+STUDENT = "own/distill_rgbt"
 KINDS = ("published", "corrected")
 SOURCE = {"published": "other", "corrected": "own"}
 SPLITS = {"published": "train", "corrected": "train_without_val"}
@@ -106,3 +111,33 @@ def test_the_students_recipe_trains_all_of_a_student_of_6_1_million() -> None:
     assert trained == {name for name, _ in network.named_parameters()}
     assert {group["lr"] for group in groups} == {4e-4}
     assert sum(p.numel() for name, p in network.named_parameters() if network.runs_with(name)) <= 6_500_000
+
+
+@pytest.fixture(scope="module")
+def lasher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three generated sequences in LasHeR's layout, of which one is kept out of training."""
+    root = tmp_path_factory.mktemp("lasher")
+    write_dataset(
+        synthetic_dataset(SyntheticConfig(modality="thermal", length=20, size=(96, 72)), 3),
+        root,
+        "lasher",
+        split="train",
+    )
+    return root
+
+
+@pytest.mark.parametrize("name", ["corrected/patrack_rgbt", STUDENT])
+def test_a_recipe_runs_as_it_is_but_for_its_size(name: str, lasher: Path, tmp_path: Path) -> None:
+    saved_rgb(tmp_path / "rgb.safetensors")
+    size = ["network.template_size=32", "network.search_size=64", "train.samples_per_epoch=4", "train.batch_size=2",
+            "train.epochs=2", "train.workers=0", "train.log_every=1", "train.device=cpu"]  # fmt: skip
+    own = ["patrack.entangled_layers=[1,2]"]
+    if name == STUDENT:
+        own = [f"distill.teacher={saved_teacher(tmp_path / 'teacher.safetensors')}", "train.warmup_steps=0"]
+    given = [f"init={tmp_path / 'rgb.safetensors'}", f"data.root={lasher}", f"output={tmp_path / 'run'}", *size, *own]
+    file, history = fine_tune(load_config(RunConfig, name, given))
+    assert [record.step for record in history if "validation/SR" in record.scalars] == [4]
+    assert ("loss/fusion" in history[0].scalars) == (name == STUDENT)
+    network, config, meta = load_tracker(file)
+    assert (config.template_size, config.search_size, meta["inference"]["search_factor"]) == (32, 64, 4.0)
+    assert type(network).__name__ == ("Student" if name == STUDENT else "PATrack")

@@ -32,6 +32,9 @@ struct dim3 {
 struct uint4 {
   unsigned x, y, z, w;
 };
+struct uint2 {
+  unsigned x, y;
+};
 
 namespace cuda_on_host {
 struct Index {
@@ -55,14 +58,18 @@ template <class T>
 T __ldcg(const T* from) {
   return *from;
 }
-inline uint4 __ldcs(const uint4* from) {
-  if (reinterpret_cast<uintptr_t>(from) % 16) std::fprintf(stderr, "a read of 16 bytes is not aligned\n"), std::abort();
-  uint4 value;
+template <class Word>
+Word __ldcs(const Word* from) {
+  if (reinterpret_cast<uintptr_t>(from) % sizeof(Word))
+    std::fprintf(stderr, "a wide read is not aligned\n"), std::abort();
+  Word value;
   std::memcpy(&value, from, sizeof value);
   return value;
 }
-inline void __stcs(uint4* to, uint4 value) {
-  if (reinterpret_cast<uintptr_t>(to) % 16) std::fprintf(stderr, "a write of 16 bytes is not aligned\n"), std::abort();
+template <class Word>
+void __stcs(Word* to, Word value) {
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(Word))
+    std::fprintf(stderr, "a wide write is not aligned\n"), std::abort();
   std::memcpy(to, &value, sizeof value);
 }
 inline unsigned atomicAdd(unsigned* to, unsigned value) {

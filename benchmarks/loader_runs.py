@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.loader import BATCHES, FRAMES, NETWORKS, SIZE, STEPS, WORKERS, rows
-from benchmarks.peers import published_update
+from benchmarks.baselines import published_update
+from benchmarks.loader_rows import BATCHES, FRAMES, NETWORKS, SIZE, STEPS, WORKERS, rows
 from benchmarks.workload import Workload
 from tracker.config import RunConfig, load_config
 from tracker.data.dataset import PairDataset

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from tracker.data.crop import CropTransform
 from tracker.errors import RGBXError
-from tracker.export.onnx_export import INSTALL, METADATA_KEY
 from tracker.inference.engine import Engine, host_crops
 from tracker.inference.online import InferenceSettings
 
+METADATA_KEY = "rgbx_tracker"
+"""Under which a file says how it is run: one JSON object."""
+INSTALL = 'pip install "srft-kernels[export]"'
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.optim import SGD, AdamW
 
-from benchmarks import ours, peers, penalty, traffic
+from benchmarks import baselines, penalty, srft, traffic
 from benchmarks.contestants import DECAY, LR, MOMENTUM, Contestant, running
 
 
@@ -41,35 +41,35 @@ TORCH_RMSPROP = Contestant(
     "rmsprop",
     "torch RMSprop(foreach=True)",
     traffic.RMSPROP,
-    lambda work: running(ours.rmsprop(work.parameters)),
+    lambda work: running(srft.rmsprop(work.parameters)),
     baseline="rmsprop",
 )
 
 
 def step_contestants(device: str) -> list[Contestant]:
     """One optimizer step: SRFT, torch's AdamW, and everybody who does what SRFT does."""
-    *mine, again = ours.main_contestants(device)
+    *mine, again = srft.main_contestants(device)
     return [
         torch_adamw("fused"),
         *mine,
         torch_adamw("foreach"),
-        peers.EWC_FOREACH,
-        peers.PRIOR_FOREACH,
+        baselines.EWC_FOREACH,
+        baselines.PRIOR_FOREACH,
         again,
-        peers.PUBLISHED,
-        peers.BITSANDBYTES_32,
-        peers.BITSANDBYTES_8,
-        peers.EWC_COMPILED_ALONE,
-        peers.EWC_COMPILED,
-        peers.PRIOR_COMPILED,
-        peers.PRIOR_COMPILED_FLAT,
-        peers.TORCHAO_8,
+        baselines.PUBLISHED,
+        baselines.BITSANDBYTES_32,
+        baselines.BITSANDBYTES_8,
+        baselines.EWC_COMPILED_ALONE,
+        baselines.EWC_COMPILED,
+        baselines.PRIOR_COMPILED,
+        baselines.PRIOR_COMPILED_FLAT,
+        baselines.TORCHAO_8,
     ]
 
 
 def variant_contestants(device: str) -> list[Contestant]:
     """SRFT's other options, dtypes and inner optimizers, beside torch's own optimizers that do less."""
-    return [torch_adamw("fused"), TORCH_BF16, TORCH_SGD, TORCH_RMSPROP, *ours.variant_contestants(device)]
+    return [torch_adamw("fused"), TORCH_BF16, TORCH_SGD, TORCH_RMSPROP, *srft.variant_contestants(device)]
 
 
 # By the name of the section in the results.
