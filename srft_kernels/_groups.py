@@ -177,7 +177,8 @@ class GroupWatch:
         for param, own in kept.items():
             extra = {name: own[name] for name in _state.EXTRA_STATE if name in own}
             if extra:
-                replaced[param] = {**extra, **replaced.get(param, {})}
+                replaced[param] = {**replaced.get(param, {}), **extra}
+                _state.set_count(replaced[param], self._inner, param)
         optimizer.state = inside.state = replaced
         self._state, self._kept = replaced, len(replaced)
         self._plans.forget()

@@ -94,7 +94,7 @@ def make(
         if param.requires_grad:
             complete(state, group, inner, param, curved)
         elif own:
-            _set_count(own, inner, param)  # torch's Adam wants one wherever there is any state
+            set_count(own, inner, param)  # torch's Adam wants one wherever there is any state
         else:
             del state[param]
     _gather_small([state[p] for p in group["params"] if p in state])
@@ -132,14 +132,14 @@ def complete(state: State, group: Mapping[str, Any], inner: InnerOptimizer, para
     keeps_statistics = weighs_transfer(group, inner) or "curvature" in own
     if keeps_statistics and "transfer_statistics" not in own:
         own["transfer_statistics"] = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=param.device)
-    _set_count(own, inner, param)
+    set_count(own, inner, param)
     for name in (*inner.moments(group), *(("transfer",) if owns_transfer(group, inner) else ())):
         if own.get(name) is None:
             own[name] = zeros_beside(param)
     lay_out(own, param)
 
 
-def _set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None:
+def set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None:
     """The count of steps as float32 beside the parameter, whatever it was."""
     started = 1.0 if own.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
     count = own.get(inner.counter, started)

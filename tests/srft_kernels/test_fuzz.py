@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -249,6 +250,17 @@ class Training(RuleBasedStateMachine):
 
         self.each(round_trip)
 
+    @rule(what=st.sampled_from(["loaded", "reset"]))
+    def replace_the_state(self, what: str) -> None:
+        def replace(world: World) -> None:
+            inner = world.optimizer.inner
+            if what == "loaded":
+                inner.load_state_dict(copy.deepcopy(inner.state_dict()))
+            elif world.optimizer.gradients_stay_scaled:
+                world.optimizer.state = defaultdict(dict)
+
+        self.each(replace)
+
     @rule(how=st.sampled_from([copy.deepcopy, pickled]))
     def go_on_with_a_copy(self, how: Callable[[World], World]) -> None:
         self.worlds = [how(world) for world in self.worlds]
@@ -275,13 +287,14 @@ class Training(RuleBasedStateMachine):
     @invariant()
     def groups_are_shared(self) -> None:
         for world in getattr(self, "worlds", []):
+            world.optimizer.state_dict()
             assert world.optimizer.param_groups is world.optimizer.inner.param_groups
             assert world.optimizer.backend == world.backend
 
 
 TestTraining = Training.TestCase
 TestTraining.settings = settings(
-    max_examples=40,
+    max_examples=80,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,
