@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor
 
 from tracker.config import TUNED_GROUPS
-from tracker.models.tracker import TrackerOutput
+from tracker.models.tracker import Tracker, TrackerOutput
 from tracker.tuning.base import TunedTracker
 
 
@@ -20,3 +22,7 @@ class Frozen(TunedTracker):
         """As the base's."""
         output: TrackerOutput = self.base(template, search)
         return output
+
+    def merged(self) -> Tracker:
+        """The two-stream tracker itself, a copy: nothing is added to it."""
+        return copy.deepcopy(self.base)

@@ -16,6 +16,7 @@ from tracker.config import TUNED_GROUPS
 from tracker.models.config import vit_b_256
 from tracker.models.groups import parameter_groups
 from tracker.models.tracker import build_network
+from tracker.tuning.base import TunedTracker
 from tracker.tuning.files import tune
 from tracker.tuning.methods import METHODS
 
@@ -65,7 +66,7 @@ def test_every_method_has_a_page_and_a_row_with_its_parameters() -> None:
             network = tune(build_network(vit_b_256(kind="single_stream")), method)
         trained = sum(p.numel() for group in parameter_groups(network) for _, p in group["params"])
         assert count == f"{trained / 1e6:.2f} M", method
-        assert (merges == "yes") == (type(network).merged is not METHODS["frozen"].merged)
+        assert (merges == "yes") == (type(network).merged is not TunedTracker.merged)
 
 
 def test_settings_know_what_each_method_trains() -> None:

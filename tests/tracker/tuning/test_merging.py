@@ -19,6 +19,7 @@ MERGING = [
     ("lora", {"dora": True}),
     ("lora", {"targets": ("qkv",), "rank": 3}),
     ("adapters", {"width": 7}),
+    ("frozen", {}),
 ]
 
 
