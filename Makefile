@@ -1,7 +1,7 @@
 # Everything from a fresh clone, on a machine with Python >= 3.10 (with venv), a C++ compiler and make:
 #   make test     lint, type checks and every test
 #   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
-# also: lint, format, bench, setup, clean. Set-up happens by itself, and again only when something it depends on changes.
+# also: lint, format, bench, sanitize, setup, clean. Set-up happens by itself, and again only when something it depends on changes.
 #   make PYTHON=python3.12 test     with another Python (after `make clean`)
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: test lint format demo bench setup clean
+.PHONY: test lint format demo bench sanitize setup clean
 
 # A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
 # other's way.
@@ -39,6 +39,9 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+sanitize: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python tests/sanitize/run.sh
 
 setup: $(READY)
 
