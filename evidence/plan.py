@@ -110,7 +110,7 @@ def digits_shapes(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]
         yield from grid("digits", tasks, "adamw", [seed], fixed, lr=RATES[2::2])
         falling, path, rates = {**fixed, **FALLING}, {**fixed, **PATH}, (1e-3, *HELD_RATES[:2])
         yield from grid("digits", tasks, "srft", [seed], falling, lr=rates, strength=(1.0, 3.0, 10.0, 30.0, 100.0))
-        yield from grid("digits", tasks, "srft", [seed], path, lr=rates, strength=(100.0,))
+        yield from grid("digits", tasks, "srft", [seed], path, lr=rates, strength=(30.0,))
         yield from grid("digits", tasks, "ewc", [seed], fixed, lr=rates, strength=COUPLED_STRENGTHS["ewc"])
 
 
@@ -124,7 +124,7 @@ def digits_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid(
             "digits", ["row"], "srft", [seed], falling, lr=HELD_RATES[:2], strength=(3.0, 10.0, 30.0, 100.0)
         )
-        yield from grid("digits", ["row"], "srft", [seed], {**fixed, **PATH}, lr=HELD_RATES[:2], strength=(100.0,))
+        yield from grid("digits", ["row"], "srft", [seed], {**fixed, **PATH}, lr=HELD_RATES[:2], strength=(30.0, 100.0))
         uniform = {**fixed, "estimator": "uniform"}
         yield from grid("digits", ["row"], "srft", [seed], uniform, lr=HELD_RATES[:2], strength=STRENGTHS[:3])
         yield from grid("digits", ["row"], "ewc", [seed], fixed, lr=HELD_RATES, strength=COUPLED_STRENGTHS["ewc"])
@@ -140,7 +140,7 @@ def vision_core(seeds: Sequence[int]) -> Iterator[Trial]:
         yield from grid("vision", ["cifar10"], "srft", [seed], {**VISION, **FALLING}, lr=(1e-4,), strength=(30.0,))
         yield from grid("vision", ["cifar10"], "lpft", [seed], VISION, lr=(3e-5,))
     for seed in seeds:
-        yield from grid("vision", ["cifar10"], "srft", [seed], {**VISION, **PATH}, lr=(1e-4,), strength=(100.0,))
+        yield from grid("vision", ["cifar10"], "srft", [seed], {**VISION, **PATH}, lr=(1e-4,), strength=(30.0,))
     for seed in seeds:
         yield from grid("vision", ["cifar10"], "srft", [seed], VISION, lr=(1e-4,), strength=(30.0,))
         yield from grid("vision", ["cifar10"], "lpft", [seed], VISION, lr=(1e-4,))
@@ -172,8 +172,8 @@ def tracking_core(seeds: Sequence[int], tasks: Sequence[str] = ("thermal",)) -> 
     """AdamW over its learning rates, and SRFT at a high one."""
     for seed in seeds:
         yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(3e-4,))
+        yield from grid("tracking", tasks, "srft", [seed], {**TRACKING, **PATH}, lr=(1e-3,), strength=(30.0,))
         yield from grid("tracking", tasks, "srft", [seed], TRACKING, lr=(1e-3,), strength=(3.0,))
-        yield from grid("tracking", tasks, "srft", [seed], {**TRACKING, **FALLING}, lr=(1e-3,), strength=(10.0,))
         yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(1e-4,))
         yield from grid("tracking", tasks, "srft", [seed], {**TRACKING, "x": "none"}, lr=(1e-3,), strength=(3.0,))
         yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(1e-3,))
