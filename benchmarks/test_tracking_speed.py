@@ -62,8 +62,8 @@ def contestants(device: torch.device) -> dict[str, Callable[[], Callable[[Frame,
     """Row to what makes a function of a frame and its box."""
     from tracker.inference import InferenceSettings, make_engine
     from tracker.inference.online import advance, start_target
-    from tracker.models.build import build_network
     from tracker.models.config import PRESETS
+    from tracker.models.tracker import build_network
 
     preset = os.environ.get("SRFT_BENCH_TRACKER", "vit_b_256" if device.type == "cuda" else "tiny")
     settings = InferenceSettings()

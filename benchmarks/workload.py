@@ -20,9 +20,9 @@ def shapes(network: str = NETWORK) -> list[torch.Size]:
     """
     with torch.device("meta"):
         if network == TWO_STREAM:
-            from tracker.models.build import build_network
             from tracker.models.config import vit_b_256
             from tracker.models.groups import parameter_groups
+            from tracker.models.tracker import build_network
 
             return [p.shape for group in parameter_groups(build_network(vit_b_256())) for _, p in group["params"]]
         return [p.shape for p in timm_network(network).parameters()]

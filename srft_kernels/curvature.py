@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
+from srft_kernels.ops.probe import fold_probes_
 from srft_kernels.sharded import local
 from srft_kernels.significance.hessian import (
     Difference,
@@ -19,31 +19,44 @@ from srft_kernels.significance.hessian import (
     kept_gradient,
     laid_out,
     narrowest_dtype,
+    perturbed_gradients,
     refuse_once_differentiable,
+    vector_products,
 )
-from srft_kernels.significance.untouched import Generators
+from srft_kernels.significance.preserve import Generators
 
 
 @dataclass(frozen=True)
 class Hutchinson:
-    """H ← β H + (1-β) · z ⊙ (∇²L z), averaged over ``probes``, in every ``every``-th step of :class:`SRFT`, whose
-    closure gives the loss; z are random signs (Bekas, Kokiopoulou and Saad 2007), computed where they are used.
+    """Settings of the Hessian's diagonal H that :class:`SRFT` estimates during training.
 
-    The prior significance of a step is then (1 - blend) P / mean(P) + blend |H| / mean(|H|): H alone by default.
+    In every ``every``-th step, whose closure gives the loss, H ← β H + (1-β) · z ⊙ (∇²L z), averaged over ``probes``.
+    The z are random signs (Bekas, Kokiopoulou and Saad 2007), computed where they are used. The prior significance of a
+    step is then (1 - blend) P / mean(P) + blend |H| / mean(|H|), so H alone by default. The means are those that the
+    last fold left, with the change of H's bias accounted for, because the step that folds a product reads H in the same
+    pass.
 
-    ``method``: ``"finite_difference"`` takes ``probes`` further gradients from the closure, at θ + hz, or at θ ± hz
-    for ``difference="central"``; it needs first derivatives only and works with fused attention, autocast,
-    checkpointing and ``DistributedDataParallel``. Parameters come back from a copy, bit for bit, also after an
-    exception; random numbers are drawn alike in every evaluation; buffers (BatchNorm's statistics) see the batch once
-    more for each. ``"autograd"`` differentiates twice: its closure returns the loss and does *not* call ``backward``.
+    Finite differences cost ``probes`` (central: twice as many) forward and backward passes every ``every`` steps, and
+    during those one copy of the parameters and one more gradient (central: two). H takes 4 bytes a parameter.
 
-    ``step`` is h, by default by the narrowest dtype in the gradient's graph and the number of elements.
+    Args:
+        every: How many steps lie between two estimates.
+        probes: How many vectors of signs an estimate averages.
+        beta: β, in [0, 1).
+        blend: The part of |H| in the prior significance, in (0, 1].
+        method: ``"finite_difference"`` takes further gradients from the closure, at θ + hz, or at θ ± hz for
+            ``difference="central"``. It needs first derivatives only and works with fused attention, autocast,
+            checkpointing and ``DistributedDataParallel``. Parameters come back from a copy, bit for bit, also after an
+            exception. Random numbers are drawn alike in every evaluation; buffers (BatchNorm's statistics) see the
+            batch once more for each. ``"autograd"`` differentiates twice: its closure returns the loss and does *not*
+            call ``backward``.
+        difference: ``"forward"``, ``"central"``, or None for the one that suits the arithmetic.
+        step: h of the finite difference. None chooses it by the narrowest dtype in the gradient's graph and the number
+            of elements.
+        seed: The seed of the signs.
 
-    Means are those that the last fold left, with the change of H's bias accounted for, because the step that folds a
-    product in reads H in the same pass.
-
-    Cost: finite differences, ``probes`` (central: twice as many) forward and backward passes every ``every`` steps, and
-    during those one copy of the parameters and one more gradient (central: two); always, H, 4 bytes a parameter.
+    Raises:
+        ValueError: For settings out of range.
     """
 
     every: int = 10
@@ -79,9 +92,11 @@ class Hutchinson:
 
 
 @dataclass
-class Product:
-    """What the last probe of a draw adds to H: H ← decay H + weight z ⊙ (plus - minus), each by parameter and laid out
-    like it. ``minus`` is None where it is the gradient that the closure left, or, with ``whole``, nothing.
+class HessianProduct:
+    """What the last probe of a draw adds to H: H ← decay H + weight z ⊙ (plus - minus).
+
+    ``plus`` and ``minus`` are given by parameter and laid out like it. ``minus`` is None where it is the gradient that
+    the closure left, or, with ``whole``, nothing.
     """
 
     plus: dict[Tensor, Tensor]
@@ -101,22 +116,34 @@ def evaluate(
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> tuple[Any, Product]:
-    """Evaluate ``closure`` and this draw's products, leaving the loss's gradients in ``.grad``: all but the last
-    product are folded into ``curvatures``; the last is for whoever reads H next, in the same pass over memory.
+) -> tuple[Any, HessianProduct]:
+    """Evaluate a closure and the products of a draw, and leave the loss's gradients in ``.grad``.
 
-    ``numbers`` key each parameter's signs, ``draw`` the draw; of a sharded parameter both are this process's, and
-    ``curvatures`` holds the local shard. Returns the loss and the last product.
+    All products but the last are folded into ``curvatures``. The last is for whoever reads H next, in the same pass
+    over memory.
+
+    Args:
+        spec: What is estimated.
+        params: The parameters with an H.
+        numbers: What keys each parameter's signs. Shards of a parameter have numbers of their own.
+        curvatures: H of each parameter; of a sharded one its local shard.
+        draw: The number of the draw.
+        closure: What gives the loss.
+
+    Returns:
+        What the closure returned, and the last product.
 
     Raises:
-        RuntimeError: Where a closure does not fit the method; parameters are as before.
+        RuntimeError: If the closure does not fit the method. The parameters are as before then.
     """
     products = _by_autograd if spec.method == "autograd" else _by_differences
     return products(spec, params, numbers, curvatures, draw, closure)
 
 
 @torch.no_grad()
-def fold(params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[Tensor], product: Product) -> None:
+def fold(
+    params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[Tensor], product: HessianProduct
+) -> None:
     """Fold the last product of :func:`evaluate` in passes of its own; an element that would not be finite stays."""
     chosen = [k for k, p in enumerate(params) if p in product.plus]
     plus = [product.plus[params[k]] for k in chosen]
@@ -144,7 +171,7 @@ def _by_autograd(
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> tuple[Any, Product]:
+) -> tuple[Any, HessianProduct]:
     # The fused kernels of attention have no second derivative.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
         loss = closure()
@@ -156,22 +183,12 @@ def _by_autograd(
                 "backward(); or use method='finite_difference'"
             ) from error
         refuse_once_differentiable(gradients)
-        curved = [k for k, g in enumerate(gradients) if g is not None and g.requires_grad]
 
-        def product(probe: int) -> Product:
+        def product(probe: int) -> HessianProduct:
             step = draw * spec.probes + probe
-            rows: Sequence[Tensor | None] = []
-            if curved:
-                signs = [torch.empty_like(params[k], requires_grad=False) for k in curved]
-                fill_probes_(signs, spec.seed, step, [numbers[k] for k in curved])
-                rows = torch.autograd.grad(
-                    [gradients[k] for k in curved],
-                    [params[k] for k in curved],
-                    [z.to(gradients[k].dtype) for z, k in zip(signs, curved, strict=True)],
-                    retain_graph=probe + 1 < spec.probes,
-                    allow_unused=True,
-                )
-            plus = {params[k]: laid_out(row, params[k]) for row, k in zip(rows, curved, strict=True)}
+            retain = probe + 1 < spec.probes
+            rows = vector_products(gradients, params, numbers, spec.seed, step, retain=retain)
+            plus = {params[k]: laid_out(row, params[k]) for k, (row, _) in rows.items()}
             return _weighed(spec, probe, plus, None, True, (1 - spec.beta) / spec.probes, step)
 
         last = _all_but_last(spec, product, params, numbers, curvatures)
@@ -188,17 +205,17 @@ def _weighed(
     whole: bool,
     weight: float,
     step: int,
-) -> Product:
-    return Product(plus, minus, whole, spec.beta if probe == 0 else 1.0, weight, spec.seed, step)
+) -> HessianProduct:
+    return HessianProduct(plus, minus, whole, spec.beta if probe == 0 else 1.0, weight, spec.seed, step)
 
 
 def _all_but_last(
     spec: Hutchinson,
-    product: Callable[[int], Product],
+    product: Callable[[int], HessianProduct],
     params: Sequence[Tensor],
     numbers: Sequence[int],
     curvatures: Sequence[Tensor],
-) -> Product:
+) -> HessianProduct:
     for probe in range(spec.probes - 1):
         fold(params, numbers, curvatures, product(probe))
     return product(spec.probes - 1)
@@ -211,7 +228,7 @@ def _by_differences(
     curvatures: Sequence[Tensor],
     draw: int,
     closure: Callable[[], Any],
-) -> tuple[Any, Product]:
+) -> tuple[Any, HessianProduct]:
     generators = Generators()
     with torch.enable_grad():
         loss = closure()
@@ -223,39 +240,38 @@ def _by_differences(
     dtype = narrowest_dtype(loss, params) if isinstance(loss, Tensor) else params[0].dtype
     difference = spec.difference or ("forward" if dtype in (torch.float32, torch.float64) else "central")
     step = spec.step or default_step(dtype, sum(params[k].numel() for k in moved), difference)
-    chosen, keys = [local(params[k]) for k in moved], [numbers[k] for k in moved]
-    originals = [p.detach().clone(memory_format=torch.preserve_format) for p in chosen]
+    chosen = [params[k] for k in moved]
 
-    def gradients(scale: float, key: int) -> dict[Tensor, Tensor]:
+    def gradients() -> list[Tensor | None]:
         for p in params:
             p.grad = None
         generators.restore()
-        perturb_(chosen, originals, scale, spec.seed, key, keys)
-        torch.clear_autocast_cache()  # or it would keep casts of the weights as they were
         with torch.enable_grad():
             closure()
-        found = {
-            params[k]: kept_gradient(laid_out(_own(params[k].grad), p)) for k, p in zip(moved, chosen, strict=True)
-        }
+        found = [kept_gradient(laid_out(_own(p.grad), local(p))) for p in chosen]
         for p, g in zip(params, kept, strict=True):
             p.grad = g
-        return found
-
-    def product(probe: int) -> Product:
-        key = draw * spec.probes + probe
-        plus = gradients(step, key)
-        minus = gradients(-step, key) if difference == "central" else None
-        span = 2 * step if difference == "central" else step
-        return _weighed(spec, probe, plus, minus, False, (1 - spec.beta) / (spec.probes * span), key)
+        return list(found)
 
     try:
-        last = _all_but_last(spec, product, params, numbers, curvatures)
+        with perturbed_gradients(chosen, [numbers[k] for k in moved], spec.seed, gradients) as gradients_at:
+
+            def product(probe: int) -> HessianProduct:
+                key = draw * spec.probes + probe
+                plus = _by_parameter(chosen, gradients_at(step, key))
+                minus = _by_parameter(chosen, gradients_at(-step, key)) if difference == "central" else None
+                span = 2 * step if difference == "central" else step
+                return _weighed(spec, probe, plus, minus, False, (1 - spec.beta) / (spec.probes * span), key)
+
+            last = _all_but_last(spec, product, params, numbers, curvatures)
     finally:
-        torch._foreach_copy_(chosen, originals)
-        torch.clear_autocast_cache()
         for p, g, value in zip(params, base, kept, strict=True):
             p.grad = g if g is None or value is None or value is g else g.copy_(value)
     return loss, last
+
+
+def _by_parameter(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> dict[Tensor, Tensor]:
+    return {p: g for p, g in zip(params, gradients, strict=True) if g is not None}
 
 
 def _own(grad: Tensor | None) -> Tensor | None:

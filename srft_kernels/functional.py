@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import penalty as _operators
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.significance.estimate import fisher_diagonal, hessian_diagonal, hutchinson_diagonal
 
 __all__ = ["Tensors", "fisher_diagonal", "hessian_diagonal", "hutchinson_diagonal", "significance_penalty"]
@@ -24,8 +25,9 @@ def significance_penalty(
     *,
     normalize: Literal["none", "tensor", "global"] = "none",
 ) -> Tensor:
-    """``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²``: elastic weight consolidation (arXiv 1612.00796,
-    equation 3).
+    """Return the penalty of elastic weight consolidation over lists of tensors (arXiv 1612.00796, equation 3).
+
+    ``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²``
 
     This is the raw weighted quadratic: with ``normalize="none"`` the size of ``strength`` has the unit of one
     over the significance, as in the literature. ``"tensor"`` divides every P_k by its own mean, ``"global"``
@@ -34,12 +36,14 @@ def significance_penalty(
     leaves that P at zero.
 
     Args:
-        params, anchors, significance: Three lists of tensors in the same order, or three mappings by parameter name.
-            Shapes must be equal place by place; any real floating dtype, any strides, empty and 0-d tensors included;
-            all on one device. Given mappings, a parameter without a significance contributes nothing (its P is 0),
-            while a significance without a parameter or an anchor is refused.
+        params: The weights θ: a list of tensors, or a mapping by parameter name. They may have any real floating dtype
+            and any strides, and be empty or 0-d. All tensors are on one device.
+        anchors: What the weights are pulled to, in the same order or under the same names, with equal shapes.
+        significance: The weights P of the squares, likewise. In a mapping a parameter may be missing and then adds
+            nothing, because its P is 0. A significance without a parameter or an anchor is refused.
         strength: A float, or a 0-d floating tensor on any device (a tensor on the parameters' device stays adjustable
             under a captured CUDA graph; a float is frozen there).
+        normalize: ``"none"``, ``"tensor"`` or ``"global"``: which mean the significance is divided by.
 
     Returns:
         A 0-d tensor on the parameters' device: float64 if any parameter is, else float32. Element work is done in the
@@ -94,5 +98,5 @@ def _normalized(weights: list[Tensor], how: str) -> list[Tensor]:
 def _divided(weight: Tensor, mean: Tensor) -> Tensor:
     # The inner where keeps 1/0 out of the backward pass, where it would turn the zero gradient into NaN.
     safe = torch.where(mean > 0, mean, torch.ones_like(mean))
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    wide = element_dtype(weight)
     return torch.where(mean > 0, weight.to(wide) / safe.to(wide), torch.zeros_like(weight, dtype=wide))

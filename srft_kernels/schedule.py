@@ -42,8 +42,7 @@ class _Schedule:
     """What the schedules share: their state is their fields."""
 
     def state(self) -> State:
-        """The schedule as a plain dictionary (``"type"`` and its arguments), for
-        :func:`schedule_from_state`."""
+        """The schedule as a plain dictionary (``"type"`` and its arguments), for :func:`schedule_from_state`."""
         result: State = {"type": type(self).__name__}
         result.update({f.name: getattr(self, f.name) for f in fields(self)})
         return result
@@ -96,8 +95,7 @@ class LinearKappa(_Ramp):
 
 @dataclass(frozen=True)
 class ExponentialKappa(_Ramp):
-    """κ(t) = start · (end / start)^(t / T): a constant ratio from step to step, so neither end may be
-    zero."""
+    """κ(t) = start · (end / start)^(t / T): a constant ratio from step to step, so neither end may be zero."""
 
     end: float = 0.01
 
@@ -151,8 +149,7 @@ SCHEDULES: dict[str, type[_Schedule]] = {
 
 
 def as_schedule(kappa: Kappa | float) -> Kappa:
-    """A schedule from what a user may pass: a number becomes a :class:`ConstantKappa`, a callable stays
-    itself."""
+    """A schedule from what a user may pass: a number becomes a :class:`ConstantKappa`, a callable stays itself."""
     if isinstance(kappa, (int, float)):
         _check_kappa("kappa", kappa)
         return ConstantKappa(kappa)

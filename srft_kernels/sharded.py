@@ -6,7 +6,7 @@ Nothing here imports ``torch.distributed`` before a parameter is a ``DTensor``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from srft_kernels.ops.contract import COUNT, HISTOGRAM, LARGEST, LOW, SMALLEST, 
 
 
 def is_distributed(tensor: Tensor) -> bool:
+    """Whether the tensor is a ``DTensor``."""
     return hasattr(tensor, "device_mesh")
 
 
@@ -54,8 +55,9 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shard_of(value: Tensor, param: Tensor) -> Tensor:
-    """The elements of ``value``, full (and then the same on every process) or distributed, that are beside
-    ``local(param)``.
+    """Return the elements of ``value`` that lie beside ``local(param)``.
+
+    ``value`` is full (and then the same on every process) or distributed.
     """
     if not is_distributed(param):
         return value.full_tensor() if is_distributed(value) else value  # type: ignore[attr-defined]
@@ -90,13 +92,6 @@ def totals(sums: Tensor, tensors: Sequence[Tensor], mesh: Any) -> Tensor:
     return torch.where(sharded, everywhere, sums)
 
 
-def total(tensor: Tensor) -> float:
-    """The sum over all shards. A collective."""
-    own = local(tensor).sum(dtype=torch.float64)
-    mesh = getattr(tensor, "device_mesh", None)
-    return float(totals(own.reshape(1), [tensor], mesh))
-
-
 def anywhere(flag: Tensor, mesh: Any) -> Tensor:
     """The largest of the processes' values. A collective."""
     own = flag.full_tensor() if is_distributed(flag) else flag.clone()  # type: ignore[attr-defined]
@@ -104,9 +99,18 @@ def anywhere(flag: Tensor, mesh: Any) -> Tensor:
     return own
 
 
+def probe_numbers(groups: Sequence[Mapping[str, Any]], mesh: Any) -> dict[Tensor, int]:
+    """The numbers that key the random signs of each parameter; shards of one are tensors with signs of their own."""
+    params = [p for group in groups for p in group["params"]]
+    first = 0 if mesh is None else mesh.get_local_rank() * len(params)
+    return {p: number + (first if is_sharded(p) else 0) for number, p in enumerate(params)}
+
+
 class Sharing:
-    """Makes statistics of shards those of whole tensors, the same on every process, so that the next step's ranks and
-    means are right: ranges of histograms follow from statistics, so all processes count in the same bins.
+    """Makes the statistics of shards those of whole tensors, the same on every process.
+
+    So the next step's ranks and means are right: ranges of histograms follow from statistics, and all processes count
+    in the same bins.
 
     A step costs one small collective (SUM and COUNT), by rank two (2 KB a parameter).
     """
@@ -148,8 +152,10 @@ class Sharing:
         return anywhere(full.float(), self.mesh) > 0
 
     def add_empty(self, rows: Tensor) -> None:
-        """Kernels pass over tensors without elements, here those whose shard is empty: where the mean over all tensors
-        counts, the sums of these go to another row.
+        """Move the sums of tensors without elements to another row.
+
+        Kernels pass over tensors without elements, and a tensor whose shard is empty is one of them. Where the mean
+        over all tensors counts, their sums have to stand in a row that is read.
         """
         if self._first is not None:
             rows[self._first, SUM : COUNT + 1] += rows[self._without, SUM : COUNT + 1].sum(dim=0)

@@ -11,6 +11,7 @@ from tracker.commands.data import data
 from tracker.commands.demonstration import demo
 from tracker.commands.evaluation import evaluate
 from tracker.commands.export import export
+from tracker.commands.methods import compare_methods
 from tracker.commands.tracking import track
 from tracker.commands.training import pretrain, prior, train
 from tracker.commands.viewing import compare, view
@@ -22,8 +23,8 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
-class OneSentence(click.Group):
-    """A group whose commands answer bad input with one sentence and exit status 2, never with a traceback."""
+class RGBXGroup(click.Group):
+    """A group of commands that answers bad input with one sentence and exit status 2, and never with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,11 +48,11 @@ class OneSentence(click.Group):
 
 
 def explain(error: Exception) -> tuple[int, str] | None:
-    """Exit status and sentence for an exception that is the user's business; None for a fault of ours."""
+    """Return exit status and sentence for an error of the user's input or disk, and None for a fault of the program."""
     if isinstance(error, RGBXError):
         return EXIT_BAD_INPUT, f"rgbx: error: {error}"
     if isinstance(error, OSError):
-        from tracker.train.atomic import write_error
+        from tracker.files import write_error
 
         if error.filename is None and error.errno is None:
             return None
@@ -61,7 +62,7 @@ def explain(error: Exception) -> tuple[int, str] | None:
     return None
 
 
-@click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=RGBXGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; by default as many as torch takes.")
 @click.version_option(package_name="srft-kernels", prog_name="rgbx")
@@ -73,7 +74,21 @@ def cli(debug: bool, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-for command in (pretrain, prior, train, track, evaluate, demo, data, weights, view, compare, vot, export):
+for command in (
+    pretrain,
+    prior,
+    train,
+    track,
+    evaluate,
+    demo,
+    data,
+    weights,
+    view,
+    compare,
+    compare_methods,
+    vot,
+    export,
+):
     cli.add_command(command)
 
 

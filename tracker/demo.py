@@ -1,9 +1,10 @@
 """The demonstration: a pre-trained RGB tracker learns thermal from few sequences, with AdamW and with SRFT.
 
-Compared on the new task (RGB-thermal sequences from photographs that no training saw) and on the old one (day-light
-RGB sequences), in two ways: the two-stream tracker with nothing in X, and its RGB stream taken out and run alone. The
-second is the measure of forgetting: before the first step that stream *is* the pre-trained tracker. The first mostly
-shows what becoming a two-stream tracker costs, so a row says how it does before fine-tuning.
+The trackers are compared on the new task, RGB-thermal sequences from photographs that no training saw, and on the old
+task, day-light RGB sequences. The old task is run in two ways: by the two-stream tracker with nothing in X, and by its
+RGB stream taken out and run alone. The second way measures forgetting, because that stream *is* the pre-trained tracker
+before the first step. The first way mostly shows what it costs to become a two-stream tracker, so a row of the table
+gives the figure before fine-tuning.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from tracker.data.dataset import PairDataset
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.evaluation import LasHeROptions, Metrics, evaluate
 from tracker.evaluation.plots import plot_curves
+from tracker.files import write_text
 from tracker.inference import InferenceSettings, track_dataset, write_overlay
 from tracker.models.checkpoints import find_weights, load_network, save_network
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.single_stream import SingleStreamTracker
-from tracker.models.stream import Tracker
-from tracker.train.atomic import atomic_file
+from tracker.models.checkpoints.initialize import initialize_two_stream
+from tracker.models.tracker import SingleStreamTracker, Tracker
+from tracker.tables import aligned_table
+from tracker.train.build import run_meta
 from tracker.train.finetune import fine_tuner
 from tracker.train.log import progress
-from tracker.train.pretrain import run_meta
 from tracker.train.prior import estimate_rgb_prior, prior_for, save_prior
+from tracker.train.run_folder import clear
 from tracker.train.sources import generated_sequences, pair_settings
 
 PRETRAINED, UNTUNED, ADAMW, SRFT = "RGB tracker", "two streams, not tuned", "AdamW", "SRFT(AdamW)"
@@ -67,7 +69,7 @@ class Outcome:
 
 
 class Stages:
-    """Announces stage k of n on stderr, with the time since the start."""
+    """Announce stage k of n on stderr, with the time since the start."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.start = total, 0, time.perf_counter()
@@ -137,12 +139,15 @@ def run_demo(
             network: Tracker = initialize_two_stream(rgb)
             chosen = run.model_copy(update={"optimizer": run.optimizer.model_copy(update={"name": stem})})
             pairs = PairDataset(few, pair_settings(run.pairs, network.config), run.train.samples_per_epoch, seed)
+            folder = out / f"seed{seed}" / stem
+            clear(folder)  # an earlier demonstration's
             trainer = fine_tuner(
-                chosen.model_copy(update={"output": out / f"seed{seed}" / stem}),
+                chosen.model_copy(update={"output": folder}),
                 network,
                 prior_for(network, prior) if name == SRFT else None,
                 pairs,
                 name,
+                invocation=f"rgbx demo --first-seed {seed}",
             )
             start = time.perf_counter()
             trainer.run()
@@ -151,7 +156,7 @@ def run_demo(
                 out / f"seed{seed}" / f"{stem}.safetensors",
                 network,
                 network.config,
-                run_meta(chosen, trainer, f"rgbx demo --first-seed {seed}"),
+                run_meta(chosen, trainer),
             )
             trained[name] = network
         stages.begin(f"run both on the test sequences{of}")
@@ -172,10 +177,8 @@ def run_demo(
     sequence = next(s for s in tests[NEW] if s.name == shown)
     write_overlay(out / "overlay.gif", sequence, {name: tracks[name][shown] for name in (ADAMW, SRFT)}, panel_width=240)
     page = markdown(rows, config, len(seeds), count, length, shown)
-    with atomic_file(out / "table.md") as file:
-        file.write(page.encode())
-    with atomic_file(out / "table.json") as file:
-        file.write(json.dumps(summary(rows, config, seeds), indent=1).encode())
+    write_text(out / "table.md", page)
+    write_text(out / "table.json", json.dumps(summary(rows, config, seeds), indent=1))
     return f"{text(rows)}\n\n{stages.elapsed:.0f} s; plots, overlay, table and checkpoints are in {out}"
 
 
@@ -249,16 +252,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def text(rows: Sequence[Outcome]) -> str:
-    table = [HEAD, *(cells(row, rows[0]) for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(HEAD))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    return aligned_table(HEAD, [cells(row, rows[0]) for row in rows])
 
 
 def markdown(rows: Sequence[Outcome], config: RunConfig, seeds: int, count: int, length: int, shown: str) -> str:

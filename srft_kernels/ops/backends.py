@@ -1,5 +1,7 @@
-"""Which implementation serves a device: compiled kernels where there are some, Triton's on a GPU without, the reference
-everywhere else. Here the operators get their kernels, too.
+"""Which implementation serves a device; the operators get their kernels here, too.
+
+Compiled kernels come first where there are some, Triton's serve a GPU without, and the reference serves everything
+else.
 """
 
 from __future__ import annotations

@@ -39,30 +39,40 @@ SETTINGS = len(Setting)
 
 
 class Inner(IntEnum):
+    """The inner optimizer whose arithmetic a step has; none around an optimizer that is not fused."""
+
     NONE = 0
     ADAM = 1
     SGD = 2
 
 
 class Mode(IntEnum):
+    """How the pull enters the step (``docs/kernels.md``)."""
+
     PROXIMAL = 0
     DECOUPLED = 1
     COUPLED = 2
 
 
 class Damping(IntEnum):
+    """How the transfer significance holds an element where it just was."""
+
     UNDAMPED = 0
     RANK = 1
     MEAN = 2
 
 
 class Normalize(IntEnum):
+    """Over what the mean is taken that a significance is divided by; none for ``ABSOLUTE``."""
+
     PER_TENSOR = 0
     GLOBAL = 1
     ABSOLUTE = 2
 
 
 class Phase(IntEnum):
+    """A whole step, or one of the halves around an inner optimizer that is not fused."""
+
     FUSED = 0
     BEFORE = 1  # the halves of an unfused step around the inner optimizer's
     AFTER = 2

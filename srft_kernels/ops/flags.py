@@ -85,8 +85,10 @@ class StepFlags:
 
     @property
     def damps(self) -> bool:
-        """Whether T holds elements where they just were. There the damping term has no gradient, so coupled mode has
-        no damping; and where T pulls to the anchor it does not damp as well.
+        """Whether T holds elements where they just were.
+
+        There the damping term has no gradient, so coupled mode has no damping; and where T pulls to the anchor it does
+        not damp as well.
         """
         return self.damping is not Damping.UNDAMPED and not self.transfer_to_anchor and not self.coupled
 
@@ -110,8 +112,9 @@ class StepFlags:
         return self.damps and phase != Phase.BEFORE
 
     def gathers_in(self, phase: int) -> bool:
-        """Whether this part of a step leaves statistics of T for the next one. Of the halves of an unfused step the
-        second does, except where T is in the gradient that the first half makes.
+        """Whether this part of a step leaves statistics of T for the next one.
+
+        Of the halves of an unfused step the second does, except where T is in the gradient that the first half makes.
         """
         return self.weighs_transfer and (phase != Phase.BEFORE or (self.transfer_to_anchor and self.coupled))
 

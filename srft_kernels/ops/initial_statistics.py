@@ -1,5 +1,6 @@
-"""Statistics of T for tensors that have none yet: of T as the coming step will leave it, so that the first step's ranks
-and means are right too.
+"""Statistics of T for tensors that have none yet.
+
+They are of T as the coming step will leave it, so that the first step's ranks and means are right too.
 
 This is plain torch, once in a tensor's life, and it reads results back to the host. What it needs of memory beside the
 tensors is a few bytes for each sampled element, or a piece of a tensor at a time where every element counts.
@@ -21,7 +22,7 @@ from srft_kernels.ops.reference.rank import fresh_statistics, sampled_elements
 from srft_kernels.ops.reference.step import LARGEST_TRANSFER
 from srft_kernels.ops.tensors import in_memory_order
 
-PIECE = 1 << 20  # elements whose T is worked out at a time, where every element counts
+PIECE = 1 << 17  # elements whose T is worked out at a time, where every element counts
 
 
 class Sharing(Protocol):

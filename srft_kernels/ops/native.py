@@ -15,8 +15,9 @@ LIBRARY_FILE = Path(__file__).resolve().parent.parent / "_ops.so"
 
 
 class NativeLibrary:
-    """What :func:`load` found. ``available`` is False where the library was not built or does not load; ``reason`` says
-    why.
+    """What :func:`load` found.
+
+    ``available`` is False where the library was not built or does not load; ``reason`` says why.
     """
 
     def __init__(self, build: Any, reason: str) -> None:
@@ -33,6 +34,7 @@ class NativeLibrary:
 
 
 def load() -> NativeLibrary:
+    """Load the library of the CPU kernels, or say why there is none."""
     if not LIBRARY_FILE.exists():
         return NativeLibrary(
             None, f"{LIBRARY_FILE.name} was not built: install with a C++ compiler present (pip install .)"

@@ -76,16 +76,19 @@ def _check(what: str, lists: dict[str, Sequence[Tensor]], step: int, tensors: Se
 
 
 def check_fill(out: Sequence[Tensor], step: int, tensors: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless the arguments of ``fill_probes_`` belong together."""
     _check("fill_probes_", {"out": out}, step, tensors)
 
 
 def check_perturb(params: Sequence[Tensor], originals: Sequence[Tensor], step: int, tensors: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless the arguments of ``perturb_`` belong together."""
     _check("perturb_", {"params": params, "originals": originals}, step, tensors)
 
 
 def check_fold(
     estimates: Sequence[Tensor], plus: Sequence[Tensor], minus: Sequence[Tensor], step: int, tensors: Sequence[int]
 ) -> None:
+    """Raise ``ValueError`` unless the arguments of ``fold_probes_`` belong together."""
     lists = {"estimates": estimates, "plus": plus} | ({"minus": minus} if minus else {})
     _check("fold_probes_", lists, step, tensors)
     for k, (h, p) in enumerate(zip(estimates, plus, strict=True)):
@@ -100,8 +103,9 @@ def check_fold(
 
 
 def readable(original: Tensor, param: Tensor) -> Tensor:
-    """``original`` as a kernel that perturbs ``param`` reads it: cast to the dtype of the arithmetic, unless it has
-    that or the parameter's dtype already.
+    """Return ``original`` as a kernel that perturbs ``param`` reads it.
+
+    It is cast to the compute dtype unless it already has that or the parameter's dtype.
     """
     real = element_dtype(param)
     return original if original.dtype in (real, param.dtype) else original.to(real)
@@ -176,8 +180,9 @@ def fill_probes_(out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[
 def perturb_(
     params: Sequence[Tensor], originals: Sequence[Tensor], scale: float, seed: int, step: int, tensors: Sequence[int]
 ) -> None:
-    """``param <- original + scale z``. ``originals`` are laid out as ``params``, of any of the four dtypes, and may be
-    ``params`` themselves.
+    """``param <- original + scale z``.
+
+    ``originals`` are laid out as ``params``, of any of the four dtypes, and may be ``params`` themselves.
     """
     torch.ops.srft.perturb_(params, originals, scale, _signed(seed), step, tensors)
     _changed(params)
@@ -194,8 +199,9 @@ def fold_probes_(
     step: int,
     tensors: Sequence[int],
 ) -> None:
-    """``H <- decay H + weight z (plus - minus)``; an empty ``minus`` is zero. Estimates are float64 where ``plus`` is,
-    else float32.
+    """``H <- decay H + weight z (plus - minus)``; an empty ``minus`` is zero.
+
+    Estimates are float64 where ``plus`` is, else float32.
     """
     torch.ops.srft.fold_probes_(estimates, plus, minus, decay, weight, _signed(seed), step, tensors)
     _changed(estimates)

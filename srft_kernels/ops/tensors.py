@@ -21,9 +21,15 @@ def in_memory_order(tensor: Tensor) -> Tensor:
     return torch.as_strided(tensor, (tensor.numel(),), (1,))
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
+    return bool(torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
+
+
 def lie_alike(a: Tensor, b: Tensor) -> bool:
-    """Whether the elements of two tensors have the same places in memory. The stride of a dimension of size one moves
-    nothing, and convolutions leave odd ones there.
+    """Whether the elements of two tensors have the same places in memory.
+
+    The stride of a dimension of size one moves nothing, and convolutions leave odd ones there.
     """
     return a.shape == b.shape and (
         a.stride() == b.stride()

@@ -1,5 +1,4 @@
-"""Significance: how much each parameter element matters, as a map that is estimated, saved, renamed and
-reported."""
+"""Significance: how much each parameter element matters, as a map that is estimated, saved, renamed and reported."""
 
 from __future__ import annotations
 

@@ -73,8 +73,10 @@ class Comparison:
         return self.report()
 
     def plot(self, target: str | os.PathLike[str] | Axes | None = None) -> Axes:
-        """A heat map of rank correlation and shared top tenth per row, from -1 to 1; arguments as
-        :meth:`SignificanceMap.plot`."""
+        """Draw a heat map of rank correlation and shared top tenth per row, from -1 to 1.
+
+        The arguments are those of :meth:`SignificanceMap.plot`.
+        """
         from srft_kernels.significance.plot import plot_heat
 
         return plot_heat(

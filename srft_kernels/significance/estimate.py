@@ -13,13 +13,15 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from srft_kernels._names import shortened
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.sharded import is_distributed, whole
 from srft_kernels.significance.convergence import LEAST_DRAWS, RunningError
 from srft_kernels.significance.estimators import ESTIMATORS, Estimator, NonFiniteBatch, Request
-from srft_kernels.significance.estimators.base import LossFunction, accumulation_dtype
+from srft_kernels.significance.estimators.base import LossFunction
 from srft_kernels.significance.map import SignificanceMap
+from srft_kernels.significance.preserve import generators_restored, model_restored
 from srft_kernels.significance.progress import ProgressLine
-from srft_kernels.significance.untouched import generators_restored, model_restored
 
 Selection: TypeAlias = Iterable[str] | Callable[[str, Tensor], bool]
 
@@ -45,46 +47,50 @@ def estimate_prior(
 ) -> SignificanceMap:
     """Estimate the prior significance of a model's parameters on the data that it was trained on.
 
+    The model is left as it was found, also after an exception: weights, training flags, buffers, gradients,
+    ``requires_grad`` and the global random number generators.
+
     Args:
-        loss_fn: ``loss_fn(model, batch)`` returns per-sample losses of shape (B,); a scalar counts only for batches of
-            one sample (for ``"hutchinson"``: always, as their mean). It moves the batch to the model's device itself,
-            and may use autocast. ``"gnb"`` and ``"mas"`` take ``outputs_fn`` instead, and ``None`` here.
-        batches: Any iterable; what it yields is handed to ``loss_fn`` as it is.
-        estimator: ``"fisher"``: empirical Fisher by random signs, one backward pass a batch (options ``draws=1``,
-            ``loss_scale=1.0``). ``"fisher_exact"``: the same quantity from each sample's gradient, one backward pass a
-            sample (option ``loss_scale=1.0``). ``"hutchinson"``: the absolute diagonal of the Hessian, see
-            :func:`hutchinson_diagonal`. ``"gnb"``: the Gauss-Newton diagonal from labels that the model draws
+        model: The model, with the weights that are to be protected.
+        loss_fn: A function of the model and a batch that returns per-sample losses of shape (B,). A scalar counts only
+            for batches of one sample, and for ``"hutchinson"`` always as their mean. The function moves the batch to
+            the model's device itself, and may use autocast. ``"gnb"`` and ``"mas"`` take ``outputs_fn`` instead, and
+            None here.
+        batches: An iterable of batches. Each is handed to ``loss_fn`` as it is.
+        estimator: ``"fisher"`` is the empirical Fisher by random signs, one backward pass a batch (options ``draws=1``,
+            ``loss_scale=1.0``). ``"fisher_exact"`` is the same quantity from each sample's gradient, one backward pass
+            a sample (``loss_scale=1.0``). ``"hutchinson"`` is the absolute diagonal of the Hessian, see
+            :func:`hutchinson_diagonal`. ``"gnb"`` is the Gauss-Newton diagonal from labels that the model draws
             (``outputs_fn``, ``likelihood="categorical"``, ``micro_batches=1``, ``draws=1``, ``loss_scale=1.0``).
-            ``"mas"``: the mean absolute gradient of the squared output norm, one backward pass a sample
-            (``outputs_fn``, ``loss_scale=1.0``). ``"magnitude"``: ``|θ|``, and ``"uniform"``: 1, both without data.
-        samples, max_batches: Stop after so many samples (the last batch's surplus is left out) or batches, refused ones
-            included.
+            ``"mas"`` is the mean absolute gradient of the squared output norm, one backward pass a sample
+            (``outputs_fn``, ``loss_scale=1.0``). ``"magnitude"`` is ``|θ|`` and ``"uniform"`` is 1; both want no data.
+        samples: Stop after so many samples. What the last batch has beyond them is left out.
+        max_batches: Stop after so many batches, refused ones included.
         relative_error: Stop as soon as the map's own estimate of its relative error is no larger, after eight batches
-            at the earliest; a ``RuntimeWarning`` says where the batches did not suffice. The error is that of the
-            average over batches as one vector, ‖estimate - expectation‖ / ‖expectation‖ in the root mean square, from
-            the spread between batches, which holds the noise of the draws and that of the data: a tensor of small
-            significance may be known far less well. It is in ``info["relative_error"]`` in any case (``None`` where
-            there were too few batches to tell, or noise is all they show), and for each tensor in
-            ``info["relative_errors"]``.
-        seed: Of the random signs, which have a generator of their own, and of the global generators during the pass, so
+            at the earliest. A ``RuntimeWarning`` says where the batches did not suffice. The error is that of the
+            average over batches as one vector, ‖estimate - expectation‖ / ‖expectation‖ in the root mean square. It is
+            taken from the spread between batches, which holds the noise of the draws and that of the data. A tensor of
+            small significance may be known far less well. ``info["relative_error"]`` has it in any case (None where
+            there were too few batches to tell, or noise is all they show), and ``info["relative_errors"]`` for each
+            tensor.
+        seed: Seeds the random signs, which have a generator of their own, and the global generators during the pass, so
             that dropout or a shuffling loader repeat.
-        parameters: Names, or a filter ``(name, parameter) -> bool``; by default every parameter that requires a
-            gradient. Those selected explicitly may be frozen.
-        training: Whether the model runs in training mode; evaluation mode is right for a pre-trained one, and the only
+        parameters: Names, or a filter ``(name, parameter) -> bool``. By default these are the parameters that require a
+            gradient; those selected explicitly may be frozen.
+        training: Whether the model runs in training mode. Evaluation mode is right for a pre-trained one, and the only
             mode in which BatchNorm lets samples have gradients of their own.
-        progress: Show a line with the time left on the standard error.
+        progress: Whether a line on the standard error shows the time left.
+        **options: Those of the estimator.
 
     Returns:
         A map with the mean over samples of the squared per-sample gradient (for the Fishers; else of what the
-        estimator's own page says) under each selected name: float64 for float64 parameters, float32 for all others, on
-        the parameter's device. A selected parameter that no gradient ever reached has significance 0 and is named in
-        ``info["unreached"]``.
-
-        The model is left as it was found, also after an exception: weights, training flags, buffers, gradients,
-        ``requires_grad`` and the global random number generators. A batch with a loss or squared gradient that is
-        not finite is left out with a ``RuntimeWarning`` and counted in ``info["refused_batches"]``.
+        estimator's own page says) under each selected name, on the parameter's device: float64 for float64 parameters,
+        float32 for all others. A selected parameter that no gradient ever reached has significance 0 and is named in
+        ``info["unreached"]``. A batch with a loss or squared gradient that is not finite is left out with a
+        ``RuntimeWarning`` and counted in ``info["refused_batches"]``.
 
     Raises:
+        TypeError: If something stands in another argument's place, or ``batches`` is a single batch.
         ValueError: If an argument does not fit, ``loss_fn`` answers with something else, there are no batches, or all
             are refused.
     """
@@ -132,34 +138,42 @@ def hutchinson_diagonal(
 ) -> SignificanceMap:
     """The absolute diagonal of the Hessian of the mean loss by Hutchinson's estimator, E[z ⊙ Hz] over random signs.
 
-    The absolute value is taken of the average over all probes and batches, not of each (noise would count); what is
-    known only to within its noise keeps about that noise as its significance. :func:`hessian_diagonal` gives the
-    average with its signs.
+    The absolute value is taken of the average over all probes and batches, not of each, because that would count the
+    noise. What is known only to within its noise keeps about that noise as its significance. :func:`hessian_diagonal`
+    gives the average with its signs.
 
     Args:
-        loss_fn: ``loss_fn(model, batch)`` returns per-sample losses (B,), or a scalar, which counts as their mean.
-        probes: Sign vectors per batch, each batch its own. For the same work, one probe on each of many batches tells
-            more than many probes on one; a trained transformer wants hundreds in all.
-        method: ``"autograd"``: double backward, exact up to rounding; some three times a training step's time and
-            memory, with an attention that has a second derivative chosen for the time. ``"finite_difference"``: of
-            gradients, with the parameters moved in place along a probe that is computed, never stored, and put back
-            from a copy bit for bit; first derivatives only, so everything that trains works (fused attention, autocast,
-            checkpointing, ``DistributedDataParallel``: there each process gives its own batches, with the same seed,
-            and all get the same map). Beyond a training step it holds one copy of the parameters, another gradient and
-            three sums.
-        step: h of the finite difference; ``info["step"]`` says what was taken. By default, for P elements selected, the
-            smaller of 3e-4 and 0.9/√P (central) or 4e-5 and 0.3/√P (forward) in float32, of 4e-3 and 9/√P in bfloat16
-            arithmetic, autocast included. Its error grows with h (forward) or h² (central), that of rounding with 1/h.
-            Weights far from the usual size, or a network with kinks (ReLU), want a larger one: double backward does not
-            see the curvature of a kink at all, and a difference sees those that lie within its step, all the more
-            noisily the smaller it is.
-        difference: ``"forward"`` takes ``probes + 1`` gradients a batch, ``"central"`` twice ``probes``. By default
-            forward in float32 and float64 where that is fewer, else central.
-        relative_error: Stop when so close, as in :func:`estimate_prior`, by the spread between batches. Within a batch
-            of many probes also: it gets no more, after eight, than tell its own diagonal so well; that is all there is
-            to go by with a single batch.
-        seed, progress, arguments: As in :func:`estimate_prior`. The probe of a draw depends on ``seed``, the draw's
-            number in the pass, the parameter's place in the model and the element, on nothing else.
+        model: As in :func:`estimate_prior`.
+        loss_fn: A function of the model and a batch that returns per-sample losses (B,), or a scalar, which counts as
+            their mean.
+        batches: As in :func:`estimate_prior`.
+        probes: Sign vectors per batch; each batch has its own. For the same work, one probe on each of many batches
+            tells more than many probes on one. A trained transformer wants hundreds in all.
+        method: ``"autograd"`` differentiates twice. It is exact up to rounding, takes some three times a training
+            step's time and memory, and chooses an attention that has a second derivative for the time.
+            ``"finite_difference"`` takes differences of gradients: the parameters are moved in place along a probe that
+            is computed, never stored, and put back from a copy bit for bit. It needs first derivatives only, so
+            everything that trains works (fused attention, autocast, checkpointing, ``DistributedDataParallel``: there
+            each process gives its own batches, with the same seed, and all get the same map). Beyond a training step
+            it holds one copy of the parameters, another gradient and three sums.
+        seed: As in :func:`estimate_prior`. The probe of a draw depends on ``seed``, the draw's number in the pass, the
+            parameter's place in the model and the element, on nothing else.
+        step: h of the finite difference; ``info["step"]`` says what was taken. By default, for P elements selected, it
+            is the smaller of 3e-4 and 0.9/√P (central) or 4e-5 and 0.3/√P (forward) in float32, of 4e-3 and 9/√P in
+            bfloat16 arithmetic, autocast included. Its error grows with h (forward) or h² (central), that of rounding
+            with 1/h. Weights far from the usual size, or a network with kinks (ReLU), want a larger one: double
+            backward does not see the curvature of a kink at all, and a difference sees those that lie within its step,
+            all the more noisily the smaller it is.
+        difference: ``"forward"`` takes ``probes + 1`` gradients a batch, ``"central"`` twice ``probes``. By default it
+            is forward in float32 and float64 where that is fewer, else central.
+        relative_error: Stop when so close, as in :func:`estimate_prior`, by the spread between batches. A batch of many
+            probes also gets no more, after eight, than tell its own diagonal so well; with a single batch that is all
+            there is to go by.
+        progress: As in :func:`estimate_prior`.
+        **arguments: Further arguments of :func:`estimate_prior`.
+
+    Returns:
+        A map, as :func:`estimate_prior` returns it.
     """
     return estimate_prior(
         model,
@@ -249,6 +263,7 @@ def _estimate(
     options: Mapping[str, Any],
 ) -> _Estimate:
     worker = _estimator(estimator, options)
+    _check_arguments(model, loss_fn, batches)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a non-negative int, got {seed!r}")
     chosen = _selected(model, parameters)
@@ -257,7 +272,7 @@ def _estimate(
         "parameter_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in chosen.values()}),
     }
     if not worker.needs_batches:
-        weights = {n: worker.of_weight(whole(p.detach()).to(accumulation_dtype(p))) for n, p in chosen.items()}
+        weights = {n: worker.of_weight(whole(p.detach()).to(element_dtype(p))) for n, p in chosen.items()}
         return _Estimate(worker, weights, None, info)
 
     if batches is None or (loss_fn is None and worker.needs_loss):
@@ -298,6 +313,30 @@ def _estimate(
     return _Estimate(worker, {n: whole(s / seen) for n, s in sums.items()}, seen, info)
 
 
+def _check_arguments(model: Any, loss_fn: Any, batches: Any) -> None:
+    """Refuse what stands in another one's place, and a batch where batches are meant."""
+    order = "the order is estimate_prior(model, loss_fn, batches, estimator)"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}: {order}")
+    if loss_fn is not None and not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of model and batch, got {type(loss_fn).__name__}: {order}")
+    if isinstance(loss_fn, nn.modules.loss._Loss) or getattr(loss_fn, "__module__", "") == "torch.nn.functional":
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        raise TypeError(
+            f"the loss is called as loss_fn(model, batch), and {name} takes outputs and targets: give a function such "
+            "as lambda model, batch: loss(model(batch[0]), batch[1]), with one loss a sample (reduction='none')"
+        )
+    if batches is None:
+        return
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches must be an iterable of batches, got {type(batches).__name__}: {order}")
+    parts = batches if isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches) else ()
+    # A tuple of tensors of several kinds holds inputs and targets; one of several batches holds the like.
+    mixed = len({(part.dtype, part.shape[1:]) for part in parts}) > 1
+    if isinstance(batches, (Tensor, Mapping)) or mixed:
+        raise TypeError("batches must be an iterable of batches, and this is one batch: give a list of it, [batch]")
+
+
 def _no_loss(model: nn.Module, batch: Any) -> Tensor:
     raise AssertionError("an estimator from outputs asked for the loss")
 
@@ -319,7 +358,7 @@ def _accumulate(
     line: ProgressLine | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     sums = {
-        n: torch.zeros_like(p, dtype=accumulation_dtype(p), memory_format=torch.contiguous_format).detach()
+        n: torch.zeros_like(p, dtype=element_dtype(p), memory_format=torch.contiguous_format).detach()
         for n, p in chosen.items()
     }
     work = worker.start(model, chosen, seed)
@@ -367,17 +406,18 @@ def _accumulate(
             errors = spread.relative(list(sums.values()))
             if errors[0] <= limits.relative_error:
                 break
+    told = shortened(reasons, _REASONS_AT_MOST, "; ")
     if not seen:
         raise ValueError(
             "no significance could be estimated: "
-            + (f"all batches were refused ({_some(reasons)})" if reasons else "there were no samples")
+            + (f"all batches were refused ({told})" if reasons else "there were no samples")
         )
     if len(unreached) == len(chosen):
         raise ValueError(
             "no gradient reached any of the selected parameters: parameters= must select ones that loss_fn uses"
         )
     if reasons:
-        _warn(f"{len(reasons)} of {len(reasons) + used} batches were left out of the significance: {_some(reasons)}")
+        _warn(f"{len(reasons)} of {len(reasons) + used} batches were left out of the significance: {told}")
     if spread.draws > 1:
         errors = spread.relative(list(sums.values()))
     reached_error = math.inf if errors is None else errors[0]
@@ -417,11 +457,6 @@ def _not_finite(reached: list[tuple[str, Tensor]]) -> list[str]:
     return [name for (name, _), flag in zip(reached, finite, strict=True) if not bool(flag)]
 
 
-def _some(reasons: list[str]) -> str:
-    more = f"; and {len(reasons) - _REASONS_AT_MOST} more" if len(reasons) > _REASONS_AT_MOST else ""
-    return "; ".join(reasons[:_REASONS_AT_MOST]) + more
-
-
 def _estimator(name: str, options: Mapping[str, Any]) -> Estimator:
     if name not in ESTIMATORS:
         if name == "si":
@@ -448,9 +483,7 @@ def _selected(model: nn.Module, parameters: Selection | None) -> dict[str, Tenso
         wanted = list(parameters)
         unknown = [name for name in wanted if name not in named]
         if unknown:
-            raise ValueError(
-                f"the model has no parameter {unknown[0]!r}" + (f" and {len(unknown) - 1} more" * (len(unknown) > 1))
-            )
+            raise ValueError(f"the model has no parameter {shortened([repr(name) for name in unknown], 1)}")
         chosen = {name: named[name] for name in wanted}
     if not chosen:
         raise ValueError(

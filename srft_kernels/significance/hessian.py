@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.sharded import like, local
-from srft_kernels.significance.estimators.base import accumulation_dtype
-from srft_kernels.significance.untouched import Buffers, Generators
+from srft_kernels.significance.preserve import Buffers, Generators
 
-Product: TypeAlias = Callable[[int], list[Tensor | None]]
+DrawProducts: TypeAlias = Callable[[int], list[Tensor | None]]
 Difference = Literal["forward", "central"]
 
 
@@ -45,9 +45,11 @@ class Probed:
 
 
 @contextmanager
-def second_derivatives(probed: Probed, loss: Callable[[], Tensor], scale: float, draws: int) -> Iterator[Product]:
-    """Exact up to rounding. The graph of the gradient is kept until the last of the ``draws``: its memory is some
-    two to three times that of a training step, and a draw costs about two further backward passes.
+def second_derivatives(probed: Probed, loss: Callable[[], Tensor], scale: float, draws: int) -> Iterator[DrawProducts]:
+    """Take products of the Hessian by double backward, exact up to rounding.
+
+    The graph of the gradient is kept until the last of the ``draws``: its memory is some two to three times that of a
+    training step, and a draw costs about two further backward passes.
 
     The fused kernels of ``scaled_dot_product_attention`` have no second derivative, so the block runs with the one
     that has, and the choice that was in force comes back after it.
@@ -62,36 +64,65 @@ def second_derivatives(probed: Probed, loss: Callable[[], Tensor], scale: float,
             found = torch.autograd.grad(value * watched, parameters, create_graph=True, allow_unused=True)
         gradients = [None if g is None else _dense(g) for g in found]
         refuse_once_differentiable(gradients)
-        curved = [k for k, g in enumerate(gradients) if g is not None and g.requires_grad]
         left = draws
 
         def product(draw: int) -> list[Tensor | None]:
             nonlocal left
             left -= 1
-            z = [torch.empty_like(p, requires_grad=False) for p in parameters]
-            fill_probes_(z, probed.seed, draw, probed.numbers)
-            rows: Sequence[Tensor | None] = [None] * len(parameters)
-            if curved:
-                with _explained():
-                    rows = torch.autograd.grad(
-                        [gradients[k] for k in curved],
-                        parameters,
-                        [z[k] for k in curved],
-                        retain_graph=left > 0,
-                        allow_unused=True,
-                    )
+            with _explained():
+                rows = vector_products(gradients, parameters, probed.numbers, probed.seed, draw, retain=left > 0)
             out: list[Tensor | None] = []
-            for p, g, row, signs in zip(parameters, gradients, rows, z, strict=True):
+            for k, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
                 if g is None:
                     out.append(None)
                     continue
-                wide = torch.zeros_like(p, dtype=accumulation_dtype(p), requires_grad=False)
+                wide = torch.zeros_like(p, dtype=element_dtype(p), requires_grad=False)
+                row, signs = rows.get(k, (None, p))
                 if row is not None:
                     wide.copy_(_dense(row.detach())).mul_(signs).div_(scale)
                 out.append(wide)
             return out
 
         yield product
+
+
+def vector_products(
+    gradients: Sequence[Tensor | None],
+    parameters: Sequence[Tensor],
+    numbers: Sequence[int],
+    seed: int,
+    draw: int,
+    *,
+    retain: bool,
+) -> dict[int, tuple[Tensor | None, Tensor]]:
+    """H z by differentiating gradients along the probe z of a draw.
+
+    Args:
+        gradients: Of the loss, with a graph; None, or without one, where H has only zeros.
+        parameters: What the loss was differentiated by.
+        numbers: What keys each parameter's part of the probe.
+        seed: The probe's seed.
+        draw: The probe's number.
+        retain: Whether the graph is needed again.
+
+    Returns:
+        By place, for each parameter whose gradient has a graph: its part of H z, or None where nothing reaches it, and
+        its part of z.
+    """
+    curved = [k for k, g in enumerate(gradients) if g is not None and g.requires_grad]
+    if not curved:
+        return {}
+    signs = [torch.empty_like(parameters[k], requires_grad=False) for k in curved]
+    fill_probes_(signs, seed, draw, [numbers[k] for k in curved])
+    outputs = [g for g in gradients if g is not None and g.requires_grad]
+    rows: Sequence[Tensor | None] = torch.autograd.grad(
+        outputs,
+        [parameters[k] for k in curved],
+        [z.to(g.dtype) for z, g in zip(signs, outputs, strict=True)],
+        retain_graph=retain,
+        allow_unused=True,
+    )
+    return {k: (row, z) for k, row, z in zip(curved, rows, signs, strict=True)}
 
 
 @contextmanager
@@ -135,9 +166,11 @@ def _graph(tensors: Sequence[Tensor | None]) -> Iterator[Any]:
 @contextmanager
 def gradient_differences(
     probed: Probed, loss: Callable[[], Tensor], scale: float, step: float, difference: Difference
-) -> Iterator[Product]:
-    """``(g(θ + hz) - g(θ)) / h`` (forward; the gradient at θ is taken once a batch) or
-    ``(g(θ + hz) - g(θ - hz)) / 2h`` (central), with first derivatives only.
+) -> Iterator[DrawProducts]:
+    """Take products of the Hessian from differences of gradients, with first derivatives only.
+
+    Forward differences are ``(g(θ + hz) - g(θ)) / h``, with the gradient at θ taken once a batch; central ones are
+    ``(g(θ + hz) - g(θ - hz)) / 2h``.
 
     The parameters are moved in place, so whatever shares or wraps them sees it: tied weights, autocast, gradient
     checkpointing, ``DistributedDataParallel`` and FSDP2, whose reductions a ``backward()`` sets off as in a training
@@ -150,61 +183,81 @@ def gradient_differences(
     """
     parameters = probed.parameters
     shards = [local(p) for p in parameters]
-    originals = [p.detach().clone(memory_format=torch.preserve_format) for p in shards]
     generators, buffers = Generators(), Buffers(probed.model)
     evaluations = 0
 
-    def gradient(sign: int, draw: int) -> list[Tensor | None]:
+    def evaluate() -> list[Tensor | None]:
         nonlocal evaluations
         if evaluations:
             generators.restore()
             buffers.restore()
         evaluations += 1
-        if sign:
-            perturb_(shards, originals, sign * step, probed.seed, draw, probed.numbers)
-        # Autocast keeps the casts of weights while it is on around the whole pass, and would not see them move.
-        torch.clear_autocast_cache()
         return _gradients(probed, loss(), scale)
 
     base: list[Tensor | None] | None = None
+    with perturbed_gradients(parameters, probed.numbers, probed.seed, evaluate) as gradients_at:
 
-    def product(draw: int) -> list[Tensor | None]:
-        nonlocal base
-        if difference == "forward" and base is None:
-            base = gradient(0, draw)  # the parameters have not been moved yet
-        plus = gradient(1, draw)
-        minus = base if base is not None else gradient(-1, draw)
-        span = (step if difference == "forward" else 2.0 * step) * scale
-        reached = [k for k, (a, b) in enumerate(zip(plus, minus, strict=True)) if a is not None or b is not None]
-        out: list[Tensor | None] = [None] * len(parameters)
-        folded = [
-            torch.zeros_like(shards[k], dtype=accumulation_dtype(shards[k]), requires_grad=False) for k in reached
-        ]
-        fold_probes_(
-            folded,
-            [laid_out(plus[k], shards[k]) for k in reached],
-            [laid_out(minus[k], shards[k]) for k in reached],
-            1.0,
-            1.0 / span,
-            probed.seed,
-            draw,
-            [probed.numbers[k] for k in reached],
-        )
-        for k, tensor in zip(reached, folded, strict=True):
-            out[k] = like(parameters[k], tensor)
-        return out
+        def product(draw: int) -> list[Tensor | None]:
+            nonlocal base
+            if difference == "forward" and base is None:
+                base = gradients_at(0.0, draw)  # the parameters have not been moved yet
+            plus = gradients_at(step, draw)
+            minus = base if base is not None else gradients_at(-step, draw)
+            span = (step if difference == "forward" else 2.0 * step) * scale
+            reached = [k for k, (a, b) in enumerate(zip(plus, minus, strict=True)) if a is not None or b is not None]
+            out: list[Tensor | None] = [None] * len(parameters)
+            folded = [torch.zeros_like(shards[k], dtype=element_dtype(shards[k]), requires_grad=False) for k in reached]
+            fold_probes_(
+                folded,
+                [laid_out(plus[k], shards[k]) for k in reached],
+                [laid_out(minus[k], shards[k]) for k in reached],
+                1.0,
+                1.0 / span,
+                probed.seed,
+                draw,
+                [probed.numbers[k] for k in reached],
+            )
+            for k, tensor in zip(reached, folded, strict=True):
+                out[k] = like(parameters[k], tensor)
+            return out
+
+        yield product
+
+
+@contextmanager
+def perturbed_gradients(
+    parameters: Sequence[Tensor], numbers: Sequence[int], seed: int, evaluate: Callable[[], list[Tensor | None]]
+) -> Iterator[Callable[[float, int], list[Tensor | None]]]:
+    """Evaluate gradients beside the weights: at θ + hz, with z the probe of a draw.
+
+    Parameters are moved in place and come back from a copy, bit for bit, at the block's end.
+
+    Args:
+        parameters: What is moved; of a distributed one its local shard.
+        numbers: What keys each parameter's part of a probe.
+        seed: The probes'.
+        evaluate: Takes the gradients where the parameters are.
+
+    Yields:
+        A function from h and a draw's number to what ``evaluate`` answers there. With h = 0 it leaves the parameters
+        where the call before has put them.
+    """
+    shards = [local(p) for p in parameters]
+    originals = [p.detach().clone(memory_format=torch.preserve_format) for p in shards]
+
+    def gradients_at(offset: float, draw: int) -> list[Tensor | None]:
+        if offset:
+            perturb_(shards, originals, offset, seed, draw, numbers)
+        # Autocast keeps the casts of weights while it is on around the whole pass, and would not see them move.
+        torch.clear_autocast_cache()
+        return evaluate()
 
     try:
-        yield product
+        yield gradients_at
     finally:
-        _restore(shards, originals)
+        with torch.no_grad():
+            torch._foreach_copy_(shards, originals)
         torch.clear_autocast_cache()
-
-
-@torch.no_grad()
-def _restore(parameters: Sequence[Tensor], originals: Sequence[Tensor]) -> None:
-    for p, original in zip(parameters, originals, strict=True):
-        p.copy_(original)
 
 
 def _gradients(probed: Probed, loss: Tensor, scale: float) -> list[Tensor | None]:
@@ -220,7 +273,9 @@ def _gradients(probed: Probed, loss: Tensor, scale: float) -> list[Tensor | None
 
 
 def kept_gradient(grad: Tensor) -> Tensor:
-    """A gradient that the next evaluation leaves alone: itself, but for a view of memory that is written again, such as
+    """Return a gradient that the next evaluation leaves alone.
+
+    That is the gradient itself, unless it is a view of memory that is written again, such as
     ``DistributedDataParallel``'s buckets.
     """
     own = local(grad)
@@ -267,9 +322,11 @@ def default_step(arithmetic: torch.dtype, elements: int, difference: Difference)
 
 
 def narrowest_dtype(loss: Tensor, parameters: Sequence[Tensor]) -> torch.dtype:
-    """The least precise floating dtype that the gradient of ``loss`` passes through: autocast casts inside of the
-    loss function, where nothing outside can ask for it, but leaves its dtypes in the graph. TF32 counts as float16,
-    which has as many digits."""
+    """Return the least precise floating dtype that the gradient of ``loss`` passes through.
+
+    Autocast casts inside the loss function, where nothing outside can ask for it, but its dtypes stay in the graph.
+    TF32 counts as float16, which has as many digits.
+    """
     found = {p.dtype for p in parameters}
     for node in _graph([loss]):
         found.update(m.dtype for m in getattr(node, "_input_metadata", ()))

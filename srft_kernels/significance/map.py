@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from srft_kernels._names import shortened
 from srft_kernels.significance import storage
 from srft_kernels.significance.comparison import Comparison, compare
 from srft_kernels.significance.statistics import (
@@ -23,8 +24,6 @@ from srft_kernels.significance.statistics import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NAMED_AT_MOST = 10
-
 Names = Mapping[str, "str | Sequence[str] | None"] | Callable[[str], "str | Sequence[str] | None"]
 
 
@@ -33,10 +32,11 @@ class SignificanceMap(Mapping[str, Tensor]):
 
     Args:
         tensors: Any mapping from names to tensors. Tensors are kept as they are (detached, not copied).
-        estimator, samples, model: How the map was made: the estimator's name, how many samples it saw (``None`` where
-            that has no meaning) and the class name of the model.
-        info: Anything else worth keeping with the map; must be JSON when the map is saved.
-        version: The version of this library that made the map; by default the one installed.
+        estimator: The name of the estimator that made the map.
+        samples: How many samples it saw, or None where that has no meaning.
+        model: The class name of the model.
+        info: Anything else worth keeping with the map. It must be JSON when the map is saved.
+        version: The version of this library that made the map. By default it is the one installed.
 
     Raises:
         ValueError: If a tensor is not real floating, not finite or negative anywhere; the message names it.
@@ -84,8 +84,7 @@ class SignificanceMap(Mapping[str, Tensor]):
 
     @property
     def dtype(self) -> str:
-        """The dtype of the tensors without its ``torch.`` prefix, or ``"mixed"``; ``"none"`` for an empty
-        map."""
+        """The dtype of the tensors without its ``torch.`` prefix, or ``"mixed"``; ``"none"`` for an empty map."""
         kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in self.values()}
         return kinds.pop() if len(kinds) == 1 else ("mixed" if kinds else "none")
 
@@ -98,10 +97,14 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- storage ----
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the map and how it was made to a safetensors file, whole or not at all (a rename puts it in
-        place).
+        """Write the map and how it was made to a safetensors file, whole or not at all (a rename puts it in place).
 
-        Raises ``OSError`` where the file cannot be written, ``TypeError`` where ``info`` is not JSON.
+        Args:
+            path: The file, which is replaced where it exists.
+
+        Raises:
+            OSError: If the file cannot be written.
+            TypeError: If ``info`` is not JSON.
         """
         storage.write(
             path,
@@ -121,8 +124,16 @@ class SignificanceMap(Mapping[str, Tensor]):
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SignificanceMap:
         """Read what :meth:`save` wrote.
 
-        Raises ``FileNotFoundError`` where there is no file, and ``ValueError`` with one sentence where it is
-        truncated, foreign, or holds values that no significance has.
+        Args:
+            path: The file.
+            device: Where the tensors are to be.
+
+        Returns:
+            The map, with how it was made.
+
+        Raises:
+            FileNotFoundError: If there is no file.
+            ValueError: If the file is truncated, foreign, or holds values that no significance has.
         """
         tensors, made = storage.read(path, device)
         try:
@@ -147,12 +158,17 @@ class SignificanceMap(Mapping[str, Tensor]):
     ) -> list[str]:
         """Refuse a model that this map does not fit.
 
-        ``named_parameters`` is a module, a mapping or what ``module.named_parameters()`` gives. Names that
-        the model lacks and shapes that differ are always refused; a parameter without a prior is refused
-        where ``strict``, and else counts as one whose significance is 0.
+        Names that the model lacks and shapes that differ are always refused.
 
-        Returns the names of the parameters without a prior. Raises ``ValueError`` with the names that differ
-        (at most ten of each kind, and how many).
+        Args:
+            named_parameters: A module, a mapping, or what ``module.named_parameters()`` gives.
+            strict: Whether a parameter without a prior is refused. Else it counts as one whose significance is 0.
+
+        Returns:
+            The names of the parameters without a prior.
+
+        Raises:
+            ValueError: With the names that differ, at most ten of each kind, and how many.
         """
         if isinstance(named_parameters, nn.Module):
             named_parameters = named_parameters.named_parameters()
@@ -179,15 +195,18 @@ class SignificanceMap(Mapping[str, Tensor]):
         return missing
 
     def rename(self, mapping: Names) -> SignificanceMap:
-        """The same significances under other names, such as an RGB network's for both streams of a two-stream
-        one.
+        """The same significances under other names, such as an RGB network's for both streams of a two-stream one.
 
-        ``mapping`` answers a name with its new name, with a list of new names (each gets the same tensor, not
-        a copy), or with ``None`` to leave it out. It is a callable, or a dict; a name that the dict does not
-        mention stays as it is.
+        Args:
+            mapping: A callable or a dict that answers a name with its new name, with a list of new names (each gets the
+                same tensor, not a copy), or with None to leave it out. A name that a dict does not mention stays as it
+                is.
 
-        Raises ``ValueError`` where a dict mentions a name that the map lacks, or two significances end under
-        one name.
+        Returns:
+            A map with the same tensors.
+
+        Raises:
+            ValueError: If a dict mentions a name that the map lacks, or two significances end under one name.
         """
         if isinstance(mapping, Mapping):
             unknown = [name for name in mapping if name not in self]
@@ -211,8 +230,11 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- values ----
 
     def to(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> SignificanceMap:
-        """The map in another dtype or on another device; raises ``ValueError`` where a value overflows the
-        dtype."""
+        """The map in another dtype or on another device.
+
+        Raises:
+            ValueError: If a value overflows the dtype.
+        """
         return self._like({name: tensor.to(device=device, dtype=dtype) for name, tensor in self.items()})
 
     def normalized(self, how: Literal["tensor", "global"] = "tensor") -> SignificanceMap:
@@ -230,22 +252,24 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- looking at it ----
 
     def statistics(self, by: Literal["layer", "parameter"] = "layer") -> list[LayerStatistics]:
-        """One row per layer (a parameter's name without its last part), or per parameter, in the map's
-        order."""
+        """One row per layer (a parameter's name without its last part), or per parameter, in the map's order."""
         return layer_statistics(self, by)
 
     def report(self, by: Literal["layer", "parameter"] = "layer") -> str:
-        """A table in plain text: elements, mean, max, share of the whole mass, share of elements above ten
-        means."""
+        """A table in plain text: elements, mean, max, share of the whole mass, share of elements above ten means."""
         return table(self.statistics(by), title=repr(self))
 
     def plot(
         self, target: str | os.PathLike[str] | Axes | None = None, by: Literal["layer", "parameter"] = "layer"
     ) -> Axes:
-        """Mean and share of the mass per layer, as bars; needs matplotlib (``pip install
-        srft-kernels[plot]``).
+        """Draw mean and share of the mass per layer as bars, with matplotlib (``pip install srft-kernels[plot]``).
 
-        ``target`` is a file to write, axes to draw into, or ``None`` for a new figure. Returns the axes.
+        Args:
+            target: A file to write, axes to draw into, or None for a new figure.
+            by: Whether a bar is a layer or a parameter.
+
+        Returns:
+            The axes.
         """
         from srft_kernels.significance.plot import plot_statistics
 
@@ -257,8 +281,11 @@ class SignificanceMap(Mapping[str, Tensor]):
         columns: Literal["quantiles", "kind"] = "quantiles",
         by: Literal["layer", "parameter"] = "layer",
     ) -> Axes:
-        """A heat map on a logarithmic scale: ``"quantiles"`` of the significance in each layer (or parameter), or the
-        mean by depth and ``"kind"`` of parameter, where names have a block's number; ``target`` as in :meth:`plot`."""
+        """Draw a heat map on a logarithmic scale.
+
+        ``"quantiles"`` shows quantiles of the significance in each layer (or parameter). ``"kind"`` shows the mean by
+        depth and kind of parameter, where names have a block's number. ``target`` is as in :meth:`plot`.
+        """
         from srft_kernels.significance.plot import plot_heat
 
         if columns not in ("quantiles", "kind"):
@@ -268,11 +295,13 @@ class SignificanceMap(Mapping[str, Tensor]):
         return plot_heat(*grid, target, repr(self), label=label)
 
     def compare(self, other: Mapping[str, Tensor], by: Literal["layer", "parameter"] = "parameter") -> Comparison:
-        """How far two maps of one model agree: for each parameter (or layer) that both have, the rank correlation,
-        how much of the most significant tenth they share, and the ratio of their sums; ``.report()`` is a table,
-        ``.plot()`` a heat map.
+        """Compare two maps of one model, parameter by parameter or layer by layer.
 
-        Raises ``ValueError`` where they have no name in common, or shapes differ.
+        For each that both maps have, the result holds the rank correlation, how much of the most significant tenth they
+        share, and the ratio of their sums. Its ``.report()`` is a table and its ``.plot()`` a heat map.
+
+        Raises:
+            ValueError: If they have no name in common, or shapes differ.
         """
         return compare(
             self, other, by, title=f"{self!r} against {other!r}" if isinstance(other, SignificanceMap) else repr(self)
@@ -312,9 +341,7 @@ def _validated(name: object, tensor: object) -> Tensor:
 def _listed(what: str, names: Sequence[str]) -> str:
     if not names:
         return ""
-    shown = ", ".join(names[:_NAMED_AT_MOST])
-    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    return f"{len(names)} {what}: {shown}{more}"
+    return f"{len(names)} {what}: {shortened(names)}"
 
 
 def _installed_version() -> str:

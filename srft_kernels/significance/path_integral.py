@@ -10,25 +10,30 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from srft_kernels.significance.estimators.base import accumulation_dtype
+from srft_kernels.ops.tensors import element_dtype
 from srft_kernels.significance.map import SignificanceMap
 
 
 class PathIntegral:
-    """How much of the loss's fall each weight has brought about: ω ← ω - g · Δθ at every step (equation 3), and of a
-    task Ω = max(ω, 0) / ((θ - θ₀)² + ξ) (equation 5).
+    """Gathers how much of the loss's fall each weight has brought about (synaptic intelligence, arXiv 1703.04200).
 
-    Records the steps of any torch optimizer, :class:`SRFT` among them, from when it is made until :meth:`close`, or as
-    a context manager. g is the gradient in ``.grad`` after the step, the task's: SRFT's pull is not in it, but for the
-    coupled mode around an optimizer that is not fused, which adds the pull there.
+    At every step ω ← ω - g · Δθ (equation 3), and at the end of a task Ω = max(ω, 0) / ((θ - θ₀)² + ξ) (equation 5).
 
-    Cost: in :class:`SRFT` around a fused optimizer ω is gathered in the step's own pass over memory: ω and θ₀ (8 bytes
-    a parameter in float32) and 8 more bytes moved; elsewhere a copy of the weights besides, and two passes a step.
+    It records the steps of any torch optimizer, :class:`SRFT` among them, from when it is made until :meth:`close`, or
+    as a context manager. g is the gradient in ``.grad`` after the step, which is the task's. SRFT's pull is not in it,
+    except in the coupled mode around an optimizer that is not fused, which adds the pull there.
+
+    In :class:`SRFT` around a fused optimizer ω is gathered in the step's own pass over memory. It keeps ω and θ₀ (8
+    bytes a parameter in float32) and moves 8 more bytes. Elsewhere it keeps a copy of the weights besides, and takes
+    two passes a step. A copy or a pickle of the optimizer does not record.
 
     Args:
         optimizer: The optimizer to watch.
-        parameters: ``model.named_parameters()`` or a mapping by name; by default the names that the optimizer was
-            given.
+        parameters: ``model.named_parameters()`` or a mapping by name. By default these are the names that the optimizer
+            was given.
+
+    Raises:
+        ValueError: If the parameters have no names, or the optimizer steps none of them.
     """
 
     def __init__(
@@ -51,9 +56,9 @@ class PathIntegral:
             raise ValueError("none of the parameters is one that the optimizer steps")
         self._before: dict[str, Tensor] = {}
         # By parameter: the fused step writes here.
-        self._path = {p: torch.zeros_like(p, dtype=accumulation_dtype(p)) for p in self._named.values()}
+        self._path = {p: torch.zeros_like(p, dtype=element_dtype(p)) for p in self._named.values()}
         self.restart()
-        follow = getattr(optimizer, "follow", None)  # SRFT's, which cannot be imported from here
+        follow = getattr(optimizer, "_record_paths", None)  # SRFT's, which cannot be imported from here
         self._unfollow = follow if follow is not None and follow(self._path) else None
         self._hooks: list[RemovableHandle] = [optimizer.register_step_post_hook(self._count)]
         if self._unfollow is None:
@@ -96,9 +101,16 @@ class PathIntegral:
 
     @torch.no_grad()
     def significance(self, damping: float = 0.1) -> SignificanceMap:
-        """Ω of the task so far; ``damping`` is ξ, which bounds it where a weight has not moved.
+        """Ω of the task so far.
+
+        Args:
+            damping: ξ, which bounds Ω where a weight has not moved.
+
+        Returns:
+            A map with Ω under each name, in the dtype of the arithmetic.
 
         Raises:
+            ValueError: If ``damping`` is not positive and finite.
             RuntimeError: If no step was recorded.
         """
         if not 0 < damping < float("inf"):

@@ -1,5 +1,7 @@
-"""A significance map as a picture: mean per layer as bars on a logarithmic axis, shaded by share of the
-mass; and tables of numbers as heat maps."""
+"""A significance map as a picture, and tables of numbers as heat maps.
+
+The picture has the mean of each layer as a bar on a logarithmic axis, shaded by its share of the mass.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
 
 
 def plot_statistics(rows: Sequence[LayerStatistics], target: str | os.PathLike[str] | Axes | None, title: str) -> Axes:
-    """Draw into ``target`` (axes), or into a new figure that is written to ``target`` (a path) where one is
-    given.
+    """Draw into ``target`` (axes), or into a new figure that is written to ``target`` (a path) where one is given.
 
     Raises ``ImportError`` without matplotlib.
     """

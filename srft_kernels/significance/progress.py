@@ -38,9 +38,9 @@ class ProgressLine:
 def with_progress(
     items: Iterable[T], total: int | None, label: str, stream: TextIO | None = None
 ) -> Generator[T, None, None]:
-    """Yield ``items``, keeping one line on ``stream`` up to date at most five times a second.
+    r"""Yield ``items``, keeping one line on ``stream`` up to date at most five times a second.
 
-    The last ``\\r``-terminated line is ended with a newline when the items are used up or the loop is left.
+    The last ``\r``-terminated line is ended with a newline when the items are used up or the loop is left.
     """
     line = ProgressLine(total, label, stream)
     try:

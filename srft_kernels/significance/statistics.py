@@ -13,8 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """One layer of a map: ``share`` is its part of the sum over the whole map, ``above`` and ``zero`` are the
-    parts of its elements that exceed ten times its mean and that are exactly zero."""
+    """One layer of a map.
+
+    ``share`` is its part of the sum over the whole map. ``above`` and ``zero`` are the parts of its elements that
+    exceed ten times its mean and that are exactly zero.
+    """
 
     name: str
     elements: int

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,10 +23,15 @@ _KEYS = {"estimator", "samples", "dtype", "model", "parameters", "version", "inf
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], made: Mapping[str, Any]) -> None:
     """Write a file beside ``path`` and rename it there, so that a reader sees the old file or the new one."""
     path = os.fspath(path)
-    metadata = {"format": FORMAT, "significance": json.dumps(dict(made), allow_nan=False)}
+    stored = _storable(tensors)
+    metadata = {
+        "format": FORMAT,
+        "significance": json.dumps(dict(made), allow_nan=False),
+        "crc32": json.dumps({name: _checksum(tensor) for name, tensor in stored.items()}),
+    }
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        save_file(_storable(tensors), temporary, metadata=metadata)
+        save_file(stored, temporary, metadata=metadata)
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -51,6 +57,11 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(stored.untyped_storage().data_ptr())
         result[name] = stored
     return result
+
+
+def _checksum(tensor: Tensor) -> int:
+    """CRC-32 of a contiguous CPU tensor's bytes; safetensors has no check of its own against a flipped bit."""
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data) if tensor.numel() else 0
 
 
 def read(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -79,8 +90,15 @@ def read(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tu
         made = json.loads(metadata["significance"])
         recorded = {name: tuple(shape) for name, shape in made["parameters"].items()}
         complete = made.keys() >= _KEYS
+        checksums = json.loads(metadata.get("crc32", "{}"))  # absent from files of version 0.1 and before
+        flipped = [name for name, wanted in checksums.items() if _checksum(tensors[name].cpu()) != wanted]
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: the header of this significance map is damaged ({error!r})") from error
     if not complete or recorded != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
         raise ValueError(f"{path}: the header of this significance map does not describe the tensors in it")
+    if flipped:
+        raise ValueError(
+            f"{path} is damaged: {flipped[0]} has other bytes than were written; "
+            "copy the file again from where it was made"
+        )
     return {name: tensors[name] for name in recorded}, made

@@ -227,8 +227,9 @@ def tensors_of(running: Running) -> dict[str, Tensor]:
 
 
 def moved_by(contestant: Contestant) -> float:
-    """Bytes per element that a step needs, found out from outside: a tensor that a step changes counts twice, one that
-    changes what a step does counts once.
+    """Return the bytes per element that a step needs, found out from outside.
+
+    A tensor that a step changes counts twice, and one that changes what a step does counts once.
     """
 
     def after(disturbed: str | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

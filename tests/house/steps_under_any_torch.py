@@ -1,4 +1,4 @@
-"""Takes SRFT steps from numbers that do not depend on torch, and writes what came out: BACKEND OUT.npz."""
+"""Take SRFT steps from numbers that do not depend on torch, and write the results: run with BACKEND OUT.npz."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def inner_of(name: str, params: list[tuple[str, torch.Tensor]]) -> torch.optim.O
 
 
 def as_array(param: torch.Tensor) -> np.ndarray:
-    """A copy; numpy has no bfloat16, and widening loses nothing."""
+    """Return a copy as an array. NumPy has no bfloat16, and widening to float32 loses nothing."""
     value = param.detach()
     return np.array((value.float() if value.dtype == torch.bfloat16 else value).numpy())
 
@@ -33,7 +33,7 @@ def main(backend: str, out: str) -> None:
     arrays: dict[str, np.ndarray] = {"torch": np.array(torch.__version__)}
     for inner in ("adamw", "sgd"):
         for label, dtype in DTYPES.items():
-            random = np.random.RandomState(0)  # the one generator whose stream numpy promises to keep
+            random = np.random.RandomState(0)  # NumPy promises to keep the stream of this generator only
             params = {
                 name: torch.from_numpy(np.asarray(random.standard_normal(shape))).to(dtype).requires_grad_()
                 for name, shape in SHAPES.items()

@@ -1,4 +1,4 @@
-"""Whether CUDA kernels are built, with which nvcc and for which GPUs; what is built then; what the report says of it.
+"""CUDA kernels are built where they should be, with the right nvcc and for the right GPUs, and the report says so.
 
 No GPU is needed: neither the build nor these tests look for one.
 """
@@ -20,6 +20,7 @@ import torch
 
 from srft_kernels import __main__ as report
 from srft_kernels import ops
+from srft_kernels.ops import backends
 from srft_kernels.ops.native import NativeLibrary, cuda_library
 from tests.paths import REPOSITORY
 
@@ -28,13 +29,13 @@ NEWEST = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
-    """setup.py's functions, without its setup."""
+    """Import setup.py without running its ``setup``."""
     pytest.importorskip("setuptools", reason="setup.py needs setuptools")
     spec = importlib.util.spec_from_file_location("srft_setup", REPOSITORY / "setup.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Where dataclasses look up a class's module.
+    # Dataclasses look up a class's module here.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
@@ -49,7 +50,7 @@ def program(folder: Path, name: str, script: str) -> Path:
 
 
 def stand_in_nvcc(folder: Path, release: str = "13.0", trial: str = "exit 0") -> Path:
-    """An nvcc that says what it is and does ``trial`` when it is to compile."""
+    """Write an nvcc that answers with its version, and runs ``trial`` when it is asked to compile."""
     return program(
         folder,
         "nvcc",
@@ -121,7 +122,7 @@ def test_cuda_home_goes_before_path_and_path_before_the_usual_folder(build: Modu
     assert build.find_nvcc(environment, usual=usual.parents[1]) == str(usual)
     with pytest.raises(build.NoCuda, match="neither by CUDA_HOME nor on PATH nor in"):
         build.find_nvcc(environment, usual=tmp_path / "nowhere")
-    # Who names a toolkit does not mean another one.
+    # A toolkit that was named is taken, and no other one.
     with pytest.raises(build.NoCuda, match=r"CUDA_HOME names .*nowhere, which holds no bin/nvcc"):
         build.find_nvcc({"CUDA_HOME": str(tmp_path / "nowhere"), "PATH": str(path.parent)})
 
@@ -189,7 +190,7 @@ def test_torch_is_read_and_not_imported(build: ModuleType) -> None:
 
 
 def wheel(source: Path, out: Path, **variables: str) -> tuple[int, str, set[str]]:
-    """A wheel of a copy of the repository: how that ended, what was said, and the compiled libraries in it."""
+    """Build a wheel of a copy of the repository; return exit status, output and the compiled libraries in it."""
     unset = ("SRFT_CUDA", "SRFT_NO_CUDA", "SRFT_NO_NATIVE", "TORCH_CUDA_ARCH_LIST", "CUDAFLAGS")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     command = ("-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps", "--no-index", "-w")
@@ -211,7 +212,7 @@ def wheel(source: Path, out: Path, **variables: str) -> tuple[int, str, set[str]
 
 @pytest.fixture
 def empty_sources(tmp_path: Path) -> Path:
-    """The repository with nothing in its C++ and CUDA sources: the build is what is looked at, and takes seconds."""
+    """Copy the repository with empty C++ and CUDA sources, so that a build takes seconds."""
     for module in ("setuptools", "cmake", "ninja", "pybind11"):
         pytest.importorskip(module, reason="a build without isolation needs it in this environment")
     copy = tmp_path / "source"
@@ -256,11 +257,11 @@ def test_a_wheel_carries_the_cuda_library_for_the_architectures_asked_for(
     assert "SRFT_CUDA_ARCHITECTURES:STRING=8.0+PTX 9.0" in cache.read_text()
     rules = cache.with_name("build.ninja").read_text()
     assert set(re.findall(r"code=[cs]\w+", rules)) == {"code=sm_80", "code=compute_80", "code=sm_90"}
-    # Every contraction is written in csrc/core: nvcc adds none.
+    # Contractions are written out in csrc/core, so nvcc must add none.
     assert "--fmad=false" in rules
     assert "fast" not in " ".join(re.findall(r"^  FLAGS = (.*)$", rules, re.MULTILINE))
 
-    # The library of an earlier build does not slip into one without it.
+    # The library of an earlier build must not slip into a wheel that is built without it.
     code, output, libraries = wheel(empty_sources, tmp_path / "again", SRFT_NO_CUDA="1")
     assert code == 0, output
     assert not any("_cuda" in name for name in libraries)
@@ -284,7 +285,7 @@ def test_the_cuda_library_holds_the_runtime_and_knows_nothing_of_torch() -> None
     symbols = [line.split() for line in read("--dyn-syms").splitlines()[3:]]
     defined = [fields[-1] for fields in symbols if len(fields) > 7 and fields[6] != "UND"]
     assert "PyInit__cuda" in defined
-    # Else the runtime in here could stand in for the one that torch brings, or the other way round.
+    # If its symbols were visible, this runtime could stand in for the one that torch brings, or the other way round.
     assert [name for name in defined if re.match(r"cuda|__cuda|cu[A-Z]|_ZN4srft", name)] == []
 
 
@@ -311,7 +312,7 @@ def test_the_cuda_library_says_what_it_was_built_with(build: ModuleType) -> None
         ("10.0 12.0+PTX", (10, 3), True),
         ("10.0 12.0+PTX", (11, 0), False),
         ("9.0a", (9, 0), True),
-        # "a" is for the very number, as machine code and as PTX.
+        # An architecture with "a" serves exactly its own number, as machine code and as PTX.
         ("10.0a+PTX", (10, 3), False),
         ("10.0a+PTX", (12, 0), False),
     ],
@@ -340,7 +341,7 @@ def stand_in_library(architectures: list[str], error: str = "", toolkit: str = "
         (stand_in_library(["8.0", "9.0"]), (True, ""), "native", r"serve 9\.0"),
         (stand_in_library(["8.0+PTX"]), (True, ""), "native", r"serve 9\.0"),
         (stand_in_library(["12.0"]), (True, ""), "triton", r"built for 12\.0 and not for this device, 9\.0"),
-        # The runtime in the library may want a newer driver than torch's does.
+        # The library's CUDA runtime may need a newer driver than torch's runtime does.
         (stand_in_library(["9.0"], "driver too old"), (True, ""), "triton", "driver too old"),
         (NativeLibrary(None, "no nvcc"), (True, ""), "triton", "^CUDA kernels: no nvcc$"),
         (NativeLibrary(None, "no nvcc"), (False, "no triton"), "reference", "^CUDA kernels: no nvcc; no triton$"),
@@ -349,7 +350,7 @@ def stand_in_library(architectures: list[str], error: str = "", toolkit: str = "
 def test_the_report_says_what_a_device_would_run_and_why(
     library: NativeLibrary, triton: tuple[bool, str], backend: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (ops, report):
+    for module in (backends, report):
         monkeypatch.setattr(module, "cuda_library", library)
         monkeypatch.setattr(module, "library", NativeLibrary(None, ""))
         monkeypatch.setattr(module, "triton_available", lambda: triton)
@@ -367,7 +368,7 @@ def test_the_report_says_what_a_device_would_run_and_why(
 
 def test_the_report_says_why_there_are_no_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "cuda_library", NativeLibrary(None, "no such module"))
-    # A library of an earlier version recorded nothing.
+    # A library that was built by an earlier version has no record.
     for recorded, expected in (({"without_cuda": "no nvcc"}, "not built: no nvcc"), ({}, "no such module")):
         monkeypatch.setattr(report, "library", NativeLibrary(SimpleNamespace(**recorded), ""))
         assert report._no_cuda_library() == expected

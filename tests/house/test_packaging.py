@@ -1,4 +1,4 @@
-"""What a person gets who installs this: wheels, the sentences when something is missing, the report, a clean import."""
+"""An installation works: wheels, one sentence where something is missing, the report, a clean import."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(
 
 
 def pip_wheel(source: Path, out: Path, *, python: Path | str = sys.executable, **variables: str) -> tuple[int, str]:
-    # Without CUDA kernels, which take minutes: test_cuda_build.py is about those.
+    # CUDA kernels take minutes to build; test_cuda_build.py tests them.
     done = run(
         *(python, "-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps", "--no-index", "-w", out),
         cwd=source,
@@ -58,7 +58,7 @@ def contents(wheel_folder: Path) -> tuple[str, set[str]]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of the repository as a clone would be: nothing built, nothing left over."""
+    """Copy the repository as a clone would be, without built or left-over files."""
     copy = tmp_path / "source"
     shutil.copytree(REPOSITORY, copy, ignore=LEFT_OUT)
     return copy
@@ -72,7 +72,7 @@ def has_build_tools() -> None:
 
 
 def package_data() -> set[str]:
-    """Files that are not Python and that the packages read or ship."""
+    """List the files that the packages read or ship and that are not Python."""
     kinds = ("configs/**/*.yaml", "weights/*.safetensors", "py.typed")
     return {
         path.relative_to(REPOSITORY).as_posix()
@@ -88,7 +88,7 @@ def package_data() -> set[str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("has_build_tools")
 def test_a_wheel_holds_both_libraries_and_the_data_and_works_by_itself(source: Path, tmp_path: Path) -> None:
-    # As on a machine without nvcc: CUDA_HOME goes before PATH and the usual folders.
+    # This imitates a machine without nvcc: CUDA_HOME is looked at before PATH and the usual folders.
     code, output = pip_wheel(source, tmp_path / "wheels", SRFT_NO_CUDA="", CUDA_HOME=str(tmp_path))
     assert code == 0, output
     name, files = contents(tmp_path / "wheels")
@@ -132,7 +132,7 @@ def test_a_wheel_holds_both_libraries_and_the_data_and_works_by_itself(source: P
 
 @pytest.mark.usefixtures("has_build_tools")
 def test_without_native_the_wheel_is_pure_and_the_reference_takes_the_steps(source: Path, tmp_path: Path) -> None:
-    # What an editable install leaves behind must not slip in.
+    # Files that an editable install leaves behind must not slip into the wheel.
     (source / "srft_kernels" / "_ops.so").write_bytes(b"left over")
     code, output = pip_wheel(source, tmp_path / "wheels", SRFT_NO_NATIVE="1")
     assert code == 0, output
@@ -149,7 +149,7 @@ def test_without_native_the_wheel_is_pure_and_the_reference_takes_the_steps(sour
         "o = srft.SRFT(torch.optim.SGD([p], lr=0.5)); o.step(); print(p.tolist(), srft.__file__)"
     )
     done = run(sys.executable, "-c", step, cwd=tmp_path, PYTHONPATH=str(installed))
-    # Halfway by SGD, and held back by the damping of a middle rank: mu = 0.45 of the way from 0.5 to 1.
+    # SGD goes halfway, to 0.5. The damping of a middle rank (mu = 0.45) goes 0.45 of the way from there back to 1.
     assert done.stdout.startswith("[0.725"), done.stdout + done.stderr
     assert str(installed) in done.stdout
     report = run(sys.executable, "-m", "srft_kernels", cwd=tmp_path, PYTHONPATH=str(installed))
@@ -182,7 +182,7 @@ def sentences(output: str) -> list[str]:
 
 @pytest.mark.usefixtures("has_build_tools")
 def test_torch_missing_at_build_time_is_one_sentence(source: Path, tmp_path: Path) -> None:
-    # As in an environment without it: the import system finds no torch.
+    # This imitates an environment without torch: the import system does not find it.
     call = "import sys; sys.modules['torch'] = None; from setuptools import build_meta as b; b.build_wheel(sys.argv[1])"
     done = run(sys.executable, "-c", call, tmp_path / "wheels", cwd=source)
     output = done.stdout + done.stderr
@@ -300,7 +300,7 @@ def test_the_makefile_installs_what_the_build_declares() -> None:
     ],
 )
 def test_make_says_in_one_sentence_what_is_wrong_with_the_python(tmp_path: Path, python: str, sentence: str) -> None:
-    # Stand-ins that fail just the question that each is about.
+    # Each stand-in fails only the question that it is about.
     refused = {"old-python": "version_info", "bare-python": "ensurepip"}
     for name, word in refused.items():
         stand_in = tmp_path / "bin" / name
@@ -319,3 +319,24 @@ def test_make_says_in_one_sentence_what_is_wrong_with_the_python(tmp_path: Path,
     assert len(said) == 1
     assert said[0].startswith(sentence), said[0]
     assert not (tmp_path / ".venv").exists()
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Return the versions that a file in requirements/ pins, by package (the first, if it pins several)."""
+    found: dict[str, str] = {}
+    for line in (REPOSITORY / "requirements" / name).read_text().splitlines():
+        package, _, version = line.partition(";")[0].strip().partition("==")
+        found.setdefault(re.sub(r"[-_.]+", "-", package).lower(), version)
+    return found
+
+
+def test_what_the_project_depends_on_is_locked_and_the_oldest_is_what_it_allows() -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    wanted = [project.split("dependencies = [", 1)[1].split("]", 1)[0]]
+    wanted += [project.split(f"\n{extra} = [", 1)[1].split("\n]", 1)[0] for extra in ("docs", "tracker", "test")]
+    bounds = dict(re.findall(r'"([A-Za-z][\w-]+)>=([\d.]+)"', "".join(wanted)))
+    assert {"torch", "timm", "pytest"} <= bounds.keys()
+    locked, oldest = pinned("locked.txt"), pinned("oldest.txt")
+    assert sorted(bounds.keys() - locked.keys()) == []
+    parts = {name: version.split(".") for name, version in bounds.items()}
+    assert {name: oldest[name] for name, part in parts.items() if oldest[name].split(".")[: len(part)] != part} == {}

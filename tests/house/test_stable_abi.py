@@ -1,4 +1,4 @@
-"""One native library serves every torch from the oldest supported to the newest: shown with the oldest itself."""
+"""One native library serves every torch from the oldest supported to the newest; the oldest itself shows it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run_script(python: Path | str, out: Path, *, backend: str) -> dict[str, np.n
 
 @pytest.fixture(scope="session")
 def python_with_oldest_torch() -> Path:
-    """An interpreter with the oldest supported torch, in .venvs/torch-oldest, kept between runs."""
+    """Return an interpreter with the oldest supported torch, in .venvs/torch-oldest, which is kept between runs."""
     folder = REPOSITORY / ".venvs" / "torch-oldest"
     python = folder / "bin" / "python"
     stamp = folder / f"torch-{OLDEST}"
@@ -108,9 +108,9 @@ def test_the_same_binary_takes_the_same_steps_under_the_oldest_torch_and_this_on
     assert old.keys() == new.keys()
     assert [name for name in new if new[name].tobytes() != old[name].tobytes()] == []
 
-    # The same bits are worth nothing if they are wrong: the reference, in plain torch operations, is the truth.
+    # Equal bits may be equally wrong, so both are compared with the reference, which is plain torch.
     truth = run_script(sys.executable, tmp_path / "truth.npz", backend="reference")
-    # Rounding in the arithmetic's type, over four steps; in bfloat16 one rounding of storage may fall the other way.
+    # The tolerance is the rounding of four steps in the compute dtype; in bfloat16 one rounding of storage may differ.
     tolerances = {"fp64": 1e-14, "fp32": 1e-6, "bf16": 2**-7}
     for name, value in new.items():
         tolerance = tolerances[name.split("/")[1]]

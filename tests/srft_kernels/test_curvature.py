@@ -226,13 +226,13 @@ def test_what_a_step_folds_is_what_a_pass_of_its_own_folds(how: str, probes: int
     names = [n for n, _ in model.named_parameters()]
     found = [torch.zeros_like(p) for p in beside.parameters()]
     in_pass = []
-    run = optimizer._run
+    run = optimizer._plans.run
 
     def watched(work: Any, *arguments: Any) -> None:
         in_pass.append(bool(work.plus))
         run(work, *arguments)
 
-    optimizer._run = watched  # type: ignore[method-assign]
+    optimizer._plans.run = watched  # type: ignore[method-assign]
     for step in range(6):
         due = step % 2 == 0
         if due:

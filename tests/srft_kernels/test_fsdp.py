@@ -68,8 +68,9 @@ def prior_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def train(model: nn.Module, optimizer: Optimizer, steps: range, part: slice, *, bad: int | None = None) -> None:
-    """``part`` of every batch; the mean over processes is the mean over the batch. ``bad``: a step that is not finite
-    in its last sample.
+    """``part`` of every batch; the mean over processes is the mean over the batch.
+
+    ``bad``: a step that is not finite in its last sample.
     """
     for step in steps:
         generator = torch.Generator().manual_seed(1000 + step)

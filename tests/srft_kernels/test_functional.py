@@ -1,5 +1,4 @@
-"""The penalty operator: its value and derivatives against float64 by hand and by autograd, and every torch
-contract."""
+"""The penalty operator: its value and derivatives against float64 by hand and by autograd, and every torch contract."""
 
 from __future__ import annotations
 
@@ -224,8 +223,7 @@ def test_function_transforms_agree_with_autograd() -> None:
 
 
 def test_a_native_kernel_for_the_device_is_preferred() -> None:
-    """The contract with a native library: an implementation for CPU takes over with nothing else to be
-    told."""
+    """The contract with a native library: an implementation for CPU takes over with nothing else to be told."""
     tensors = lists(shapes=[(3,)])
     before = significance_penalty(*tensors, 1.0)
     library: Any = torch.library.Library("srft", "IMPL")

@@ -21,37 +21,9 @@ from srft_kernels.ops.plan import StepTensors
 from srft_kernels.ops.reference.rank import rank_by_sort
 from srft_kernels.ops.reference.step import ReferencePlan
 from srft_kernels.optimizer import EXTRA_STATE
+from tests.srft_kernels.networks import network, prior_of, train, weights
 
 BACKENDS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not library.available, reason=library.reason))]
-
-
-def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(11, 64), nn.GELU(), nn.Linear(64, 5), nn.LayerNorm(5)).to(dtype)
-
-
-def prior_of(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {n: torch.rand(p.shape, generator=generator).pow(4) for n, p in model.named_parameters()}
-
-
-def train(model: nn.Module, optimizer: Optimizer, steps: int, *, first: int = 0) -> list[float]:
-    losses = []
-    dtype = next(model.parameters()).dtype
-    for step in range(first, first + steps):
-        generator = torch.Generator().manual_seed(1000 + step)
-        x = torch.randn(16, 11, generator=generator).to(dtype)
-        y = torch.randn(16, 5, generator=generator).to(dtype)
-        optimizer.zero_grad()
-        loss = (model(x) - y).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def weights(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().double().flatten() for p in model.parameters()])
 
 
 # ---------------------------------------------------------------- without strength, torch's own optimizers
@@ -243,7 +215,7 @@ def test_global_normalization_divides_by_the_mean_over_all_tensors() -> None:
     train(model, optimizer, 1)
     mean = sum(t.double().sum() for t in prior.values()) / sum(t.numel() for t in prior.values())
     expected = torch.stack([1 / mean] * 6)
-    torch.testing.assert_close(optimizer._plans[0].tensors.scales[:, 0], expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(optimizer._plans.of_group[0].tensors.scales[:, 0], expected, rtol=1e-6, atol=0)
 
 
 # ---------------------------------------------------------------- the rank of T, and the published update
@@ -476,7 +448,7 @@ def test_held_elements_poison_nothing(inner: Any, bad: float, backend: Any) -> N
             optimizer.step()
     assert p[0] == start[0]
     torch.testing.assert_close(p[1:].detach(), q.detach(), rtol=1e-5, atol=1e-6)
-    assert int(optimizers[0].nonfinite) == 3
+    assert int(optimizers[0].nonfinite_count) == 3
     assert bool(optimizers[0].penalty.isfinite())
     for value in optimizers[0].state[p].values():
         assert bool(value.isfinite().all())
@@ -491,7 +463,7 @@ def test_skip_step_and_propagate() -> None:
         if policy == "skip_step":
             assert torch.equal(p.detach(), torch.ones(4))
             assert float(optimizer.state[p]["step"]) == 0
-            assert int(optimizer.nonfinite) == 1
+            assert int(optimizer.nonfinite_count) == 1
         else:
             assert bool(p[1].isnan())
             assert bool((p[[0, 2, 3]] < 1).all())
@@ -504,7 +476,7 @@ def test_an_unfused_inner_optimizer_is_shown_a_zero() -> None:
     optimizer.step()
     assert p[1] == 1.0
     assert bool(p.isfinite().all())
-    assert int(optimizer.nonfinite) == 1
+    assert int(optimizer.nonfinite_count) == 1
 
 
 def test_grad_scaler() -> None:
@@ -709,11 +681,11 @@ def test_priors_that_do_not_fit_are_refused_with_the_names_that_differ() -> None
     model = network()
     inner = AdamW(model.named_parameters())
     prior = prior_of(model)
-    prefixed = {**{f"module.{n}": t for n, t in prior.items() if n != "2.bias"}, "2.bias": prior["2.bias"]}
-    with pytest.raises(ValueError, match=r"module\.0\.bias.*0\.bias"):
+    prefixed = {**{f"body.{n}": t for n, t in prior.items() if n != "2.bias"}, "2.bias": prior["2.bias"]}
+    with pytest.raises(ValueError, match=r"body\.0\.bias.*0\.bias"):
         srft.SRFT(inner, prior=prefixed)
     with pytest.raises(ValueError, match="fits no parameter"):
-        srft.SRFT(inner, prior={f"module.{n}": t for n, t in prior.items()})
+        srft.SRFT(inner, prior={f"body.{n}": t for n, t in prior.items()})
     with pytest.raises(ValueError, match=r"0\.weight: \(3,\), not \(64, 11\)"):
         srft.SRFT(inner, prior={**prior, "0.weight": torch.ones(3)})
     with pytest.raises(ValueError, match=r"0\.weight has elements that are negative"):

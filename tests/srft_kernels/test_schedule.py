@@ -1,5 +1,4 @@
-"""The κ schedules against their formulas, their validation, and their way through a weights-only
-checkpoint."""
+"""The κ schedules against their formulas, their validation, and their way through a weights-only checkpoint."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import subprocess
@@ -16,9 +15,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from srft_kernels import SignificanceMap
+from tests.tracker.disk import full_disk, no_room
 from tracker.cli import cli
 from tracker.models.checkpoints import load_network
-from tracker.train import atomic
 
 SMALL = (
     "network.embed_dim=32",
@@ -87,7 +86,7 @@ def prior(rgb: Path) -> Path:
 
 def test_pretraining_starts_from_the_checkpoint_that_is_named(rgb: Path, tmp_path: Path) -> None:
     """At a learning rate too small to move any weight but a zero, what comes out is what went in."""
-    small = [*SMALL, *DATA, *TRAIN, "train.lr=1e-30", "train.weight_decay=0"]
+    small = [*DATA, *TRAIN, "train.lr=1e-30", "train.weight_decay=0"]
     succeeds("pretrain", *small, f"init={rgb}", f"output={tmp_path / 'again'}")
     before, _, _ = load_network(rgb)
     after, _, meta = load_network(tmp_path / "again" / "network.safetensors")
@@ -151,13 +150,13 @@ def test_eval_on_a_folder_and_on_generated_sequences(rgb: Path, lasher: Path, tm
 def test_track_a_folder(rgb: Path, lasher: Path, tmp_path: Path) -> None:
     sequence = sorted(path for path in lasher.iterdir() if path.is_dir())[0]
     succeeds("track", rgb, sequence, "--out", tmp_path / "a")
-    boxes = np.loadtxt(tmp_path / "a" / "small_rgb" / f"{sequence.name}.txt", delimiter=",")
+    boxes = np.loadtxt(tmp_path / "a" / f"{sequence.name}.txt", delimiter=",")
     assert boxes.shape == (22, 4)
     assert (tmp_path / "a" / "overlay.gif").stat().st_size > 0
     first = np.loadtxt(sequence / "visible.txt", delimiter=",")[0]
     assert boxes[0] == pytest.approx(first)
     succeeds("track", rgb, sequence, "--init-box", "10,12,20,16", "--out", tmp_path / "b", "--overlay", "none")
-    other = np.loadtxt(tmp_path / "b" / "small_rgb" / f"{sequence.name}.txt", delimiter=",")
+    other = np.loadtxt(tmp_path / "b" / f"{sequence.name}.txt", delimiter=",")
     assert other[0] == pytest.approx([11, 13, 20, 16])  # LasHeR's files count pixels from 1
     assert not (tmp_path / "b" / "overlay.gif").exists()
 
@@ -258,17 +257,14 @@ def test_bad_first_box(rgb: Path, lasher: Path, tmp_path: Path, box: str, said: 
 def test_full_disk(rgb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    monkeypatch.setattr(atomic.os, "fdopen", lambda handle, mode: open("/dev/full", mode))  # noqa: SIM115
+    full_disk(monkeypatch)
     said = refused("train", *DATA, *TRAIN, *QUIET, f"init={rgb}", f"output={tmp_path}")
     assert said.startswith(f"disk full while writing {tmp_path}/checkpoints/step_00000002.ckpt")
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_full_disk_without_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tracker.data.layouts.write_dataset", full)
+    monkeypatch.setattr("tracker.data.layouts.write_dataset", no_room)
     assert refused("data", "generate", tmp_path / "set").startswith(f"disk full while writing {tmp_path / 'set'}")
 
 

@@ -1,4 +1,4 @@
 """The commands of ``rgbx``, by what they work on; :mod:`tracker.cli` puts them together.
 
-What a command needs is imported when it runs: torch takes seconds, and ``rgbx --help`` should not.
+A command imports what it needs when it runs, because importing torch takes seconds and ``rgbx --help`` should not.
 """

@@ -7,17 +7,10 @@ from pathlib import Path
 
 import click
 
-from tracker.commands.shared import writing
+from tracker.commands.shared import StyleChoice, writing
+from tracker.data.layout_names import LAYOUT_MODALITIES
 from tracker.errors import RGBXError
-
-LAYOUTS = (
-    "lasher", "rgbt234", "rgbt210", "gtot", "depthtrack", "vot_rgbd", "visevent", "coesot", "fe108", "folders",
-)  # fmt: skip
-MODALITIES = {
-    **dict.fromkeys(LAYOUTS[:4], "thermal"),
-    **dict.fromkeys(LAYOUTS[4:6], "depth"),
-    **dict.fromkeys(LAYOUTS[6:9], "event"),
-}
+from tracker.files import write_text
 
 
 @click.group()
@@ -27,7 +20,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--layout", type=click.Choice(LAYOUTS), default="lasher", show_default=True)
+@click.option("--layout", type=click.Choice(list(LAYOUT_MODALITIES)), default="lasher", show_default=True)
 @click.option("--count", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--length", type=click.IntRange(2), default=60, show_default=True)
 @click.option("--size", default="192x144", show_default=True, help="WIDTHxHEIGHT")
@@ -52,7 +45,7 @@ def generate(
     from tracker.data.generate import generate_dataset
     from tracker.data.synthetic import SyntheticConfig
 
-    own = MODALITIES.get(layout)
+    own = LAYOUT_MODALITIES[layout]
     if modality is not None and own is not None and modality != own:
         raise RGBXError(f"the layout {layout} holds {own} sequences, not {modality}; leave --modality out")
     try:
@@ -83,12 +76,12 @@ def check(root: Path, layout: str, split: str | None, decode: bool, workers: int
     """Say what is wrong with the data set in ROOT; exit 1 if anything is."""
     from tracker.data.check import check_dataset
 
+    if workers is not None and not decode:
+        raise RGBXError("--workers are threads that decode, and --no-decode decodes nothing; leave one of them out")
     report = check_dataset(root, layout, split, decode, progress=True, workers=workers)
     click.echo(str(report))
     if file is not None:
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(report.to_json(), indent=2) + "\n")
         click.echo(f"wrote {file}")
     if not report.ok:
         raise click.exceptions.Exit(1)
@@ -100,7 +93,7 @@ def check(root: Path, layout: str, split: str | None, decode: bool, workers: int
 @click.option("--split", help="train, test or a list file; by default everything.")
 @click.option(
     "--style",
-    type=click.Choice(["colour", "grey"]),
+    type=StyleChoice(["color", "gray"]),
     help="Red and blue on white, of the exposure; or three grays, of the time up to the next frame. By default gray "
     "for FE108, color for the others.",
 )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tracker.commands.shared import refuse_idle
 from tracker.errors import RGBXError
 
 if TYPE_CHECKING:
     from tracker.evaluation import Metrics
 
-PROTOCOLS = ("lasher", "rgbt234", "rgbt210", "gtot", "visevent", "coesot", "fe108", "depthtrack")
+PROTOCOLS = ("lasher", "rgbt234", "rgbt210", "gtot", "visevent", "coesot", "fe108", "depthtrack", "vtuav")
+
+
+GENERATED = ("modality", "count", "length", "seed")
+"""Options of the generated sequences that stand in for a data set."""
 
 
 @click.command("eval")
@@ -72,15 +78,25 @@ def evaluate(
     if results:
         if checkpoints or data is None:
             raise RGBXError("--results scores files of boxes: give --data with the annotations, and no checkpoint")
+        refuse_idle("with --results", "layout", *GENERATED)
         metrics = evaluate_results(data, results, protocol, split, allow_missing)
     else:
         if not checkpoints:
             raise RGBXError("nothing to evaluate: give one or more checkpoints, or --results with a folder of boxes")
+        refuse_idle("without --results: a checkpoint is run on every sequence", "allow_missing")
+        if data is None:
+            refuse_idle("without --data", "layout")
+        else:
+            refuse_idle("with --data: it is for generated sequences", *GENERATED)
         from tracker.train.assess import assess_checkpoints
         from tracker.train.sources import evaluation_sequences
 
+        reason = ""
+        if protocol == "auto" and data is not None:
+            protocol, reason = recognized(data, split)
         chosen = partial(evaluation_sequences, data, layout, split, modality, count, length, seed)
         metrics = assess_checkpoints(checkpoints, chosen, protocol, out)
+        metrics = [replace(m, protocol_reason=reason or m.protocol_reason) for m in metrics]
     if baselines is not None:
         metrics = with_boc(metrics, baselines, data, split)
     table = None
@@ -118,6 +134,18 @@ def evaluate_results(
         protocol = metrics.protocol
         found.append(metrics)
     return found
+
+
+def recognized(data: Path, split: str | None) -> tuple[str, str]:
+    """The protocol that a data set's annotations belong to and what tells so; ``auto`` where they are none of ours."""
+    from tracker.evaluation.annotations import choose_sequences
+    from tracker.evaluation.recognition import NOTHING_TELLS, recognize_protocol
+
+    try:
+        told = recognize_protocol(choose_sequences(data, split))
+    except RGBXError:
+        return "auto", ""  # validation splits and one's own folders; opening the sequences says what is wrong
+    return ("auto", "") if told.reason == NOTHING_TELLS else told
 
 
 def with_boc(metrics: list[Metrics], baselines: Path, data: Path | None, split: str | None) -> list[Metrics]:

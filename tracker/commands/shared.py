@@ -1,4 +1,4 @@
-"""What several commands share: their configuration, the command that makes a run again, errors of the disk."""
+"""What several commands share: their settings, the command line that makes a run again, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -6,30 +6,47 @@ import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from tracker.config import RunConfig
 from tracker.errors import RGBXError
+from tracker.spellings import american
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
+class StyleChoice(click.Choice[str]):
+    """Styles by name; the British spelling of a name is understood."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Find the style that is meant."""
+        return super().convert(american(value), param, ctx)
+
+
+class Configured(click.Command):
+    """A command that takes settings, whose ``--help`` explains each of them."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from tracker.config.text import help_of
+
+        super().format_epilog(ctx, formatter)
+        formatter.write_paragraph()
+        formatter.write(help_of(str(self.name)) + "\n")
+
+
 def configured(default: str) -> Callable[[Command], Command]:
-    """Options of the commands that take a configuration file and overrides."""
+    """Add the options of commands that take a configuration file and overrides."""
 
     def decorate(command: Command) -> Command:
         for option in (
             click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]..."),
-            click.option("--show-config", is_flag=True, help="Print the checked configuration and stop."),
             click.option(
-                "--config",
-                "path",
-                default=default,
-                show_default=True,
-                help="YAML file, or the name of a shipped one.",
+                "--show-config", is_flag=True, help="Print the checked configuration, each setting explained, and stop."
             ),
+            click.option("--config", "path", help=f"YAML file, or the name of a shipped one.  [default: {default}]"),
         ):
             command = option(command)
         return command
@@ -37,14 +54,17 @@ def configured(default: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def shown(config: RunConfig, show: bool) -> bool:
+def shown(config: RunConfig, show: bool, command: str) -> bool:
+    """Print the configuration if that is asked for, and say whether it was."""
     if show:
-        click.echo(config.to_yaml(), nl=False)
+        from tracker.config.text import explained_yaml
+
+        click.echo(explained_yaml(config, command), nl=False)
     return show
 
 
 def invocation(command: str, path: str, overrides: Sequence[str]) -> str:
-    """The command that makes the same run again, for the meta of what it writes; sums depend on the threads."""
+    """Return the command line that makes the same run again. It names the threads, because sums depend on them."""
     import torch
 
     return shlex.join(["rgbx", "--threads", str(torch.get_num_threads()), command, "--config", path, *overrides])
@@ -52,8 +72,8 @@ def invocation(command: str, path: str, overrides: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the disk, which seldom know their file, as one sentence with ``path`` in it."""
-    from tracker.train.atomic import write_error
+    """Turn errors of the disk into one sentence. It names ``path`` where they do not know their file."""
+    from tracker.files import write_error
 
     try:
         yield
@@ -61,3 +81,20 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise write_error(error, error.filename or path) from error
+
+
+def refuse_idle(where: str, *names: str) -> None:
+    """Refuse options of the current command that were given and have no effect.
+
+    Args:
+        where: when that is so, as the end of a sentence, such as "in a folder of frames".
+        names: of the options' parameters.
+
+    Raises:
+        RGBXError: one of them was given; names it.
+    """
+    context = click.get_current_context()
+    options = {option.name: option.opts[0] for option in context.command.params}
+    for name in names:
+        if context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
+            raise RGBXError(f"{options[name]} has no effect {where}; leave it out")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracker.commands.shared import StyleChoice, refuse_idle
 from tracker.commands.viewing import live_window, of_tracking, write_page_of_tracks
 from tracker.errors import RGBXError
 
@@ -25,6 +25,8 @@ SETTINGS = (
     "template_share",
     "depth_style",
     "event_style",
+    "thermal_style",
+    "thermal_range",
 )
 """Options that are fields of InferenceSettings; where they are not given, the checkpoint's own are taken."""
 
@@ -60,8 +62,11 @@ SETTINGS = (
 @click.option("--search-growth", type=float, help="Factor on the search region for each frame lost; up to 2 times.")
 @click.option("--template-update", type=int, help="Frames between two updates of the template; 0: none.")
 @click.option("--template-confidence", type=float, help="Score that an update waits for.")
-@click.option("--depth-style", type=click.Choice(["jet", "grey", "raw", "jet_bgr"]), help="Of 16-bit depth.")
-@click.option("--event-style", type=click.Choice(["colour", "grey"]), help="Of stored events.")
+@click.option("--depth-style", type=StyleChoice(["jet", "gray", "raw", "jet_bgr"]), help="Of 16-bit depth.")
+@click.option("--event-style", type=StyleChoice(["color", "gray"]), help="Of stored events.")
+@click.option("--thermal-style", type=click.Choice(["minmax", "percentile", "fixed"]),
+              help="Of thermal images of more than 8 bits.")  # fmt: skip
+@click.option("--thermal-range", type=(float, float), help="Raw values of black and white, for fixed.")
 @click.option("--template-share", type=float, help="Of the new crop in the template; 1 replaces it.")
 @of_tracking
 def track(
@@ -85,6 +90,7 @@ def track(
     CHECKPOINT is a file, the name of shipped weights, or an ONNX file of `rgbx export onnx`.
     """
     from tracker.inference.missing import parse_ranges
+    from tracker.inference.opening import open_engine
 
     if (folder is None) == (rgb is None):
         raise RGBXError("give either a folder of frames, or --rgb (and --x) with videos or cameras")
@@ -92,6 +98,7 @@ def track(
         raise RGBXError("--all tracks the data set in a folder; videos and cameras are tracked one at a time")
     if x is not None and rgb is None:
         raise RGBXError("--x is the other half of --rgb; give both, or a folder")
+    refuse_without_effect(rgb is not None, x is not None, whole_set, overlay)
     box = None if init_box is None else read_box(init_box)
     drops: dict[str, Any] = {
         "drop_rgb": parse_ranges(drop_rgb) if drop_rgb else [],
@@ -99,6 +106,8 @@ def track(
     }
     changed = {name: options.pop(name) for name in SETTINGS}
     changed = {name: value for name, value in changed.items() if value is not None}
+    if changed.get("thermal_style", "fixed") != "fixed":
+        changed.setdefault("thermal_range", None)  # the checkpoint's belongs to the style that is replaced
     runner, settings = open_engine(checkpoint, device, precision, engine, changed)
     if rgb is not None:
         _track_stream(runner, settings, rgb, x, box, out, overlay, drops, options)
@@ -130,7 +139,7 @@ def _track_folder(
     with live_window(options["show"]) as window:
         run = track_folder(
             folder,
-            {label: runner},
+            runner,
             out,
             layout=options["layout"],
             init_box=box,
@@ -138,6 +147,7 @@ def _track_folder(
             overlay=None if overlay == "none" else overlay or "gif",
             progress=True,
             watch=None if window is None else window.watch,
+            label=label,
             **drops,
         )
     if run.metrics:
@@ -184,7 +194,7 @@ def _track_stream(
             output=out,
             overlay=overlay != "none",
             most_frames=options["frames"],
-            watch=None if window is None else window.watch_stream(source),
+            watch=None if window is None else window.watch,
             **drops,
         )
     click.echo(speed_line(speed_summary([found])))
@@ -200,7 +210,9 @@ def _track_dataset(
 
     if options["show"]:
         raise RGBXError("--show has one window for one sequence; leave out --all, or look at the run with --page")
-    sequences = open_dataset(folder, layout=options["layout"], split=options["split"], **settings.rendering)
+    sequences = open_dataset(
+        folder, layout=options["layout"], split=options["split"], faulty_boxes="keep", style=settings.rendering
+    )
     first, stride = read_shard(options["shard"] or "0/1")
     sequences = sequences[first::stride]
     tracks = track_dataset(
@@ -214,39 +226,25 @@ def _track_dataset(
         write_page_of_tracks(out, sequences, {runner.name: tracks})
 
 
-def open_engine(
-    checkpoint: Path, device: str, precision: str, engine: str, changed: dict[str, Any]
-) -> tuple[Engine, InferenceSettings]:
-    """A checkpoint or ONNX file ready to run, and the settings that it asks for with ``changed`` ones on top.
+def refuse_without_effect(stream: bool, paired: bool, whole_set: bool, overlay: str | None) -> None:
+    """Refuse options that do nothing for what is tracked.
 
     Raises:
-        RGBXError: an unknown device, one that is not there, or what loading raises.
+        RGBXError: such an option was given.
     """
-    import torch
-
-    from tracker.inference import InferenceSettings, make_engine
-
-    try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError:
-        raise RGBXError(f"device {device!r} is unknown; choose auto, cpu, cuda, or cuda:1 and so on") from None
-    if checkpoint.suffix == ".onnx":
-        from tracker.export import OnnxEngine
-
-        if engine != "eager" or precision != "fp32":
-            raise RGBXError(
-                "an ONNX file has its precision and runs in ONNX Runtime; leave out --engine and --precision"
-            )
-        onnx = OnnxEngine(checkpoint, "cpu" if device == "auto" else place.type, torch.get_num_threads())
-        return onnx, replace(onnx.settings, **changed)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise RGBXError(f"device {device} is not there: torch sees no GPU; use --device cpu")
-    from tracker.models.checkpoints import find_weights, load_network
-
-    network, _, meta = load_network(find_weights(checkpoint))
-    settings = replace(InferenceSettings.from_meta(meta), **changed)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return make_engine(network.to(device=place, dtype=dtype), engine, settings.window), settings
+    of_sets, of_streams = ("split", "batch", "shard", "overwrite"), ("pairing", "modality", "frames")
+    if stream:
+        styles = ("depth_style", "event_style", "thermal_style", "thermal_range")
+        refuse_idle("for videos and cameras", "layout", *of_sets, *styles)
+        if not paired:
+            refuse_idle("without --x", "pairing", "modality")
+    elif whole_set:
+        refuse_idle("for a data set, which is on disk", *of_streams)
+        if overlay != "none":
+            refuse_idle("for a data set; --page shows its runs", "overlay")
+    else:
+        refuse_idle("for one folder of frames; it is for a data set (--all)", *of_sets)
+        refuse_idle("for a folder of frames; it is for videos and cameras", *of_streams)
 
 
 def read_box(text: str) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tracker.commands.shared import writing
+from tracker.commands.shared import refuse_idle, writing
 
 if TYPE_CHECKING:
     from tracker.data.sequence import Sequence as FrameSequence
@@ -114,8 +114,10 @@ def _write(
     from tracker.data.layouts import open_dataset
     from tracker.viewing import PageSettings, difference_table, find_runs, write_page
 
+    if names:
+        refuse_idle("with --sequence, which names what is pictured", "pictures")
     settings = PageSettings(pictures, names, width, max_bytes=round(max_mb * 1e6))
-    sequences = open_dataset(data, layout=layout, split=split)
+    sequences = open_dataset(data, layout=layout, split=split, faulty_boxes="keep")
     runs = find_runs(folders, sequences)
     with writing(out):
         page = write_page(out, sequences, runs, settings, compare=compare, progress=True)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from tracker.commands.shared import StyleChoice, refuse_idle
 from tracker.errors import RGBXError
 
 DEPTH_STYLE = click.option(
-    "--depth-style", type=click.Choice(["jet", "grey", "raw", "jet_bgr"]), help="Default: the checkpoint's own."
+    "--depth-style", type=StyleChoice(["jet", "gray", "raw", "jet_bgr"]), help="Default: the checkpoint's own."
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 
 
 @click.group()
 def vot() -> None:
-    """DepthTrack's Pr, Re and F and VOT-RGBD2022's EAO by the VOT toolkit."""
+    """DepthTrack's Pr, Re and F, VOT-RGBD2022's and VOT-RGBT2019's EAO by the VOT toolkit."""
 
 
 @vot.command()
 @click.argument("workspace", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="The benchmark's folder.")
-@click.option("--benchmark", type=click.Choice(["depthtrack", "vot-rgbd2022"]), required=True)
+@click.option("--benchmark", type=click.Choice(["depthtrack", "vot-rgbd2022", "vot-rgbt2019"]), required=True)
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="File or name of shipped weights.")
 @click.option("--name", help="Of the tracker in the toolkit; by default the checkpoint's.")
 @click.option("--split", help="DepthTrack: test, or a list file; default: test if there is one, else everything.")
@@ -46,11 +46,13 @@ def prepare(
     import re
 
     from tracker.models.checkpoints import find_weights
-    from tracker.vot.workspace import prepare_workspace, tracker_command
+    from tracker.vot.workspace import BENCHMARKS, prepare_workspace, tracker_command
 
+    if BENCHMARKS[benchmark].x != "depth":
+        refuse_idle(f"for {benchmark}, whose X is infrared", "depth_style")
     weights = find_weights(checkpoint)
     label = name or re.sub(r"[^A-Za-z0-9_-]+", "_", weights.stem)
-    command = tracker_command(weights, depth_style, device)
+    command = tracker_command(weights, depth_style, device, BENCHMARKS[benchmark].x)
     sequences = prepare_workspace(workspace, data, benchmark, command, label, split=split)
     click.echo(f"{workspace}: {benchmark}, {len(sequences)} sequences, tracker {label}")
     click.echo(f"next: rgbx vot run {workspace}")
@@ -62,14 +64,16 @@ def prepare(
 @click.option("--python", help="Interpreter that has vot-toolkit; default: RGBX_VOT_PYTHON, else this one.")
 def run(workspace: Path, trackers: tuple[str, ...], python: str | None) -> None:
     """Evaluate, analyze and report TRACKERS of WORKSPACE (default: all); goes on where it was stopped."""
-    from tracker.vot.toolkit import run_workspace
+    from tracker.tables import aligned_table
+    from tracker.vot.toolkit import benchmark_of, run_workspace
 
     figures = run_workspace(workspace, trackers, python=python)
     if not figures:
         raise RGBXError(f"the VOT toolkit's analysis of {workspace} has no figures; see {workspace / 'toolkit.log'}")
-    width = max(len(name) for name in figures)
-    for name, values in figures.items():
-        click.echo(f"{name.ljust(width)}  " + "  ".join(f"{key} {100 * value:.1f}" for key, value in values.items()))
+    names = list(next(iter(figures.values())))
+    ranked = sorted(figures.items(), key=lambda item: -item[1][names[-1]])
+    rows = [[tracker, *(f"{100 * values[name]:.1f}" for name in names)] for tracker, values in ranked]
+    click.echo(f"{benchmark_of(workspace)}, by the VOT toolkit\n\n{aligned_table(['tracker', *names], rows)}")
     click.echo(f"wrote {workspace / 'analysis' / 'rgbx.json'} and {workspace / 'reports' / 'rgbx' / 'report.html'}")
 
 
@@ -77,23 +81,13 @@ def run(workspace: Path, trackers: tuple[str, ...], python: str | None) -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @DEPTH_STYLE
 @DEVICE
-def tracker(checkpoint: Path, depth_style: str | None, device: str) -> None:
+@click.option("--channel", type=click.Choice(["depth", "ir"]), default="depth", show_default=True, help="Of X.")
+def tracker(checkpoint: Path, depth_style: str | None, device: str, channel: str) -> None:
     """Answer the toolkit over TraX; the toolkit starts this itself, by WORKSPACE/trackers.ini."""
-    import torch
-
-    from tracker.inference import InferenceSettings
     from tracker.inference.online import OnlineTracker
-    from tracker.models.checkpoints import find_weights, load_network
+    from tracker.inference.opening import open_engine
     from tracker.vot.trax_tracker import serve
 
-    weights = find_weights(checkpoint)
-    network, _, meta = load_network(weights)
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        network.to(torch.device(place))
-    except (RuntimeError, AssertionError) as error:
-        raise RGBXError(f"device {device!r} cannot be used ({error}); expected cpu, cuda or cuda:N") from error
-    settings = InferenceSettings.from_meta(meta)
-    if depth_style is not None:
-        settings = replace(settings, depth_style=depth_style)
-    serve(OnlineTracker(network, settings), weights.stem)
+    changed = {} if depth_style is None else {"depth_style": depth_style}
+    engine, settings = open_engine(checkpoint, device, "fp32", "eager", changed)
+    serve(OnlineTracker(engine, settings), checkpoint.stem, channel)

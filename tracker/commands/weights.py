@@ -28,11 +28,12 @@ def show(file: Path, num_heads: int | None) -> None:
 
     FILE may be the name of shipped weights (tiny_rgb). What it holds is found out from its content.
     """
-    from tracker.models.checkpoints import find_weights, load_network
+    from tracker.models.checkpoints import find_weights
     from tracker.models.summary import summary
+    from tracker.tuning.files import load_tracker
 
     path = find_weights(file)
-    click.echo(summary(path.name, *load_network(path, num_heads=num_heads)))
+    click.echo(summary(path.name, *load_tracker(path, merge=False, num_heads=num_heads)))
 
 
 @weights.command()
@@ -57,6 +58,9 @@ def show(file: Path, num_heads: int | None) -> None:
     show_default=True,
     help="published: OSTrack's or SRTrack's, by the number of streams; .pth.tar or safetensors by --out.",
 )
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="Of a tuned FILE: the network that it was tuned from, if not found."
+)
 @click.option("--half", is_flag=True, help="Store in fp16; for --layout rgbx.")
 def convert(
     file: Path,
@@ -66,15 +70,19 @@ def convert(
     keep_ratio: float | None,
     num_heads: int | None,
     layout: str,
+    base: Path | None,
     half: bool,
 ) -> None:
     """Convert the checkpoint FILE (or shipped weights of that name) to OUT.
 
-    The layout of FILE is found out from its content. A network in our format tells what it was made from.
+    The layout of FILE is found out from its content. A network in our format tells what it was made from. A tuned one
+    becomes a file that needs no other: merged into a plain network where that is possible, else with its base.
     """
-    from tracker.models.checkpoints import find_weights, save_network, save_published
-    from tracker.models.conversion import converted
+    from tracker.models.checkpoints import find_weights, save_published
+    from tracker.models.checkpoints.conversion import converted
     from tracker.models.summary import summary
+    from tracker.models.tracker import Tracker
+    from tracker.tuning.files import converted_tuned, is_tuned, save_tracker
 
     if layout == "rgbx" and out.suffix != ".safetensors":
         raise RGBXError(f"--out {out} is not named .safetensors, which our format is; or give --layout published")
@@ -83,11 +91,21 @@ def convert(
     source = find_weights(file)
     if out.exists() and out.samefile(source):
         raise RGBXError(f"--out {out} is the file to convert; give another name")
-    network, config, meta = converted(source, kind, preset, keep_ratio, num_heads)
+    if is_tuned(source):
+        if kind or preset:
+            raise RGBXError(f"{source.name} is tuned: --kind and --preset are for the network that it was tuned from")
+        network, config, meta = converted_tuned(source, base, keep_ratio, num_heads)
+        if layout == "published" and not isinstance(network, Tracker):
+            raise RGBXError(f"--layout published has no place for what tuning {network.method} adds; leave it out")
+    elif base is not None:
+        raise RGBXError(f"--base is for tuned networks, and {source.name} is none; leave it out")
+    else:
+        network, config, meta = converted(source, kind, preset, keep_ratio, num_heads)
     if layout == "published":
+        assert isinstance(network, Tracker)
         save_published(out, network)
     else:
-        save_network(out, network, config, meta, half=half)
+        save_tracker(out, network, meta, half=half, whole=True)
     shown: dict[str, Any] = meta if layout == "rgbx" else {}
     click.echo(summary(out.name, network, config, shown))
     click.echo(f"wrote {out}")

@@ -1,5 +1,4 @@
-"""Random changes to crops. Whatever happens to RGB's geometry and light happens to X, from the same
-numbers."""
+"""Random changes to crops. Whatever happens to RGB's geometry and light happens to X, from the same numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PairAugmentation:
-    """What was drawn for one pair; applying it is deterministic.
+    """What was drawn for one pair. Applying it is deterministic.
 
     Attributes:
         grayscale: RGB halves of both crops lose their color (X keeps its own).
@@ -29,7 +28,7 @@ class PairAugmentation:
 def draw_augmentation(
     rng: np.random.Generator, grayscale: float, flip: float, flip_each: float, brightness: float
 ) -> PairAugmentation:
-    """Draw one pair's augmentation. Always six numbers, whatever the settings.
+    """Draw one pair's augmentation. It always takes six random numbers, so that settings do not shift the stream.
 
     Args:
         grayscale: probability that the pair is gray.
@@ -50,8 +49,7 @@ def draw_augmentation(
 
 
 def augment_crop(crop: np.ndarray, grayscale: bool, flip: bool, gain: float) -> np.ndarray:
-    """(H, W, 6) or (H, W, 3) uint8 to the same: gray RGB, then mirror, then gain with saturation, on all
-    channels."""
+    """Change a crop, (H, W, 6) or (H, W, 3) uint8: gray RGB first, then mirror, then gain with saturation."""
     out = crop
     if grayscale:
         out = out.copy()

@@ -1,10 +1,8 @@
-"""What is wrong with a data set, sequence by sequence, without stopping at the first fault."""
+"""Finding what is wrong with a data set, sequence by sequence, without stopping at the first fault."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence as ListLike
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tracker.data.layouts.frames import image_size
+from tracker.data.layouts.frames import frame_numbers, image_size
 from tracker.data.layouts.reading import load_sequence
-from tracker.data.layouts.registry import BY_NAME, LAYOUTS, check_layout, detect_layout
+from tracker.data.layouts.registry import LAYOUTS, check_layout, detect_layout
 from tracker.data.layouts.splits import LIST_FILES, all_folders, find_list, listed_folders, sequence_folders
 from tracker.data.sampling import CausalPairSampler
 from tracker.data.sequence import FolderSequence
@@ -57,11 +55,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No problem anywhere."""
+        """Whether there is no problem anywhere."""
         return not self.problems and all(not s.problems for s in self.sequences)
 
     def __str__(self) -> str:
-        """Problems and notes by sequence, then a table, one row for each layout and modality, and the sum."""
+        """Show problems and notes by sequence, then a table with a row for each layout and modality, then the sum."""
         lines = list(self.problems) + [f"({text})" for text in self.notes]
         for s in self.sequences:
             state = "ok" if not s.problems else f"{len(s.problems)} problem{'s' if len(s.problems) > 1 else ''}"
@@ -94,7 +92,7 @@ class Report:
         return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON takes it."""
+        """Return everything as plain types for JSON."""
         sequences = [{**asdict(s), "folder": str(s.folder)} for s in self.sequences]
         return {
             "root": str(self.root),
@@ -156,7 +154,7 @@ def check_sequence(folder: str | os.PathLike[str], layout: str = "auto", decode:
 
 
 def _folders(report: Report, layout: str, split: str | None) -> list[Path]:
-    """Folders of the sequences; what is wrong with lists and with other folders goes to the report."""
+    """List the folders of the sequences. What is wrong with lists and with other folders goes to the report."""
     root = report.root
     if not root.is_dir():
         report.problems.append(f"there is no folder {root}; expected the root of a data set")
@@ -212,14 +210,11 @@ def _open(path: Path, layout: str) -> tuple[SequenceReport, FolderSequence | Non
 
 
 def _check_names(found: SequenceReport, sequence: FolderSequence) -> None:
-    """Numbers in file names: a gap, or RGB and X that are numbered differently, may be a frame that got lost."""
-
-    def numbers(files: ListLike[Path]) -> list[int] | None:
-        last = [re.findall(r"[0-9]+", path.stem)[-1:] for path in files]
-        return [int(number[0]) for number in last] if all(last) else None
-
-    rgb = numbers(sequence.rgb_files)
-    x = None if sequence.x_files is None else numbers(sequence.x_files)
+    """Note gaps in the numbers of frames, and RGB and X that are numbered differently: a frame may have got lost."""
+    rgb = frame_numbers([path.name for path in sequence.rgb_files])
+    x_names = [path.name for path in sequence.x_files or () if path is not None]
+    # X that is missing for some frames was paired by number.
+    x = frame_numbers(x_names) if len(x_names) == sequence.length else None
     if rgb is not None:
         gaps = np.flatnonzero(np.diff(rgb) != 1)
         if len(gaps):
@@ -227,16 +222,31 @@ def _check_names(found: SequenceReport, sequence: FolderSequence) -> None:
             found.notes.append(f"{len(gaps)} gaps in the numbers of frames, first from {before.name} to {after.name}")
     if rgb is not None and x is not None:
         apart = np.flatnonzero(np.diff(np.subtract(rgb, x)) != 0)
-        if len(apart) and sequence.x_files is not None:
+        if len(apart):
             index = int(apart[0]) + 1
             found.notes.append(
                 f"frame {index} is numbered differently in RGB and X ({sequence.rgb_files[index].name}, "
-                f"{sequence.x_files[index].name}), while frame {index - 1} is not; look whether they belong together"
+                f"{x_names[index]}), while frame {index - 1} is not; look whether they belong together"
             )
 
 
 def _check_annotations(found: SequenceReport, sequence: FolderSequence) -> None:
-    """Second ground truths and tags against the boxes."""
+    """Compare second ground truths and tags with the boxes, and the size of X with RGB's."""
+    x_size = next((image_size(path) for path in sequence.x_files or () if path is not None), None)
+    rgb_size = image_size(sequence.rgb_files[0])
+    if (
+        sequence.fitted
+        and x_size is not None
+        and rgb_size is not None
+        and (x_size != rgb_size or sequence.registration is not None)
+    ):
+        how = "resized" if sequence.registration is None else "registered by a file"
+        found.notes.append(
+            f"X is {x_size[0]}x{x_size[1]} and is {how} to RGB's {rgb_size[0]}x{rgb_size[1]}"
+            + ("; they must be registered" if sequence.registration is None else "")
+        )
+    if sequence.annotated is not None:
+        found.notes.append(f"annotated are {int(sequence.annotated.sum())} of {sequence.length} frames")
     second = sequence.x_boxes
     if second is not None and found.layout == "lasher":
         same = np.isclose(second, sequence.boxes, rtol=0, atol=1e-6, equal_nan=True).all(axis=1)
@@ -256,7 +266,7 @@ def _check_annotations(found: SequenceReport, sequence: FolderSequence) -> None:
 
 
 def _beyond(sequence: FolderSequence) -> int:
-    """Number of boxes that touch the image and reach more than a pixel beyond it."""
+    """Count the boxes that touch the image and reach more than a pixel beyond it."""
     size = image_size(sequence.rgb_files[0])
     if size is None:
         return 0
@@ -269,7 +279,7 @@ def _beyond(sequence: FolderSequence) -> int:
 
 def _decode_all(found: SequenceReport, sequence: FolderSequence, pool: ThreadPoolExecutor, bar: Any) -> None:
     def look(index: int) -> tuple[tuple[int, ...], str, str]:
-        """(Shape, kind of X, error) of a frame."""
+        """Return the shape, the kind of X and the error of a frame."""
         try:
             rgb, x = sequence.raw(index)
         except RGBXError as error:
@@ -291,9 +301,9 @@ def _decode_all(found: SequenceReport, sequence: FolderSequence, pool: ThreadPoo
     first = next(iter(shapes), ())
     for shape, index in list(shapes.items())[1:]:
         found.notes.append(f"frame {index} is {shape[1]}x{shape[0]}, the first one {first[1]}x{first[0]}")
-    if sequence.modality == "depth" and found.layout in BY_NAME and BY_NAME[found.layout].modality == "depth":
+    if sequence.modality == "depth":
         for kind, index in kinds.items():
-            if kind != "uint16, 1 channels":
+            if kind not in ("", "uint16, 1 channels", "float32, 1 channels"):
                 assert sequence.x_files is not None
                 found.problems.append(
                     f"sequence {sequence.name}: frame {index} has depth of {kind}: {sequence.x_files[index]}; expected "

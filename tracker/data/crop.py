@@ -1,9 +1,9 @@
-"""Square regions around a box, cut out and resized: one convention, in training and in testing.
+"""Square regions around a box, cut out and resized by one convention in training and in testing.
 
-Coordinates are continuous: pixel i covers [i, i+1), a box ``x, y, w, h`` covers [x, x+w) x [y, y+h), its
-center is x + w/2. The region is the square of side ``factor * sqrt(w*h)`` around the box's center, exactly
-(it is neither rounded to pixels nor to a whole side), sampled bilinearly at the centers of the output pixels;
-what lies outside the image is zero. A box maps to the crop and back without loss.
+Coordinates are continuous. Pixel i covers [i, i+1), and a box ``x, y, w, h`` covers [x, x+w) x [y, y+h), so that its
+center is x + w/2. The region is the square of side ``factor * sqrt(w*h)`` around the box's center. Its place and its
+side are not rounded to whole pixels. It is sampled bilinearly at the centers of the output pixels, and what lies
+outside the image is zero. A box maps to the crop and back without loss.
 
 The published code (OSTrack and its heirs) has two conventions that disagree: training maps centers about
 (out - 1)/2 from a region rounded to whole pixels, testing maps them about out/2. Here both use the one above.
@@ -36,8 +36,7 @@ class CropTransform:
     out_size: int
 
     def to_crop(self, box: np.ndarray) -> np.ndarray:
-        """Image boxes ``x, y, w, h`` (..., 4) to ``cx, cy, w, h`` in units of the crop's side; [0, 1] is
-        inside."""
+        """Image boxes ``x, y, w, h`` (..., 4) to ``cx, cy, w, h`` in units of the crop's side; [0, 1] is inside."""
         b = np.asarray(box, dtype=np.float64)
         return np.stack(
             [
@@ -50,8 +49,7 @@ class CropTransform:
         )
 
     def to_image(self, box: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`to_crop`: ``cx, cy, w, h`` (..., 4) in [0, 1] to ``x, y, w, h`` in image
-        pixels."""
+        """The inverse of :meth:`to_crop`: ``cx, cy, w, h`` (..., 4) in [0, 1] to ``x, y, w, h`` in image pixels."""
         b = np.asarray(box, dtype=np.float64)
         w, h = b[..., 2] * self.side, b[..., 3] * self.side
         return np.stack([b[..., 0] * self.side + self.x - w / 2, b[..., 1] * self.side + self.y - h / 2, w, h], axis=-1)
@@ -60,9 +58,8 @@ class CropTransform:
 def jitter_box(box: np.ndarray, center_jitter: float, scale_jitter: float, rng: np.random.Generator) -> np.ndarray:
     """Move and rescale a box at random, as OSTrack does before it cuts the search region.
 
-    Width and height are multiplied by exp(N(0, 1) * scale_jitter) each, the center moves by up to half of
-    center_jitter * sqrt(w*h) along each axis. Always draws four numbers, so that settings do not shift the
-    stream.
+    Width and height are each multiplied by exp(N(0, 1) * scale_jitter). The center moves by up to half of center_jitter
+    * sqrt(w*h) along each axis. Four random numbers are always drawn, so that settings do not shift the stream.
     """
     size = np.asarray(box[2:4], dtype=np.float64) * np.exp(rng.standard_normal(2) * scale_jitter)
     center = np.asarray(box[0:2], dtype=np.float64) + np.asarray(box[2:4], dtype=np.float64) / 2
@@ -71,7 +68,7 @@ def jitter_box(box: np.ndarray, center_jitter: float, scale_jitter: float, rng: 
 
 
 def crop_transform(box: np.ndarray, factor: float, out_size: int) -> CropTransform:
-    """The region of side ``factor * sqrt(w*h)`` around the center of ``box`` (``x, y, w, h``).
+    """Return the region of side ``factor * sqrt(w*h)`` around the center of ``box`` (``x, y, w, h``).
 
     Raises:
         RGBXError: the box is not finite or has no area, or factor or size is not positive.
@@ -88,10 +85,10 @@ def crop_transform(box: np.ndarray, factor: float, out_size: int) -> CropTransfo
 
 
 def cut_window(frame: np.ndarray, transform: CropTransform) -> tuple[np.ndarray, CropTransform]:
-    """What the region of ``transform`` touches of ``frame`` (H, W, C), and the region in that window's coordinates.
+    """Cut out the window of ``frame`` (H, W, C) that a region touches, and give the region in the window's coordinates.
 
-    The window is a view, with the pixels that bilinear sampling reads beyond the region; beyond the window the frame
-    ends, or nothing is read. A region wholly outside of the frame has an empty window.
+    The window is a view that includes the pixels which bilinear sampling reads beyond the region. A region wholly
+    outside of the frame has an empty window.
     """
     height, width = frame.shape[:2]
     left, top = max(0, math.floor(transform.x) - 1), max(0, math.floor(transform.y) - 1)
@@ -102,8 +99,7 @@ def cut_window(frame: np.ndarray, transform: CropTransform) -> tuple[np.ndarray,
 
 
 def sample_region(frame: np.ndarray, transform: CropTransform) -> np.ndarray:
-    """Cut the region of ``transform`` out of ``frame`` (H, W, C) and resize it: (out, out, C), any C, same
-    dtype."""
+    """Cut the region of ``transform`` out of ``frame`` (H, W, C) and resize it: (out, out, C), any C, same dtype."""
     window, inside = cut_window(frame, transform)
     size, scale = inside.out_size, inside.side / inside.out_size
     if window.size == 0:

@@ -1,4 +1,4 @@
-"""Training pairs as a torch data set: sample (epoch, index) is a pure function of (seed, epoch, index)."""
+"""Training pairs as a torch data set. Sample (epoch, index) is a pure function of (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ NO_AUGMENTATION = PairAugmentation(False, False, False, 1.0, 1.0)
 
 
 def _six_planes(frame: np.ndarray, region: CropTransform, grayscale: bool, flip: bool, gain: float) -> torch.Tensor:
-    """The finished crop of a frame (H, W, 6) or (H, W, 3): (6, S, S) uint8; a missing X is zero."""
+    """Make the finished crop of a frame (H, W, 6) or (H, W, 3) as (6, S, S) uint8. A missing X is zero."""
     crop = augment_crop(sample_region(frame, region), grayscale, flip, gain)
     out = np.zeros((6, *crop.shape[:2]), dtype=np.uint8)
     out[: crop.shape[2]] = crop.transpose(2, 0, 1)
@@ -209,7 +209,7 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def collate_pairs(samples: collections.abc.Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch: tensors stacked, windows packed into a :class:`~tracker.data.device_crop.WindowBatch`."""
+    """Make a batch of samples: tensors are stacked, windows packed into a :class:`.WindowBatch`."""
     batch: dict[str, Any] = {}
     for key, first in samples[0].items():
         values = [sample[key] for sample in samples]

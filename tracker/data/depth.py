@@ -1,4 +1,4 @@
-"""Depth images to three channels, as RGB-D trackers feed them to an RGB backbone."""
+"""Drawing depth images with three channels, as RGB-D trackers feed them to an RGB backbone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 
 from tracker.errors import RGBXError
+from tracker.spellings import american
 
-DEPTH_STYLES = ("jet", "grey", "raw", "jet_bgr")
+DEPTH_STYLES = ("jet", "gray", "raw", "jet_bgr")
 
 
 @functools.lru_cache(maxsize=1)
 def _jet_table() -> np.ndarray:
-    """(256, 3) uint8, OpenCV's JET in RGB order, so that both halves of a frame have one channel order."""
+    """Return OpenCV's JET in RGB order, (256, 3) uint8, so that both halves of a frame have one channel order."""
     ramp = np.arange(256, dtype=np.uint8).reshape(256, 1)
     return np.ascontiguousarray(cv2.applyColorMap(ramp, cv2.COLORMAP_JET)[:, 0, ::-1])
 
@@ -26,7 +27,7 @@ def depth_to_image(depth: np.ndarray, style: str = "jet", clip: bool = True) -> 
         depth: (H, W), any real dtype, millimeters; 0 (or NaN, or infinity) where there is no measurement.
         style: ``"jet"`` (min-max to 0..255 per frame, JET in RGB order), ``"jet_bgr"`` (the same in OpenCV's
             order, as published RGB-D weights saw it: their code swaps the RGB half of a frame and leaves this one),
-            ``"grey"`` (min-max, gray three times) or ``"raw"`` (depth * 255 / 10000 saturated, so that one gray
+            ``"gray"`` (min-max, gray three times) or ``"raw"`` (depth * 255 / 10000 saturated, so that one gray
             means one distance in every frame: 10 m is white).
         clip: first clip to min(3 * median, 10000), as DepthTrack is trained and tested by OSTrack's heirs.
 
@@ -36,6 +37,7 @@ def depth_to_image(depth: np.ndarray, style: str = "jet", clip: bool = True) -> 
     Raises:
         RGBXError: an unknown style or not a single-channel image.
     """
+    style = american(style)
     if style not in DEPTH_STYLES:
         raise RGBXError(f"depth style is {style!r}; expected one of {', '.join(DEPTH_STYLES)}")
     if depth.ndim != 2:

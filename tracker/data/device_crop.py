@@ -1,6 +1,6 @@
-"""Crops of a whole batch in a few tensor operations, on whatever device the windows lie.
+"""Making the crops of a whole batch in a few tensor operations, on the device that the windows are on.
 
-A loader process then only decodes and cuts out what a crop needs; resizing, mirroring and light are done where the
+A loader process then only decodes and cuts out what a crop needs. Resizing, mirroring and light are done where the
 network is. Convention and rounding are those of :mod:`tracker.data.crop` and :mod:`tracker.data.augment`, which do the
 same image by image.
 """
@@ -40,7 +40,7 @@ class Window(NamedTuple):
 def window_of(
     frame: np.ndarray, region: CropTransform, grayscale: bool = False, flip: bool = False, gain: float = 1.0
 ) -> Window:
-    """The window of ``frame`` (H, W, C) that a crop of ``region`` needs. It may be a view."""
+    """Cut out the window of ``frame`` (H, W, C) that a crop of ``region`` needs. It may be a view."""
     pixels, inside = cut_window(frame, region)
     if pixels.size == 0:  # something to read, at weight zero
         pixels = np.zeros((1, 1, frame.shape[2]), dtype=np.uint8)
@@ -49,7 +49,7 @@ def window_of(
 
 @dataclass
 class WindowBatch:
-    """Windows of B crops of one size, packed: one copy takes them to the device, however their sizes differ.
+    """Windows of B crops of one size, packed so that one copy takes them to the device however their sizes differ.
 
     Attributes:
         pixels: (P, C) uint8, the windows one after the other, row by row; C 3 or 6.
@@ -90,17 +90,17 @@ class WindowBatch:
         return len(self.spans)
 
     def pin_memory(self) -> WindowBatch:
-        """In page-locked memory, from where copies to a GPU need no waiting; torch's loader calls it."""
+        """Copy to page-locked memory, from where a copy to a GPU need not be waited for. Torch's loader calls this."""
         return self._moved(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device, non_blocking: bool = False) -> WindowBatch:
         return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def crops(self) -> Tensor:
-        """(B, 6, size, size) uint8 on the device of the windows; a missing X is zero.
+        """Make the crops, (B, 6, size, size) uint8, on the device of the windows. A missing X is zero.
 
-        Bilinear at the centers of the output pixels, then gray, mirror and gain, each rounded to whole levels as
-        OpenCV rounds them. (OpenCV before 5 places its taps on a grid of 1/32 pixel; these are where they belong.)
+        They are sampled bilinearly at the centers of the output pixels. Gray, mirror and gain follow. Each is rounded
+        to whole levels as OpenCV rounds. (OpenCV before 5 rounds the places of its taps to 1/32 pixel; this does not.)
         """
         device = self.pixels.device
         grayscale, flip, gain = self.changes.unbind(1)
@@ -118,7 +118,7 @@ class WindowBatch:
 
 
 def sample_windows(pixels: Tensor, spans: Tensor, regions: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Bilinear crops by gathering: (B, size, size, C) float32, whole levels as in :mod:`tracker.data.crop`.
+    """Make bilinear crops by gathering, (B, size, size, C) float32, with whole levels as in :mod:`tracker.data.crop`.
 
     Args:
         pixels, spans, regions: as in :class:`WindowBatch`, of any integer or floating dtype. Nothing is read outside of
@@ -141,7 +141,7 @@ def sample_windows(pixels: Tensor, spans: Tensor, regions: Tensor, size: int, fl
 
 
 def _taps(position: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Both neighbors of ``position`` (B, size) on an axis of ``length`` (B, 1) pixels: index and float32 weight.
+    """Return both neighbors of ``position`` (B, size) on an axis of ``length`` (B, 1) pixels: index and float32 weight.
 
     A neighbor beyond the end weighs nothing.
     """

@@ -1,11 +1,10 @@
-"""Event images made of recordings, in the folders and by the names that a layout reads."""
+"""Making event images of recordings, in the folders and with the names that a layout reads."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +20,12 @@ from tracker.data.layouts.splits import sequence_folders
 from tracker.data.recordings import RecordedFrame, Recording
 from tracker.data.rendering import XStyle
 from tracker.errors import RGBXError
+from tracker.files import atomic_folder
+from tracker.spellings import american
 
 
 def frame_spans(frames: list[tuple[int, int]], exposure: bool) -> list[tuple[int, int]]:
-    """(start, end) of the events that are drawn for each frame, microseconds.
+    """Return the (start, end) of the events that are drawn for each frame, in microseconds.
 
     Args:
         frames: exposures of the frames, in order.
@@ -48,7 +49,7 @@ def render_sequence(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path | None:
-    """Make a sequence's event images of its recording, and its RGB images where it has none.
+    """Make a sequence's event images from its recording, and its RGB images where it has none.
 
     Images get the names of the RGB images. Nothing is left behind unless all of them are written.
 
@@ -68,7 +69,7 @@ def render_sequence(
         OSError: the disk.
     """
     form = _form(folder, layout)
-    style = style or ("grey" if isinstance(form, FE108) else "colour")
+    style = american(style or ("gray" if isinstance(form, FE108) else "color"))
     if style not in EVENT_STYLES:
         raise RGBXError(f"event style is {style!r}; expected one of {', '.join(EVENT_STYLES)}")
     source = recording_of(folder)
@@ -80,20 +81,16 @@ def render_sequence(
     if target.exists() and not overwrite:
         return None
     names = [path.stem for path in frame_files(folder / rgb_name)]
-    staging = {name: folder / f".{name}.partial-{os.getpid()}" for name in (rgb_name, x_name)}
-    try:
-        for place in staging.values():
-            shutil.rmtree(place, ignore_errors=True)
-        staging[x_name].mkdir()
+    with contextlib.ExitStack() as stack:
+        # Both or neither: what is entered last is renamed first, and only when all of it is written.
+        drawn = stack.enter_context(atomic_folder(target))
+        taken = None if names else stack.enter_context(atomic_folder(folder / rgb_name))
         recording = Recording(source)
         exposures: list[tuple[int, int]] = []
-        if not names:
-            staging[rgb_name].mkdir()
         for index, frame in enumerate(_shown(recording.frames(), f"{folder.name} frames", progress)):
             exposures.append((frame.start, frame.end))
-            if not names:
-                write_image(staging[rgb_name] / Path(naming.rgb.format(name="", index=naming.first + index)).name,
-                            frame.image)  # fmt: skip
+            if taken is not None:
+                write_image(taken / Path(naming.rgb.format(name="", index=naming.first + index)).name, frame.image)
         start = _first(folder, form, names, len(exposures), source, first) if names else 0
         stems = names or [
             Path(naming.rgb.format(name="", index=naming.first + index)).stem for index in range(len(exposures))
@@ -101,23 +98,16 @@ def render_sequence(
         if naming.x is None or not stems:
             raise RGBXError(f"sequence {folder.name}: {source} holds no frames to draw events for")
         suffix = Path(naming.x).suffix
-        spans = frame_spans(exposures, exposure=style == "colour")[start : start + len(stems)]
+        spans = frame_spans(exposures, exposure=style == "color")[start : start + len(stems)]
         pairs = list(zip(stems, spans, strict=True))
         for stem, span in tqdm(pairs, desc=f"{folder.name} events", leave=False, disable=not progress):
             x, y, t, polarity = recording.events(*span)
             image: np.ndarray
-            if style == "colour":
+            if style == "color":
                 image = events_to_image(x, y, polarity, recording.size)
             else:
                 image = events_to_stack(x, y, t, polarity, recording.size, span)
-            write_image(staging[x_name] / f"{stem}{suffix}", image)
-        shutil.rmtree(target, ignore_errors=True)
-        if not names:
-            os.replace(staging[rgb_name], folder / rgb_name)
-        os.replace(staging[x_name], target)
-    finally:
-        for place in staging.values():
-            shutil.rmtree(place, ignore_errors=True)
+            write_image(drawn / f"{stem}{suffix}", image)
     return target
 
 
@@ -130,7 +120,7 @@ def render_dataset(
     overwrite: bool = False,
     progress: bool = False,
 ) -> tuple[list[Path], list[str]]:
-    """:func:`render_sequence` for every sequence with a recording; one that fails does not stop the others.
+    """Call :func:`render_sequence` for every sequence with a recording. One that fails does not stop the others.
 
     Returns:
         Folders of event images that were written, and a sentence for each sequence that failed.
@@ -170,7 +160,7 @@ def _form(folder: Path, layout: str) -> Events:
 
 
 def _first(folder: Path, form: Events, names: list[str], recorded: int, source: Path, first: int | None) -> int:
-    """Index of the recording's frame that the first image is."""
+    """Return the index of the recording's frame that the first image is."""
     images = len(names)
     guess = first
     if guess is None and recorded == images:

@@ -1,4 +1,4 @@
-"""Events to three channels: drawn in two colors on white, or in gray with a channel for each third of the time."""
+"""Drawing events with three channels: in two colors on white, or in gray with a channel for a third of the time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from tracker.errors import RGBXError
+from tracker.spellings import american
 
-EVENT_STYLES = ("colour", "grey")
+EVENT_STYLES = ("color", "gray")
 ARRAY_SUFFIXES = (".npz", ".npy")
 ON_COLOR = (220, 30, 30)
 OFF_COLOR = (30, 30, 200)
@@ -21,7 +22,7 @@ _NAMES = {"x": "x", "y": "y", "t": "t", "ts": "t", "timestamp": "t", "p": "p", "
 
 
 def polarity_to_image(polarity: np.ndarray) -> np.ndarray:
-    """(H, W) integer map, > 0 brighter, < 0 darker, 0 nothing, to (H, W, 3) uint8: red, blue, white."""
+    """Draw an (H, W) integer map as (H, W, 3) uint8: brighter (> 0) is red, darker (< 0) blue, nothing (0) white."""
     if polarity.ndim != 2:
         raise RGBXError(f"an event map has shape {polarity.shape}; expected (H, W) of polarities -1, 0, 1")
     table = np.array([OFF_COLOR, (255, 255, 255), ON_COLOR], dtype=np.uint8)
@@ -29,7 +30,7 @@ def polarity_to_image(polarity: np.ndarray) -> np.ndarray:
 
 
 def polarity_map(x: np.ndarray, y: np.ndarray, polarity: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) int8 of -1, 0, 1: the last event of each pixel, in the order given.
+    """Return the last event of each pixel in the order given, (H, W) int8 of -1, 0 and 1.
 
     Args:
         x, y: (K,) integer pixel coordinates.
@@ -73,7 +74,7 @@ def events_to_stack(
     size: tuple[int, int],
     span: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Draw events in gray: a third of the time in each channel, ON black, OFF white, nothing 127 (FE108).
+    """Draw events in gray, a third of the time in each channel: ON is black, OFF white, nothing 127 (FE108).
 
     Args:
         t: (K,) times in any unit, not decreasing.
@@ -97,10 +98,10 @@ def events_to_stack(
     return _grays(np.stack(maps, axis=2))
 
 
-def voxels_to_image(voxels: np.ndarray, style: str = "colour") -> np.ndarray:
+def voxels_to_image(voxels: np.ndarray, style: str = "color") -> np.ndarray:
     """Draw a voxel grid, (B, H, W) of signed sums of polarities over time, earliest first.
 
-    ``"colour"`` draws the sign of the sum over time; ``"grey"`` that of each third of the bins (a bin may count in
+    ``"color"`` draws the sign of the sum over time; ``"gray"`` that of each third of the bins (a bin may count in
     two thirds where B is not a multiple of 3).
 
     Returns:
@@ -109,10 +110,10 @@ def voxels_to_image(voxels: np.ndarray, style: str = "colour") -> np.ndarray:
     Raises:
         RGBXError: another shape, values that are not finite, or an unknown style.
     """
-    _check_style(style)
+    style = _known_style(style)
     if voxels.ndim != 3 or not len(voxels) or not np.isfinite(voxels).all():
         raise RGBXError(f"a voxel grid has shape {voxels.shape}; expected (bins, height, width) of finite numbers")
-    if style == "colour":
+    if style == "color":
         return polarity_to_image(np.sign(voxels.sum(axis=0)).astype(np.int8))
     edges = np.arange(WINDOWS + 1) * len(voxels) / WINDOWS
     lows, highs = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
@@ -120,7 +121,7 @@ def voxels_to_image(voxels: np.ndarray, style: str = "colour") -> np.ndarray:
     return _grays(np.sign(np.stack(parts, axis=2)))
 
 
-def array_to_image(path: Path, size: tuple[int, int], style: str = "colour") -> np.ndarray:
+def array_to_image(path: Path, size: tuple[int, int], style: str = "color") -> np.ndarray:
     """Read the events of one frame from a file and draw them.
 
     ``.npz`` holds arrays ``x``, ``y``, ``t``, ``p`` (or ``timestamp``, ``polarity``); ``.npy`` the same as a structured
@@ -135,7 +136,7 @@ def array_to_image(path: Path, size: tuple[int, int], style: str = "colour") -> 
     Raises:
         RGBXError: a file that is none of these, events outside the frame, or an unknown style.
     """
-    _check_style(style)
+    style = _known_style(style)
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -153,7 +154,7 @@ def array_to_image(path: Path, size: tuple[int, int], style: str = "colour") -> 
         named = dict(zip("xytp", array.T, strict=True))
     if set("xyp") <= set(named):
         x, y, p = named["x"].astype(np.int64), named["y"].astype(np.int64), named["p"].astype(np.int8)
-        if style == "colour":
+        if style == "color":
             return events_to_image(x, y, p, size)
         if "t" in named:
             return events_to_stack(x, y, named["t"], p, size)
@@ -169,6 +170,8 @@ def _grays(signs: np.ndarray) -> np.ndarray:
     return np.asarray(table[signs.astype(np.intp) + 1])
 
 
-def _check_style(style: str) -> None:
+def _known_style(style: str) -> str:
+    style = american(style)
     if style not in EVENT_STYLES:
         raise RGBXError(f"event style is {style!r}; expected one of {', '.join(EVENT_STYLES)}")
+    return style

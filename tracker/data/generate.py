@@ -1,4 +1,4 @@
-"""Generated data sets that have what the published ones have beside images and boxes."""
+"""Writing generated data sets, with what the published ones have beside images and boxes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def generate_dataset(
 ) -> list[Path]:
     """Write generated sequences in a data set's layout, with its split's list.
 
-    RGBT234 and GTOT get two ground truths that differ by a pixel or two, RGB-D sequences a tag of full occlusion,
-    VOT's anchors; targets of RGBT234, RGBT210 and GTOT, which have no absence, never leave.
+    RGBT234, GTOT and VTUAV get two ground truths that differ by a pixel or two, RGB-D sequences get a tag of full
+    occlusion, and VOT's sequences anchors. RGBT234, RGBT210 and GTOT have no absence, so their targets never leave.
 
     Args:
         config: its modality must be the layout's.
@@ -71,7 +71,7 @@ def generate_dataset(
 
 
 def _annotate(sequence: SyntheticSequence, layout: str) -> None:
-    if layout in ("rgbt234", "gtot"):
+    if layout in ("rgbt234", "gtot", "vtuav"):
         rng = np.random.default_rng((sequence.config.seed, sequence.index))
         sequence.x_boxes = second_boxes(sequence.boxes, sequence.config.size, rng)
     elif sequence.modality == "depth":
@@ -79,7 +79,7 @@ def _annotate(sequence: SyntheticSequence, layout: str) -> None:
 
 
 def second_boxes(boxes: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(N, 4) boxes of another annotator: corners moved by up to two whole pixels, inside the image, never empty."""
+    """Return (N, 4) boxes of another annotator: corners move by up to two pixels, inside the image, never empty."""
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     moved = corners + rng.integers(-2, 3, corners.shape)
     limit = np.array([*size, *size], dtype=np.float64)

@@ -13,8 +13,7 @@ from tracker.errors import RGBXError
 
 @dataclass(frozen=True)
 class Pair:
-    """Indices of one training pair: ``template`` is an earlier frame than ``search``, both with the target
-    present."""
+    """Indices of one training pair: ``template`` is an earlier frame than ``search``, both with the target present."""
 
     sequence: int
     template: int
@@ -22,8 +21,7 @@ class Pair:
 
 
 class CausalPairSampler:
-    """Draws pairs: a sequence by weight, a template frame where the target is present, a later search frame
-    likewise.
+    """Draws pairs: a sequence by weight, a template frame where the target is present, a later search frame likewise.
 
     The search frame lies in (template, template + max_gap]; where no frame there shows the target, the gap
     grows by ``gap_growth`` until one does. The template is any present frame but the last one, so such a
@@ -88,7 +86,7 @@ class CausalPairSampler:
         self._cumulative = np.cumsum(chosen) / np.sum(chosen)
 
     def draw(self, rng: np.random.Generator) -> Pair:
-        """One pair; takes three numbers from ``rng``."""
+        """Draw one pair. It takes three numbers from ``rng``."""
         u = rng.random(3)
         slot = min(int(np.searchsorted(self._cumulative, u[0], side="right")), len(self._usable) - 1)
         present = self._present[slot]
@@ -104,8 +102,7 @@ class CausalPairSampler:
 
 
 def mixture_weights(group_sizes: list[int], ratios: list[float]) -> list[float]:
-    """Weights per sequence such that group k is drawn with probability ratios[k]/sum, uniformly within the
-    group.
+    """Weights per sequence such that group k is drawn with probability ratios[k]/sum, uniformly within the group.
 
     Raises:
         RGBXError: different numbers of groups and ratios, or an empty group with a ratio above zero.

@@ -1,4 +1,4 @@
-"""What every RGB-X sequence is: frames of six channels, boxes, and where the target is absent."""
+"""RGB-X sequences: frames of six channels, boxes, and where the target is absent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 from tracker.data.events import ARRAY_SUFFIXES, array_to_image
+from tracker.data.registration import FILE_NAMES, fit
+from tracker.data.thermal import RADIOMETRIC_HEADER, is_radiometric, read_radiometric
 from tracker.errors import RGBXError
 
 MODALITIES = ("thermal", "depth", "event")
@@ -19,7 +21,7 @@ MODALITIES = ("thermal", "depth", "event")
 
 
 def join_halves(rgb: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(H, W, 6) of two (H, W, 3) uint8: six times as fast as numpy's concatenate, which takes longer than decoding."""
+    """Join two (H, W, 3) uint8 to (H, W, 6), six times as fast as numpy, which takes longer than decoding."""
     return np.asarray(cv2.merge((rgb, x)))
 
 
@@ -37,6 +39,8 @@ class Sequence(abc.ABC):
         tags: (N,) bool per name: attributes of frames, as VOT's ``*.tag`` files give them.
         values: (N,) float64 per name, as VOT's ``*.value`` files give them.
         origin: what the annotation file that the boxes are from calls the first pixel, for writing results as it does.
+        annotated: (N,) bool: the annotation says something of this frame, a box or that the target is absent. None:
+            of every frame (VTUAV annotates one frame in ten).
     """
 
     name: str
@@ -47,6 +51,7 @@ class Sequence(abc.ABC):
     tags: Mapping[str, np.ndarray] = MappingProxyType({})
     values: Mapping[str, np.ndarray] = MappingProxyType({})
     origin: float = 0.0
+    annotated: np.ndarray | None = None
 
     @property
     def length(self) -> int:
@@ -69,9 +74,12 @@ class Sequence(abc.ABC):
             RGBXError: the frame cannot be read; the message names sequence, frame and file.
         """
 
+    def lacks_x(self, index: int) -> bool:
+        """Whether frame ``index`` of a sequence with X has no X; its half of :meth:`frame` is black then."""
+        return False
+
     def planes(self, index: int) -> np.ndarray:
-        """What there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any
-        other.
+        """What there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any other.
 
         Cropping these and adding the zeros afterwards costs half as much.
         """
@@ -79,8 +87,7 @@ class Sequence(abc.ABC):
         return image[:, :, :3] if self.rgb_only else image
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimeters),
-        or None.
+        """RGB (H, W, 3) uint8, and X before it is rendered to three channels (depth: (H, W) in millimeters), or None.
 
         Where nothing rawer is known, X is the rendered image.
 
@@ -98,7 +105,7 @@ class Sequence(abc.ABC):
 
 
 def as_boxes(boxes: object) -> np.ndarray:
-    """(N, 4) float64 copy of ``boxes``; rows that are not finite, or have no area, become NaN.
+    """Copy ``boxes`` to (N, 4) float64. Rows that are not finite, or have no area, become NaN.
 
     Raises:
         RGBXError: not of shape (N, 4).
@@ -147,15 +154,27 @@ class ArraySequence(Sequence):
         return join_halves(image, np.zeros_like(image)) if self.rgb_only else image
 
 
+ANY_KIND = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+"""Gray stays gray and 16 bits stay 16 bits, and images are turned upright as their EXIF data say."""
+
+
 def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """Decode an image file (color as RGB), or None where it is missing or not an image. Any path name
-    works."""
+    """Decode an image file, or answer None where it is missing or not an image.
+
+    Color is in RGB order. An image with an EXIF orientation is turned upright, as viewers show it. With
+    :data:`ANY_KIND` a FLIR radiometric JPEG is its raw thermal image, (H, W) uint16. Any path name works.
+
+    Raises:
+        RGBXError: a radiometric JPEG that cannot be read.
+    """
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError:
         return None
     if data.size == 0:
         return None
+    if flags == ANY_KIND and is_radiometric(data[:RADIOMETRIC_HEADER].tobytes()):
+        return read_radiometric(data.tobytes(), path)
     try:
         image = cv2.imdecode(data, flags)
     except cv2.error:
@@ -171,15 +190,18 @@ class FolderSequence(Sequence):
     Args:
         name, modality: see :class:`Sequence`.
         rgb_files: N image files.
-        x_files: N image files of the same size, or arrays of events (:func:`tracker.data.events.array_to_image`),
-            or None for RGB alone.
+        x_files: N image files, or arrays of events (:func:`tracker.data.events.array_to_image`); None for a frame
+            without X. Or None for RGB alone.
         boxes: (N, 4), as in :class:`Sequence`.
         render_x: turns the decoded X image, (H, W) or (H, W, 3) of its own dtype, into uint8 of one or three
             channels.
         source: the folder, named in messages.
-        tags, values, x_boxes: see :class:`Sequence`.
+        tags, values, x_boxes, annotated: see :class:`Sequence`.
         origin: what the annotation file that the boxes are from calls the first pixel, for writing results as it does.
         event_style: how arrays of events are rendered.
+        fitted: X of another size is brought to RGB's: by ``registration``, or where both are of one shape by resizing.
+            Without it images of different sizes are an error.
+        registration: (3, 3) map from X pixels to RGB pixels, as :mod:`tracker.data.registration` reads it.
 
     Raises:
         RGBXError: the numbers of files and boxes differ.
@@ -190,7 +212,7 @@ class FolderSequence(Sequence):
         name: str,
         modality: str,
         rgb_files: ListLike[Path],
-        x_files: ListLike[Path] | None,
+        x_files: ListLike[Path] | ListLike[Path | None] | None,
         boxes: object,
         render_x: Callable[[np.ndarray], np.ndarray] | None = None,
         source: Path | None = None,
@@ -198,28 +220,32 @@ class FolderSequence(Sequence):
         *,
         values: Mapping[str, np.ndarray] | None = None,
         x_boxes: np.ndarray | None = None,
+        annotated: np.ndarray | None = None,
         origin: float = 0.0,
-        event_style: str = "colour",
+        event_style: str = "color",
+        fitted: bool = False,
+        registration: np.ndarray | None = None,
     ) -> None:
         self.name = name
         self.modality = modality
         self.rgb_files = rgb_files
-        self.x_files = x_files
+        self.x_files: ListLike[Path | None] | None = x_files
         self.source = source
         self.tags = dict(tags or {})
         self.values = dict(values or {})
         self.x_boxes = x_boxes
+        self.annotated = annotated
         self.origin = origin
         self.event_style = event_style
+        self.fitted = fitted or registration is not None
+        self.registration = registration
         self.boxes = as_boxes(boxes)
         self.rgb_only = x_files is None
         self._render_x = render_x
         if x_files is not None and len(x_files) != len(rgb_files):
             raise RGBXError(
-                f"sequence {name}: {len(rgb_files)} RGB frames in "
-                f"{rgb_files[0].parent if rgb_files else source} but "
-                f"{len(x_files)} {modality} frames in {x_files[0].parent if x_files else source}; expected "
-                "as many of each"
+                f"sequence {name}: {len(rgb_files)} RGB frames in {_folder(rgb_files, source)} but {len(x_files)} "
+                f"{modality} frames in {_folder(x_files, source)}; expected as many of each"
             )
         if len(self.boxes) != len(rgb_files):
             raise RGBXError(
@@ -227,8 +253,66 @@ class FolderSequence(Sequence):
                 "expected one box per frame"
             )
 
+    def lacks_x(self, index: int) -> bool:
+        """Whether there is no X file for frame ``index``."""
+        return self.x_files is not None and self.x_files[index] is None
+
+    def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read RGB, and X over it as it was measured; see :meth:`Sequence.raw`."""
+        rgb = self._decode(index, self.rgb_files[index], cv2.IMREAD_COLOR)
+        x = self._x(index, rgb)
+        return rgb, None if x is None else self._over(index, x, rgb, measured=x.dtype != np.uint8)
+
+    def frame(self, index: int) -> np.ndarray:
+        """Read frame ``index``. X is drawn before it is brought over RGB, so that its own extremes decide its grays."""
+        rgb = self._decode(index, self.rgb_files[index], cv2.IMREAD_COLOR)
+        x = self._x(index, rgb)
+        if x is None:
+            return join_halves(rgb, np.zeros_like(rgb))
+        if self._render_x is not None:
+            x = self._render_x(x)
+        if x.ndim == 2:
+            x = cv2.cvtColor(x, cv2.COLOR_GRAY2RGB)
+        return join_halves(rgb, self._over(index, x, rgb, measured=False))
+
+    def _x(self, index: int, rgb: np.ndarray) -> np.ndarray | None:
+        """Read X of a frame in its own size, (H, W) or (H, W, 3) of its own dtype; None where there is none."""
+        path = None if self.x_files is None else self.x_files[index]
+        if path is None:
+            return None
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            return self._drawn(index, path, (rgb.shape[1], rgb.shape[0]))
+        x = self._decode(index, path, ANY_KIND)
+        if x.dtype != np.uint8 and self.modality not in ("depth", "thermal"):
+            raise RGBXError(
+                f"sequence {self.name}: frame {index} has {x.dtype} pixels: {path}; expected 8-bit "
+                f"{self.modality} images"
+            )
+        return x
+
+    def _over(self, index: int, x: np.ndarray, rgb: np.ndarray, measured: bool) -> np.ndarray:
+        """Bring X to the size of RGB."""
+        if x.shape[:2] == rgb.shape[:2] and self.registration is None:
+            return x
+        found = fit(x, (rgb.shape[1], rgb.shape[0]), self.registration, measured) if self.fitted else None
+        if found is None:
+            assert self.x_files is not None
+            remedy = (
+                f"put their registration into {FILE_NAMES[0]}, or crop them to one shape"
+                if self.fitted
+                else "the two images must be registered and of one size"
+            )
+            raise RGBXError(
+                f"sequence {self.name}: frame {index} is {rgb.shape[1]}x{rgb.shape[0]} in RGB but "
+                f"{x.shape[1]}x{x.shape[0]} in {self.modality}: {self.x_files[index]}; {remedy}"
+            )
+        return found
+
     def _decode(self, index: int, path: Path, flags: int) -> np.ndarray:
-        image = read_image(path, flags)
+        try:
+            image = read_image(path, flags)
+        except RGBXError as error:
+            raise RGBXError(f"sequence {self.name}: frame {index}: {error}") from None
         if image is None:
             what = "cannot be decoded as an image" if path.is_file() else "is missing"
             raise RGBXError(
@@ -242,35 +326,7 @@ class FolderSequence(Sequence):
         except RGBXError as error:
             raise RGBXError(f"sequence {self.name}: frame {index}: {error}") from None
 
-    def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        rgb = self._decode(index, self.rgb_files[index], cv2.IMREAD_COLOR)
-        if self.x_files is None:
-            return rgb, None
-        path = self.x_files[index]
-        if path.suffix.lower() in ARRAY_SUFFIXES:
-            return rgb, self._drawn(index, path, (rgb.shape[1], rgb.shape[0]))
-        x = self._decode(index, path, cv2.IMREAD_UNCHANGED)
-        if x.ndim == 3 and x.shape[2] == 4:
-            x = cv2.cvtColor(x, cv2.COLOR_BGRA2RGB)
-        if x.shape[:2] != rgb.shape[:2]:
-            raise RGBXError(
-                f"sequence {self.name}: frame {index} is {rgb.shape[1]}x{rgb.shape[0]} in RGB but "
-                f"{x.shape[1]}x{x.shape[0]} in {self.modality}: {path}; the two images must be registered "
-                "and of one size"
-            )
-        if x.dtype != np.uint8 and self.modality != "depth":
-            raise RGBXError(
-                f"sequence {self.name}: frame {index} has {x.dtype} pixels: {path}; expected 8-bit "
-                f"{self.modality} images"
-            )
-        return rgb, x
 
-    def frame(self, index: int) -> np.ndarray:
-        rgb, x = self.raw(index)
-        if x is None:
-            return join_halves(rgb, np.zeros_like(rgb))
-        if self._render_x is not None:
-            x = self._render_x(x)
-        if x.ndim == 2:
-            x = cv2.cvtColor(x, cv2.COLOR_GRAY2RGB)
-        return join_halves(rgb, x)
+def _folder(files: ListLike[Path] | ListLike[Path | None], source: Path | None) -> Path | None:
+    """Return the folder of the files, for messages."""
+    return next((path.parent for path in files if path is not None), source)

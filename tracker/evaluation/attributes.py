@@ -174,16 +174,18 @@ class AttributeScores:
         attributes: the A attributes that some evaluated sequence has.
         counts: (A,) number of sequences.
         scores: score name to (T, A) fractions.
+        protocol: that the figures were made by.
     """
 
     trackers: tuple[str, ...]
     attributes: tuple[str, ...]
     counts: tuple[int, ...]
     scores: Mapping[str, np.ndarray]
+    protocol: str = ""
 
 
 def score_attributes(metrics: ListLike[Metrics], table: AttributeTable) -> AttributeScores:
-    """The benchmark's figures over the sequences of every attribute.
+    """Return the benchmark's figures over the sequences of every attribute.
 
     Raises:
         RGBXError: trackers that were evaluated on different sequences, or no attribute among them.
@@ -203,4 +205,5 @@ def score_attributes(metrics: ListLike[Metrics], table: AttributeTable) -> Attri
         present,
         tuple(len(chosen[name]) for name in present),
         {key: np.array([[scores[key] for scores in row] for row in parts]) for key in keys},
+        metrics[0].protocol,
     )

@@ -24,7 +24,7 @@ from tracker.evaluation.metrics import Metrics
 
 
 def weights_from_scores(scores: Mapping[str, ListLike[float]]) -> dict[str, float]:
-    """Sequence to the SR of every baseline on it, to the sequence's weight.
+    """Turn the SR of every baseline on each sequence into the sequences' weights.
 
     Raises:
         RGBXError: no baseline, different numbers of them, or an SR outside [0, 1].
@@ -43,7 +43,7 @@ def weights_from_scores(scores: Mapping[str, ListLike[float]]) -> dict[str, floa
 def read_weights(
     path: str | Path, sequences: ListLike[str], evaluate_baseline: Callable[[Path], Metrics]
 ) -> dict[str, float]:
-    """Weights of sequences from what there is of the baselines, see the module.
+    """Read the weights of sequences from what there is of the baselines, see the module.
 
     Args:
         sequences: names, in the order of the split's list.
@@ -101,7 +101,7 @@ def _read_curves(path: Path, sequences: ListLike[str]) -> dict[str, list[float]]
 
 
 def add_boc(metrics: Metrics, weights: Mapping[str, float]) -> Metrics:
-    """The same with the score ``BOC``.
+    """Return the metrics with the score ``BOC`` added.
 
     Raises:
         RGBXError: another protocol than COESOT's, or a sequence without a weight.

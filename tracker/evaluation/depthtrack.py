@@ -30,7 +30,7 @@ THRESHOLDS = 100
 
 
 def pixel_overlap(boxes: np.ndarray, truth: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Rule 2.
+    """Return the overlap of boxes drawn pixel by pixel, as rule 2 has it.
 
     Args:
         boxes, truth: (N, 4) ``x, y, w, h`` in the coordinates of the files; a row with a NaN is no box.
@@ -68,7 +68,7 @@ def pixel_overlap(boxes: np.ndarray, truth: np.ndarray, size: tuple[int, int] | 
 
 
 def confidence_thresholds(confidences: np.ndarray) -> np.ndarray:
-    """Rule 3: (T,) from +inf down to -inf, T at most 100."""
+    """Return the thresholds of rule 3: (T,) from +inf down to -inf, T at most 100."""
     ordered = np.sort(confidences[~np.isnan(confidences)])[::-1]
     inner = THRESHOLDS - 2
     if len(ordered) > inner:
@@ -81,7 +81,7 @@ def score_sequences(
     sequences: Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray, tuple[int, int] | None]],
     tracker: str = "tracker",
 ) -> Metrics:
-    """DepthTrack's figures.
+    """Score sequences by DepthTrack's protocol.
 
     Args:
         sequences: name, (>= N, 4) results, (>= N,) confidences, (N, 4) ground truth (NaN where the target is absent),
@@ -128,7 +128,7 @@ def score_sequences(
 def mean_over_sequences(
     sequences: Iterable[SequenceScores], tracker: str = "tracker", options: dict[str, bool] | None = None
 ) -> Metrics:
-    """Rule 5, for sequences whose curves share their thresholds."""
+    """Average sequences whose curves share their thresholds, as rule 5 has it."""
     sequences = tuple(sequences)
     precision, recall = (
         np.mean([s.curves[key].values for s in sequences], axis=0) for key in ("tracking_precision", "tracking_recall")

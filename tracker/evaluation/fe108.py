@@ -1,10 +1,14 @@
 """FE108's RSR, OP50, OP75 and RPR, as the PyTracking evaluator computes them.
 
-The rules: the first result is replaced by the ground truth; a result whose width or height is 0 copies the frame
-before; a ground truth without a positive width and height is invalid, and its frame is a *failure* in every figure
-(IoU -1, error infinite) that still counts in the denominator; RSR is the mean over 21 IoU thresholds 0:0.05:1 of the
-share of frames strictly above, OP50 and OP75 are that curve at 0.50 and 0.75, RPR the share with a center error of at
-most 20 pixels; means over frames within a sequence, then over sequences.
+The rules: a result that holds a NaN or a negative side is refused, wherever it stands; a result with a side of 0 copies
+the frame before, and the first one as it was reported; then the first result is replaced by the ground truth. A ground
+truth without a positive width and height is invalid: its frame is a *failure* in every figure (IoU -1, error infinite)
+and still counts in the denominators. RSR is the mean over 21 IoU thresholds 0:0.05:1 of the share of frames strictly
+above, OP50 and OP75 are that curve at 0.50 and 0.75, RPR is the share with a center error of at most 20 pixels. Figures
+are means over frames within a sequence, then over sequences.
+
+PyTracking's evaluator has changed: newer versions leave invalid frames out of the denominators too. FE108 has none, so
+its figures are the same either way.
 
 STNet's own code counts otherwise (101 thresholds over the pooled frames of all sequences, as GOT-10k does), so figures
 of papers are comparable only where they say which they are.
@@ -25,30 +29,40 @@ from tracker.evaluation.frame_errors import (
     count_within,
     overlap,
 )
-from tracker.evaluation.lasher import PRECISION_PIXELS, fit_length
+from tracker.evaluation.lasher import PRECISION_PIXELS, copy_frame_before, fit_length
 from tracker.evaluation.metrics import Curve, Metrics, SequenceScores
 
 
 def score_sequence(
     name: str, results: np.ndarray, truth: np.ndarray, present: np.ndarray | None = None
 ) -> SequenceScores:
-    """One sequence, (>= N, 4) results and (N, 4) ground truth ``x, y, w, h``, (N,) bool from an absence file.
+    """Score one sequence.
+
+    Args:
+        name: for reports and messages.
+        results: (>= N, 4) ``x, y, w, h``.
+        truth: (N, 4), the same.
+        present: (N,) bool, False where a separate file flags the target as absent; such a frame is invalid.
+
+    Returns:
+        Scores ``RSR``, ``OP50``, ``OP75`` and ``RPR`` with their curves.
 
     Raises:
-        RGBXError: fewer results than frames, a result that is not finite or has a negative side (the evaluator
-            refuses those too).
+        RGBXError: fewer results than frames, or a result that has a NaN or a negative side (the evaluator refuses
+            those too).
     """
     results = fit_length(name, results, truth).astype(np.float64)
-    results[0] = truth[0]
-    if not np.isfinite(results[1:]).all() or (results[1:, 2:] < 0).any():
-        frame = 1 + int(np.argmax(~np.isfinite(results[1:]).all(axis=1) | (results[1:, 2:] < 0).any(axis=1)))
+    with np.errstate(invalid="ignore"):
+        refused = np.isnan(results).any(axis=1) | (results[:, 2:] < 0).any(axis=1)
+    if refused.any():
+        frame = int(np.argmax(refused))
         raise RGBXError(
-            f"sequence {name}: the result of frame {frame} is {results[frame].tolist()}; FE108's protocol takes finite "
-            "boxes with sides of at least 0, so repair the result file"
+            f"sequence {name}: the result of frame {frame} is {results[frame].tolist()}; FE108's protocol takes boxes "
+            "without NaN and with sides of at least 0, so repair the result file"
         )
-    empty = (results[:, 2:] == 0).any(axis=1)
-    empty[0] = False
-    results = results[np.maximum.accumulate(np.where(empty, 0, np.arange(len(results))))]
+    empty = (results[:, 2:] == 0).any(axis=1) & ~np.isnan(truth).any(axis=1)
+    results = copy_frame_before(results, empty)
+    results[0] = truth[0]
     with np.errstate(invalid="ignore"):
         valid = (truth[:, 2:] > 0).all(axis=1)
     if present is not None:
@@ -73,7 +87,7 @@ def _scores(curves: dict[str, Curve]) -> dict[str, float]:
 
 
 def mean_over_sequences(sequences: Iterable[SequenceScores], tracker: str = "tracker") -> Metrics:
-    """The mean of the sequences' curves, and the figures read from it.
+    """Average the sequences' curves and read the figures from the mean.
 
     Raises:
         RGBXError: no sequence.

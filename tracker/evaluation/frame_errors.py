@@ -10,7 +10,7 @@ NORMALIZED_THRESHOLDS = np.linspace(0.0, 0.5, 51)
 
 
 def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """IoU of (N, 4) ``x, y, w, h`` with (N, 4): (N,), 0 where they are apart, NaN where a number is.
+    """Return the IoU of (N, 4) ``x, y, w, h`` with (N, 4): (N,), 0 where they are apart, NaN where a number is.
 
     The MATLAB toolkits take the last pixel x + w - 1 as the right edge and add 1 to the width of the overlap;
     the two cancel, so this is the plain continuous IoU.
@@ -24,7 +24,7 @@ def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def center_offset(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N, 2) from the center of ``truth`` to that of ``boxes``, in pixels.
+    """Return the offsets from the centers of ``truth`` to those of ``boxes``, (N, 2) in pixels.
 
     Whether a center is x + w/2 or x + (w - 1)/2 makes no difference to an offset.
     """
@@ -33,24 +33,24 @@ def center_offset(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def center_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N,) distance of the centers in pixels."""
+    """Return the distances of the centers, (N,) in pixels."""
     offset = center_offset(boxes, truth)
     return np.asarray(np.hypot(offset[:, 0], offset[:, 1]))
 
 
 def normalized_center_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N,) distance of the centers, each axis divided by the true width or height."""
+    """Return the distances of the centers, (N,), with each axis divided by the true width or height."""
     with np.errstate(invalid="ignore", divide="ignore"):
         offset = center_offset(boxes, truth) / truth[:, 2:]
     return np.asarray(np.hypot(offset[:, 0], offset[:, 1]))
 
 
 def count_above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """For every threshold the number of values strictly above it; NaN is above none."""
+    """Count for every threshold the values strictly above it; NaN is above none."""
     return np.asarray((values[None, :] > thresholds[:, None]).sum(axis=1), dtype=np.float64)
 
 
 def count_within(values: np.ndarray, thresholds: np.ndarray, *, strict: bool = False) -> np.ndarray:
-    """For every threshold the number of values at most (``strict``: below) it; NaN is within none."""
+    """Count for every threshold the values at most (``strict``: below) it; NaN is within none."""
     columns, rows = values[None, :], thresholds[:, None]
     return np.asarray((columns < rows if strict else columns <= rows).sum(axis=1), dtype=np.float64)

@@ -51,7 +51,7 @@ class FrameErrors:
 
 
 def best_of_two(name: str, results: np.ndarray, visible: np.ndarray, infrared: np.ndarray) -> FrameErrors:
-    """Smaller center error and larger IoU over the two ground truths, (N, 4) ``x, y, w, h`` each.
+    """Take the smaller center error and the larger IoU over two ground truths, (N, 4) ``x, y, w, h`` each.
 
     Raises:
         RGBXError: the ground truths differ in length, or there are fewer results than frames.
@@ -69,7 +69,7 @@ def best_of_two(name: str, results: np.ndarray, visible: np.ndarray, infrared: n
 
 
 def corner_truth(table: np.ndarray) -> np.ndarray:
-    """GTOT's annotation (N, 4) ``x1 y1 x2 y2``, in either order, to ``x, y, w, h`` with w = x2 - x1."""
+    """Turn GTOT's annotation (N, 4) ``x1 y1 x2 y2``, in either order, into ``x, y, w, h`` with w = x2 - x1."""
     low, high = np.minimum(table[:, :2], table[:, 2:]), np.maximum(table[:, :2], table[:, 2:])
     return np.concatenate([low, high - low], axis=1)
 
@@ -89,7 +89,7 @@ def _gtot_scores(error: np.ndarray, iou: np.ndarray) -> tuple[dict[str, float], 
 
 
 def pool_frames(sequences: Iterable[FrameErrors], tracker: str = "tracker", round_results: bool = True) -> Metrics:
-    """GTOT: MPR and MSR over the frames of all sequences together.
+    """Compute GTOT's MPR and MSR over the frames of all sequences together.
 
     Args:
         round_results: only recorded in the options; rounding is done by whoever reads the files.
@@ -108,7 +108,7 @@ def pool_frames(sequences: Iterable[FrameErrors], tracker: str = "tracker", roun
 
 
 def mean_of_sequences(sequences: Iterable[FrameErrors], tracker: str = "tracker", protocol: str = "rgbt234") -> Metrics:
-    """RGBT234: MPR at 20 pixels (at most) and MSR as the mean of 21 points, averaged over sequences.
+    """Compute RGBT234's MPR at 20 pixels (at most) and MSR, the mean of 21 points, averaged over sequences.
 
     With ``protocol="rgbt210"`` the two are called PR and SR.
 
@@ -129,7 +129,7 @@ def mean_of_sequences(sequences: Iterable[FrameErrors], tracker: str = "tracker"
 
 
 def mean_of_curves(rows: ListLike[SequenceScores], tracker: str, protocol: str) -> Metrics:
-    """The mean over sequences of RGBT234 (and RGBT210), from their curves."""
+    """Average the curves of sequences and read the figures of RGBT234, RGBT210 or VTUAV from them."""
     mean = {
         key: Curve(rows[0].curves[key].thresholds, np.mean([r.curves[key].values for r in rows], axis=0))
         for key in ("precision", "success")
@@ -143,7 +143,7 @@ def _mean_scores(curves: dict[str, Curve], protocol: str) -> dict[str, float]:
 
 
 def pool_of_curves(rows: ListLike[SequenceScores], tracker: str, round_results: bool) -> Metrics:
-    """GTOT's pool of frames, from the curves of its sequences: their mean weighted by frames."""
+    """Pool the frames of GTOT from the curves of its sequences: their mean weighted by frames."""
     frames = np.array([r.frames for r in rows], dtype=np.float64)
     pooled = {
         key: Curve(first.thresholds, np.average([r.curves[key].values for r in rows], axis=0, weights=frames))

@@ -21,7 +21,7 @@ class Curve:
     values: np.ndarray
 
     def at(self, threshold: float) -> float:
-        """The rate at the threshold nearest to ``threshold``."""
+        """Return the rate at the threshold nearest to ``threshold``."""
         return float(self.values[int(np.abs(self.thresholds - threshold).argmin())])
 
 
@@ -58,6 +58,7 @@ class Metrics:
         options: the protocol's named options as they were used.
         missing: sequences of the data set that had no result file.
         speed: frames per second, where known.
+        protocol_reason: what told the protocol, where it was recognized by the data set's files; else empty.
     """
 
     tracker: str
@@ -68,14 +69,15 @@ class Metrics:
     options: dict[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     speed: float | None = None
+    protocol_reason: str = ""
 
     @property
     def frames(self) -> int:
-        """Frames evaluated."""
+        """The number of frames that were evaluated."""
         return sum(s.frames for s in self.sequences)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON; scores are fractions."""
+        """Return plain numbers and lists, for JSON; scores are fractions."""
 
         def curves(mapping: dict[str, Curve]) -> dict[str, Any]:
             return {
@@ -86,6 +88,7 @@ class Metrics:
         return {
             "tracker": self.tracker,
             "protocol": self.protocol,
+            "protocol_reason": self.protocol_reason,
             "options": self.options,
             "scores": self.scores,
             "speed": self.speed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as ListLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,14 +39,20 @@ SCORES = {
 
 
 def level_of(protocol: str, curve: str) -> float | None:
-    """The threshold at which a protocol reads its score from a curve; None where the score is the curve's mean."""
+    """Return the threshold at which a score is read from a curve; None where the score is the curve's mean."""
     if curve == "precision":
         return 5.0 if protocol == "gtot" else 20.0
     return 0.2 if curve == "normalized_precision" else None
 
 
+MOST_INSIDE = 5
+"""Trackers that a legend within the axes has room for; the legend of more of them stands beside the axes."""
+MOST_BELOW_EACH_OTHER = 20
+"""Trackers in one column of a legend beside the axes."""
+
+
 def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title: str | None = None) -> Path:
-    """Draw one curve of several trackers to a PNG of 960 x 720 pixels.
+    """Draw one curve of several trackers to a PNG of 960 x 720 pixels, wider by a legend for many trackers.
 
     Args:
         metrics: one a tracker, all of one protocol.
@@ -59,6 +66,19 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
     Raises:
         RGBXError: nothing to draw, or a tracker without that curve.
     """
+    figure = draw_curves(metrics, curve, title)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def draw_curves(metrics: ListLike[Metrics], curve: str, title: str | None = None) -> Figure:
+    """Draw the figure that :func:`plot_curves` writes; its legend covers no curve.
+
+    Raises:
+        RGBXError: as :func:`plot_curves`.
+    """
     if not metrics:
         raise RGBXError("nothing to plot; evaluate at least one tracker first")
     lacking = [m.tracker for m in metrics if curve not in m.curves]
@@ -67,7 +87,8 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
         raise RGBXError(f"{lacking[0]} has no {curve!r} curve under its protocol; expected one of {known}")
     key = next(k for k in SCORES[curve] if k in metrics[0].scores)
     ranked = sorted(metrics, key=lambda m: -m.scores[key])
-    figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
+    columns = 0 if len(ranked) <= MOST_INSIDE else 1 + (len(ranked) - 1) // MOST_BELOW_EACH_OTHER
+    figure = Figure(figsize=(6.4 + 2.6 * columns, 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for index in reversed(range(len(ranked))):
@@ -101,7 +122,8 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
     axes.set_xlabel(AXES[curve][0])
     axes.set_ylabel(AXES[curve][1])
     count = len(metrics[0].sequences)
-    axes.set_title(title or f"{TITLES[curve]}, {count} sequence{'' if count == 1 else 's'}", fontsize=12, loc="left")
+    sequences = f"{count} sequence{'' if count == 1 else 's'}"
+    axes.set_title(title or f"{TITLES[curve]}, {sequences} ({metrics[0].protocol})", fontsize=12, loc="left")
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -109,23 +131,15 @@ def plot_curves(metrics: ListLike[Metrics], curve: str, path: str | Path, title:
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#888888")
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1],
-        labels[::-1],
-        loc="lower left" if curve in ("success", "precision_recall") else "lower right",
-        frameon=True,
-        facecolor="white",
-        edgecolor="none",
-        framealpha=0.85,
-        fontsize=9.5,
-        title=f"tracker  [{key}, %]",
-        title_fontsize=8.5,
-        alignment="left",
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    look: dict[str, Any] = {"title": f"tracker  [{key}, %]", "title_fontsize": 8.5}
+    look |= {"fontsize": 9.5, "alignment": "left"}
+    if columns:
+        look |= {"loc": "outside right upper", "frameon": False, "ncols": columns}
+        figure.legend(handles[::-1], labels[::-1], **look)
+    else:
+        look |= {"facecolor": "white", "edgecolor": "none", "framealpha": 0.85}
+        axes.legend(handles[::-1], labels[::-1], loc="best", **look)
+    return figure
 
 
 def plot_attributes(attributes: AttributeScores, score: str, path: str | Path) -> Path:
@@ -177,7 +191,7 @@ def plot_attributes(attributes: AttributeScores, score: str, path: str | Path) -
         ncols=min(3, len(names)),
         frameon=False,
         fontsize=9,
-        title=f"{score} by attribute (sequences)  [mean, %]",
+        title=f"{score} ({attributes.protocol}) by attribute (sequences)  [mean, %]",
         title_fontsize=9,
     )
     path = Path(path)

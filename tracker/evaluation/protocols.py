@@ -4,43 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from tracker.errors import RGBXError
-from tracker.evaluation import depthtrack, fe108
+from tracker.evaluation import depthtrack, fe108, vtuav
+from tracker.evaluation.annotations import FLAGGED, Annotation, read_annotation
 from tracker.evaluation.gtot import best_of_two, mean_of_curves, mean_of_sequences, pool_frames, pool_of_curves
 from tracker.evaluation.lasher import LasHeROptions, mean_over_sequences, score_sequence
 from tracker.evaluation.metrics import Metrics, SequenceScores
 from tracker.evaluation.rgbt210 import first_frame_given
 
-ProtocolName = Literal["lasher", "rgbt234", "rgbt210", "gtot", "visevent", "coesot", "fe108", "depthtrack"]
+ProtocolName = Literal["lasher", "rgbt234", "rgbt210", "gtot", "visevent", "coesot", "fe108", "depthtrack", "vtuav"]
 PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
+MEANS_OF_TWO = ("rgbt234", "rgbt210", "vtuav")
+"""Protocols whose figures are MPR and MSR, or PR and SR, averaged over sequences."""
 ROUNDED = ("gtot", "rgbt210")
 """Protocols whose published figures were made from result files with their numbers rounded to integers."""
 LASOT_FAMILY = ("lasher", "visevent", "coesot")
 """Protocols that :class:`LasHeROptions` describe."""
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """The ground truth of one sequence, in the coordinates of its file (the first pixel is 1).
-
-    Attributes:
-        name: the sequence.
-        truth: (N, 4) ``x, y, w, h`` of the visible image.
-        infrared: (N, 4) of the infrared image, where it has a ground truth of its own.
-        present: (N,) bool from a separate absence file, where there is one.
-        size: width and height of the images in pixels, where known; DepthTrack's protocol clips boxes to it.
-    """
-
-    name: str
-    truth: np.ndarray
-    infrared: np.ndarray | None = None
-    present: np.ndarray | None = None
-    size: tuple[int, int] | None = None
 
 
 class HasBoxes(Protocol):
@@ -51,14 +36,16 @@ class HasBoxes(Protocol):
 
 
 def check_protocol(protocol: str) -> None:
-    """Raises RGBXError unless the protocol is known."""
+    """Raise RGBXError unless the protocol is known."""
     if protocol not in PROTOCOLS:
         raise RGBXError(f"protocol {protocol!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
 
 
 def default_options(protocol: str) -> LasHeROptions:
-    """The options by which a protocol of the LaSOT family is defined."""
-    return LasHeROptions() if protocol == "lasher" else LasHeROptions(absent="failure", drop_zero=True)
+    """Return the options by which a protocol of the LaSOT family is defined."""
+    if protocol == "lasher":
+        return LasHeROptions()
+    return LasHeROptions(absent="visevent", drop_zero=True, copy_reported_first=True)
 
 
 def evaluate_annotations(
@@ -99,6 +86,12 @@ def evaluate_annotations(
             for a in annotations
         ]
         return pool_frames(best, tracker, round_results) if protocol == "gtot" else mean_of_sequences(best, tracker)
+    if protocol == "vtuav":
+        best = []
+        for a in annotations:
+            taken = vtuav.at_annotated_frames(a.name, results[a.name], len(a.truth))
+            best.append(best_of_two(a.name, taken, a.truth, a.truth if a.infrared is None else a.infrared))
+        return mean_of_sequences(best, tracker, protocol)
     if protocol == "rgbt210":
         errors = [first_frame_given(a.name, results[a.name], a.truth) for a in annotations]
         return replace(mean_of_sequences(errors, tracker, protocol), options={"round_results": round_results})
@@ -123,7 +116,7 @@ def evaluate_annotations(
 
 
 def restrict(metrics: Metrics, sequences: Iterable[str]) -> Metrics:
-    """The same figures over some of the sequences only (those of an attribute).
+    """Return the same figures over some of the sequences only (those of an attribute).
 
     DepthTrack's thresholds stay those of the whole evaluation, and so the largest F may be at another of them.
 
@@ -140,7 +133,7 @@ def restrict(metrics: Metrics, sequences: Iterable[str]) -> Metrics:
 def _from_sequences(metrics: Metrics, rows: ListLike[SequenceScores]) -> Metrics:
     if metrics.protocol == "gtot":
         return pool_of_curves(rows, metrics.tracker, bool(metrics.options.get("round_results")))
-    if metrics.protocol in ("rgbt234", "rgbt210"):
+    if metrics.protocol in MEANS_OF_TWO:
         return replace(mean_of_curves(rows, metrics.tracker, metrics.protocol), options=metrics.options)
     if metrics.protocol == "fe108":
         return fe108.mean_over_sequences(rows, metrics.tracker)
@@ -161,23 +154,35 @@ def evaluate(
 ) -> Metrics:
     """Evaluate tracks in memory against the boxes of sequences.
 
-    Both are in pixels with the first pixel at 0 and NaN where there is no box; but for ``depthtrack``, whose files are
-    so too, they are moved to annotation coordinates (first pixel 1, zeros for no box) before the protocol's rules are
-    applied.
+    Both are in pixels with the first pixel at 0 and NaN where there is no box. For most protocols they are moved to
+    annotation coordinates (first pixel 1, zeros for no box) before the protocol's rules are applied, so that no box at
+    the border is taken for an invalid one. ``depthtrack`` has them as they are. ``visevent`` and ``coesot`` tell a
+    frame that is flagged absent from one without a valid box, which a sequence in memory no longer does: the annotation
+    of a sequence that was opened from a folder is read from its files again, and in a sequence that has none a frame
+    without a box counts as flagged absent. ``vtuav`` takes the frames that are annotated, or
+    every tenth one where a sequence does not say which are.
 
     Args:
+        sequences: the ground truth.
         results: sequence name to (N, 4) boxes, or to anything with ``.boxes`` and, for ``depthtrack``, ``.scores`` (a
-            :class:`tracker.inference.run.Track`).
+            :class:`tracker.inference.tracking.Track`).
+        protocol: one of :data:`PROTOCOLS`.
+        tracker: name in reports.
+        options: named options of the LasHeR family.
+        speed: frames per second, for reports.
 
     Raises:
         RGBXError: see :func:`evaluate_annotations`.
     """
-    if protocol == "depthtrack":
-        annotations = [Annotation(s.name, np.asarray(s.boxes), size=_image_size(s)) for s in sequences]
-        boxes = {name: np.asarray(getattr(track, "boxes", track)) for name, track in results.items()}
-    else:
-        annotations = [Annotation(s.name, to_annotation(s.boxes), _infrared(s)) for s in sequences]
-        boxes = {name: to_annotation(np.asarray(getattr(track, "boxes", track))) for name, track in results.items()}
+    check_protocol(protocol)
+    annotations, boxes = [], {}
+    for sequence in sequences:
+        annotation, first_pixel = _annotation(sequence, protocol)
+        annotations.append(annotation)
+        if sequence.name in results:
+            track = results[sequence.name]
+            own = np.array(getattr(track, "boxes", track), dtype=np.float64)
+            boxes[sequence.name] = own if protocol == "depthtrack" else to_annotation(own, first_pixel)
     confidences = {
         name: np.asarray(scores) for name, t in results.items() if (scores := getattr(t, "scores", None)) is not None
     }
@@ -187,10 +192,24 @@ def evaluate(
     return replace(metrics, speed=speed)
 
 
-def _infrared(sequence: Any) -> np.ndarray | None:
-    """Boxes of the X image, where it was annotated separately (``Sequence.x_boxes``)."""
-    boxes = getattr(sequence, "x_boxes", None)
-    return None if boxes is None else to_annotation(boxes)
+def _annotation(sequence: Any, protocol: str) -> tuple[Annotation, float]:
+    """Return the ground truth in the coordinates that the protocol sees, and what these call the first pixel."""
+    if protocol == "depthtrack":
+        return Annotation(sequence.name, np.asarray(sequence.boxes), size=_image_size(sequence)), 0.0
+    source = getattr(sequence, "source", None)
+    if protocol in FLAGGED:
+        if isinstance(source, Path) and source.is_file():
+            return read_annotation(sequence.name, source.parent, protocol), float(sequence.origin)
+        present = np.isfinite(np.asarray(sequence.boxes)).all(axis=1)
+        return Annotation(sequence.name, to_annotation(sequence.boxes), present=present), 1.0
+    # Boxes of the X image, where it was annotated separately.
+    second = getattr(sequence, "x_boxes", None)
+    kept: Any = slice(None)
+    if protocol == "vtuav":
+        annotated = getattr(sequence, "annotated", None)
+        kept = slice(None, None, vtuav.ANNOTATED_EVERY) if annotated is None else annotated
+    infrared = None if second is None else to_annotation(second[kept])
+    return Annotation(sequence.name, to_annotation(sequence.boxes[kept]), infrared), 1.0
 
 
 def _image_size(sequence: Any) -> tuple[int, int] | None:
@@ -201,9 +220,9 @@ def _image_size(sequence: Any) -> tuple[int, int] | None:
     return width, height
 
 
-def to_annotation(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) 0-based boxes, NaN for none, to 1-based boxes, zeros for none."""
+def to_annotation(boxes: np.ndarray, first_pixel: float = 1.0) -> np.ndarray:
+    """Move (N, 4) boxes from a first pixel of 0 to ``first_pixel``; NaN for none becomes zeros for none."""
     boxes = np.array(boxes, dtype=np.float64)
-    boxes[:, :2] += 1.0
+    boxes[:, :2] += first_pixel
     boxes[~np.isfinite(boxes).all(axis=1)] = 0.0
     return boxes

@@ -10,7 +10,7 @@ from tracker.errors import RGBXError
 
 
 def read_published(path: str | Path) -> dict[str, dict[str, float]]:
-    """Figures from a CSV file: the tracker first, then its scores in percent under their names (``PR,SR``).
+    """Read figures from a CSV file: the tracker first, then its scores in percent under their names (``PR,SR``).
 
     Returns:
         Tracker to score name to fraction; empty cells are left out.

@@ -6,13 +6,16 @@ import csv
 import io
 import json
 from collections.abc import Sequence as ListLike
+from dataclasses import asdict
 from pathlib import Path
 
 from tracker.errors import RGBXError
 from tracker.evaluation.attributes import AttributeScores
 from tracker.evaluation.metrics import Metrics
 from tracker.evaluation.plots import plot_attributes, plot_curves
+from tracker.evaluation.protocols import LASOT_FAMILY, default_options
 from tracker.evaluation.published import Published
+from tracker.tables import aligned_table
 
 NAMES = {
     "lasher": "LasHeR protocol",
@@ -23,7 +26,32 @@ NAMES = {
     "coesot": "COESOT protocol",
     "fe108": "FE108 protocol (PyTracking's evaluator)",
     "depthtrack": "DepthTrack protocol (VOT long-term)",
+    "vtuav": "VTUAV protocol",
 }
+
+
+MAIN_SCORES = ("SR", "MSR", "RSR", "F")
+"""The score that trackers are ranked by: the first of these that their protocol has."""
+
+
+def best_first(metrics: ListLike[Metrics]) -> list[Metrics]:
+    """Return the trackers in the order of their main score, the largest first."""
+
+    def main_score(m: Metrics) -> float:
+        key = next((key for key in MAIN_SCORES if key in m.scores), None)
+        return -1.0 if key is None else m.scores[key]
+
+    return sorted(metrics, key=lambda m: -main_score(m))
+
+
+def protocol_line(metrics: ListLike[Metrics]) -> str:
+    """Say which protocol made the figures, with which options, and what told it if nobody named it."""
+    reason = next((m.protocol_reason for m in metrics if m.protocol_reason), "")
+    told = f" (told by the data: {reason})" if reason else ""
+    protocol, options = metrics[0].protocol, metrics[0].options
+    own = asdict(default_options(protocol)) if protocol in LASOT_FAMILY else options
+    changed = [f"{name}={value}" for name, value in options.items() if value != own.get(name)]
+    return f"{NAMES[protocol]}: {protocol}{' with ' if changed else ''}{', '.join(changed)}{told}"
 
 
 def _keys(metrics: ListLike[Metrics]) -> list[str]:
@@ -64,16 +92,6 @@ def _sequence_rows(metrics: ListLike[Metrics]) -> tuple[list[str], list[list[str
     return head, rows
 
 
-def _align(head: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-    def line(cells: list[str]) -> str:
-        first, *others = cells
-        return "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))])
-
-    return "\n".join([line(head), "  ".join("-" * w for w in widths), *(line(r) for r in rows)])
-
-
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
@@ -83,7 +101,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _published_rows(metrics: ListLike[Metrics], published: Published) -> tuple[list[str], list[list[str]]]:
-    """Computed, published and their difference, for the trackers and scores that both have."""
+    """Set computed figures beside published ones, for the trackers and scores that both have."""
     keys = [key for key in _keys(metrics) if any(key in scores for scores in published.values())]
     if not keys:
         raise RGBXError(
@@ -103,16 +121,20 @@ def _published_rows(metrics: ListLike[Metrics], published: Published) -> tuple[l
     return ["tracker", "score", "computed", "published", "difference"], rows
 
 
-def _attribute_rows(attributes: AttributeScores, score: str) -> tuple[list[str], list[list[str]]]:
+def _attribute_rows(
+    attributes: AttributeScores, score: str, order: ListLike[Metrics]
+) -> tuple[list[str], list[list[str]]]:
     head = [f"{score} by attribute", *attributes.attributes]
     rows = [["sequences", *(str(count) for count in attributes.counts)]]
-    for tracker, values in zip(attributes.trackers, attributes.scores[score], strict=True):
-        rows.append([tracker, *(_percent(float(value)) for value in values)])
+    found = dict(zip(attributes.trackers, attributes.scores[score], strict=True))
+    rows.extend([m.tracker, *(_percent(float(value)) for value in found[m.tracker])] for m in order)
     return head, rows
 
 
 def csv_rows(metrics: ListLike[Metrics]) -> str:
-    """A CSV table with a header: trackers, their scores in percent with two decimals, sequences and frames.
+    """Return a CSV table with a header: trackers, best first, and their scores in percent with two decimals.
+
+    Sequences, frames and the protocol follow in further columns.
 
     Raises:
         RGBXError: no tracker, or several protocols.
@@ -121,24 +143,25 @@ def csv_rows(metrics: ListLike[Metrics]) -> str:
     keys = _keys(metrics)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["tracker", *keys, "sequences", "frames"])
-    for m in metrics:
+    writer.writerow(["tracker", *keys, "sequences", "frames", "protocol"])
+    for m in best_first(metrics):
         cells = [f"{100 * m.scores[key]:.2f}" if key in m.scores else "" for key in keys]
-        writer.writerow([m.tracker, *cells, len(m.sequences), m.frames])
+        writer.writerow([m.tracker, *cells, len(m.sequences), m.frames, m.protocol])
     return text.getvalue()
 
 
 def latex_rows(metrics: ListLike[Metrics]) -> str:
-    """Rows of a LaTeX ``tabular``, the head as a comment and the best of each column in bold.
+    """Return rows of a LaTeX ``tabular``, best first and with the best of each column in bold.
 
     Raises:
         RGBXError: no tracker, or several protocols.
     """
     _same_protocol(metrics)
+    metrics = best_first(metrics)
     keys = _keys(metrics)
     shown = [[_percent(m.scores.get(key)) for key in keys] for m in metrics]
     best = [max((row[k] for row in shown if row[k] != "–"), key=float, default="") for k in range(len(keys))]
-    lines = ["% tracker & " + " & ".join(keys)]
+    lines = ["% " + protocol_line(metrics), "% tracker & " + " & ".join(keys)]
     for m, row in zip(metrics, shown, strict=True):
         bold = len(metrics) > 1
         cells = [f"\\textbf{{{c}}}" if bold and c == best[k] else c.replace("–", "--") for k, c in enumerate(row)]
@@ -171,21 +194,24 @@ def text_table(
     attributes: AttributeScores | None = None,
     published: Published | None = None,
 ) -> str:
-    """An aligned table for the terminal, scores in percent; and one each of attributes, of published figures and of
-    sequences where asked.
+    """Return an aligned table for the terminal, scores in percent and trackers best first.
+
+    The protocol's name stands above it. Tables of attributes, of published figures and of sequences follow where they
+    are asked for.
 
     Raises:
         RGBXError: no tracker, or several protocols.
     """
     _same_protocol(metrics)
+    metrics = best_first(metrics)
     tables = [_rows(metrics)]
     if published is not None:
         tables.append(_published_rows(metrics, published))
     if attributes is not None:
-        tables += [_attribute_rows(attributes, score) for score in attributes.scores]
+        tables += [_attribute_rows(attributes, score, metrics) for score in attributes.scores]
     if per_sequence:
         tables.append(_sequence_rows(metrics))
-    return "\n\n".join(_align(*table) for table in tables)
+    return protocol_line(metrics) + "\n\n" + "\n\n".join(aligned_table(*table) for table in tables)
 
 
 def markdown_report(
@@ -195,13 +221,18 @@ def markdown_report(
     attributes: AttributeScores | None = None,
     published: Published | None = None,
 ) -> str:
-    """A Markdown page: the figures, the options they were computed with, the plots, attributes and every sequence.
+    """Return a Markdown page with the figures, trackers best first, and everything that they depend on.
+
+    The page has the protocol and the options that the figures were computed with, the plots, attributes and every
+    sequence.
 
     Raises:
         RGBXError: no tracker, or several protocols.
     """
     _same_protocol(metrics)
-    parts = [f"# {NAMES[metrics[0].protocol]}", _markdown(*_rows(metrics)), "Scores are percentages."]
+    metrics = best_first(metrics)
+    told = f" Protocol: {protocol_line(metrics)}."
+    parts = [f"# {NAMES[metrics[0].protocol]}", _markdown(*_rows(metrics)), "Scores are percentages." + told]
     if metrics[0].options:
         parts.append("Options: " + ", ".join(f"`{k}={v}`" for k, v in metrics[0].options.items()) + ".")
     parts.extend(
@@ -214,7 +245,7 @@ def markdown_report(
     parts.extend(f"![{Path(image).stem}]({image})" for image in images)
     if attributes is not None:
         parts.append("## Attributes")
-        parts += [_markdown(*_attribute_rows(attributes, score)) for score in attributes.scores]
+        parts += [_markdown(*_attribute_rows(attributes, score, metrics)) for score in attributes.scores]
     parts += ["## Sequences", _markdown(*_sequence_rows(metrics))]
     return "\n\n".join(parts) + "\n"
 
@@ -226,8 +257,10 @@ def write_report(
     attributes: AttributeScores | None = None,
     published: Published | None = None,
 ) -> dict[str, Path]:
-    """Write ``report.md``, ``report.json``, ``report.csv``, ``report.tex`` and a plot per curve (``precision.png``,
-    ``success.png``, …); with attributes ``attributes_SR.png`` and the like, one for every score.
+    """Write ``report.md``, ``report.json``, ``report.csv``, ``report.tex`` and a plot for each curve.
+
+    Plots are ``precision.png``, ``success.png`` and so on; with attributes there are also ``attributes_SR.png`` and the
+    like, one for each score.
 
     Args:
         metrics: one a tracker, all of one protocol.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from collections.abc import Sequence as ListLike
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tracker.errors import RGBXError
+from tracker.files import atomic_file
 
 _SEPARATOR = re.compile(r"\s*[,;]\s*|\s+")
 EXTENSIONS = (".txt", ".csv", ".res", "")
@@ -19,7 +19,7 @@ SIDE_FILES = re.compile(r"_(times?|lost|confidences?|(all_)?scores|all_boxes|fla
 
 
 def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
-    """Numbers of a text file, one row a line, separated by commas, tabs, spaces or a mixture.
+    """Read the numbers of a text file, one row a line, separated by commas, tabs, spaces or a mixture.
 
     Args:
         columns: the numbers of columns that are allowed; every line has the same.
@@ -42,7 +42,7 @@ def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
 
 
 def parse_table(lines: ListLike[str], path: Path, columns: tuple[int, ...]) -> np.ndarray:
-    """What :func:`read_table` does with the lines of a file; ``path`` is for messages."""
+    """Do what :func:`read_table` does with the lines of a file; ``path`` is for messages."""
     wanted = " or ".join(str(c) for c in columns)
     if not lines:
         raise RGBXError(f"{path} is empty; expected {wanted} numbers a line, one line a frame")
@@ -79,22 +79,25 @@ def _is_number(field: str) -> bool:
 
 
 def corners_to_boxes(corners: np.ndarray) -> np.ndarray:
-    """(N, 8) corners ``x1 y1 x2 y1 x2 y2 x1 y2`` to (N, 4) ``x, y, w, h`` with w = x2 - x1 (no + 1).
+    """Turn (N, 8) corners ``x1 y1 … x4 y4`` into the upright boxes around them, ``x, y, w, h`` with w = right - left.
 
-    As the GTOT evaluation reads them: x, y, right and bottom are columns 0, 1, 2 and 5.
+    The corners may begin anywhere and go round either way. The public toolkits read columns 0, 1, 2 and 5, which is the
+    same for corners that begin at the top left and go to the top right, and wrong for all others.
     """
-    return np.stack(
-        [corners[:, 0], corners[:, 1], corners[:, 2] - corners[:, 0], corners[:, 5] - corners[:, 1]], axis=1
-    )
+    points = corners.reshape(-1, 4, 2)
+    low, high = points.min(axis=1), points.max(axis=1)
+    return np.concatenate([low, high - low], axis=1)
 
 
-def read_boxes(path: str | Path, *, round_values: bool = False) -> np.ndarray:
+def read_boxes(path: str | Path, *, round_values: bool = False, round_corners: bool = False) -> np.ndarray:
     """Read a result or annotation file.
 
     Args:
         path: 4 values a line (x, y, w, h) or 8 (corners); comma, tab or space.
         round_values: round the numbers *as they stand in the file* to integers, half to even, before corners
             become boxes: what the public RGB-T toolkit does with every result file.
+        round_corners: round boxes that the file gives as corners to integers, half away from zero: what VTUAV's code
+            does.
 
     Returns:
         (N, 4) float64 ``x, y, w, h`` in the coordinates of the file.
@@ -105,7 +108,10 @@ def read_boxes(path: str | Path, *, round_values: bool = False) -> np.ndarray:
     table = read_table(path, (4, 8))
     if round_values:
         table = np.round(table)
-    return corners_to_boxes(table) if table.shape[1] == 8 else table
+    if table.shape[1] == 4:
+        return table
+    boxes = corners_to_boxes(table)
+    return np.copysign(np.floor(np.abs(boxes) + 0.5), boxes) if round_corners else boxes
 
 
 def write_table(path: str | Path, rows: np.ndarray) -> None:
@@ -113,14 +119,8 @@ def write_table(path: str | Path, rows: np.ndarray) -> None:
 
     The file is written beside its place and moved there, so that an interrupted run leaves no half file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        np.savetxt(partial, np.asarray(rows, dtype=np.float64), fmt="%.14f", delimiter=",")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(Path(path)) as file:
+        np.savetxt(file, np.asarray(rows, dtype=np.float64), fmt="%.14f", delimiter=",")
 
 
 def write_boxes(path: str | Path, boxes: np.ndarray) -> None:
@@ -137,7 +137,7 @@ def write_boxes(path: str | Path, boxes: np.ndarray) -> None:
 
 
 def find_results(folder: str | Path, sequences: Iterable[str], suffixes: bool = True) -> dict[str, Path | None]:
-    """The result file of each sequence, or None.
+    """Return the result file of each sequence, or None.
 
     A file is a sequence's if it is named after it (``car.txt``, ``car.csv``, ``car``, VOT's ``car_001.txt`` and
     ``car/car_001.txt``), else if it is the only one that has the name behind a prefix or before a suffix, set off by
@@ -182,14 +182,16 @@ def _carries(stem: str, name: str, suffixes: bool) -> bool:
 
 
 def find_result(folder: str | Path, sequence: str) -> Path | None:
-    """The result file of one sequence, by its name or behind a prefix, see :func:`find_results`."""
+    """Return the result file of one sequence, by its name or behind a prefix, see :func:`find_results`."""
     return find_results(folder, [sequence], suffixes=False)[sequence]
 
 
 def find_confidences(folder: str | Path, sequence: str, result: Path) -> Path | None:
-    """The file with a tracker's confidences, one a frame: as ``rgbx track`` writes them (``scores/NAME.txt``), as VOT's
-    toolkit does (``NAME_001_confidence.value``), or ``_confidence``, ``_scores`` or ``_all_scores`` behind the name of
-    the result or of the sequence."""
+    """Return the file with a tracker's confidences, one a frame, or None.
+
+    It is as ``rgbx track`` writes them (``scores/NAME.txt``), as VOT's toolkit does (``NAME_001_confidence.value``), or
+    has ``_confidence``, ``_scores`` or ``_all_scores`` behind the name of the result or of the sequence.
+    """
     candidates = [Path(folder) / "scores" / f"{sequence}.txt"]
     for stem in (result.stem, sequence):
         endings = ("_confidence.value", "_confidence.txt", "_confidences.txt", "_scores.txt", "_all_scores.txt")

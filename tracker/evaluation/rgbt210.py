@@ -17,7 +17,7 @@ from tracker.evaluation.lasher import fit_length
 
 
 def first_frame_given(name: str, results: np.ndarray, truth: np.ndarray) -> FrameErrors:
-    """Errors of one sequence, (>= N, 4) and (N, 4) ``x, y, w, h``, with the first result replaced.
+    """Measure results (>= N, 4) against a ground truth (N, 4) ``x, y, w, h``, with the first result replaced.
 
     Raises:
         RGBXError: fewer results than frames.

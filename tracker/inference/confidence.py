@@ -22,7 +22,7 @@ class LostSignal:
         return self.low - self.patience + 1 if self.lost else 0
 
     def update(self, score: float) -> bool:
-        """Take in the score of one more frame; answers whether the target is lost now."""
+        """Take in the score of one more frame and answer whether the target is lost now."""
         if score >= (self.above if self.lost else self.below):
             self.low, self.lost = 0, False
         else:

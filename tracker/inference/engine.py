@@ -4,7 +4,6 @@ best box of every search region, its score and the peak, in one copy to the host
 from __future__ import annotations
 
 import abc
-import hashlib
 import math
 from collections.abc import Iterator
 from collections.abc import Sequence as ListLike
@@ -19,12 +18,13 @@ from tracker.data.crop import CropTransform, sample_region
 from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from tracker.errors import RGBXError
 from tracker.models.center_head import decode_boxes
+from tracker.models.checkpoints.fingerprint import network_fingerprint as weights_fingerprint
 
 DEFAULT_PATCH = 16
 
 
 def hann_window(cells: int) -> Tensor:
-    """(1, 1, S, S) float32, the outer product of 0.5 * (1 - cos(2 pi k / (S + 1))), k = 1..S.
+    """Return the outer product of 0.5 * (1 - cos(2 pi k / (S + 1))), k = 1..S, as (1, 1, S, S) float32.
 
     The zeros at k = 0 and S + 1 lie outside, so that no cell is ruled out. (OSTrack convention.)
     """
@@ -34,7 +34,7 @@ def hann_window(cells: int) -> Tensor:
 
 
 def network_device(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a network's parameters live and their floating dtype; the CPU and float32 if it has none."""
+    """Return where a network's parameters live and their floating dtype; the CPU and float32 if it has none."""
     for parameter in network.parameters():
         return parameter.device, parameter.dtype if parameter.is_floating_point() else torch.float32
     return torch.device("cpu"), torch.float32
@@ -42,7 +42,7 @@ def network_device(network: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 @contextmanager
 def evaluation_mode(network: nn.Module | Engine) -> Iterator[None]:
-    """``network.eval()``, with every module's own training flag put back afterwards. An engine is in it already."""
+    """Hold a network in evaluation mode and put every module's own flag back afterwards."""
     if isinstance(network, Engine):
         yield
         return
@@ -56,7 +56,7 @@ def evaluation_mode(network: nn.Module | Engine) -> Iterator[None]:
 
 
 def network_sizes(network: nn.Module | Engine) -> tuple[int, int]:
-    """Sides of the template and search crops in pixels, from ``network.config``.
+    """Return the sides of the template and search crops in pixels, from ``network.config``.
 
     Raises:
         RGBXError: the network does not carry its configuration.
@@ -74,15 +74,27 @@ def network_sizes(network: nn.Module | Engine) -> tuple[int, int]:
 
 
 def network_fingerprint(network: nn.Module | Engine) -> str:
-    """16 hexadecimal digits of SHA-256 over a network's parameters and buffers, names included."""
-    if isinstance(network, Engine):
-        return network.fingerprint()
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.hexdigest()[:16]
+    """16 hexadecimal digits that tell one network from another: of its weights, or what an engine says of its own."""
+    return network.fingerprint() if isinstance(network, Engine) else weights_fingerprint(network)
+
+
+def check_finite(network: nn.Module) -> None:
+    """Refuse weights that are not finite, whose answers would all be discarded without a word.
+
+    Raises:
+        RGBXError: a parameter or buffer with a NaN or an infinity; names the first.
+    """
+    broken = [
+        name
+        for name, tensor in network.state_dict().items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise RGBXError(
+            f"the network's weights are not finite ({broken[0]}{more}); its training diverged before they were saved, "
+            "so use an earlier checkpoint"
+        )
 
 
 class Locator(nn.Module):
@@ -91,7 +103,7 @@ class Locator(nn.Module):
     This is what is compiled, captured and exported, so that every way of running a network computes the same.
 
     Args:
-        network: answers a :class:`tracker.models.stream.TrackerOutput`; its maps have ``config.search_size /
+        network: answers a :class:`tracker.models.tracker.TrackerOutput`; its maps have ``config.search_size /
             config.patch`` cells a side (patch 16 where the configuration has none).
         window: weigh the score map with a Hann window before the best cell is chosen.
     """
@@ -112,7 +124,7 @@ class Locator(nn.Module):
         self.register_buffer("hann", hann_window(cells).to(device))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """As :func:`tracker.data.normalize.normalize`, from constants that are on the device already."""
+        """Normalize as :func:`tracker.data.normalize.normalize`, from constants that are on the device already."""
         channels = pixels.shape[1]
         return (pixels.float() - self.shift[:channels]) / self.scale[:channels]
 
@@ -154,16 +166,16 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell one network from another."""
+        """Return 16 hexadecimal digits that tell one network from another."""
 
 
 def planes(crop: np.ndarray) -> Tensor:
-    """(H, W, C) to a (C, H, W) tensor."""
+    """Turn a crop (H, W, C) into a (C, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
 
 
 def host_crops(frames: ListLike[np.ndarray], regions: ListLike[CropTransform]) -> Tensor:
-    """(B, C, size, size) uint8 crops, made by OpenCV."""
+    """Cut crops by OpenCV: (B, C, size, size) uint8."""
     return torch.stack([planes(sample_region(f, r)) for f, r in zip(frames, regions, strict=True)])
 
 
@@ -171,12 +183,16 @@ class EagerEngine(Engine):
     """The network as it stands, on whatever device and in whatever precision its parameters are.
 
     It has to be in evaluation mode while it runs (:func:`evaluation_mode`).
+
+    Raises:
+        RGBXError: the network does not carry its configuration, or its weights are not finite.
     """
 
     name = "eager"
 
     def __init__(self, network: nn.Module, window: bool = True) -> None:
         self.template_size, self.search_size = network_sizes(network)
+        check_finite(network)
         self.locator = Locator(network, window)
 
     def locate(self, templates: Tensor, frames: ListLike[np.ndarray], regions: ListLike[CropTransform]) -> np.ndarray:
@@ -192,5 +208,5 @@ class EagerEngine(Engine):
 
 
 def as_engine(network: nn.Module | Engine, window: bool) -> Engine:
-    """An engine as it is, a network run eagerly."""
+    """Return an engine as it is, and a network as one that runs eagerly."""
     return network if isinstance(network, Engine) else EagerEngine(network, window)

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from tracker.data.crop import CropTransform, cut_window
 from tracker.data.device_crop import sample_windows
 from tracker.errors import RGBXError
-from tracker.inference.engine import EagerEngine, Engine, Locator, host_crops, network_fingerprint, network_sizes
+from tracker.inference.engine import (
+    EagerEngine,
+    Engine,
+    Locator,
+    check_finite,
+    host_crops,
+    network_fingerprint,
+    network_sizes,
+)
 
 SMALLEST_BUFFER = 2**18
 """Pixels of a target's window that there is room for at first: 512 x 512."""
@@ -70,8 +78,10 @@ class CompiledEngine(Engine):
 
 @dataclass
 class _Capture:
-    """A graph with the buffers that it reads and writes; of each there is one on the device and one in page-locked
-    memory, from where copies need not wait."""
+    """A captured graph, with the buffers that it reads and writes.
+
+    Each buffer exists once on the device and once in page-locked memory, from where copies need not wait.
+    """
 
     graph: torch.cuda.CUDAGraph
     pixels: tuple[Tensor, Tensor]
@@ -192,7 +202,7 @@ def pack_windows(windows: ListLike[tuple[np.ndarray, CropTransform]], pixels: np
 
 
 def make_engine(network: nn.Module, engine: str = "eager", window: bool = True) -> Engine:
-    """One of :data:`ENGINES` around a network, which is put in evaluation mode.
+    """Make one of :data:`ENGINES` around a network, which is put in evaluation mode.
 
     ``compiled`` is ``torch.compile``, and on a GPU a CUDA graph of what it makes; ``graph`` is a CUDA graph of the
     eager network, ready in a second.
@@ -202,6 +212,7 @@ def make_engine(network: nn.Module, engine: str = "eager", window: bool = True) 
     """
     if engine not in ENGINES:
         raise RGBXError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+    check_finite(network)
     if engine == "eager":
         return EagerEngine(network.eval(), window)
     if engine == "compiled" and next(network.parameters()).device.type == "cpu":

@@ -25,7 +25,7 @@ class Frame(NamedTuple):
 
 
 def check_frame(frame: object) -> None:
-    """Raises RGBXError unless the frame is (H, W, 6) or (H, W, 3) uint8, or a :class:`Frame` of such halves."""
+    """Raise RGBXError unless the frame is (H, W, 6) or (H, W, 3) uint8, or a :class:`Frame` of such halves."""
     if isinstance(frame, Frame):
         halves = [half for half in frame if half is not None]
         for half in halves:
@@ -64,7 +64,7 @@ class Halves:
                 self._last[index] = half
 
     def complete(self, frame: np.ndarray | Frame) -> np.ndarray | None:
-        """The frame with both halves, (H, W, 6) uint8; None where both are missing. Arrays are complete as they are."""
+        """Return the frame with both halves, (H, W, 6) uint8; None where both are missing."""
         if isinstance(frame, np.ndarray):
             if frame.shape[2] == 6:
                 self.remember(Frame(frame[:, :, :3], frame[:, :, 3:]))
@@ -84,7 +84,9 @@ class Halves:
 
 
 def parse_ranges(text: str) -> list[range]:
-    """``10-20,35`` as ranges of frames, first frame 0, both ends included; ``10-`` has no end, ``0-/2`` is every other.
+    """Read ``10-20,35`` as ranges of frames, first frame 0, both ends included.
+
+    ``10-`` has no end, and ``0-/2`` is every other frame.
 
     Raises:
         RGBXError: the text is none of these.
@@ -105,14 +107,14 @@ def parse_ranges(text: str) -> list[range]:
 
 
 def as_halves(frame: np.ndarray | Frame) -> Frame:
-    """RGB and X of a frame; a frame of three channels has no X."""
+    """Return RGB and X of a frame; a frame of three channels has no X."""
     if isinstance(frame, Frame):
         return frame
     return Frame(frame[:, :, :3], frame[:, :, 3:] if frame.shape[2] == 6 else None)
 
 
 def without(frame: np.ndarray | Frame, rgb: bool, x: bool) -> np.ndarray | Frame:
-    """The frame with RGB or X taken away."""
+    """Return the frame with RGB or X taken away."""
     if not (rgb or x):
         return frame
     halves = as_halves(frame)
@@ -132,16 +134,16 @@ class DroppedSequence(Sequence):
         self.name, self.modality, self.boxes = sequence.name, sequence.modality, sequence.boxes
         self.rgb_only = sequence.rgb_only
         self.source = getattr(sequence, "source", None)
-        self.origin = sequence.origin
+        self.origin, self.annotated = sequence.origin, sequence.annotated
         self._rgb, self._x = list(rgb), list(x)
 
     def available(self, index: int) -> np.ndarray | Frame:
-        """What is left of frame ``index``."""
+        """Return what is left of frame ``index``."""
         lost = [any(index in span for span in spans) for spans in (self._rgb, self._x)]
-        return without(self.sequence.frame(index), *lost)
+        return without(available(self.sequence, index), *lost)
 
     def frame(self, index: int) -> np.ndarray:
-        """Frame ``index`` with black in place of what was dropped: a picture for people to look at."""
+        """Return frame ``index`` with black in place of what was dropped: a picture for people to look at."""
         frame = self.available(index)
         if isinstance(frame, np.ndarray):
             return frame
@@ -151,5 +153,7 @@ class DroppedSequence(Sequence):
 
 
 def available(sequence: Sequence, index: int) -> np.ndarray | Frame:
-    """Frame ``index`` as a tracker gets it."""
-    return sequence.available(index) if isinstance(sequence, DroppedSequence) else sequence.frame(index)
+    """Return frame ``index`` as a tracker gets it."""
+    if isinstance(sequence, DroppedSequence):
+        return sequence.available(index)
+    return without(sequence.frame(index), rgb=False, x=sequence.lacks_x(index))

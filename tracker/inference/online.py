@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from tracker.data.crop import crop_region, crop_transform
-from tracker.data.rendering import XStyle
+from tracker.data.rendering import XStyle, x_style
 from tracker.errors import RGBXError
 from tracker.inference.confidence import LostSignal
 from tracker.inference.engine import (
@@ -45,6 +45,7 @@ __all__ = [
     "OnlineTracker",
     "Result",
     "TargetState",
+    "UnusableStart",
     "advance",
     "clip_box",
     "evaluation_mode",
@@ -58,6 +59,10 @@ SMALLEST_SIDE = 1.0
 """Pixels that a box keeps along each axis, so that the next search region exists."""
 WIDEST_SEARCH = 2.0
 """How much wider than usual a search region may become: a network knows targets of about one size in the crop."""
+
+
+class UnusableStart(RGBXError):
+    """A box, or a frame, in which no target can be taken."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ class InferenceSettings:
         template_confidence: an update waits for a score of at least this.
         template_share: share of the new crop in the template, the rest is the first one's; 1 replaces it. While
             the target is lost, the first template alone is used.
-        depth_style, depth_clip, event_style: how X that is not a picture became one in training, and does here:
-            :class:`tracker.data.rendering.XStyle`.
+        depth_style, depth_clip, event_style, thermal_style, thermal_range: how X that is not a picture became one in
+            training, and does here: :class:`tracker.data.rendering.XStyle`.
     """
 
     template_factor: float = 2.0
@@ -95,7 +100,9 @@ class InferenceSettings:
     template_share: float = 0.5
     depth_style: str = "jet"
     depth_clip: bool = True
-    event_style: str = "colour"
+    event_style: str = "color"
+    thermal_style: str = "percentile"
+    thermal_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("template_factor", "search_factor"):
@@ -119,16 +126,19 @@ class InferenceSettings:
             )
         if not 1 <= self.search_growth <= WIDEST_SEARCH:
             raise RGBXError(f"search_growth is {self.search_growth}; it must lie between 1 and {WIDEST_SEARCH:g}")
-        XStyle(self.depth_style, self.depth_clip, self.event_style)  # refuses what it does not know
+        style = x_style(self)  # refuses what it does not know, and knows old spellings
+        object.__setattr__(self, "depth_style", style.depth)
+        object.__setattr__(self, "event_style", style.event)
+        object.__setattr__(self, "thermal_range", style.thermal_range)
 
     @property
-    def rendering(self) -> dict[str, Any]:
-        """The style of X, as keyword arguments of ``open_sequence`` and ``open_dataset``."""
-        return {"depth_style": self.depth_style, "depth_clip": self.depth_clip, "event_style": self.event_style}
+    def rendering(self) -> XStyle:
+        """The style of X, as ``open_sequence`` and ``open_dataset`` take it."""
+        return x_style(self)
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> InferenceSettings:
-        """The settings stored beside a network's weights (``meta["inference"]``), else the defaults."""
+        """Return the settings stored beside a network's weights (``meta["inference"]``), else the defaults."""
         stored = meta.get("inference")
         if not isinstance(stored, Mapping):
             return cls()
@@ -177,7 +187,7 @@ class TargetState:
 
 
 def clip_box(box: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The part of a finite box ``x, y, w, h`` inside the image, moved in to keep a pixel a side."""
+    """Return the part of a finite box ``x, y, w, h`` inside the image, moved in to keep a pixel a side."""
     smallest = min(SMALLEST_SIDE, width, height)
     left = float(np.clip(box[0], 0.0, width - smallest))
     top = float(np.clip(box[1], 0.0, height - smallest))
@@ -187,39 +197,40 @@ def clip_box(box: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def check_box(box: object, width: int, height: int) -> np.ndarray:
-    """The first box as (4,) float64.
+    """Return the first box as (4,) float64.
 
     Raises:
-        RGBXError: not four finite numbers, no area, or no pixel inside the image.
+        UnusableStart: not four finite numbers, no area, or no pixel inside the image.
     """
     try:
         values = np.array(box, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape != (4,) or not np.isfinite(values).all():
-        raise RGBXError(f"the first box is {box!r}; expected four finite numbers x, y, w, h in pixels")
+        raise UnusableStart(f"the first box is {box!r}; expected four finite numbers x, y, w, h in pixels")
     x, y, w, h = values
     text = f"the first box x={x:g} y={y:g} w={w:g} h={h:g}"
     if w <= 0 or h <= 0:
-        raise RGBXError(f"{text} has no area; expected a positive width and height")
+        raise UnusableStart(f"{text} has no area; expected a positive width and height")
     if min(x + w, width) - max(x, 0.0) <= 0 or min(y + h, height) - max(y, 0.0) <= 0:
-        raise RGBXError(f"{text} lies outside the {width}x{height} image; give one that covers the target")
+        raise UnusableStart(f"{text} lies outside the {width}x{height} image; give one that covers the target")
     return values
 
 
 def start_target(
     frame: np.ndarray | Frame, box: object, template_size: int, settings: InferenceSettings
 ) -> TargetState:
-    """Cut the template.
+    """Take a target: cut its template.
 
     Raises:
-        RGBXError: a frame or box that cannot be used.
+        UnusableStart: a box that cannot be used, or a frame without RGB and X.
+        RGBXError: a malformed frame.
     """
     check_frame(frame)
     halves = Halves(settings.missing)
     whole = halves.complete(frame)
     if whole is None:
-        raise RGBXError("the first frame has neither RGB nor X; start where there is an image")
+        raise UnusableStart("the first frame has neither RGB nor X; start where there is an image")
     first = check_box(box, whole.shape[1], whole.shape[0])
     crop, _ = crop_region(whole, first, settings.template_factor, template_size)
     template = planes(crop)
@@ -241,7 +252,7 @@ def advance(
     frames: ListLike[np.ndarray | Frame],
     settings: InferenceSettings,
 ) -> list[Result]:
-    """One frame further for several targets at once, each in its own video, as one batch.
+    """Track several targets by one frame, each in its own video, as one batch.
 
     Args:
         network: an engine, or a network in evaluation mode.
@@ -283,7 +294,7 @@ def advance(
 
 
 def search_factor(target: TargetState, settings: InferenceSettings) -> float:
-    """Of the next search region: wider, where that is asked for, the longer the target has been lost."""
+    """Return the factor of the next search region, which may grow the longer the target has been lost."""
     frames_lost = min(target.signal.frames_lost, 64)
     return settings.search_factor * min(settings.search_growth**frames_lost, WIDEST_SEARCH)
 
@@ -318,11 +329,11 @@ class OnlineTracker:
 
     Args:
         network: any module with ``config.template_size`` and ``config.search_size`` that answers a
-            :class:`tracker.models.stream.TrackerOutput`, put in evaluation mode for each call only; or an engine
-            (:func:`tracker.inference.fast.make_engine`, :class:`tracker.export.onnx_engine.OnnxEngine`).
+            :class:`tracker.models.tracker.TrackerOutput`, put in evaluation mode for each call only; or an engine
+            (:func:`tracker.inference.fast.make_engine`, :class:`tracker.inference.onnx_engine.OnnxEngine`).
         settings: see :class:`InferenceSettings`.
 
-    Example::
+    For example:
 
         tracker = OnlineTracker(network)
         tracker.initialize(frames[0], box)

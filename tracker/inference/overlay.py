@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,8 @@ from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.frame_errors import overlap
 from tracker.evaluation.plots import COLORS
-from tracker.inference.run import Track
+from tracker.files import atomic_path
+from tracker.inference.tracking import Track, Tracked, picture
 
 TRUTH_COLOR = "#ffffff"
 PAPER, INK, FAINT = "#16191d", "#f2f2f2", "#9aa3ad"
@@ -30,8 +30,11 @@ NARROWEST_PANEL = 120
 
 @dataclass(frozen=True)
 class Mark:
-    """A tracker's answer in one frame: its label, its box ``x, y, w, h`` (NaN for none), its confidence, and whether it
-    takes the target for lost."""
+    """A tracker's answer in one frame, as it is drawn.
+
+    It has a label, a box ``x, y, w, h`` (NaN for none), a confidence, and whether the tracker takes the target for
+    lost.
+    """
 
     label: str
     box: np.ndarray
@@ -131,6 +134,28 @@ def compose_frame(
     return np.asarray(canvas)
 
 
+def draw_tracked(tracked: Tracked) -> np.ndarray | None:
+    """Draw a tracked frame with its box and, where it is known, the ground truth: see :func:`compose_frame`.
+
+    Returns:
+        (height, width, 3) uint8; None of a frame that has neither RGB nor X.
+    """
+    source, sequence = tracked.source, tracked.source.sequence
+    frame = picture(tracked.frame)
+    if frame is None:
+        return None
+    known = sequence is not None and int(sequence.present.sum()) > 1  # the first box was given to the tracker
+    return compose_frame(
+        frame,
+        [Mark("tracker", tracked.result.box, tracked.result.score, tracked.result.lost)],
+        sequence.boxes[tracked.index] if sequence is not None and known else None,
+        title=source.name,
+        counter=f"{tracked.index + 1}" + ("" if source.length is None else f" / {source.length}"),
+        modality=source.modality,
+        rgb_only=sequence is not None and sequence.rgb_only,
+    )
+
+
 def _fit(draw: ImageDraw.ImageDraw, text: str, room: float) -> str:
     font = _font(12, bold=True)
     if draw.textlength(text, font=font) <= room:
@@ -218,19 +243,12 @@ def write_overlay(
     with_truth = truth and int(sequence.present.sum()) > 1
     if path.suffix.lower() not in (".gif", ".mp4"):
         raise RGBXError(f"cannot write {path.name}; expected a name that ends in .gif or .mp4")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix.lower()}")
-    try:
+    with atomic_path(path) as part:
         if path.suffix.lower() == ".mp4":
             everything = list(range(sequence.length))
-            _write_mp4(partial, _pictures(sequence, tracks, everything, panel_width, with_truth, title), fps)
+            _write_mp4(part, _pictures(sequence, tracks, everything, panel_width, with_truth, title), fps)
         else:
-            partial.write_bytes(
-                _fitting_gif(sequence, tracks, panel_width, with_truth, title, fps, max_bytes, max_frames)
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            part.write_bytes(_fitting_gif(sequence, tracks, panel_width, with_truth, title, fps, max_bytes, max_frames))
     return path
 
 
@@ -284,7 +302,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, picture: np.ndarray) -> None:
-        """One more picture, (H, W, 3) uint8, both sides even, all of one size.
+        """Append one more picture, (H, W, 3) uint8, both sides even, all of one size.
 
         Raises:
             RGBXError: this OpenCV has no encoder.

@@ -46,7 +46,7 @@ def box_selector(axes: object, image: np.ndarray) -> object:
 
 
 def selected(selector: object) -> list[float]:
-    """The box of a selector.
+    """Return the box of a selector.
 
     Raises:
         RGBXError: nothing was drawn.

@@ -11,7 +11,7 @@ PERCENTILES = (50, 90, 99)
 
 
 class Timed(Protocol):
-    """What a track tells about its time; see :class:`tracker.inference.run.Track`."""
+    """What a track tells about its time; see :class:`tracker.inference.tracking.Track`."""
 
     @property
     def boxes(self) -> np.ndarray: ...
@@ -30,13 +30,13 @@ class Timed(Protocol):
 
 
 def percentiles(seconds: np.ndarray) -> dict[str, float]:
-    """``p50``, ``p90`` and ``p99`` in milliseconds, of finite values."""
+    """Return ``p50``, ``p90`` and ``p99`` in milliseconds, of finite values."""
     finite = seconds[np.isfinite(seconds)]
     return {f"p{p}": round(float(np.percentile(finite, p)) * 1e3, 3) for p in PERCENTILES} if finite.size else {}
 
 
 def speed_summary(tracks: Iterable[Timed]) -> dict[str, object]:
-    """Plain values for JSON, over the frames of all tracks that were timed:
+    """Return plain values for JSON, over the frames of all tracks that were timed.
 
     - ``frames``, and ``fps``: frames over the seconds spent cropping and in the network, first frames included;
     - ``latency_ms``: percentiles of the time from having a frame to having its box;
@@ -58,7 +58,7 @@ def speed_summary(tracks: Iterable[Timed]) -> dict[str, object]:
 
 
 def speed_line(summary: dict[str, object]) -> str:
-    """One line for people; empty where nothing was timed."""
+    """Return one line for people; it is empty where nothing was timed."""
     if not summary:
         return ""
 

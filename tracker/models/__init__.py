@@ -1,0 +1,1 @@
+"""Networks: their configuration, their parts, and their weights in files."""

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
 
@@ -104,26 +101,3 @@ def mean_of_streams(
         for each, index in zip(features, kept, strict=True)
     ]
     return total / torch.stack(counts).sum(dim=0).clamp_min(1)
-
-
-class EliminationBlock(Block):
-    """A ViT block that may drop search tokens between its attention and its MLP; timm's parameters and names."""
-
-    def forward(  # type: ignore[override]
-        self, tokens: Tensor, kept: Tensor | None, template_cells: int, count: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """``tokens`` and ``kept`` as in :func:`keep_most_attended`; no more than ``count`` search tokens are left."""
-        batch, length, dim = tokens.shape
-        template_tokens = template_cells**2
-        attn: Any = self.attn
-        projected: Tensor = attn.qkv(self.norm1(tokens)).reshape(batch, length, 3, attn.num_heads, -1)
-        queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).reshape(batch, length, dim)
-        tokens = tokens + self.drop_path1(attn.proj(mixed))
-        if count < length - template_tokens:
-            # A rank has no gradient, so the row needs no graph.
-            attention = central_attention(
-                queries.detach(), keys.detach(), central_token(template_cells), template_tokens
-            )
-            tokens, kept = keep_most_attended(tokens, kept, attention, template_tokens, count)
-        return tokens + self.drop_path2(self.mlp(self.norm2(tokens))), kept

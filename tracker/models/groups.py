@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from tracker.errors import RGBXError
-from tracker.models.stream import Tracker
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class GroupSettings:
     cross: float | None = 5e-5
     head: float | None = None
     positions: float | None = None
+    adapters: float | None = 1e-4
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -49,25 +50,39 @@ class GroupSettings:
         return GroupSettings(**scaled, weight_decay=self.weight_decay)
 
 
-GROUPS = ("norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross", "head", "positions")
+GROUPS = ("norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross", "head", "positions", "adapters")
 
 
 def group_of(name: str) -> str:
-    """The group of a parameter, by its name: a block's own norms belong to the block."""
+    """The group of a parameter, by its name: a block's own norms belong to the block.
+
+    Of a tuned network (:mod:`tracker.tuning`) the base's parameters are in the base's groups; others are adapters.
+    """
     module, _, rest = name.partition(".")
+    if module == "base" and "lora_" not in rest:
+        return group_of(rest)
+    if module == "patch_embed_x":
+        return "embed_x"
+    if module not in ("head", "positions", "cross", "rgb", "x"):
+        return "adapters"
     if module in ("head", "positions", "cross"):
         return module
     part = rest.partition(".")[0]
     return {"norm": "norms", "patch_embed": f"embed_{module}", "blocks": f"blocks_{module}"}[part]
 
 
-def parameter_groups(network: Tracker, settings: GroupSettings | None = None) -> list[dict[str, Any]]:
+def parameter_groups(
+    network: Any, settings: GroupSettings | None = None, also: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Groups for a torch optimizer, and the network frozen to match.
 
-    Each group is ``{"name", "lr", "weight_decay", "params": [(parameter name, parameter), ...]}``; empty
-    ones (X in a single-stream network) are left out. Parameters of a group without a learning rate get
+    ``network`` is a tracker, of which all groups may train, or a tuned one, of which those train that its method names
+    and those in ``also``. Each is ``{"name", "lr", "weight_decay", "params": [(parameter name, parameter), ...]}``;
+    empty ones (X in a single-stream network) are left out. Parameters of a group without a learning rate get
     ``requires_grad=False``, those of the others True; a frozen head keeps the statistics of its batch
     normalization too, as SRTrack's does.
+
+    A tuned network remembers the names of what trains, which its file will hold.
 
     Raises RGBXError where nothing is left to train.
     """
@@ -76,13 +91,16 @@ def parameter_groups(network: Tracker, settings: GroupSettings | None = None) ->
     for name, parameter in network.named_parameters():
         members[group_of(name)].append((name, parameter))
     rates: dict[str, float | None] = {name: getattr(settings, name) for name in GROUPS}
-    trained = [name for name in GROUPS if rates[name] is not None and members[name]]
+    allowed = {*getattr(network, "trains", GROUPS), *also}
+    trained = [name for name in GROUPS if name in allowed and rates[name] is not None and members[name]]
     if not trained:
         raise RGBXError("every parameter group is frozen; give at least one of them a learning rate")
     for name, parameters in members.items():
         for _, parameter in parameters:
             parameter.requires_grad_(name in trained)
     network.head.freeze_statistics("head" not in trained)
+    if hasattr(network, "trains"):
+        network.trained = frozenset(name for group in trained for name, _ in members[group])
     return [
         {"name": name, "lr": rates[name], "weight_decay": settings.weight_decay, "params": members[name]}
         for name in trained

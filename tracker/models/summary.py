@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from torch import nn
 
 from tracker.models.config import NetworkConfig
 from tracker.models.groups import GROUPS, group_of
-from tracker.models.stream import Tracker
 
 KIND_NAMES = {"single_stream": "RGB tracker, one stream", "two_stream": "RGB-X tracker, two streams"}
 RUN_SETTINGS = "config"
 
 
-def parameter_counts(network: Tracker) -> dict[str, int]:
+def parameter_counts(network: nn.Module) -> dict[str, int]:
     """Parameters of each group of :mod:`tracker.models.groups`, those that the network has."""
     counts = dict.fromkeys(GROUPS, 0)
     for name, parameter in network.named_parameters():
@@ -23,7 +23,7 @@ def parameter_counts(network: Tracker) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def summary(source: str, network: Tracker, config: NetworkConfig, meta: Mapping[str, Any]) -> str:
+def summary(source: str, network: nn.Module, config: NetworkConfig, meta: Mapping[str, Any]) -> str:
     """Several lines of text; of ``meta`` everything but the settings of the run that made it."""
     counts = parameter_counts(network)
     grids = {
@@ -42,9 +42,15 @@ def summary(source: str, network: Tracker, config: NetworkConfig, meta: Mapping[
         rows["temporal"] = "embeddings of template and search (DropMAE)"
     if config.elimination_layers:
         rows["elimination"] = f"to {config.keep_ratio:g} at layers {_listed(config.elimination_layers)}"
+    method = getattr(network, "method", None)
+    if method is not None:
+        origin = getattr(network, "origin", None)
+        base = "the base in it" if origin is None else f"{origin.file}, fingerprint {origin.fingerprint}"
+        rows["tuning"] = f"{method} of {base}"
     rows["parameters"] = f"{sum(counts.values()):,}"
     rows.update({f"  {name}": f"{count:,}" for name, count in counts.items()})
-    lines = [f"{source}: {KIND_NAMES[config.kind]}"]
+    what = KIND_NAMES[config.kind] if method is None else "RGB-X tracker, tuned"
+    lines = [f"{source}: {what}"]
     lines += [f"  {name:<14}{text}" for name, text in rows.items()]
     told = _without_run_settings(meta)
     if told:

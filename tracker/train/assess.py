@@ -1,17 +1,19 @@
-"""Checkpoints run over sequences and scored."""
+"""Running checkpoints over sequences, and scoring them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from tracker.data.rendering import XStyle
 from tracker.errors import RGBXError
 from tracker.evaluation import Metrics, evaluate
 from tracker.inference import InferenceSettings, track_dataset
-from tracker.models.checkpoints import find_weights, load_network
+from tracker.models.checkpoints import find_weights
+from tracker.tuning.files import load_tracker
 
 
 def assess(
@@ -40,14 +42,13 @@ def assess(
 
 def assess_checkpoints(
     checkpoints: Iterable[Path],
-    open_sequences: Callable[[Mapping[str, Any]], Sequence[Any]],
+    open_sequences: Callable[[XStyle], Sequence[Any]],
     protocol: str = "auto",
     output: Path | None = None,
 ) -> list[Metrics]:
     """Score several checkpoints on the same sequences; their names are their files' stems.
 
-    ``open_sequences`` is given the style of X that the checkpoints were trained with, as keyword arguments of
-    ``open_dataset``.
+    ``open_sequences`` is given the style of X that the checkpoints were trained with.
 
     Raises:
         RGBXError: a checkpoint that cannot be loaded, before any is run; two of one name, or of different styles.
@@ -57,7 +58,7 @@ def assess_checkpoints(
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise RGBXError(f"two checkpoints are both named {min(twice)}; rename one, results are filed by name")
-    loaded = [load_network(file) for file in files]
+    loaded = [load_tracker(file) for file in files]
     settings = [InferenceSettings.from_meta(meta) for _, _, meta in loaded]
     if any(one.rendering != settings[0].rendering for one in settings):
         styles = "; ".join(f"{name}: {one.rendering}" for name, one in zip(names, settings, strict=True))

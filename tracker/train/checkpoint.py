@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: one file each, written atomically, resumed to the same bits."""
+"""Checkpoints of a training run. Each is one file that is written whole, and a resumed run ends with the same bits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from tracker.errors import RGBXError
-from tracker.train.atomic import atomic_file
+from tracker.files import atomic_file
 
 FORMAT = "rgbx-training-checkpoint"
 VERSION = 1
@@ -52,15 +51,29 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:08d}.ckpt"
 
 
+def step_of(path: Path) -> int:
+    """Read the step from a checkpoint's name."""
+    name = _NAME.fullmatch(path.name)
+    assert name is not None
+    return int(name[1])
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoints in ``folder``, oldest first."""
+    """List the checkpoints in ``folder``, the oldest first."""
     if not folder.is_dir():
         return []
     return sorted(item for item in folder.iterdir() if _NAME.fullmatch(item.name))
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file itself, or the newest checkpoint of a run folder or of its ``checkpoints`` folder."""
+    """Find the checkpoint that ``path`` means.
+
+    Returns:
+        The file itself, or the newest checkpoint of a run folder or of its ``checkpoints`` folder.
+
+    Raises:
+        RGBXError: there is none.
+    """
     if path.is_file():
         return path
     for folder in (path / "checkpoints", path):
@@ -70,14 +83,20 @@ def find_checkpoint(path: Path) -> Path:
     raise RGBXError(f"there is no checkpoint in {path} to resume from")
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest."""
-    for old in checkpoints_in(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+def prune_checkpoints(folder: Path, keep: int, step: int) -> None:
+    """Remove all checkpoints but the ``keep`` newest of a run that stands at ``step``.
+
+    Checkpoints of later steps were made before the run went back to an earlier one, so they are removed as well.
+    """
+    reached = [path for path in checkpoints_in(folder) if step_of(path) <= step]
+    kept = set(reached[-keep:])
+    for path in checkpoints_in(folder):
+        if path not in kept:
+            path.unlink(missing_ok=True)
 
 
 def rng_state() -> dict[str, Any]:
-    """States of torch's, numpy's and Python's global generators, in types that weights_only reads."""
+    """Return the states of torch's, numpy's and Python's global generators, in types that weights_only reads."""
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (libraries draw from it)
     version, numbers, gauss = random.getstate()
     return {
@@ -94,7 +113,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Undo time: what :func:`rng_state` returned is drawn from again."""
+    """Put the generators back into a state that :func:`rng_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -108,12 +127,12 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 def seed_process(seed: int, rank: int, step: int = 0) -> None:
-    """Numbers of its own for dropout in one of several processes: the same ones again for the same three numbers."""
+    """Seed torch for dropout in one of several processes. The same three numbers give the same random numbers."""
     torch.manual_seed(int(np.random.default_rng([seed, rank, step]).integers(2**63)))
 
 
 def seed_everything(seed: int, deterministic: bool = True) -> None:
-    """Seed torch, numpy and Python, and ask torch for deterministic algorithms (or take that back)."""
+    """Seed torch, numpy and Python, and switch torch's deterministic algorithms on or off."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
@@ -122,13 +141,12 @@ def seed_everything(seed: int, deterministic: bool = True) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def check_module(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse a state dict that ``module`` cannot load whole.
+def check_module(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse a state dict that does not hold just the ``expected`` tensors.
 
     Raises:
         RGBXError: naming a tensor that is missing, unknown or of another shape.
     """
-    expected = module.state_dict()
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys())
     shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)

@@ -1,7 +1,7 @@
-"""The processes of one run, as torchrun starts them: who this one is, and what they do together.
+"""The processes of one run, as torchrun starts them: which of them this one is, and what they do together.
 
-``torchrun --nproc-per-node=4 -m tracker train ...`` is one run of four processes, one a GPU; a plain ``rgbx train`` is
-one of a single process, for which everything here does nothing.
+``torchrun --nproc-per-node=4 -m tracker train ...`` is one run of four processes with a GPU each. A plain ``rgbx
+train`` is a run of one process, for which everything here does nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the ``count`` of its run; ``device`` is its own."""
+    """This process among the ``count`` processes of its run. ``device`` is the one that it computes on."""
 
     rank: int = 0
     count: int = 1
@@ -35,11 +35,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes files and says what happens."""
+        """Whether this process writes the files and the log of the run."""
         return self.rank == 0
 
     def share(self, batch_size: int) -> int:
-        """How much of a batch each process takes, so that the batch is the same however many they are.
+        """Return how many samples of a batch each process takes, so that the batch does not depend on their number.
 
         Raises:
             RGBXError: it cannot be shared equally.
@@ -52,20 +52,20 @@ class Processes:
         return batch_size // self.count
 
     def largest(self, values: Tensor) -> Tensor:
-        """The largest of the processes' values, element by element. A collective."""
+        """Return the largest of the processes' values, element by element. Every process has to call this."""
         if self.count > 1:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of the processes' values, element by element. A collective."""
+        """Return the mean of the processes' values, element by element. Every process has to call this."""
         if self.count > 1:
             dist.all_reduce(values)
             values = values / self.count
         return values
 
     def gathered(self, value: Any) -> list[Any]:
-        """What every process gave, by rank. A collective."""
+        """Return what every process gave, ordered by rank. Every process has to call this."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -74,12 +74,12 @@ class Processes:
 
 
 def first_process() -> bool:
-    """Whether this is the process of a run that speaks for it; also before and after there is a group."""
+    """Whether this process prints for the run. It can be asked before and after there is a process group."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def chosen_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda``.
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` means.
 
     Raises:
         RGBXError: a GPU is asked for and torch sees none.
@@ -93,9 +93,9 @@ def chosen_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def processes(device: str = "auto") -> Iterator[Processes]:
-    """The process group that torchrun's environment describes, for the time of a run; one process without it.
+    """Make the process group that torchrun's environment describes, for the time of a run.
 
-    NCCL between GPUs, Gloo between CPUs.
+    GPUs communicate by NCCL and CPUs by Gloo. Without that environment there is one process and no group.
 
     Raises:
         RGBXError: more processes on a machine than it has GPUs, or no such device.

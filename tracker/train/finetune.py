@@ -2,107 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tracker.config import RunConfig, TrainSection
-from tracker.errors import RGBXError
-from tracker.models.checkpoints import find_weights, load_network, save_network
 from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker
+from tracker.train.build import build_trainer, run_meta
 from tracker.train.checkpoint import seed_everything
 from tracker.train.distributed import Processes, processes
-from tracker.train.optimizers import build_optimizer
-from tracker.train.pretrain import run_meta, tracking_loss
-from tracker.train.prior import load_prior, prior_for
-from tracker.train.schedule import lr_scheduler
-from tracker.train.sources import pairs_of
+from tracker.train.prior import configured_prior
+from tracker.train.run_folder import claim
+from tracker.train.start import starting_network
 from tracker.train.trainer import StepRecord, Trainer
-from tracker.train.validate import validation
+from tracker.tuning.base import TunedTracker
+from tracker.tuning.files import load_tracker, save_tracker
 
 
 def group_settings(train: TrainSection) -> GroupSettings:
-    """Learning rates of the groups: ``train.lr`` times ``train.lr_scale``; a scale of 0 freezes."""
+    """Return the groups' learning rates, ``train.lr`` times ``train.lr_scale``. A scale of 0 freezes its group."""
     rates = {name: getattr(train.lr_scale, name) * train.lr or None for name in GROUPS}
     return GroupSettings(**rates, weight_decay=train.weight_decay)
 
 
-def starting_network(config: RunConfig) -> tuple[Tracker, dict[str, Any]]:
-    """The network that fine-tuning starts from: a two-stream checkpoint as it is, an RGB one in both streams; and the
-    meta of its file.
-
-    Width and depth are the checkpoint's. Sizes of the crops, drop path and elimination are those of ``config.network``
-    where they stand there.
-
-    Raises:
-        RGBXError: no or an unusable checkpoint.
-    """
-    if config.init is None:
-        raise RGBXError("init is not set; give the RGB checkpoint to start from, for instance init=tiny_rgb")
-    network, shape, meta = load_network(find_weights(config.init), **config.network.overrides())
-    if shape.kind == "two_stream":
-        return network, meta
-    cross = config.network.cross_layers
-    wanted = shape.replace(kind="two_stream", **({} if cross is None else {"cross_layers": cross}))
-    return initialize_two_stream(network, wanted), meta
-
-
 def fine_tuner(
     config: RunConfig,
-    network: Tracker,
+    network: Tracker | TunedTracker,
     prior: Mapping[str, Any] | None = None,
     pairs: Any = None,
     title: str = "train",
-    validate: Callable[[int], Mapping[str, float]] | None = None,
+    validate: bool = False,
     group: Processes | None = None,
+    invocation: str = "",
 ) -> Trainer:
-    """A trainer for ``network``, on the device that it is on, as ``config`` has it.
+    """Build the trainer that ``config`` describes around ``network``, on the device that the network is on.
 
-    ``pairs`` replaces the configured data; ``group`` are the processes of the run.
+    The other arguments are those of :func:`tracker.train.build.build_trainer`; ``title`` is its command.
     """
     group = group or Processes(device=next(network.parameters()).device)
     seed_everything(config.train.seed, config.train.deterministic)
-    if pairs is None:
-        pairs = pairs_of(config.data, config.pairs, config.train, network.config, config.train.crops, group.first)
-    optimizer = build_optimizer(
-        parameter_groups(network, group_settings(config.train)), config.train, config.optimizer, prior
-    )
-    return Trainer(
-        network,
-        tracking_loss(config),
-        optimizer,
-        lr_scheduler(optimizer, config.train),
-        pairs,
-        config.train,
-        config.output,
-        config.model_dump(mode="json"),
-        validate,
-        title,
-        group,
-    )
+    if isinstance(network, TunedTracker):
+        network.begin_training(config, load_tracker)  # may add what is trained too
+    groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
+    return build_trainer(config, network, groups, title, group, prior, pairs, invocation, validate)
 
 
-def fine_tune(config: RunConfig, resume: Path | None = None, command: str = "") -> tuple[Path, list[StepRecord]]:
-    """Fine-tune; returns the file with the network (``<output>/network.safetensors``) and the log.
+def fine_tune(config: RunConfig, resume: Path | None = None, invocation: str = "") -> tuple[Path, list[StepRecord]]:
+    """Fine-tune in the processes that torchrun has started, or in this one alone.
 
-    In the processes that torchrun has started, or in this one alone: :mod:`tracker.train.distributed`.
+    Args:
+        config: the settings of the run.
+        resume: a checkpoint, or the folder of a run, to go on from.
+        invocation: the command line, for the meta of the weights.
+
+    Returns:
+        The file with the network (``<output>/network.safetensors``), and the log.
 
     Raises:
-        RGBXError: configuration, data, checkpoint or significance map cannot be used.
+        RGBXError: configuration, data, checkpoint or significance map cannot be used, or the folder holds another run.
     """
     with processes(config.train.device) as group:
+        claim(config.output, resume)
+        seed_everything(config.train.seed, config.train.deterministic)  # a tuning method draws its first weights
         network, origin = starting_network(config)
         network = network.to(group.device)
-        prior = None
-        if config.optimizer.name == "srft" and config.optimizer.prior is not None:
-            prior = prior_for(network, load_prior(config.optimizer.prior))
-        trainer = fine_tuner(config, network, prior, validate=validation(config, network, group), group=group)
+        prior = configured_prior(config, network)
+        trainer = fine_tuner(config, network, prior, validate=True, group=group, invocation=invocation)
         if resume is not None:
             trainer.resume(resume)
         history = trainer.run()
         path = config.output / "network.safetensors"
         if group.first:
-            save_network(path, network, network.config, run_meta(config, trainer, command, origin))
+            save_tracker(path, network, run_meta(config, trainer, origin))
     return path, history

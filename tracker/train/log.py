@@ -1,4 +1,4 @@
-"""What a run says about itself: TensorBoard scalars, and a progress bar with the time left."""
+"""The log of a run: TensorBoard scalars, and a progress bar with the time left."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tracker.train.atomic import write_error
+from tracker.files import write_error
 
 
 class ScalarLog:
-    """TensorBoard scalars of one run; on resuming, what the log holds beyond the checkpoint is discarded."""
+    """The TensorBoard scalars of one run. What the folder already holds of ``first_step`` and later is discarded."""
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         # Imported here: it takes a second, which `rgbx --help` need not wait for.
@@ -22,7 +22,7 @@ class ScalarLog:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = SummaryWriter(str(folder), purge_step=first_step if first_step else None)
+            self._writer = SummaryWriter(str(folder), purge_step=first_step)
         except OSError as error:
             raise write_error(error, folder) from error
 
@@ -49,7 +49,7 @@ def progress(
     unit: str = "it",
     shown: bool = True,
 ) -> tqdm[Any]:
-    """A progress bar on stderr with rate and time left; not ``shown`` in all processes of a run but one."""
+    """Make a progress bar on stderr, with rate and time left. One process of a run has it ``shown``."""
     return tqdm(
         items,
         total=total,

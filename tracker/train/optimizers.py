@@ -17,7 +17,7 @@ NamedGroup = dict[str, Any]
 
 
 def decay_groups(network: nn.Module, lr: float, weight_decay: float) -> list[NamedGroup]:
-    """Two named groups for training from scratch: matrices decay; norms, biases and positions do not."""
+    """Make two named groups for training from scratch: matrices decay, while norms, biases and positions do not."""
     named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     plain = [item for item in named if item[1].ndim < 2 or item[0].startswith("positions.")]
     names = {name for name, _ in plain}
@@ -33,7 +33,7 @@ def build_optimizer(
     settings: OptimizerSection,
     prior: Mapping[str, torch.Tensor] | None = None,
 ) -> Optimizer:
-    """AdamW over ``groups``, wrapped in SRFT where the settings say so.
+    """Make AdamW over ``groups``, wrapped in SRFT where the settings say so.
 
     Args:
         groups: param groups whose ``params`` are (name, parameter) pairs.
@@ -45,8 +45,17 @@ def build_optimizer(
     inner = torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
     if settings.name == "adamw":
         return inner
+    if settings.adapters == "free":
+        for group in inner.param_groups:
+            if group.get("name") == "adapters":
+                group["regularize"] = False
     if prior is not None:
         prior = {name: tensor for name, tensor in prior.items() if name in trained}
+        if not prior:
+            raise RGBXError(
+                "nothing that trains has a prior, because all of it is new; leave optimizer.prior out, or train "
+                "some of the pre-trained weights too (train.also_train)"
+            )
     try:
         return srft.SRFT(
             inner,
@@ -63,7 +72,7 @@ def build_optimizer(
 
 
 def kappa_schedule(settings: OptimizerSection, total_steps: int) -> Any:
-    """The schedule that ``optimizer.kappa`` names, over the whole run."""
+    """Return the schedule that ``optimizer.kappa`` names, over the whole run."""
     start, end = settings.kappa_start, settings.kappa_end
     if settings.kappa == "constant":
         return srft.ConstantKappa(start)

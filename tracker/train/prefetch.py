@@ -1,4 +1,4 @@
-"""Batches on the device a step ahead: the copy to a GPU and the crops run beside the step before."""
+"""Batches on the device one step ahead: the copy to a GPU and its crops run while the step before is computed."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def on_device(batch: Mapping[str, Any], device: torch.device) -> Batch:
 
 
 def ahead(batches: Iterable[Mapping[str, Any]], device: torch.device) -> Iterator[Batch]:
-    """Batches on ``device``: on a GPU each while the one before it is worked on, in a stream of its own.
+    """Yield batches on ``device``. On a GPU, a stream of its own makes each one while the one before is worked on.
 
-    On a CPU there is nothing to overlap. The data are pure functions of their index, so that a batch that was fetched
-    and not used costs nothing but its time.
+    On a CPU there is nothing to overlap. Data are pure functions of their index, so a batch that was fetched and is not
+    used costs only its time.
     """
     if device.type != "cuda":
         for batch in batches:

@@ -1,4 +1,4 @@
-"""Prior significance of a pre-trained RGB tracker, and its way to a two-stream one."""
+"""Prior significance of a pre-trained RGB tracker, and how it is carried to a two-stream tracker."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from tracker.config import PriorSection, RunConfig
 from tracker.data.dataset import collate_pairs
 from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
+from tracker.files import write_error
+from tracker.models.checkpoints.initialize import stream_mapping
+from tracker.models.checkpoints.position_resizing import fit_positions
 from tracker.models.config import NetworkConfig
-from tracker.models.initialize import stream_mapping
-from tracker.models.position_resizing import fit_positions
-from tracker.models.stream import Tracker, TrackerOutput
-from tracker.train.atomic import write_error
+from tracker.models.tracker import Tracker, TrackerOutput, build_network
 from tracker.train.distributed import chosen_device
 from tracker.train.losses import TrackingLoss
 from tracker.train.prefetch import Batch, on_device
 from tracker.train.sources import pairs_of
+from tracker.tuning.base import TunedTracker
 
 
 def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[str, Any]]:
     """The first ``prior.samples`` training pairs of the old task, in batches.
 
-    Of RGB-X data the RGB tracker sees the RGB half, so that where its own data are not at hand the target data can
+    The RGB tracker sees the RGB half of RGB-X data. Where its own data are not at hand, the target data can therefore
     stand in for them.
 
-    Raises RGBXError for data that cannot be opened.
+    Raises:
+        RGBXError: data that cannot be opened.
     """
     prior = config.prior
     train = config.train.model_copy(
@@ -48,7 +50,7 @@ def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[st
 def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = True) -> SignificanceMap:
     """Significance of each parameter of the single-stream tracker for RGB tracking.
 
-    It runs on ``config.train.device``; afterwards the network is where it was, and so is the map.
+    It runs on ``config.train.device``. Afterwards the network is on the device where it was, and so is the map.
 
     ``config.prior.estimator`` is one of :func:`srft_kernels.estimate_prior`. The Fishers and ``hutchinson`` judge by
     the tracking loss; ``mas`` by all three maps of the head; ``gnb`` by the score map alone, each cell a Bernoulli
@@ -101,7 +103,7 @@ def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = Tru
 
 
 def _arguments(prior: PriorSection) -> dict[str, Any]:
-    """The settings that an estimator has of its own."""
+    """Return the arguments that are an estimator's own."""
     if prior.estimator == "fisher":
         return {"draws": prior.draws}
     if prior.estimator == "gnb":
@@ -113,6 +115,7 @@ def _arguments(prior: PriorSection) -> dict[str, Any]:
 
 
 def save_prior(prior: SignificanceMap, path: Path) -> None:
+    """Write a significance map, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         prior.save(path)
@@ -121,7 +124,11 @@ def save_prior(prior: SignificanceMap, path: Path) -> None:
 
 
 def load_prior(path: Path) -> SignificanceMap:
-    """Read a significance map; one sentence for a missing, truncated or foreign file."""
+    """Read a significance map.
+
+    Raises:
+        RGBXError: a missing, truncated or foreign file.
+    """
     try:
         return SignificanceMap.load(path)
     except FileNotFoundError:
@@ -130,17 +137,34 @@ def load_prior(path: Path) -> SignificanceMap:
         raise RGBXError(f"{path} cannot be used as a significance map: {error}") from error
 
 
-def prior_for(network: Tracker, prior: SignificanceMap) -> SignificanceMap:
-    """The map under the names of ``network``: as it is where it fits, else carried from one stream to two.
+def configured_prior(config: RunConfig, network: Tracker | TunedTracker) -> SignificanceMap | None:
+    """Return the prior that the configuration names, under the names of ``network``, or None where it names none.
 
-    It goes the way of the weights: to both streams and the cross blocks, and the significance of the position
-    embeddings is resized as they are (bilinear, which keeps it from becoming negative) and noted in the map's
-    ``info["positions_resized"]``.
+    Raises:
+        RGBXError: the map cannot be read, or fits the network in no way.
+    """
+    if config.optimizer.name != "srft" or config.optimizer.prior is None:
+        return None
+    return prior_for(network, load_prior(config.optimizer.prior))
+
+
+def prior_for(network: Tracker | TunedTracker, prior: SignificanceMap) -> SignificanceMap:
+    """Return the map under the names of ``network``: as it is where it fits, else carried from one stream to two.
+
+    What a tuning method adds has no significance, but for copies of pre-trained weights. Significance goes where the
+    weights went, to both streams and the cross blocks. That of position embeddings is resized with them, bilinearly so
+    that it does not become negative, which the map's ``info["positions_resized"]`` notes.
 
     Raises:
         RGBXError: it fits neither way; the message names what differs.
     """
     names = {name for name, _ in network.named_parameters()}
+    if isinstance(network, TunedTracker):
+        where = network.prior_names
+        with torch.device("meta"):
+            plain = build_network(network.config)
+        carried = prior_for(plain, prior)
+        return carried.rename(lambda name: [new for new in where(name) if new in names])
     if not set(prior) <= names or not any(name.startswith("x.") for name in prior):
         mapping = stream_mapping(network.config)
         if network.config.kind == "two_stream":

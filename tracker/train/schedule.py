@@ -11,7 +11,7 @@ from tracker.config import TrainSection
 
 
 def lr_factor(step: int, settings: TrainSection) -> float:
-    """What the base learning rate of every group is multiplied by at ``step`` (0-based)."""
+    """Return what the base learning rate of every group is multiplied by at ``step`` (0-based)."""
     if step < settings.warmup_steps:
         return (step + 1) / (settings.warmup_steps + 1)
     done = (step - settings.warmup_steps) / max(1, settings.total_steps - settings.warmup_steps)
@@ -24,4 +24,5 @@ def lr_factor(step: int, settings: TrainSection) -> float:
 
 
 def lr_scheduler(optimizer: Optimizer, settings: TrainSection) -> LambdaLR:
+    """Return the scheduler that multiplies every learning rate by :func:`lr_factor` of the step."""
     return LambdaLR(optimizer, lambda step: lr_factor(step, settings))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,23 @@ import torch
 
 from tracker.config import DataSection, PairSection, TrainSection, as_dataclass
 from tracker.data.dataset import PairDataset, PairSettings
+from tracker.data.rendering import XStyle, x_style
 from tracker.data.sequence import Sequence
 from tracker.models.config import NetworkConfig
 
 
 def generated_sequences(data: DataSection, count: int | None = None, first: int | None = None) -> list[Any]:
-    """``count`` sequences of the generator from index ``first`` on; both default to the section's own."""
+    """Make ``count`` sequences of the generator from index ``first`` on. Both default to the section's own."""
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
-    config = as_dataclass(SyntheticConfig, data, size=(data.width, data.height), split=data.split or "train")
+    config = as_dataclass(
+        SyntheticConfig,
+        data,
+        size=(data.width, data.height),
+        split=data.split or "train",
+        modality=data.generated_modality,
+        style=x_style(data),
+    )
     return list(
         synthetic_dataset(
             config,
@@ -32,16 +39,19 @@ def generated_sequences(data: DataSection, count: int | None = None, first: int 
 def sequences_of(
     data: DataSection, progress: bool = False
 ) -> tuple[collections.abc.Sequence[Sequence], list[float] | None]:
-    """The configured sequences, generated or found on disk, and how often each is drawn (None: all alike).
+    """Return the configured sequences, generated or on disk, and how often each is drawn (None: all alike).
 
     Raises:
-        RGBXError: a folder that is missing, or holds nothing that can be opened.
+        RGBXError: a folder that is missing, or holds nothing that can be opened; or sequences whose X is not what the
+            configuration says.
     """
     if data.source == "synthetic":
         return generated_sequences(data), None
-    from tracker.data.sources import open_sources
+    from tracker.data.sources import check_modality, open_sources
 
-    return open_sources(data, progress)
+    sequences, weights = open_sources(data, progress)
+    check_modality(sequences, data)
+    return sequences, weights
 
 
 def evaluation_sequences(
@@ -52,22 +62,23 @@ def evaluation_sequences(
     count: int,
     length: int,
     seed: int,
-    rendering: Mapping[str, Any] | None = None,
+    style: XStyle | None = None,
 ) -> collections.abc.Sequence[Sequence]:
-    """A data set's sequences, X in the style of ``rendering``, or without ``root`` generated ones from photographs kept
-    for testing.
-    """
+    """Return a data set's sequences, or without ``root`` generated ones from photographs kept for testing."""
     if root is not None:
         from tracker.data.layouts import open_dataset
 
-        return open_dataset(root, layout=layout, split=split, **(rendering or {}))
+        return open_dataset(root, layout=layout, split=split, style=style, faulty_boxes="keep")
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
-    config = SyntheticConfig(modality=modality, length=length, seed=seed, split=split or "test")
+    config = SyntheticConfig(
+        modality=modality, length=length, seed=seed, split=split or "test", style=style or XStyle()
+    )
     return list(synthetic_dataset(config, count))
 
 
 def pair_settings(pairs: PairSection, network: NetworkConfig, crops: str = "host") -> PairSettings:
+    """Return how pairs are cropped for ``network``; ``crops`` says whether on the host or on the device."""
     settings: PairSettings = as_dataclass(
         PairSettings, pairs, template_size=network.template_size, search_size=network.search_size, crops=crops
     )
@@ -77,9 +88,9 @@ def pair_settings(pairs: PairSection, network: NetworkConfig, crops: str = "host
 class RollingPairs:
     """Pairs from a window of generated sequences that moves on by ``refresh`` sequences each epoch.
 
-    A network that is trained from scratch sees more scenes than memory holds, and a scene is still rendered
-    only once. Epoch e draws from sequences [first + e * refresh, first + e * refresh + sequences): sample
-    (epoch, index) remains a pure function of the seed, whatever was rendered before.
+    A network that is trained from scratch then sees more scenes than memory holds, and a scene is still rendered only
+    once. Epoch e draws from sequences [first + e * refresh, first + e * refresh + sequences). Sample (epoch, index)
+    remains a pure function of the seed, whatever was rendered before.
     """
 
     def __init__(self, data: DataSection, settings: PairSettings, samples_per_epoch: int, seed: int) -> None:
@@ -122,7 +133,7 @@ def pairs_of(
     crops: str = "host",
     progress: bool = False,
 ) -> Any:
-    """The training pairs of a run; ``crops`` says where :class:`~tracker.data.dataset.PairSettings` has them made."""
+    """Return the training pairs of a run. ``crops`` says where crops are made, on the ``host`` or the ``device``."""
     settings = pair_settings(pairs, network, crops)
     if data.source == "synthetic" and data.refresh:
         return RollingPairs(data, settings, train.samples_per_epoch, train.seed)

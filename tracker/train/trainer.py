@@ -1,8 +1,9 @@
-"""The training loop: data, forward, loss, step, log; a resumed run ends with the same bits."""
+"""The training loop. A resumed run ends with the same bits as one that was never interrupted."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import threading
@@ -27,7 +28,6 @@ from tracker.data.dataset import collate_pairs
 from tracker.data.normalize import normalize
 from tracker.errors import RGBXError
 from tracker.models.elimination import keep_ratio_at
-from tracker.models.stream import Tracker
 from tracker.train.activations import recompute_blocks
 from tracker.train.checkpoint import (
     check_module,
@@ -44,13 +44,17 @@ from tracker.train.checkpoint import (
 from tracker.train.distributed import Processes
 from tracker.train.log import ScalarLog, progress
 from tracker.train.prefetch import Batch, ahead
+from tracker.train.run_folder import CHECKPOINTS, TENSORBOARD, claim
+from tracker.tuning.base import TunedTracker
 
-KEEP_RATIOS = 32  # graphs that compiling may make of one network: OSTrack's warm-up has 17 ratios
-LOSSES = ("total", "giou", "l1", "focal")
+log = logging.getLogger("rgbx")
+
+KEEP_RATIOS = 32
+"""Graphs that torch.compile may make of one network. OSTrack's warm-up has 17 keep ratios, each of which is a graph."""
 
 
 class Pairs(Protocol):
-    """What the trainer asks of a data set: sample ``i`` is a pure function of (seed, epoch, i)."""
+    """What the trainer asks of a data set. Sample ``i`` must be a pure function of (seed, epoch, i)."""
 
     def set_epoch(self, epoch: int) -> None: ...
     def __len__(self) -> int: ...
@@ -58,7 +62,7 @@ class Pairs(Protocol):
 
 
 class Interrupted(Exception):
-    """The run was stopped by a signal after a whole step; ``checkpoint`` holds its state, if it saves any."""
+    """A signal stopped the run after a whole step. ``checkpoint`` holds its state, if the run saves any."""
 
     def __init__(self, checkpoint: Path | None, step: int) -> None:
         super().__init__(f"stopped after step {step}" + (f"; resume from {checkpoint}" if checkpoint else ""))
@@ -68,16 +72,16 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One line of the log: ``step`` counts finished steps."""
+    """One line of the log. ``step`` counts finished steps."""
 
     step: int
     scalars: Mapping[str, float]
 
 
 class Remaining(Sampler[int]):
-    """Indices of the epoch that are still to come, in order: the data set itself is what is random.
+    """The indices of the epoch that are still to come, in order, because the data set itself is what is random.
 
-    Of each batch a process draws its own part, so that all of them together draw what one alone would.
+    A process draws its own part of each batch, so that all processes together draw what one alone would.
     """
 
     def __init__(self, batch_size: int, processes: Processes) -> None:
@@ -94,7 +98,7 @@ class Remaining(Sampler[int]):
 
 
 class Trainer:
-    """Trains ``network`` on ``dataset`` for ``settings.total_steps`` steps.
+    """Train ``network`` on ``dataset`` for ``settings.total_steps`` steps.
 
     Args:
         network: answers ``network(template, search)`` with what ``loss`` understands; already on its device.
@@ -106,9 +110,10 @@ class Trainer:
         folder: receives ``checkpoints/`` and ``tensorboard/``; None writes nothing.
         config: the run's configuration as plain types, stored in checkpoints.
         validate: called with the epoch at its end, by every process; returns scalars to log.
-        title: of the progress bar.
+        title: of the progress bar, and the command that a checkpoint is of.
         processes: those of the run, one by default. Each takes an equal part of every batch, gradients are averaged,
             and the first one logs and saves. With dropout left out the run is that of one process, up to rounding.
+        invocation: the command line that makes the same run again, stored in checkpoints.
 
     Raises:
         RGBXError: batches cannot be shared by the processes, or batch norms would train on parts of them.
@@ -127,10 +132,12 @@ class Trainer:
         validate: Callable[[int], Mapping[str, float]] | None = None,
         title: str = "train",
         processes: Processes | None = None,
+        invocation: str = "",
     ) -> None:
         self.network, self.loss, self.optimizer, self.scheduler = network, loss, optimizer, scheduler
         self.dataset, self.settings, self.folder = dataset, settings, folder
         self.config, self.validate, self.title = dict(config or {}), validate, title
+        self.invocation = invocation
         self.device = next(network.parameters()).device
         self.processes = processes or Processes(device=self.device)
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -150,17 +157,20 @@ class Trainer:
                 "set train.batchnorm=frozen, or train in one process"
             )
         self._loader: DataLoader[dict[str, Tensor]] | None = None
+        self._owns_folder = False  # what is in the folder is of this run
         self._stop = False  # asked of this process
         self._stopping = False  # what all processes have agreed on
         self.model = self._prepared()
         if not self.processes.first:
-            # Drop path of its own; the first one's is that of a run in one process.
+            # Each process draws its own drop path; the first one draws as a run of one process does.
             seed_process(settings.seed, self.processes.rank)
 
     def _prepared(self) -> Callable[..., Any]:
-        """What the forward pass of training goes through; ``network`` keeps its weights and its names."""
+        """Return what training calls for a forward pass. ``network`` keeps its weights and its names."""
         s = self.settings
-        if self.device.type == "cuda" and s.tf32:
+        if s.tf32 and self.device.type != "cuda":
+            raise RGBXError("train.tf32 is for a GPU, and this run is on the CPU; leave train.tf32 out")
+        if s.tf32:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
         if s.channels_last:
@@ -170,8 +180,9 @@ class Trainer:
         model: nn.Module = self.network
         if self.processes.count > 1:
             where = [self.device] if self.device.type == "cuda" else None
-            model = DistributedDataParallel(model, where, gradient_as_bucket_view=True)
-        if s.compile and isinstance(self.network, Tracker) and self.network.config.elimination_layers:
+            unused = getattr(model, "has_unused", False)
+            model = DistributedDataParallel(model, where, gradient_as_bucket_view=True, find_unused_parameters=unused)
+        if s.compile and _eliminates(self.network):
             # Every keep ratio of the warm-up is another graph.
             limit = torch._dynamo.config
             limit.recompile_limit = max(limit.recompile_limit, KEEP_RATIOS)
@@ -180,16 +191,20 @@ class Trainer:
     # ---------------------------------------------------------------- the loop
 
     def run(self, until: int | None = None) -> list[StepRecord]:
-        """Train from where the state stands to the end, or to step ``until``; returns the log of this call.
+        """Train from where the state stands to the end, or to step ``until``, and return the log of this call.
 
         Raises:
-            RGBXError: the loss or the gradient is not finite; the state is that of the last good step.
+            RGBXError: the loss or the gradient is not finite; the state is that of the last good step. Or the folder
+                holds another run.
             Interrupted: SIGINT or SIGTERM came; the state was saved.
         """
         s = self.settings
         last = s.total_steps if until is None else min(until, s.total_steps)
         first = self.processes.first
-        log = ScalarLog(self.folder / "tensorboard", self.step) if self.folder and first else None
+        if self.folder and not self._owns_folder:
+            claim(self.folder, None)
+            self._owns_folder = True
+        scalar_log = ScalarLog(self.folder / TENSORBOARD, self.step) if self.folder and first else None
         bar = progress(total=last, initial=self.step, title=self.title, unit="step", shown=first)
         clock, clock_step = time.perf_counter(), self.step
         self.train_mode()
@@ -208,8 +223,8 @@ class Trainer:
                             record = StepRecord(self.step, {**values, "samples_per_second": rate})
                             self.history.append(record)
                             bar.set_postfix(loss=f"{record.scalars['loss/total']:.3f}", refresh=False)
-                            if log:
-                                log.write(self.step, record.scalars)
+                            if scalar_log:
+                                scalar_log.write(self.step, record.scalars)
                         at_end = self.index >= s.steps_per_epoch * s.batch_size
                         if at_end:
                             self.epoch, self.index = self.epoch + 1, 0
@@ -225,25 +240,25 @@ class Trainer:
                         if measured:
                             self.history.append(StepRecord(self.step, dict(measured)))
                             bar.write(f"epoch {self.epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in measured.items()))
-                            if log:
-                                log.write(self.step, measured)
+                            if scalar_log:
+                                scalar_log.write(self.step, measured)
         finally:
             bar.close()
-            if log:
-                log.close()
+            if scalar_log:
+                scalar_log.close()
         return self.history
 
     def begin_epoch(self) -> None:
-        """Tell the data, and a network that eliminates candidates, which epoch it is."""
+        """Tell the data which epoch it is, and a network that eliminates candidates as well."""
         self.dataset.set_epoch(self.epoch)
-        config = getattr(self.network, "config", None)
-        if getattr(config, "elimination_layers", ()):
+        if _eliminates(self.network):
+            network: Any = self.network
             # Its schedule counts epochs from 1.
-            self.network.set_keep_ratio(keep_ratio_at(self.epoch + 1, config.keep_ratio))  # type: ignore[union-attr, operator]
+            network.set_keep_ratio(keep_ratio_at(self.epoch + 1, network.config.keep_ratio))
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Forward, loss, backward, clip, step. Scalars stay tensors until they are logged."""
-        # Batch norm, where it is trained, moves its statistics before anything is known of the loss.
+        """Take one training step. Scalars stay tensors until they are logged, so that the host does not wait."""
+        # A batch norm that is trained moves its statistics before the loss is known, so they may have to be put back.
         moving = self.network.buffers() if self.settings.batchnorm == "train" else ()
         buffers = [(buffer, buffer.clone()) for buffer in moving]
         self.optimizer.zero_grad(set_to_none=True)
@@ -253,12 +268,11 @@ class Trainer:
             with self._averaging(number == len(parts)):
                 losses = self.loss(self.forward(template, search), box)
                 (losses["total"].mean() / len(parts)).backward()
-            for name in LOSSES:
-                if name in losses:
-                    value = losses[name].detach().mean() / len(parts)
-                    sums[f"loss/{name}"] = sums[f"loss/{name}"] + value if number > 1 else value
+            for name, part in losses.items():
+                value = part.detach().mean() / len(parts)
+                sums[f"loss/{name}"] = sums[f"loss/{name}"] + value if number > 1 else value
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        self._agree(sums, norm, buffers)
+        self._check_finite_and_stop(sums, norm, buffers)
         nn.utils.clip_grads_with_norm_(self.trained, self.settings.clip_grad_norm or math.inf, norm)
         self.optimizer.step()
         self.scheduler.step()
@@ -267,7 +281,7 @@ class Trainer:
         return {**sums, "gradient_norm": norm}
 
     def forward(self, template: Tensor, search: Tensor) -> Any:
-        """The network's answer to crops (B, 6, H, W) uint8, in the configured precision."""
+        """Return the network's answer to crops (B, 6, H, W) uint8, in the configured precision."""
         template, search = normalize(template), normalize(search)
         if self.settings.precision == "fp32":
             return self.model(template, search)
@@ -275,7 +289,7 @@ class Trainer:
             return self.model(template, search)
 
     def batches(self) -> DataLoader[dict[str, Tensor]]:
-        """What is left of the epoch. The loader has its own generator, so that it does not move torch's."""
+        """Return a loader of what is left of the epoch. It has its own generator, so that it does not move torch's."""
         s = self.settings
         self._remaining.first = self.index
         self._remaining.end = s.steps_per_epoch * s.batch_size
@@ -295,7 +309,7 @@ class Trainer:
         return self._loader
 
     def train_mode(self) -> None:
-        """Training mode, but for the batch norms where the settings freeze their statistics."""
+        """Put the network into training mode, except for batch norms whose statistics the settings freeze."""
         self.network.train()
         if self.settings.batchnorm == "frozen":
             for module in self.network.modules():
@@ -303,7 +317,7 @@ class Trainer:
                     module.eval()
 
     def read(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
-        """Bring what is logged to the host: losses are the means of all processes."""
+        """Bring what is logged to the host. Losses are the means over all processes."""
         means = self.processes.mean(torch.stack([value.float() for value in scalars.values()]))
         values = dict(zip(scalars, means.tolist(), strict=True))
         values["lr"] = float(self.optimizer.param_groups[-1]["lr"])
@@ -320,11 +334,15 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "index": self.index,
-            "network": self.network.state_dict(),
+            "network": trained_state(self.network),
+            "base": base_fingerprint(self.network),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "rng": rng_state(),
             "config": self.config,
+            "command": self.title,
+            "invocation": self.invocation,
+            "threads": torch.get_num_threads(),
         }
 
     def save(self) -> Path:
@@ -334,34 +352,48 @@ class Trainer:
         """
         if self.folder is None:
             raise RGBXError("this run has no folder to save checkpoints in")
-        path = checkpoint_path(self.folder / "checkpoints", self.step)
+        path = checkpoint_path(self.folder / CHECKPOINTS, self.step)
         generators = self.processes.gathered(rng_state())
         if self.processes.first:
             save_checkpoint(path, {**self.state(), "rng_of_other_processes": generators[1:]})
-            prune_checkpoints(path.parent, self.settings.keep_checkpoints)
+            prune_checkpoints(path.parent, self.settings.keep_checkpoints, self.step)
         return path
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint file, or from the newest one in a run folder.
 
-        As many processes as wrote it go on to the same bits. With another number of them the run goes on with the same
-        batches, and with new random numbers for dropout.
+        As many processes and threads as wrote it go on to the same bits. With another number of processes the run goes
+        on with the same batches, and with new random numbers for dropout. Going back to an earlier checkpoint gives the
+        later ones in the run's own folder up: the next save removes them.
 
         Raises:
             RGBXError: there is none, it is not whole, or it does not fit; nothing is changed then.
         """
         path = find_checkpoint(path)
         state = load_checkpoint(path)
-        check_module(self.network, state["network"], path)
+        check_module(trained_state(self.network), state["network"], path)
+        if state.get("base") != base_fingerprint(self.network):
+            raise RGBXError(
+                f"{path} belongs to a run that started from another network (fingerprint {state.get('base')}, not "
+                f"{base_fingerprint(self.network)}); resume with the init that it was started with"
+            )
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
             raise RGBXError(
                 f"{path} does not fit the configured optimizer ({error}); use the run's own configuration"
             ) from error
-        self.network.load_state_dict(state["network"])
+        self.network.load_state_dict(state["network"], strict=not isinstance(self.network, TunedTracker))
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
+        self.invocation = state.get("invocation") or self.invocation
+        self._owns_folder = self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
+        threads = state.get("threads", torch.get_num_threads())
+        if threads != torch.get_num_threads() and self.processes.first:
+            log.warning(
+                "%s was made with %d threads and goes on with %d, so sums are rounded otherwise; --threads %d gives "
+                "the same bits", path, threads, torch.get_num_threads(), threads,
+            )  # fmt: skip
         generators = [state["rng"], *state.get("rng_of_other_processes", ())]
         if len(generators) == self.processes.count:
             set_rng_state(generators[self.processes.rank])
@@ -375,15 +407,17 @@ class Trainer:
         return self.step >= last or (self.step % every == 0 if every else at_end)
 
     def _averaging(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Processes average their gradients once a step, in the backward pass of a batch's last part."""
+        """Let processes average their gradients once a step, in the backward pass of a batch's last part."""
         if last or self.processes.count == 1:
             return contextlib.nullcontext()
         distributed: Any = self.model
         found: contextlib.AbstractContextManager[None] = distributed.no_sync()
         return found
 
-    def _agree(self, losses: Mapping[str, Tensor], norm: Tensor, buffers: list[tuple[Tensor, Tensor]]) -> None:
-        """One look at the device: is everything finite, and has any process been asked to stop?"""
+    def _check_finite_and_stop(
+        self, losses: Mapping[str, Tensor], norm: Tensor, buffers: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        """Find out in one transfer whether all is finite and whether any process was asked to stop."""
         total = losses["loss/total"]
         stop = torch.full_like(norm, self._stop)
         found = self.processes.largest(torch.stack([~total.isfinite(), ~norm.isfinite(), stop > 0]).float())
@@ -399,7 +433,7 @@ class Trainer:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-        saved = checkpoints_in(self.folder / "checkpoints") if self.folder else []
+        saved = checkpoints_in(self.folder / CHECKPOINTS) if self.folder else []
         where = f"; the last checkpoint is {saved[-1]}" if saved else ""
         return RGBXError(
             f"the {what} at step {self.step + 1}; this step has changed nothing, "
@@ -416,9 +450,26 @@ class Trainer:
         return _StopAfterStep(self)
 
 
+def _eliminates(network: nn.Module) -> bool:
+    return bool(getattr(getattr(network, "config", None), "elimination_layers", ()))
+
+
+def trained_state(network: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of the network: all of it, or of a tuned one what its file would."""
+    return network.saved_state() if isinstance(network, TunedTracker) else network.state_dict()
+
+
+def base_fingerprint(network: nn.Module) -> str | None:
+    """Of the network that a tuned one wraps and whose weights its checkpoints leave out; None of any other."""
+    origin = network.origin if isinstance(network, TunedTracker) else None
+    return None if origin is None else origin.fingerprint
+
+
 def _prepare_loader_process(worker: int) -> None:
-    """Ctrl-C reaches loader processes too, and the step under way still needs their data. Each has one thread: there
-    are as many processes as cores are to be kept busy.
+    """Let a loader process ignore Ctrl-C and use one thread.
+
+    Ctrl-C reaches loader processes too, and the step under way still needs their data. There are as many processes as
+    cores are to be kept busy, so one thread each is enough.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -426,7 +477,7 @@ def _prepare_loader_process(worker: int) -> None:
 
 
 class _StopAfterStep:
-    """The first SIGINT or SIGTERM asks for a stop between two steps; the second one is obeyed at once.
+    """Stop between two steps at the first SIGINT or SIGTERM, and at once at the second.
 
     A step cut in half would leave weights and moments of different steps behind.
     """

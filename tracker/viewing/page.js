@@ -15,6 +15,8 @@
   let timer = null;
   let sorting = page.compare ? { key: "SR", run: "difference", order: "size" } : { key: "SR", run: 0, order: "up" };
   const shown = { truth: true, runs: page.runs.map(() => true) };
+  // Pictures are shown at this gamma; 1 is as they were taken.
+  let gamma = 1;
 
   function element(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
@@ -196,7 +198,7 @@
 
   // One sequence
 
-  function choose(index, frame = 0) {
+  function choose(index, frame = null) {
     pause();
     chosen = index;
     sequence = JSON.parse(byId(`sequence-${index}`).textContent);
@@ -218,7 +220,7 @@
     readouts();
     charts();
     resize();
-    seek(frame);
+    seek(frame === null ? largestDifference() : frame);
   }
 
   function facts() {
@@ -335,7 +337,42 @@
     const there = new URLSearchParams(location.hash.slice(1));
     const index = page.sequences.findIndex((entry) => entry.name === there.get("sequence"));
     const first = ordered()[0]?.index ?? 0;
-    choose(index < 0 ? first : index, Math.max(0, Number(there.get("frame") || 1) - 1));
+    const frame = there.get("frame");
+    choose(index < 0 ? first : index, frame === null ? null : Math.max(0, Number(frame) - 1));
+  }
+
+  // Differences
+
+  function overlap(a, b) {
+    const width = Math.min(a[0] + a[2], b[0] + b[2]) - Math.max(a[0], b[0]);
+    const height = Math.min(a[1] + a[3], b[1] + b[3]) - Math.max(a[1], b[1]);
+    const inside = Math.max(0, width) * Math.max(0, height);
+    const union = a[2] * a[3] + b[2] * b[3] - inside;
+    return union > 0 ? inside / union : 0;
+  }
+
+  // How far apart the runs are that are shown: by IoU with the ground truth where there is one, else with one another.
+  function differenceIn(frame, runs) {
+    const ious = runs.map((record) => record.iou[frame]).filter((iou) => iou !== null);
+    if (ious.length > 1) return Math.max(...ious) - Math.min(...ious);
+    if (sequence.annotated) return 0;
+    const boxes = runs.map((record) => record.boxes[frame]).filter((box) => box !== null);
+    let most = 0;
+    boxes.forEach((a, index) => {
+      for (const b of boxes.slice(index + 1)) most = Math.max(most, 1 - overlap(a, b));
+    });
+    return most;
+  }
+
+  // The frame, among those that can be shown, in which runs differ most; the first one where they do not.
+  function largestDifference() {
+    const runs = sequence.runs.filter((record, run) => record && shown.runs[run]);
+    let [best, most] = [stops[0], 0];
+    for (const frame of stops) {
+      const here = differenceIn(frame, runs);
+      if (here > most) [best, most] = [frame, here];
+    }
+    return best;
   }
 
   // Pictures
@@ -411,7 +448,8 @@
       pen.clip();
       if (image) {
         const width = image.naturalWidth / sequence.panels;
-        pen.drawImage(image, half * width, 0, width, image.naturalHeight, left, 0, panel, canvas.height);
+        const source = brightened(image);
+        pen.drawImage(source, half * width, 0, width, image.naturalHeight, left, 0, panel, canvas.height);
       } else {
         pen.fillStyle = "#1d2227";
         pen.fillRect(left, 0, panel, canvas.height);
@@ -430,6 +468,28 @@
       "aria-label",
       `Frame ${frame + 1} of ${sequence.name} with the boxes that the table below gives`,
     );
+  }
+
+  // A gamma lifts what is dark and leaves black and white as they are, which a factor does not.
+  function brightened(image) {
+    if (gamma === 1) return image;
+    if (brightened.image === image && brightened.gamma === gamma) return brightened.canvas;
+    const canvas = element("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const pen = canvas.getContext("2d", { willReadFrequently: true });
+    pen.drawImage(image, 0, 0);
+    const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
+    const levels = Array.from({ length: 256 }, (_, level) => Math.round(255 * (level / 255) ** (1 / gamma)));
+    for (let at = 0; at < pixels.data.length; at++) if (at % 4 !== 3) pixels.data[at] = levels[pixels.data[at]];
+    pen.putImageData(pixels, 0, 0);
+    Object.assign(brightened, { image, gamma, canvas });
+    return canvas;
+  }
+
+  function brighten(value) {
+    gamma = value;
+    byId("brightness").value = value;
+    draw(place);
   }
 
   // As the curves are in the dark: pictures of the night are dark in any theme.
@@ -657,10 +717,15 @@
     p: () => step(-1),
     f: nextFailure,
     g: () => toggle(null),
+    d: () => {
+      pause();
+      seek(largestDifference());
+    },
+    b: () => brighten(gamma === 1 ? 2.5 : 1),
   };
 
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.matches?.("input[type=search], select");
+    const typing = event.target.matches?.("input[type=search], select, #brightness");
     const pressing = event.key === " " && event.target.matches?.("button, input[type=checkbox]");
     if (typing || pressing || event.ctrlKey || event.metaKey || event.altKey) return;
     const act = /^[1-8]$/.test(event.key)
@@ -677,6 +742,9 @@
   });
   byId("play").addEventListener("click", playOrPause);
   byId("failure").addEventListener("click", nextFailure);
+  byId("difference").addEventListener("click", KEYS.d);
+  byId("difference").hidden = page.runs.length < 2;
+  byId("brightness").addEventListener("input", () => brighten(Number(byId("brightness").value)));
   byId("filter").addEventListener("input", listSequences);
   window.addEventListener("resize", () => {
     resize();

@@ -7,7 +7,6 @@ import html
 import importlib.resources
 import json
 import math
-import os
 from collections.abc import Iterator
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
 from tracker.evaluation.plots import COLORS
+from tracker.files import atomic_file
 from tracker.viewing.pictures import Pictures, take_pictures
 from tracker.viewing.runs import Record, Run
 from tracker.viewing.scores import FrameErrors, compare_scores, has_truth, mean_scores, score_runs
@@ -128,7 +128,7 @@ def write_page(
         "summary": _summary(runs, scores, len(shown), len(sequences), compare),
         "note": note,
         "runs": [
-            {"label": run.label, "colour": color, "means": mean_scores(own)}
+            {"label": run.label, "color": color, "means": mean_scores(own)}
             for run, color, own in zip(runs, COLORS, _common(scores) if compare else scores, strict=False)
         ],
         "sequences": [
@@ -136,15 +136,9 @@ def write_page(
         ],
     }
     heading = title or (" against " if compare else ", ").join(run.label for run in runs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for part in _document(heading, overview, shown, runs, pictures):
-                file.write(part)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        for part in _document(heading, overview, shown, runs, pictures):
+            file.write(part.encode("utf-8"))
     return Page(path, path.stat().st_size, note)
 
 
@@ -169,7 +163,7 @@ def _pictured(
 
 
 def _common(scores: list[dict[str, dict[str, float]]]) -> list[dict[str, dict[str, float]]]:
-    """Scores of the sequences that all runs have: means over different ones cannot be compared."""
+    """Keep the scores of the sequences that all runs have: means over different ones cannot be compared."""
     names = set.intersection(*(set(own) for own in scores))
     return [{name: own[name] for name in own if name in names} for own in scores]
 
@@ -194,7 +188,7 @@ def _summary(
 def _note(sequences: ListLike[Sequence], pictures: dict[str, Pictures]) -> str:
     scored = (
         "Success is the mean over thresholds of the share of frames with a larger IoU, precision the share with the "
-        "center within 20 pixels, both over the frames that have a ground truth."
+        "center within 20 pixels, both by LasHeR's rules over the frames that have a ground truth."
     )
     if not pictures:
         return f"{scored} No pictures."
@@ -213,7 +207,7 @@ def _document(
     runs: ListLike[Run],
     pictures: dict[str, Pictures],
 ) -> Iterator[str]:
-    """The file in parts, so that not all of a large one is in memory twice."""
+    """Return the file in parts, so that not all of a large one is in memory twice."""
     assets = importlib.resources.files("tracker.viewing")
     template = (assets / "page.html").read_text(encoding="utf-8")
     before, after = template.split("{{data}}")
@@ -269,7 +263,7 @@ def _record_data(record: Record | None, sequence: Sequence) -> dict[str, Any] | 
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Four decimals: one more than is shown."""
+    """Round to four decimals: one more than is shown."""
     return [value if math.isfinite(value) else None for value in np.round(values, 4).tolist()]
 
 

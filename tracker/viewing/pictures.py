@@ -37,13 +37,13 @@ class Pictures:
 
 
 def panel_size(width: int, height: int, panel_width: int) -> tuple[int, int]:
-    """Width and height of a panel: at most ``panel_width`` wide, never larger than the frame."""
+    """Return the width and height of a panel: at most ``panel_width`` wide, never larger than the frame."""
     scale = min(1.0, panel_width / width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def encode_frame(frame: np.ndarray, panel_width: int, quality: int, rgb_only: bool = False) -> bytes:
-    """A JPEG of both panels of a frame, (H, W, 6) uint8; of the first where ``rgb_only``."""
+    """Encode both panels of a frame, (H, W, 6) uint8, as one JPEG; the first alone where ``rgb_only``."""
     size = panel_size(frame.shape[1], frame.shape[0], panel_width)
     planes = cv2.split(frame)
     halves = [cv2.merge(planes[:3])] if rgb_only else [cv2.merge(planes[:3]), cv2.merge(planes[3:])]
@@ -63,7 +63,7 @@ def take_pictures(
     max_bytes: int,
     progress: bool = False,
 ) -> dict[str, Pictures]:
-    """Pictures of sequences that together stay below ``max_bytes``: sequence name to its pictures.
+    """Take pictures of sequences that together stay below ``max_bytes``: sequence name to its pictures.
 
     Where all frames would be too many, every k-th is taken, the same k for all sequences, so that none is
     shown better than another; one of each sequence always is.

@@ -13,7 +13,8 @@ from tracker.data.sequence import Sequence, as_boxes
 from tracker.errors import RGBXError
 from tracker.evaluation.lasher import fit_length
 from tracker.evaluation.results import find_result, read_boxes, read_table
-from tracker.inference.run import SCORES_FOLDER, Track
+from tracker.inference.dataset_run import SCORES_FOLDER
+from tracker.inference.tracking import Track
 
 MOST_RUNS = 8
 """As many as there are colors that can be told apart."""
@@ -35,7 +36,7 @@ class Record:
 
     @classmethod
     def from_track(cls, track: Track) -> Record:
-        """A track in memory; its score is the confidence."""
+        """Make a record of a track in memory; its score is the confidence."""
         return cls(track.boxes, track.scores, getattr(track, "lost", None))
 
 
@@ -48,7 +49,7 @@ class Run:
 
 
 def read_record(folder: Path, sequence: Sequence) -> Record | None:
-    """What a run left of a sequence, or None where there is no result file.
+    """Read what a run left of a sequence; None where there is no result file.
 
     Results are those of :func:`tracker.evaluation.results.read_boxes` in the coordinates of the data set's own files;
     confidences are the first column of ``scores/NAME.txt``, else ``NAME_confidence.txt``; lost frames are
@@ -74,7 +75,7 @@ def read_record(folder: Path, sequence: Sequence) -> Record | None:
 
 
 def _column(sequence: Sequence, *candidates: tuple[Path, tuple[int, ...]]) -> np.ndarray | None:
-    """(N,) first column of the first of the files that exists."""
+    """Read the first column, (N,), of the first of the files that exists."""
     for path, columns in candidates:
         if path.is_file():
             values = read_table(path, columns)[:, 0]
@@ -137,7 +138,7 @@ def _result_folders(folder: Path, sequences: ListLike[Sequence]) -> list[Path]:
 
 
 def _labels(folders: list[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
+    """Return the shortest ends of the paths that tell them apart."""
     for depth in range(1, max((len(folder.parts) for folder in folders), default=0) + 1):
         labels = ["/".join(folder.parts[-depth:]) for folder in folders]
         if len(set(labels)) == len(labels):

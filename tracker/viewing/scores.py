@@ -11,6 +11,7 @@ from tracker.data.sequence import Sequence
 from tracker.evaluation.frame_errors import center_error, overlap
 from tracker.evaluation.lasher import LasHeROptions
 from tracker.evaluation.protocols import evaluate
+from tracker.tables import aligned_table
 from tracker.viewing.runs import Record, Run
 
 SCORES = ("SR", "PR")
@@ -47,12 +48,12 @@ class Difference:
 
 
 def has_truth(sequence: Sequence) -> bool:
-    """Whether there is a box to compare with; the first one was given to the tracker."""
+    """Return whether there is a box to compare with; the first one was given to the tracker."""
     return int(sequence.present.sum()) > 1
 
 
 def score_runs(runs: ListLike[Run], sequences: ListLike[Sequence]) -> list[dict[str, dict[str, float]]]:
-    """Success and precision of every run: sequence name to ``SR`` and ``PR`` in [0, 1].
+    """Score every run by success and precision: sequence name to ``SR`` and ``PR`` in [0, 1].
 
     By LasHeR's rules over the frames that have a ground truth (``absent="excluded"``), so that a score is
     that of the curve beside it whatever the data set; :mod:`tracker.evaluation` has each benchmark's own rules.
@@ -68,31 +69,31 @@ def score_runs(runs: ListLike[Run], sequences: ListLike[Sequence]) -> list[dict[
 
 
 def mean_scores(scores: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Means over sequences; empty where there is none."""
+    """Average over sequences; the answer is empty where there is none."""
     if not scores:
         return {}
     return {key: float(np.mean([s[key] for s in scores.values()])) for key in SCORES}
 
 
 def compare_scores(first: dict[str, dict[str, float]], second: dict[str, dict[str, float]]) -> list[Difference]:
-    """Differences on the sequences that both have, those of success that are largest first."""
+    """Compare two runs on the sequences that both have, the largest difference of success first."""
     both = [Difference(name, first[name], second[name]) for name in first if name in second]
     return sorted(both, key=lambda d: -abs(d.of("SR")))
 
 
 def difference_table(runs: ListLike[Run], sequences: ListLike[Sequence], lines: int) -> str:
-    """The largest differences of two runs as text, in percent."""
+    """Return the largest differences of two runs as text, in percent."""
     found = compare_scores(*score_runs(runs, sequences))
     if not found:
         return "no sequence with ground truth in both runs: nothing to compare"
-    width = max(len("sequence"), *(len(d.name) for d in found[:lines]))
-    rows = [f"{'sequence':<{width}}  success: first  second  change  precision: first  second  change"]
+    head = ["sequence"]
+    for score in ("success", "precision"):
+        head += [f"{score}: first", "second", "change"]
+    rows = []
     for d in found[:lines]:
-        success, precision = ((100 * d.first[key], 100 * d.second[key], 100 * d.of(key)) for key in SCORES)
-        rows.append(
-            f"{d.name:<{width}}  {success[0]:>14.1f}  {success[1]:>6.1f}  {success[2]:>+6.1f}"
-            f"  {precision[0]:>16.1f}  {precision[1]:>6.1f}  {precision[2]:>+6.1f}"
-        )
-    if len(found) > lines:
-        rows.append(f"and {len(found) - lines} more")
-    return "\n".join(rows)
+        row = [d.name]
+        for key in SCORES:
+            row += [f"{100 * d.first[key]:.1f}", f"{100 * d.second[key]:.1f}", f"{100 * d.of(key):+.1f}"]
+        rows.append(row)
+    text = aligned_table(head, rows)
+    return text if len(found) <= lines else f"{text}\nand {len(found) - lines} more"

@@ -6,20 +6,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from tracker.data.sequence import Sequence
 from tracker.errors import RGBXError
-from tracker.inference.missing import Frame
-from tracker.inference.online import Result
-from tracker.inference.overlay import Mark, compose_frame
-from tracker.inference.sources import FrameSource
-from tracker.inference.stream import Tracked, draw, picture
-from tracker.viewing.scores import has_truth
+from tracker.inference.overlay import draw_tracked
+from tracker.inference.tracking import Tracked
 
 TITLE = "rgbx"
 DPI = 100
@@ -79,26 +73,17 @@ class LiveWindow:
         """Whether a picture that is given now would be shown."""
         return self.open and time.monotonic() - self._drawn >= self._interval
 
-    def watch(self, sequence: Sequence, index: int, frame: np.ndarray | Frame, result: Result) -> None:
-        """Show what was found in a frame: a :data:`tracker.inference.run.Watch`."""
-        image = picture(frame) if self.due else None
-        if image is None:
-            return
-        truth = sequence.boxes[index] if has_truth(sequence) else None
-        drawn = compose_frame(
-            image,
-            [Mark("tracker", result.box, result.score, result.lost)],
-            truth,
-            title=sequence.name,
-            counter=f"{index + 1} / {sequence.length}",
-            modality=sequence.modality,
-            rgb_only=sequence.rgb_only,
-        )
-        self.show(drawn)
+    def watch(self, tracked: Tracked) -> bool:
+        """Show what was found in a frame: a :data:`tracker.inference.tracking.Watch`.
 
-    def watch_stream(self, source: FrameSource) -> Callable[[Tracked], bool]:
-        """What :func:`tracker.inference.stream.track_stream` shows its frames to; closing the window ends it."""
-        return lambda tracked: self.show(draw(tracked, source)) if self.due else self.open
+        Returns:
+            Whether the tracking goes on: that of a folder does to its end, that of a video or camera while the window
+            is open.
+        """
+        image = draw_tracked(tracked) if self.due else None
+        if image is not None:
+            self.show(image)
+        return self.open or tracked.source.sequence is not None
 
     def show(self, picture: np.ndarray) -> bool:
         """Show a picture, (H, W, 3) uint8, as large as the window allows; blocks while paused.
@@ -127,7 +112,7 @@ class LiveWindow:
         return self.open
 
     def close(self) -> None:
-        """Close it; again does nothing."""
+        """Close the window; a second call does nothing."""
         if self.open:
             self._plt.close(self._figure)
             self.open = False

@@ -23,6 +23,7 @@ POLL_SECONDS = 0.5
 MEASURES = {
     "depthtrack": ("PrecisionRecall", ("Pr", "Re", "F")),
     "vot-rgbd2022": ("EAOScore", ("EAO",)),
+    "vot-rgbt2019": ("EAOScore", ("EAO",)),
 }
 """The analysis that answers a benchmark's figures, and their names."""
 WITHOUT_MULTISTART = ("0.8.0", "0.8.1", "0.9.0")
@@ -32,7 +33,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 def find_python(python: str | Path | None = None) -> str:
-    """The interpreter that has the toolkit: the one given, else ``RGBX_VOT_PYTHON``, else this one.
+    """Return the interpreter that has the toolkit: the one given, else ``RGBX_VOT_PYTHON``, else this one.
 
     Raises:
         RGBXError: it has no toolkit.
@@ -49,14 +50,14 @@ def find_python(python: str | Path | None = None) -> str:
 
 
 def toolkit_version(python: str) -> str:
-    """Version of the toolkit that an interpreter has."""
+    """Return the version of the toolkit that an interpreter has."""
     probe = "from importlib.metadata import version; print(version('vot-toolkit'))"
     done = subprocess.run([python, "-c", probe], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
 def benchmark_of(workspace: Path) -> str:
-    """The benchmark that a workspace was prepared for.
+    """Return the benchmark that a workspace was prepared for.
 
     Raises:
         RGBXError: no workspace, or one of another stack.
@@ -102,7 +103,7 @@ def run_workspace(
         )
     interpreter = find_python(python)
     version = toolkit_version(interpreter)
-    if benchmark == "vot-rgbd2022" and version in WITHOUT_MULTISTART:
+    if BENCHMARKS[benchmark].anchored and version in WITHOUT_MULTISTART:
         raise RGBXError(
             f"vot-toolkit {version} cannot run the multistart experiment of {benchmark} (it gives the tracker no "
             "region to start from); install vot-toolkit==0.7.4 for it"
@@ -122,9 +123,9 @@ def run_workspace(
 
 
 def _expected_files(workspace: Path, benchmark: str, tracker: str, sequences: ListLike[str]) -> list[Path]:
-    """Result files of all runs, without their extension: one a sequence, or one an anchor of a sequence."""
+    """List the result files of all runs, without their extension: one a sequence, or one an anchor of it."""
     base = workspace / "results" / tracker / BENCHMARKS[benchmark].experiment
-    if benchmark == "depthtrack":
+    if not BENCHMARKS[benchmark].anchored:
         return [base / name / f"{name}_001" for name in sequences]
     files = []
     for name in sequences:
@@ -138,7 +139,7 @@ def _finished(file: Path) -> bool:
 
 
 def _call(workspace: Path, python: str, arguments: list[str], files: list[Path], progress: bool) -> None:
-    """One command of the toolkit; a bar over ``files`` where there are any."""
+    """Run one command of the toolkit, with a bar over ``files`` where there are any."""
     environment = os.environ | {"http_proxy": NOWHERE, "https_proxy": NOWHERE, "VOT_RESULTS_BINARY": "false"}
     environment |= {"HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE}
     action, *rest = arguments
@@ -165,7 +166,7 @@ def _call(workspace: Path, python: str, arguments: list[str], files: list[Path],
 
 
 def _last_words(workspace: Path) -> str:
-    """The end of what the toolkit said, for a message."""
+    """Return the end of what the toolkit said, for a message."""
     lines = [line.strip() for line in (workspace / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()]
     spoken = [line for line in lines if line]
     telling = [line for line in spoken if "error" in line.lower() or "exception" in line.lower()]
@@ -173,7 +174,7 @@ def _last_words(workspace: Path) -> str:
 
 
 def read_analysis(path: Path, benchmark: str) -> dict[str, dict[str, float]]:
-    """Figures from the JSON file of the toolkit's analysis: tracker to measure to value.
+    """Read figures from the JSON file of the toolkit's analysis: tracker to measure to value.
 
     Raises:
         RGBXError: the file is not what the toolkit writes.

@@ -13,48 +13,67 @@ from tracker.data.sequence import join_halves, read_image
 from tracker.errors import RGBXError
 from tracker.inference.online import OnlineTracker
 
-CHANNELS = ("color", "depth")
+X_CHANNELS = ("depth", "ir")
+"""What the toolkit calls the channels of X."""
 
 
-def read_rgbd(color: str, depth: str, depth_style: str = "jet", depth_clip: bool = True) -> np.ndarray:
-    """(H, W, 6) uint8, RGB and rendered depth, from two image files.
+def read_pair(
+    color: str, x: str, channel: str = "depth", depth_style: str = "jet", depth_clip: bool = True
+) -> np.ndarray:
+    """Read RGB and X from two image files: (H, W, 6) uint8.
+
+    Args:
+        color: the RGB image.
+        x: depth in millimeters, which is rendered, or thermal infrared in 8 bits.
+        channel: which of the two, one of :data:`X_CHANNELS`.
+        depth_style, depth_clip: see :func:`tracker.data.depth.depth_to_image`.
 
     Raises:
-        RGBXError: one cannot be read, or they differ in size.
+        RGBXError: one cannot be read, they differ in size, or infrared has other than 8 bits.
     """
-    rgb, millimeters = read_image(Path(color)), read_image(Path(depth), cv2.IMREAD_UNCHANGED)
-    for path, image in ((color, rgb), (depth, millimeters)):
+    rgb, second = read_image(Path(color)), read_image(Path(x), cv2.IMREAD_UNCHANGED)
+    for path, image in ((color, rgb), (x, second)):
         if image is None:
             raise RGBXError(f"{path} is missing or cannot be decoded as an image; restore the file")
     assert rgb is not None
-    assert millimeters is not None
-    if rgb.shape[:2] != millimeters.shape[:2]:
+    assert second is not None
+    if rgb.shape[:2] != second.shape[:2]:
         raise RGBXError(
-            f"{color} is {rgb.shape[1]}x{rgb.shape[0]} but {depth} is {millimeters.shape[1]}x{millimeters.shape[0]}; "
-            "expected registered images of one size"
+            f"{color} is {rgb.shape[1]}x{rgb.shape[0]} but {x} is {second.shape[1]}x{second.shape[0]}; expected "
+            "registered images of one size"
         )
-    x = depth_to_image(millimeters, depth_style, depth_clip) if millimeters.ndim == 2 else millimeters[:, :, :3]
-    return join_halves(rgb, x)
+    if second.ndim == 3:
+        return join_halves(rgb, second[:, :, :3])
+    if channel == "depth":
+        return join_halves(rgb, depth_to_image(second, depth_style, depth_clip))
+    if second.dtype != np.uint8:
+        raise RGBXError(f"{x} has {second.dtype} pixels; expected infrared in 8 bits, as the benchmark has it")
+    return join_halves(rgb, cv2.cvtColor(second, cv2.COLOR_GRAY2RGB))
 
 
-def serve(tracker: OnlineTracker, name: str) -> None:
+def serve(tracker: OnlineTracker, name: str, x: str = "depth") -> None:
     """Answer the toolkit over standard input and output until it says goodbye; depth in the style of the settings.
 
     The first frame is answered without a confidence, since nothing was predicted there; the others with the score of
     the best cell.
 
+    Args:
+        tracker: answers the frames.
+        name: of the tracker, for the toolkit.
+        x: the channel that is asked for beside ``color``, one of :data:`X_CHANNELS`.
+
     Raises:
         RGBXError: vot-trax is not installed, or a frame or box cannot be used (the toolkit is told, too).
     """
     trax = _import_trax()
-    server = trax.Server([trax.Region.RECTANGLE], [trax.Image.PATH], list(CHANNELS), tracker_name=name)
+    server = trax.Server([trax.Region.RECTANGLE], [trax.Image.PATH], ["color", x], tracker_name=name)
     try:
         while True:
             request = server.wait()
             if request.type == trax.TraxStatus.QUIT:
                 return
-            color, depth = (request.image[channel].path() for channel in ("color", "depth"))
-            frame = read_rgbd(color, depth, tracker.settings.depth_style, tracker.settings.depth_clip)
+            color, second = (request.image[channel].path() for channel in ("color", x))
+            frame = read_pair(color, second, x, tracker.settings.depth_style, tracker.settings.depth_clip)
             if request.type == trax.TraxStatus.INITIALIZE:
                 box = np.array(request.objects[0][0].bounds(), dtype=np.float64)
                 tracker.initialize(frame, box)

@@ -7,10 +7,9 @@ With DepthTrack linked in and listed, the same stack computes DepthTrack's figur
 from __future__ import annotations
 
 import configparser
-import os
+import io
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ import yaml
 from tracker.data.layouts import frame_files
 from tracker.data.sequence import read_image
 from tracker.errors import RGBXError
-from tracker.evaluation.folder import find_list
+from tracker.evaluation.annotations import find_list
 from tracker.evaluation.results import read_table
+from tracker.files import atomic_folder, write_text
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,20 @@ class Benchmark:
     Attributes:
         stack: name of the experiment stack, which ships with the toolkit.
         experiment: name of the one experiment in it.
+        x: the channel of X beside ``color``, as the toolkit calls it.
+        anchored: runs start at the anchors of a sequence, not at its first frame.
     """
 
     stack: str
     experiment: str
+    x: str
+    anchored: bool
 
 
 BENCHMARKS = {
-    "depthtrack": Benchmark("vot2021/rgbd", "rgbd-unsupervised"),
-    "vot-rgbd2022": Benchmark("vot2022/rgbd", "baseline"),
+    "depthtrack": Benchmark("vot2021/rgbd", "rgbd-unsupervised", "depth", anchored=False),
+    "vot-rgbd2022": Benchmark("vot2022/rgbd", "baseline", "depth", anchored=True),
+    "vot-rgbt2019": Benchmark("vot2019/rgbtir", "baseline", "ir", anchored=True),
 }
 CONFIG_FILE = "config.yaml"
 TRACKERS_FILE = "trackers.ini"
@@ -50,11 +55,11 @@ TIMEOUT = 600
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def tracker_command(checkpoint: Path, depth_style: str | None = None, device: str = "auto") -> str:
-    """The command line by which the toolkit starts the tracker, quoted for a shell."""
+def tracker_command(checkpoint: Path, depth_style: str | None = None, device: str = "auto", x: str = "depth") -> str:
+    """Return the command line by which the toolkit starts the tracker, quoted; ``x`` is the channel of X."""
     words = [sys.executable, "-m", "tracker", "vot", "tracker", str(checkpoint.resolve())]
     style = [] if depth_style is None else ["--depth-style", depth_style]
-    return shlex.join([*words, *style, "--device", device])
+    return shlex.join([*words, *style, "--device", device, "--channel", x])
 
 
 def prepare_workspace(
@@ -70,8 +75,8 @@ def prepare_workspace(
 
     Args:
         workspace: folder; made whole or not at all.
-        data: DepthTrack: ``[SPLIT/]NAME/color``, ``depth`` and ``groundtruth.txt``. VOT-RGBD2022: the set as the
-            toolkit keeps it, ``NAME/sequence`` and so on.
+        data: DepthTrack: ``[SPLIT/]NAME/color``, ``depth`` and ``groundtruth.txt``. VOT-RGBD2022 and VOT-RGBT2019: the
+            set as the toolkit keeps it, ``NAME/sequence`` and so on.
         benchmark: one of :data:`BENCHMARKS`.
         command: how the toolkit starts the tracker, see :func:`tracker_command`.
         name: of the tracker: letters, digits, ``_`` and ``-``.
@@ -105,11 +110,9 @@ def prepare_workspace(
     if benchmark == "depthtrack":
         lengths = {folder: _check_depthtrack(folder) for folder in folders}
     else:
-        _check_vot(folders)
-    staging = workspace.with_name(f".{workspace.name}.partial-{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        (staging / "sequences").mkdir(parents=True)
+        _check_vot(folders, BENCHMARKS[benchmark].x)
+    with atomic_folder(workspace) as staging:
+        (staging / "sequences").mkdir()
         (staging / "results").mkdir()
         for folder in folders:
             if benchmark == "depthtrack":
@@ -121,17 +124,11 @@ def prepare_workspace(
         config = {"registry": [f"./{TRACKERS_FILE}"], "stack": BENCHMARKS[benchmark].stack}
         (staging / CONFIG_FILE).write_text(yaml.safe_dump(config), encoding="utf-8")
         _add_tracker(staging / TRACKERS_FILE, name, command)
-        if workspace.is_dir():
-            workspace.rmdir()
-        os.replace(staging, workspace)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return [folder.name for folder in folders]
 
 
 def read_config(workspace: Path) -> dict[str, object]:
-    """A workspace's ``config.yaml``.
+    """Read a workspace's ``config.yaml``.
 
     Raises:
         RGBXError: it is not there, or is not a mapping.
@@ -146,7 +143,7 @@ def read_config(workspace: Path) -> dict[str, object]:
 
 
 def listed_sequences(workspace: Path) -> list[str]:
-    """Names in ``sequences/list.txt``.
+    """Return the names in ``sequences/list.txt``.
 
     Raises:
         RGBXError: there is no list, without which the toolkit would download another set.
@@ -158,7 +155,7 @@ def listed_sequences(workspace: Path) -> list[str]:
 
 
 def listed_trackers(workspace: Path) -> list[str]:
-    """Names in ``trackers.ini``."""
+    """Return the names in ``trackers.ini``."""
     return _registry(workspace / TRACKERS_FILE).sections()
 
 
@@ -173,19 +170,15 @@ def _add_tracker(path: Path, name: str, command: str) -> None:
     # The toolkit reads the file with interpolation, in which %% is a %.
     escaped = command.replace("%", "%%")
     registry[name] = {"label": name, "protocol": "trax", "command": escaped, "timeout": str(TIMEOUT)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            registry.write(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = io.StringIO()
+    registry.write(text)
+    write_text(path, text.getvalue())
 
 
 def _find_folders(data: Path, benchmark: str, split: str | None) -> list[Path]:
     names: list[str] | None = None
     root = data
-    listing = data / LIST_FILE if benchmark == "vot-rgbd2022" and split is None else None
+    listing = data / LIST_FILE if benchmark != "depthtrack" and split is None else None
     if benchmark == "depthtrack" and split is None:
         try:
             split = "test" if find_list(data, "test") else None
@@ -209,7 +202,7 @@ def _find_folders(data: Path, benchmark: str, split: str | None) -> list[Path]:
 
 
 def _check_depthtrack(folder: Path) -> int:
-    """Number of frames of a sequence that the toolkit can read."""
+    """Check a sequence and return the number of frames that the toolkit can read."""
     color, depth = (frame_files(folder / name) for name in ("color", "depth"))
     if not color or len(color) != len(depth):
         raise RGBXError(
@@ -224,15 +217,22 @@ def _check_depthtrack(folder: Path) -> int:
     return len(color)
 
 
-def _check_vot(folders: Iterable[Path]) -> None:
+def _check_vot(folders: Iterable[Path], x: str) -> None:
     for folder in folders:
         for file in ("sequence", "anchor.value"):
             if not (folder / file).is_file():
                 raise RGBXError(f"sequence {folder.name} has no file {file!r}; expected the set as VOT distributes it")
+        properties = (folder / "sequence").read_text(encoding="utf-8")
+        lacking = next((name for name in ("color", x) if f"channels.{name}=" not in properties.replace(" ", "")), None)
+        if lacking is not None:
+            raise RGBXError(
+                f"sequence {folder.name}: its file 'sequence' names no channel {lacking!r}; expected a line "
+                f"channels.{lacking}=..., so give the data of this benchmark"
+            )
 
 
 def _link_depthtrack(folder: Path, target: Path, length: int) -> None:
-    """One sequence: its annotation linked, its frames linked under VOT's numbers, and a ``sequence`` file."""
+    """Link the annotation of a sequence and its frames under VOT's numbers, and write its ``sequence`` file."""
     target.mkdir()
     source = folder.resolve()
     for file in sorted(source.iterdir()):

@@ -6,5 +6,5 @@ import torch
 
 
 def current_stream(device: torch.device) -> int:
-    """torch's current stream on a device, as the library takes it; 0 on a host that stands in for one."""
+    """Return torch's current stream on a device, as the library takes it; 0 on a host that stands in for one."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0

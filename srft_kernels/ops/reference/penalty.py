@@ -32,8 +32,7 @@ def penalty_backward_reference(
     significance: Sequence[Tensor],
     strength: Tensor,
 ) -> list[Tensor]:
-    """``grad · strength · P (θ - a)`` per tensor, in plain torch: the parameters' dtypes and shapes,
-    contiguous."""
+    """``grad · strength · P (θ - a)`` per tensor, in plain torch: the parameters' dtypes and shapes, contiguous."""
     check_lists(params, anchors, significance, strength)
     factor = grad.to(torch.float64) * strength.to(torch.float64)
     gradients = []

@@ -15,8 +15,9 @@ NARROWEST_BIN = 2.0**-14
 
 
 def rank_by_sort(transfer: Tensor) -> Tensor:
-    """The rank of every element among its tensor's, in [0, 1], ties sharing their mean rank: what the histogram
-    estimates.
+    """Return the rank of every element among its tensor's, in [0, 1]; the histogram estimates it.
+
+    Ties share their mean rank.
     """
     _, inverse, counts = torch.unique(transfer.flatten(), sorted=True, return_inverse=True, return_counts=True)
     below = counts.cumsum(0) - counts
@@ -114,8 +115,9 @@ def key_quantile(statistics: Tensor, share: float) -> float:
 
 
 def range_over(low: float, high: float) -> tuple[float, float]:
-    """(low, density) of 253 regular bins over [low, high], in float32; never narrower than a float's key can tell
-    apart.
+    """Return (low, density) of 253 regular bins over [low, high], in float32.
+
+    Bins are never narrower than a float's key can tell apart.
     """
     narrowest = NARROWEST_BIN * REGULAR_BINS
     if not high - low >= narrowest:
@@ -160,8 +162,9 @@ def bin_ranks(statistics: Tensor, low: float, density: float) -> Tensor:
 def fresh_statistics(
     transfer: Tensor, counted: Tensor, statistics: Tensor, share: Callable[[Tensor], None] | None = None
 ) -> None:
-    """Statistics of a tensor that has none: its extent, a histogram over it, then one over its middle 99 %. Of a
-    shard, each is ``share``d before the next.
+    """Statistics of a tensor that has none: its extent, a histogram over it, then one over its middle 99 %.
+
+    Of a shard, each is ``share``d before the next.
     """
 
     def count(low: float, density: float) -> None:

@@ -27,8 +27,9 @@ def _readable(tensors: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tenso
 
 
 def _launch_penalty(lists: Sequence[list[Tensor]], factor: Tensor) -> Tensor:
-    """Launch over parameters, anchors and significances, once for each combination of dtypes. Writes the gradients
-    where ``lists`` has a fourth list for them; else returns the chunks' sums of P (theta - a)^2.
+    """Launch over parameters, anchors and significances, once for each combination of dtypes.
+
+    Writes the gradients where ``lists`` has a fourth list for them; else returns the chunks' sums of P (theta - a)^2.
     """
     device = factor.device
     together: dict[tuple[torch.dtype, ...], list[int]] = {}
@@ -64,8 +65,9 @@ def _launch_penalty(lists: Sequence[list[Tensor]], factor: Tensor) -> Tensor:
 def penalty_value(
     params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
 ) -> Tensor:
-    """``1/2 strength sum P (theta - a)^2``, as :func:`..reference.penalty.penalty_reference` defines it. The sum is in
-    float64 and in a fixed order.
+    """``1/2 strength sum P (theta - a)^2``, as :func:`..reference.penalty.penalty_reference` defines it.
+
+    The sum is in float64 and in a fixed order.
     """
     check_lists(params, anchors, significance, strength)
     device = params[0].device if params else strength.device
@@ -82,8 +84,10 @@ def penalty_gradients(
     significance: Sequence[Tensor],
     strength: Tensor,
 ) -> list[Tensor]:
-    """``grad strength P (theta - a)`` per tensor, as
-    :func:`..reference.penalty.penalty_backward_reference` defines it: the parameters' dtypes, contiguous.
+    """Return the gradients of the penalty, ``grad strength P (theta - a)``, for each tensor.
+
+    The definition is :func:`..reference.penalty.penalty_backward_reference`. Gradients have the parameters' dtypes and
+    are contiguous.
     """
     check_lists(params, anchors, significance, strength)
     if not params:

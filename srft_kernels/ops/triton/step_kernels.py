@@ -1,5 +1,6 @@
-"""The step's device code in Triton: the mathematics of ``docs/kernels.md`` over many tensors, each element read and
-written once.
+"""The step's device code in Triton: the mathematics of ``docs/kernels.md`` over many tensors.
+
+Each element is read and written once.
 
 A step is three launches over all tensors of one dtype: :func:`prepare` (one program a tensor) turns the settings and
 the last step's statistics into the tensor's constants; :func:`advance` (one program a chunk) takes the step;
@@ -337,8 +338,10 @@ def _sgd(
 
 @triton.jit
 def _pulled(proposed, current, anchor, w_p, w_t, MODE: tl.constexpr):
-    """The minimizer of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2, or its first order;
-    written as a step from ``proposed``, so that no weight means no change."""
+    """Return the minimizer of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2.
+
+    It may also be its first order. Both are written as a step from ``proposed``, so that no weight means no change.
+    """
     pull = w_p * (anchor - proposed) + w_t * (current - proposed)
     if MODE == PROXIMAL:
         pull = pull / (1.0 + w_p + w_t)

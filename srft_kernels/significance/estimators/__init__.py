@@ -10,7 +10,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     for estimator in (
         fisher.Fisher,
         fisher_exact.FisherExact,
-        hutchinson.Hutchinson,
+        hutchinson.HutchinsonEstimator,
         gnb.GaussNewtonBartlett,
         mas.MAS,
         magnitude.Magnitude,

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from srft_kernels.ops.tensors import element_dtype
+
 LossFunction = Callable[[nn.Module, Any], Tensor]
 OutputsFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -38,11 +40,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Contribution:
-    """A batch's sum over its ``samples``: one tensor per parameter in the accumulation dtype, ``None`` where
-    no gradient reached the parameter.
+    """What a batch contributes: a sum over its ``samples`` for each parameter, in the accumulation dtype.
+
+    The sum is ``None`` where no gradient reached the parameter.
 
     ``error`` is how far the sums are from their expectation *for this batch*, where the estimator drew often
-    enough to tell: relative, of all tensors together and of each (see :class:`RunningError`)."""
+    enough to tell: relative, of all tensors together and of each (see :class:`RunningError`).
+    """
 
     sums: Sequence[Tensor | None]
     samples: int
@@ -62,8 +66,7 @@ class Pass(Protocol):
 
 
 class Estimator:
-    """An estimator of significance: either from batches (``contribution``) or from the weights alone
-    (``of_weight``).
+    """An estimator of significance: either from batches (``contribution``) or from the weights alone (``of_weight``).
 
     The map is the sum of the contributions over the number of samples, through ``significance``. An estimator
     that has to remember something from one batch to the next keeps it in a pass of its own (``start``).
@@ -99,15 +102,8 @@ class Estimator:
         raise NotImplementedError
 
 
-def accumulation_dtype(parameter: Tensor) -> torch.dtype:
-    """fp64 for fp64 parameters, fp32 for everything narrower: squares of small gradients underflow in
-    fp16."""
-    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
-
-
 def per_sample_losses(request: Request) -> Tensor:
-    """Evaluate the loss function and hold its answer to what a per-sample Fisher needs: a (B,) tensor with a
-    graph."""
+    """Evaluate the loss function and hold its answer to what a per-sample Fisher needs: a (B,) tensor with a graph."""
     losses = request.loss_fn(request.model, request.batch)
     if not isinstance(losses, Tensor):
         raise ValueError(
@@ -147,8 +143,7 @@ def batch_size(batch: Any) -> int | None:
 
 
 def sample_outputs(request: Request, outputs_fn: OutputsFunction, name: str) -> Tensor:
-    """Evaluate ``outputs_fn`` and hold its answer to what an estimator from outputs needs: (B, ...), with a
-    graph."""
+    """Evaluate ``outputs_fn`` and hold its answer to what an estimator from outputs needs: (B, ...), with a graph."""
     outputs = outputs_fn(request.model, request.batch)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.dim():
         what = (
@@ -168,12 +163,14 @@ def sample_outputs(request: Request, outputs_fn: OutputsFunction, name: str) -> 
 
 
 def refuse_non_finite(values: Tensor, what: str) -> None:
+    """Raise :class:`NonFiniteBatch` if any of ``values`` is not finite; ``what`` names them in the message."""
     broken = values.numel() - int(values.isfinite().sum())
     if broken:
         raise NonFiniteBatch(f"{broken} of {values.numel()} {what} are not finite")
 
 
 def checked_outputs_fn(outputs_fn: OutputsFunction | None, name: str) -> OutputsFunction:
+    """Return ``outputs_fn``, or raise ``ValueError`` if it is missing or no function."""
     if outputs_fn is None or not callable(outputs_fn):
         raise ValueError(
             f"the estimator {name!r} needs outputs_fn=, a function (model, batch) -> outputs such as "
@@ -216,5 +213,5 @@ def _wide_gradients(
         if gradient is None:
             continue
         wide = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
-        wide = wide.to(accumulation_dtype(parameter))
+        wide = wide.to(element_dtype(parameter))
         yield place, wide / scale if scale != 1.0 else wide

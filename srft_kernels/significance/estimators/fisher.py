@@ -25,9 +25,11 @@ from srft_kernels.significance.estimators.base import (
 
 @dataclass(frozen=True)
 class Fisher(Estimator):
-    """``draws``: independent sign vectors per batch, each one backward pass, averaged. ``loss_scale``
-    multiplies the loss and is divided out of the gradients: for fp16 parameters, whose gradients underflow
-    below 6e-8."""
+    """``draws``: independent sign vectors per batch, each one backward pass, averaged.
+
+    ``loss_scale`` multiplies the loss and is divided out of the gradients: for fp16 parameters, whose gradients
+    underflow below 6e-8.
+    """
 
     name: ClassVar[str] = "fisher"
     draws: int = 1
@@ -54,5 +56,6 @@ class Fisher(Estimator):
 
 
 def check_scale(loss_scale: float) -> None:
+    """Raise ``ValueError`` unless ``loss_scale`` is positive and finite."""
     if not 0.0 < loss_scale < float("inf"):
         raise ValueError(f"loss_scale must be positive and finite, got {loss_scale}")

@@ -34,8 +34,9 @@ Likelihood = Literal["categorical", "bernoulli", "gaussian"]
 
 @dataclass(frozen=True)
 class GaussNewtonBartlett(Estimator):
-    """``outputs_fn(model, batch)`` returns the parameters of the likelihood, which the loss is taken to be the
-    negative logarithm of:
+    """Estimates the Gauss-Newton diagonal from labels that the model draws from its own answer (arXiv 2305.14342).
+
+    ``outputs_fn(model, batch)`` returns the parameters of the likelihood, whose negative logarithm is the loss:
 
     ============= ======================= ======================================= ========================
     likelihood    outputs                 a sample is                             loss that it stands for

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from srft_kernels.ops.probe import DTYPES
+from srft_kernels.ops.tensors import is_dense
 from srft_kernels.sharded import check as check_placement
 from srft_kernels.sharded import is_distributed, is_sharded, local, rank_of
 from srft_kernels.significance.convergence import LEAST_DRAWS, RunningError
@@ -34,11 +35,11 @@ from srft_kernels.significance.hessian import (
     narrowest_dtype,
     second_derivatives,
 )
-from srft_kernels.significance.untouched import Buffers, Generators
+from srft_kernels.significance.preserve import Buffers, Generators
 
 
 @dataclass(frozen=True)
-class Hutchinson(Estimator):
+class HutchinsonEstimator(Estimator):
     """``loss_fn`` returns per-sample losses (B,), or a scalar, which counts as their mean.
 
     ``probes``: how many each batch gets, at most: with ``relative_error`` a batch gets no more than tell *its*
@@ -114,7 +115,7 @@ class Hutchinson(Estimator):
                     f"{name!r} has a hook that runs after its gradient is accumulated, such as an optimizer step in "
                     "the backward pass; remove it for the estimation, or use method='autograd'"
                 )
-            if not torch.ops.aten.is_non_overlapping_and_dense.default(local(p)):
+            if not is_dense(local(p)):
                 raise ValueError(
                     f"a finite difference moves parameters where they lie, so they must be dense; {name!r} has shape "
                     f"{tuple(p.shape)} and strides {p.stride()}; make it contiguous, or use method='autograd'"
@@ -136,7 +137,9 @@ class Hutchinson(Estimator):
 class HutchinsonPass:
     """Numbers the draws of a pass, and settles step and difference with its first batch."""
 
-    def __init__(self, options: Hutchinson, model: nn.Module, parameters: Mapping[str, Tensor], seed: int) -> None:
+    def __init__(
+        self, options: HutchinsonEstimator, model: nn.Module, parameters: Mapping[str, Tensor], seed: int
+    ) -> None:
         self.options = options
         # By place in the model, so that a parameter has the same probe whatever else is selected.
         places = {name: place for place, (name, _) in enumerate(model.named_parameters())}

@@ -1,5 +1,4 @@
-"""Uniform: every weight is as significant as every other, which makes the prior pull L2-SP (arXiv
-1802.01483)."""
+"""Uniform: every weight is as significant as every other, which makes the prior pull L2-SP (arXiv 1802.01483)."""
 
 from __future__ import annotations
 

@@ -15,8 +15,11 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 @pytest.fixture(autouse=True)
 def faithful_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large blocks, because an operation costs the interpreter the same for any number of elements; and bfloat16
-    rounded to nearest, as devices do and the interpreter does not."""
+    """Use large blocks, and bfloat16 rounded to nearest.
+
+    An operation costs the interpreter the same for any number of elements. Devices round to nearest, and the
+    interpreter does not.
+    """
     if not INTERPRETED:
         return
     import numpy as np

@@ -203,8 +203,10 @@ class Stepper:
         self.plan: Any = make_plan(self.tensors)
 
     def prepare(self, grad_scale: Tensor | None = None) -> None:
-        """What the wrapper does before a tensor's first step. A truth that is copied after it starts from the same
-        counts: of T in float64 a few elements would lie in a neighboring bin, and move the rank of that bin's others.
+        """What the wrapper does before a tensor's first step.
+
+        A truth that is copied after it starts from the same counts: of T in float64 a few elements would lie in a
+        neighboring bin, and move the rank of that bin's others.
         """
         flags = StepFlags.of(self.case.flags)
         if flags.weighs_transfer:

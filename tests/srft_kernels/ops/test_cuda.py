@@ -1,5 +1,6 @@
-"""The CUDA kernels on a device, from one launch to the whole optimizer: against the reference on the CPU, in the same
-bits from run to run, without waiting for the device, and under captured graphs.
+"""The CUDA kernels on a device, from one launch to the whole optimizer, against the reference on the CPU.
+
+They give the same bits from run to run, do not wait for the device, and work under captured graphs.
 
 What needs no device (the kernels' own code on a stand-in for one) is in test_cuda_on_host.py.
 """
@@ -824,6 +825,7 @@ def test_grad_scaler() -> None:
             AdamW(model.named_parameters(), lr=1e-2),
             prior={n: torch.ones_like(p) for n, p in model.named_parameters()},
             kappa=0.5,
+            unscale_in_step=True,
         )
         for model in (ours, theirs)
     )

@@ -1,5 +1,6 @@
-"""The CUDA kernels' own code on a host that stands in for the device (cuda_on_host/): walk, reductions, tickets, ranges
-and arithmetic against the reference, where there is no GPU.
+"""The CUDA kernels' own code on a host that stands in for the device (cuda_on_host/), where there is no GPU.
+
+Walk, reductions, tickets, ranges and arithmetic are compared with the reference.
 """
 
 from __future__ import annotations

@@ -451,8 +451,10 @@ def test_autograd_is_told_that_weights_have_changed() -> None:
 
 
 def test_finite_differences_of_a_quadratic_give_its_diagonal() -> None:
-    """θᵀAθ/2: z (A(θ + hz) - A(θ - hz)) / 2h = z Az, whose mean is diag A; an element is off by at most the sum of its
-    row, so Hoeffding's bound holds at 1e-9 for each of 8."""
+    """The mean of z (A(θ + hz) - A(θ - hz)) / 2h = z Az, for the loss θᵀAθ/2, is diag A.
+
+    An element is off by at most the sum of its row, so Hoeffding's bound holds at 1e-9 for each of 8.
+    """
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(8, 8, generator=generator, dtype=torch.float64)
     a = a + a.T
@@ -585,8 +587,10 @@ def test_draws_do_not_go_together(one: dict[str, int], other: dict[str, int]) ->
 
 
 def test_many_draws_of_few_elements_do_not_go_together() -> None:
-    """The moments that the estimator rests on, over the draws: E[zᵢ] = 0 and E[zᵢ zⱼ] = 0 for all pairs of 40 elements,
-    some of another tensor."""
+    """The moments that the estimator rests on hold over the draws.
+
+    E[zᵢ] = 0 and E[zᵢ zⱼ] = 0 for all pairs of 40 elements, some of another tensor.
+    """
     draws = 4096
     z = torch.empty(draws, 40)
     for k in range(draws):

@@ -103,8 +103,10 @@ def compiled(kernel: Any, constants: dict[str, Any], target: GPUTarget) -> Any:
 
 
 def spills_in_loops(code: str) -> list[str]:
-    """The accesses to local memory in machine code that run more than once. A register that is put aside before a loop
-    and fetched after it costs nothing beside what the loop moves, and each release of the compiler decides it anew.
+    """The accesses to local memory in machine code that run more than once.
+
+    A register that is put aside before a loop and fetched after it costs nothing beside what the loop moves, and each
+    release of the compiler decides it anew.
     """
     lines = code.splitlines()
     labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r"(\.L_\w+):", line))}

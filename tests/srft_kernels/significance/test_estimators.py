@@ -1,5 +1,7 @@
-"""The estimators against per-sample gradients by torch.func, their statistics against theory, and the model
-untouched."""
+"""The estimators, against per-sample gradients by torch.func and their statistics against theory.
+
+The model is left untouched.
+"""
 
 from __future__ import annotations
 
@@ -355,8 +357,7 @@ def test_a_frozen_model_and_complex_parameters_are_refused() -> None:
 
 
 class Everything(nn.Module):
-    """A network with all that an estimation pass can disturb: BatchNorm, dropout, a buffer that is
-    replaced."""
+    """A network with all that an estimation pass can disturb: BatchNorm, dropout, a buffer that is replaced."""
 
     def __init__(self, seed: int, width: int, momentum: float | None) -> None:
         super().__init__()

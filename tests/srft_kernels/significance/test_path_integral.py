@@ -133,7 +133,7 @@ def test_the_second_recorder_of_one_optimizer_agrees_with_the_first() -> None:
     model, x, y = problem()
     optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.01))
     recorders = [srft.PathIntegral(optimizer), srft.PathIntegral(optimizer)]
-    assert optimizer.follow({}) is False
+    assert optimizer._record_paths({}) is False
     for _ in range(3):
         optimizer.zero_grad()
         (model(x) - y).square().mean().backward()
@@ -142,7 +142,7 @@ def test_the_second_recorder_of_one_optimizer_agrees_with_the_first() -> None:
     for n, t in first.items():
         torch.testing.assert_close(second[n], t, rtol=1e-9, atol=1e-18)
     recorders[0].close()
-    assert optimizer.follow({}) is True
+    assert optimizer._record_paths({}) is True
 
 
 def test_a_gradient_that_is_not_finite_does_not_poison_it() -> None:

@@ -158,7 +158,7 @@ def test_normalize_is_imagenets_on_both_halves() -> None:
 def test_depth_is_clipped_scaled_and_colored_in_rgb_order() -> None:
     depth = np.full((10, 10), 1000, dtype=np.uint16)
     depth[0, 0], depth[0, 1], depth[0, 2] = 0, 60000, 1500
-    gray = depth_to_image(depth, "grey")
+    gray = depth_to_image(depth, "gray")
     # Median 1000, so that everything beyond 3000 is 3000; then 0..3000 to 0..255.
     assert gray[0, 0, 0] == 0
     assert gray[0, 1, 0] == 255
@@ -169,9 +169,9 @@ def test_depth_is_clipped_scaled_and_colored_in_rgb_order() -> None:
     assert jet[0, 0, 2] > jet[0, 0, 0]  # near is blue
     assert jet[0, 1, 0] > jet[0, 1, 2]  # far is red
     np.testing.assert_array_equal(depth_to_image(depth, "raw", clip=False)[0, :3, 0], [0, 255, round(1500 * 0.0255)])
-    assert depth_to_image(depth, "grey", clip=False)[5, 5, 0] == int(255 * 1000 / 60000)
-    assert not depth_to_image(np.full((4, 4), 7, np.uint16), "grey").any()
-    with pytest.raises(RGBXError, match="expected one of jet, grey, raw"):
+    assert depth_to_image(depth, "gray", clip=False)[5, 5, 0] == int(255 * 1000 / 60000)
+    assert not depth_to_image(np.full((4, 4), 7, np.uint16), "gray").any()
+    with pytest.raises(RGBXError, match="expected one of jet, gray, raw"):
         depth_to_image(depth, "hot")
     with pytest.raises(RGBXError, match="one channel"):
         depth_to_image(np.zeros((4, 4, 3)))

@@ -25,6 +25,7 @@ LAYOUT = {
     "rgbt234": ("RGBT234", "rgbt234", "thermal"),
     "rgbt210": ("RGBT210", "rgbt210", "thermal"),
     "gtot": ("GTOT", "gtot", "thermal"),
+    "vtuav": ("VTUAV", "vtuav", "thermal"),
     "depthtrack": ("DEPTHTRACK", "depthtrack", "depth"),
     "vot-rgbd": ("VOT_RGBD", "vot_rgbd", "depth"),
     "visevent": ("VISEVENT", "visevent", "event"),
@@ -52,7 +53,7 @@ SMALL = {
         *("train.warmup_steps=0", "validation.every=1", "validation.sequences=1"),
     ],
 }
-NETWORK = ["network.preset=tiny", "network.template_size=64", "network.search_size=128", "network.drop_path=0"]
+NETWORK = {"train": ["network.template_size=64", "network.search_size=128", "network.drop_path=0"], "prior": []}
 PAIRS = ["pairs.min_frames=4", "pairs.min_present=2"]
 
 
@@ -66,7 +67,8 @@ def commands(page: str) -> list[list[str]]:
 
 def download(root: Path, layout: str, modality: str) -> None:
     """A generated data set in the place of a downloaded one: training sequences and a test sequence."""
-    config = SyntheticConfig(modality=modality, length=6, size=(96, 72), difficulty=0.2, leave=0.0, occlusion=0.0)
+    length = 21 if layout == "vtuav" else 6  # one frame in ten has a box
+    config = SyntheticConfig(modality=modality, length=length, size=(96, 72), difficulty=0.2, leave=0.0, occlusion=0.0)
     recordings = layout == "fe108"
     if layout == "folders":
         folders = generate_dataset(config, 2, root, layout, None)
@@ -88,7 +90,7 @@ def put_in(words: list[str], places: dict[str, Path], stand_ins: dict[str, str])
             word = re.sub(rf"(?<![A-Z_0-9/]){name}(?![A-Z_0-9])", str(place), word)
         replaced.append(word)
     small = SMALL.get(words[1], [])
-    return replaced + ([*small, *NETWORK, *PAIRS] if small else [])
+    return replaced + ([*small, *NETWORK[words[1]], *PAIRS] if small else [])
 
 
 @pytest.mark.parametrize("page", LAYOUT)

@@ -1,5 +1,7 @@
-"""Folders: what is written is read back, what users have is read, and every fault is one sentence that names
-the place."""
+"""Folders: what is written is read back, and what users have is read.
+
+Every fault is one sentence that names the place.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ from tracker.data.layouts import (
     write_dataset,
     write_sequence,
 )
+from tracker.data.rendering import XStyle
 from tracker.data.sequence import ArraySequence, FolderSequence, read_image
 from tracker.data.synthetic import SyntheticConfig, SyntheticSequence, synthetic_dataset
 from tracker.errors import RGBXError
@@ -172,7 +175,7 @@ def test_depthtracks_tags_are_read_and_written(tmp_path) -> None:
 def test_depth_styles(tmp_path) -> None:
     sequence = generated("depth", 3)
     folder = write_sequence(sequence, tmp_path, "depthtrack", lossless=True)
-    gray = open_sequence(folder, depth_style="grey").frame(1)
+    gray = open_sequence(folder, style=XStyle(depth="gray")).frame(1)
     assert (gray[:, :, 3] == gray[:, :, 5]).all()
     jet = open_sequence(folder).frame(1)
     assert not np.array_equal(jet, gray)
@@ -311,9 +314,6 @@ def test_frames_that_cannot_be_read_are_named_when_asked_for(lasher) -> None:
     cv2.imwrite(str(path), np.zeros((30, 60, 3), np.uint8))
     with pytest.raises(RGBXError, match=r"sequence walk: frame 3 is 60x40 in RGB but 60x30 in thermal: .*i003.png"):
         sequence.frame(3)
-    cv2.imwrite(str(path), np.zeros((40, 60), np.uint16))
-    with pytest.raises(RGBXError, match=r"frame 3 has uint16 pixels: .*i003.png; expected 8-bit thermal images"):
-        sequence.frame(3)
     path.write_bytes(good)
     assert sequence.frame(3).shape == (40, 60, 6)
     frame_files(lasher / "visible")[0].write_bytes(b"not an image")
@@ -331,6 +331,14 @@ def test_visevents_frames_go_by_name(tmp_path) -> None:
     files[2].with_name("frame0099.bmp").rename(files[2])
     with pytest.raises(RGBXError, match=r"line 2 of .*absent_label.txt is '2'; expected 0 or 1"):
         open_sequence(folder)
+
+
+def test_event_images_have_8_bits(tmp_path) -> None:
+    folder = write_sequence(generated("event", 4), tmp_path, "folders")
+    path = frame_files(folder / "event")[3]
+    cv2.imwrite(str(path), np.zeros((72, 96), np.uint16))
+    with pytest.raises(RGBXError, match=rf"frame 3 has uint16 pixels: .*{path.name}; expected 8-bit event images"):
+        open_sequence(folder).frame(3)
 
 
 def test_folders_that_are_no_sequence(tmp_path) -> None:

@@ -19,6 +19,7 @@ from tracker.data.events import array_to_image, events_to_stack, voxels_to_image
 from tracker.data.generate import generate_dataset
 from tracker.data.layouts import frame_files, open_sequence
 from tracker.data.recordings import EXPOSURE_US, INTERVAL_US, Recording
+from tracker.data.rendering import XStyle
 from tracker.data.sequence import read_image
 from tracker.data.synthetic import SyntheticConfig, SyntheticSequence
 from tracker.errors import RGBXError
@@ -68,10 +69,10 @@ def test_voxel_grids_by_hand(tmp_path: Path) -> None:
     grid[3, 1, 1] = -1.0
     color = voxels_to_image(grid)
     assert [tuple(color[0, 0]), tuple(color[1, 1]), tuple(color[2, 2])] == [RED, BLUE, WHITE]
-    gray = voxels_to_image(grid, "grey")
+    gray = voxels_to_image(grid, "gray")
     assert [gray[0, 0].tolist(), gray[1, 1].tolist()] == [[0, 127, 255], [127, 255, 127]]
     np.save(tmp_path / "v.npy", grid)
-    np.testing.assert_array_equal(array_to_image(tmp_path / "v.npy", SIZE, "grey"), gray)
+    np.testing.assert_array_equal(array_to_image(tmp_path / "v.npy", SIZE, "gray"), gray)
     with pytest.raises(RGBXError, match="is a grid of 7x5 for 9x9 frames"):
         array_to_image(tmp_path / "v.npy", (9, 9))
     grid[0, 0, 0] = np.nan
@@ -87,7 +88,15 @@ def test_a_folder_of_arrays_is_a_folder_of_event_images(tmp_path: Path) -> None:
         np.savez(tmp_path / "walk" / "event" / f"{index}.npz", x=[index], y=[1], t=[5], p=[1])
     sequence = open_sequence(tmp_path / "walk")
     assert tuple(sequence.frame(1)[1, 1, 3:]) == RED
-    assert open_sequence(tmp_path / "walk", event_style="grey").frame(0)[1, 0].tolist() == [0, 0, 0, 0, 127, 127]
+    gray = open_sequence(tmp_path / "walk", style=XStyle(event="gray"))
+    assert gray.frame(0)[1, 0].tolist() == [
+        0,
+        0,
+        0,
+        0,
+        127,
+        127,
+    ]
     np.savez(tmp_path / "walk" / "event" / "1.npz", x=[7], y=[1], t=[5], p=[1])
     with pytest.raises(RGBXError, match="sequence walk: frame 1: events lie outside the 7x5 image"):
         sequence.frame(1)
@@ -98,7 +107,7 @@ def test_a_folder_of_arrays_is_a_folder_of_event_images(tmp_path: Path) -> None:
 
 def test_jet_in_the_order_that_published_weights_saw() -> None:
     depth = np.arange(2000, dtype=np.uint16).reshape(40, 50)
-    gray = depth_to_image(depth, "grey")
+    gray = depth_to_image(depth, "gray")
     np.testing.assert_array_equal(depth_to_image(depth, "jet_bgr"), cv2.applyColorMap(gray, cv2.COLORMAP_JET))
     np.testing.assert_array_equal(depth_to_image(depth, "jet_bgr")[..., ::-1], depth_to_image(depth, "jet"))
     meters = np.where(depth < 100, np.nan, depth.astype(np.float32))
@@ -142,7 +151,7 @@ def test_drawn_recordings_are_the_generators_images(recorded: tuple[Path, Synthe
     folder, sequence = recorded
     with pytest.raises(RGBXError, match=r"evimg is missing; make it from events.aedat4 by `rgbx data render-events`"):
         open_sequence(folder)
-    assert render_sequence(folder, style="colour") == folder / "evimg"
+    assert render_sequence(folder, style="color") == folder / "evimg"
     back = open_sequence(folder)
     for index in range(5):
         np.testing.assert_array_equal(back.frame(index)[:, :, 3:], sequence.frame(index)[:, :, 3:])
@@ -160,13 +169,13 @@ def test_drawn_recordings_are_the_generators_images(recorded: tuple[Path, Synthe
 
 def test_images_that_are_a_part_of_the_recording(recorded: tuple[Path, SyntheticSequence]) -> None:
     folder, sequence = recorded
-    render_sequence(folder, style="colour", overwrite=True)
+    render_sequence(folder, style="color", overwrite=True)
     kept = {p.name: p.read_bytes() for p in (folder / "img").iterdir()}
     for name in ("0001.jpg", "0002.jpg"):
         (folder / "img" / name).unlink()
     try:
         (folder.parent / "pair.txt").write_text(f"{folder.name} 2\n")
-        render_sequence(folder, style="colour", overwrite=True)
+        render_sequence(folder, style="color", overwrite=True)
         files = frame_files(folder / "evimg")
         assert files.names == ["0003.png", "0004.png", "0005.png"]
         np.testing.assert_array_equal(read_image(files[0]), sequence.frame(2)[:, :, 3:])

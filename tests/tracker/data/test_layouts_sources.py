@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tracker.config import DataSection, load_config, validate
+from tracker.config import DataSection, RunConfig, load_config, validate
 from tracker.data.generate import generate_dataset
-from tracker.data.layouts import frame_files
+from tracker.data.layouts import frame_files, write_dataset
 from tracker.data.sampling import CausalPairSampler
 from tracker.data.sources import open_sources, with_split
-from tracker.data.synthetic import SyntheticConfig
+from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
+from tracker.train.sources import sequences_of
+from tracker.train.validate import held_out_sequences
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def test_several_sets_are_drawn_by_their_ratios_whatever_their_sizes(sets: Path)
         {"root": str(sets / "depthtrack"), "layout": "depthtrack", "split": "train", "ratio": 2},
         {"root": str(sets / "visevent"), "ratio": 1},
     ]
-    sequences, weights = open_sources(section(sets=parts, depth_style="grey"))
+    sequences, weights = open_sources(section(sets=parts, depth_style="gray"))
     assert [s.modality for s in sequences] == ["thermal"] * 4 + ["depth"] * 2 + ["event"]
     assert weights == [0.25] * 4 + [1.0] * 2 + [1.0]
     frame = sequences[4].frame(0)
@@ -85,7 +88,7 @@ def test_sequences_that_cannot_be_opened(tmp_path: Path) -> None:
         ({"rgb": "a"}, "rgb and x are the two folders of one sequence; give both or neither"),
         ({"root": "a", "sets": [{"root": "b"}]}, "root and sets both say where the data are; give one of them"),
         ({"sets": [{"root": "b", "ratio": 0}]}, "sets.0.ratio: input should be greater than 0"),
-        ({"root": "a", "depth_style": "hot"}, "depth_style: input should be 'jet', 'grey', 'raw' or 'jet_bgr'"),
+        ({"root": "a", "depth_style": "hot"}, "depth_style: input should be 'jet', 'gray', 'raw' or 'jet_bgr'"),
     ],
 )
 def test_sections_that_make_no_sense(keys: dict, sentence: str) -> None:
@@ -103,6 +106,69 @@ def test_folders_that_are_not_there_are_named_by_their_key(tmp_path: Path) -> No
 def test_sets_are_given_on_the_command_line_as_well() -> None:
     data = load_config(DataSection, None, ["source=folder", "sets=[{root: a, ratio: 2}, {root: b, layout: lasher}]"])
     assert [(str(part.root), part.ratio, part.layout) for part in data.sets] == [
-        ("a", 2.0, "auto"),
+        ("a", 2.0, None),
         ("b", 1.0, "lasher"),
     ]
+
+
+def opened(root: Path, *overrides: str) -> Any:
+    """What `rgbx train` opens for settings on its command line."""
+    given = ["init=tiny_rgb", f"data.root={root}", *overrides]
+    return sequences_of(load_config(RunConfig, "tiny_rgbt", given, command="train").data)
+
+
+@pytest.mark.parametrize(
+    ("modality", "layout", "override", "said"),
+    [
+        ("thermal", "lasher", "data.depth_style=raw", "data.depth_style has no effect: no sequence has depth"),
+        ("thermal", "lasher", "data.depth_clip=false", "data.depth_clip has no effect: no sequence has depth"),
+        (
+            "event",
+            "visevent",
+            "data.event_style=gray",
+            "data.event_style has no effect: no sequence has events",
+        ),
+        ("thermal", "lasher", "data.thermal_style=minmax", "data.thermal_style has no effect: no sequence has thermal"),
+        (
+            "depth",
+            "depthtrack",
+            "data.modality=thermal",
+            "data.modality is thermal, and sequence depth_train_0",
+        ),
+    ],
+)
+def test_a_style_that_no_sequence_is_for_is_refused(
+    tmp_path: Path, modality: str, layout: str, override: str, said: str
+) -> None:
+    config = SyntheticConfig(modality=modality, length=3, size=(96, 72))
+    write_dataset(synthetic_dataset(config, 1), tmp_path, layout, split="train")
+    sequences, _ = opened(tmp_path)
+    assert [sequence.modality for sequence in sequences] == [modality]
+    with pytest.raises(RGBXError, match=f"^{said}"):
+        opened(tmp_path, override)
+    opened(tmp_path, f"data.modality={modality}")
+
+
+def test_a_style_below_the_data_asks_for_nothing(tmp_path: Path) -> None:
+    """A recipe for depth may be used for thermal data; its style is then of no use, and nobody asked for it."""
+    config = SyntheticConfig(modality="thermal", length=3, size=(96, 72))
+    write_dataset(synthetic_dataset(config, 1), tmp_path / "set", "lasher", split="train")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("data: {depth_style: raw}\n")
+    data = load_config(RunConfig, mine, ["init=tiny_rgb", f"data.root={tmp_path / 'set'}"], command="train").data
+    assert len(sequences_of(data)[0]) == 1
+
+
+def test_generated_validation_has_the_modality_of_the_training_files() -> None:
+    """It was thermal, whatever was trained on."""
+    config = load_config(RunConfig, None, ["validation.every=1", "validation.sequences=1", "validation.length=2"])
+    assert [s.modality for s in held_out_sequences(config, {"depth"})] == ["depth"]
+    assert [s.modality for s in held_out_sequences(config)] == ["thermal"]
+    with pytest.raises(RGBXError, match=r"validation.source=generated has one modality, and .* depth and thermal"):
+        held_out_sequences(config, {"thermal", "depth"})
+
+
+def test_the_layout_of_the_section_is_that_of_sets_without_their_own(sets: Path) -> None:
+    parts = [{"root": sets / "lasher", "layout": "folders"}, {"root": sets / "lasher"}]
+    sequences, _ = open_sources(section(sets=parts, layout="lasher", split="train"))
+    assert [sequence.origin for sequence in sequences] == [0.0] * 4 + [1.0] * 4

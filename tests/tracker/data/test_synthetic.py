@@ -1,5 +1,4 @@
-"""The generator: exact boxes, the same bits from the same seed, presence, and an X that knows what RGB does
-not."""
+"""The generator: exact boxes, the same bits from the same seed, presence, and an X that knows what RGB does not."""
 
 from __future__ import annotations
 
@@ -226,7 +225,6 @@ def test_sensor_models() -> None:
         ({"length": 1}, "at least 2 frames"),
         ({"seed": -1}, "non-negative"),
         ({"night": 1.5}, r"night is 1.5; expected a number in \[0, 1\]"),
-        ({"depth_style": "hot"}, "depth_style is 'hot'"),
     ],
 )
 def test_configurations_are_checked(change, sentence) -> None:

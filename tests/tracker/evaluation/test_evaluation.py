@@ -1,18 +1,16 @@
-"""Protocols against a slow scalar implementation, hand-computed cases, and published figures."""
+"""Hand-computed cases, published figures, result files, reports and plots."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
+from tracker.data.layouts import open_dataset, write_sequence
 from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
 from tracker.evaluation import (
@@ -24,104 +22,11 @@ from tracker.evaluation import (
     write_boxes,
     write_report,
 )
-from tracker.evaluation.gtot import best_of_two, mean_of_sequences, pool_frames
+from tracker.evaluation.gtot import best_of_two, pool_frames
 from tracker.evaluation.lasher import mean_over_sequences, score_sequence
-from tracker.evaluation.plots import plot_curves
+from tracker.evaluation.plots import draw_curves, plot_curves
+from tracker.evaluation.recognition import recognize_protocol
 from tracker.evaluation.report import markdown_report, text_table
-
-IOUS = [0.05 * k for k in range(21)]
-PIXELS = [float(k) for k in range(51)]
-NORMALIZED = [0.01 * k for k in range(51)]
-
-# ---- the slow truth, one frame and one threshold at a time, in the toolkits' own last-pixel arithmetic
-
-
-def scalar_iou(a: list[float], b: list[float]) -> float:
-    if any(math.isnan(v) for v in [*a, *b]):
-        return math.nan
-    width = min(a[0] + a[2] - 1, b[0] + b[2] - 1) - max(a[0], b[0]) + 1
-    height = min(a[1] + a[3] - 1, b[1] + b[3] - 1) - max(a[1], b[1]) + 1
-    inside = max(width, 0.0) * max(height, 0.0)
-    union = a[2] * a[3] + b[2] * b[3] - inside
-    return inside / union if union else math.nan
-
-
-def scalar_errors(a: list[float], b: list[float]) -> tuple[float, float]:
-    dx = (a[0] + (a[2] - 1) / 2) - (b[0] + (b[2] - 1) / 2)
-    dy = (a[1] + (a[3] - 1) / 2) - (b[1] + (b[3] - 1) / 2)
-    if b[2] == 0 or b[3] == 0:
-        return math.hypot(dx, dy), math.nan
-    return math.hypot(dx, dy), math.hypot(dx / b[2], dy / b[3])
-
-
-def scalar_lasher(
-    results: np.ndarray, truth: np.ndarray, absent: str
-) -> tuple[list[float], list[float], list[float], list[float]]:
-    """PR, NPR and SR curves of one sequence, and every error, for the caller to look for ties."""
-    boxes = [list(map(float, row)) for row in results[: len(truth)]]
-    wanted = [list(map(float, row)) for row in truth]
-    boxes[0] = wanted[0]
-    for i in range(1, len(boxes)):
-        broken = any(math.isnan(v) for v in boxes[i]) or boxes[i][2] <= 0 or boxes[i][3] <= 0
-        if broken and not any(math.isnan(v) for v in wanted[i]):
-            boxes[i] = boxes[i - 1]
-    errors, normalized, overlaps, seen = [], [], [], []
-    for box, target in zip(boxes, wanted, strict=True):
-        if all(v > 0 for v in target):
-            pair = scalar_errors(box, target)
-            errors.append(pair[0])
-            normalized.append(pair[1])
-            overlaps.append(scalar_iou(box, target))
-            seen += [pair[0], pair[1] * 100]
-        elif absent == "lasher":
-            errors.append(-1.0)
-            normalized.append(-1.0)
-            overlaps.append(-1.0)
-    count = len(overlaps) if absent == "excluded" else len(wanted)
-    count = max(count, 1)
-    return (
-        [sum(e <= t for e in errors) / count for t in PIXELS],
-        [sum(e <= t for e in normalized) / count for t in NORMALIZED],
-        [sum(o > t for o in overlaps) / count for t in IOUS],
-        seen,
-    )
-
-
-quarter = st.integers(-40, 400).map(lambda v: v / 4)
-side = st.one_of(st.integers(1, 200).map(lambda v: v / 4), st.sampled_from([0.0, -1.0, math.nan]))
-result_box = st.tuples(quarter, quarter, side, side)
-truth_box = st.one_of(
-    st.tuples(quarter, quarter, st.integers(1, 200).map(lambda v: v / 4), st.integers(1, 200).map(float)),
-    st.sampled_from([(0.0, 0.0, 0.0, 0.0), (math.nan,) * 4, (5.0, 5.0, 0.0, 3.0)]),
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    pairs=st.lists(st.tuples(result_box, truth_box), min_size=1, max_size=12),
-    surplus=st.integers(0, 2),
-    absent=st.sampled_from(["lasher", "excluded", "failure"]),
-)
-def test_lasher_equals_the_scalar_implementation(
-    pairs: list[tuple[tuple[float, ...], tuple[float, ...]]], surplus: int, absent: str
-) -> None:
-    truth = np.array([t for _, t in pairs])
-    results = np.array([r for r, _ in pairs] + [(1.0, 1.0, 1.0, 1.0)] * surplus)
-    precision, normalized, success, seen = scalar_lasher(results, truth, absent)
-    # A tie that is decided by the last bit of a root has no truth.
-    assume(all(v == round(v) or abs(v - round(v)) > 1e-9 for v in seen if not math.isnan(v)))
-    before = results.copy()
-    scores = score_sequence("s", results, truth, LasHeROptions(absent=absent))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(results, before)
-    np.testing.assert_array_equal(scores.curves["precision"].values, precision)
-    np.testing.assert_array_equal(scores.curves["success"].values, success)
-    np.testing.assert_allclose(scores.curves["normalized_precision"].values, normalized, rtol=0, atol=0)
-    assert scores.scores["PR"] == precision[20]
-    assert scores.scores["NPR"] == normalized[20]
-    assert scores.scores["SR"] == pytest.approx(sum(success) / 21, abs=1e-15)
-    valid = (truth > 0).all(axis=1)
-    assert scores.absent == int((~valid).sum())
-
 
 PERFECT = np.array([[10.0, 10, 20, 20]] * 4)
 
@@ -168,52 +73,9 @@ def test_sequences_count_alike_whatever_their_length() -> None:
     assert mean_over_sequences([good, bad]).scores["PR"] == pytest.approx((1 + 0.01) / 2)
 
 
-def test_drop_zero_leaves_hopeless_sequences_out_of_the_mean() -> None:
-    options = LasHeROptions(absent="failure", drop_zero=True, first_frame=False)
-    good = score_sequence("good", PERFECT, PERFECT, options)
-    lost = score_sequence("lost", PERFECT + 900, PERFECT, options)
-    assert mean_over_sequences([good, lost], options).scores["PR"] == 1.0
-    assert mean_over_sequences([good, lost]).scores["PR"] == 0.5
-
-
 def test_too_few_results_are_refused() -> None:
     with pytest.raises(RGBXError, match=r"car: 3 results for 4"):
         score_sequence("car", PERFECT[:3], PERFECT)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=st.lists(
-        st.tuples(*[st.tuples(quarter, quarter, st.integers(1, 99), st.integers(1, 99))] * 3),
-        min_size=2,
-        max_size=15,
-    )
-)
-def test_pooled_and_averaged_maxima_equal_the_scalar_implementation(
-    rows: list[tuple[tuple[float, ...], ...]],
-) -> None:
-    cut = max(1, len(rows) // 3)
-    errors: list[list[float]] = []
-    overlaps: list[list[float]] = []
-    parts = []
-    for k, part in enumerate((rows[:cut], rows[cut:])):
-        result, visible, infrared = (np.array([r[j] for r in part], dtype=float) for j in range(3))
-        parts.append(best_of_two(f"s{k}", result, visible, infrared))
-        errors.append([min(scalar_errors(list(r), list(v))[0], scalar_errors(list(r), list(i))[0]) for r, v, i in part])
-        overlaps.append([max(scalar_iou(list(r), list(v)), scalar_iou(list(r), list(i))) for r, v, i in part])
-    flat_errors = list(itertools.chain(*errors))
-    flat_overlaps = list(itertools.chain(*overlaps))
-    assume(all(e == round(e) or abs(e - round(e)) > 1e-9 for e in flat_errors))
-    pooled = pool_frames(parts).scores
-    assert pooled["MPR"] == pytest.approx(sum(e < 5 for e in flat_errors) / len(rows), abs=1e-12)
-    rates = [sum(o > t for o in flat_overlaps) / len(rows) for t in IOUS]
-    area = sum((a + b) / 2 * 0.05 for a, b in itertools.pairwise(rates))
-    assert pooled["MSR"] == pytest.approx(area, abs=1e-12)
-    averaged = mean_of_sequences(parts).scores
-    expected = sum(sum(e <= 20 for e in es) / len(es) for es in errors) / 2
-    assert averaged["MPR"] == pytest.approx(expected, abs=1e-12)
-    expected = sum(sum(sum(o > t for o in os) / len(os) for t in IOUS) / 21 for os in overlaps) / 2
-    assert averaged["MSR"] == pytest.approx(expected, abs=1e-12)
 
 
 # ---- published figures
@@ -328,6 +190,21 @@ def test_a_folder_of_results_is_scored_with_prefixes_splits_and_gaps(tmp_path: P
         evaluate_folder(tmp_path / "report", results)
 
 
+def test_splits_that_only_the_layouts_know_are_those_of_tracking(tmp_path: Path) -> None:
+    names = [f"s{k}" for k in range(6)]
+    for name in names:
+        write_sequence(
+            ArraySequence(name, "thermal", np.zeros((4, 60, 60, 6), np.uint8), PERFECT - 1), tmp_path, "lasher"
+        )
+    (tmp_path / "trainingsetList.txt").write_text("\n".join(names) + "\n")
+    for name in names:
+        write_boxes(tmp_path / "results" / f"{name}.txt", PERFECT)
+    held = {s.name for s in open_dataset(tmp_path, split="val")}
+    found = evaluate_folder(tmp_path, tmp_path / "results", split="val")
+    assert {s.name for s in found.sequences} == held
+    assert 0 < len(held) < len(names)
+
+
 def test_an_absence_file_makes_it_visevent(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "s").mkdir(parents=True)
@@ -390,6 +267,114 @@ def test_plots_open_with_a_line_for_every_tracker(tmp_path: Path, trackers: list
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     for color in ([0xD1, 0x49, 0x5B], [0x2E, 0x6F, 0x95], [0x3A, 0x9D, 0x6E]):
         assert (pixels == color).all(axis=1).sum() > 100
+
+
+@pytest.mark.parametrize(("count", "curve"), [(3, "success"), (5, "precision"), (14, "success"), (45, "precision")])
+def test_no_legend_covers_a_curve(count: int, curve: str) -> None:
+    """The legend's rectangle, as it is drawn, has no point of any curve in it and lies within the picture."""
+    truth = np.array([[30.0, 30, 30, 30]] * 25)
+    metrics = []
+    for k in range(count):
+        shifted = truth + np.linspace(0, 30 * (k + 1) / count, 25)[:, None] * [1, 0, 0, 0]
+        metrics.append(mean_over_sequences([score_sequence("s", shifted, truth)], tracker=f"Tracker number {k}"))
+    figure = draw_curves(metrics, curve)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    legend = figure.legends[0] if figure.legends else axes.get_legend()
+    assert legend is not None
+    place = legend.get_window_extent()
+    assert len(legend.get_texts()) == count
+    assert figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= place.y0 < place.y1 <= figure.bbox.y1
+    for line in axes.get_lines()[:count]:
+        points = axes.transData.transform(np.asarray(line.get_xydata()))
+        dense = np.concatenate([np.linspace(a, b, 20) for a, b in itertools.pairwise(points)])
+        inside = (dense > [place.x0, place.y0]).all(axis=1) & (dense < [place.x1, place.y1]).all(axis=1)
+        assert not inside.any()
+
+
+def test_tables_are_best_first_and_name_their_protocol(tmp_path: Path, trackers: list[Metrics]) -> None:
+    order = ["SRFT", "AdamW | plain", "RGB"]
+    backwards = trackers[::-1]
+    text = text_table(backwards)
+    assert text.splitlines()[0] == "LasHeR protocol: lasher"
+    assert [line[:4] for line in text.splitlines()[4:]] == ["SRFT", "Adam", "RGB "]
+    written = write_report(backwards, tmp_path)
+    rows = [line.split(",") for line in written["report.csv"].read_text().splitlines()]
+    assert [row[0] for row in rows[1:]] == order
+    assert {row[-1] for row in rows[1:]} == {"lasher"}
+    page = written["report.md"].read_text()
+    assert page.index("| SRFT |") < page.index("| AdamW") < page.index("| RGB |")
+    assert "Protocol: LasHeR protocol: lasher" in page
+    assert "% LasHeR protocol: lasher" in written["report.tex"].read_text()
+    assert {record["protocol"] for record in json.loads(written["report.json"].read_text())} == {"lasher"}
+
+
+# ---- which protocol
+
+
+def annotated(root: Path, files: dict[str, str], folders: tuple[str, ...] = (), frames: str = "") -> dict[str, Path]:
+    root.mkdir(parents=True)
+    for name, text in files.items():
+        (root / name).write_text(text)
+    for folder in folders:
+        (root / folder).mkdir()
+        if frames:
+            (root / folder / frames).write_bytes(b"")
+    return {root.name: root}
+
+
+BOX, OTHER = "1,1,9,9\n" * 2, "1,1,9,9\n2,1,9,9\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "folders", "protocol"),
+    [
+        ({"visible.txt": BOX, "infrared.txt": BOX, "init.txt": BOX}, (), "lasher"),
+        ({"visible.txt": BOX, "infrared.txt": BOX.replace(",", " "), "init.txt": BOX}, (), "lasher"),
+        ({"visible.txt": BOX, "infrared.txt": OTHER, "init.txt": BOX}, (), "rgbt234"),
+        ({"init.txt": BOX}, (), "rgbt210"),
+        ({"groundTruth_v.txt": BOX, "groundTruth_i.txt": BOX, "init.txt": BOX}, (), "gtot"),
+        ({"rgb.txt": BOX, "ir.txt": BOX}, ("rgb", "ir"), "vtuav"),
+        ({"groundtruth.txt": BOX, "absent_label.txt": "1\n1\n"}, (), "visevent"),
+        ({"groundtruth.txt": BOX, "absent.txt": "1\n1\n"}, (), "coesot"),
+        ({"groundtruth.txt": BOX}, ("color", "depth"), "depthtrack"),
+        ({"groundtruth_rect.txt": BOX}, (), "fe108"),
+    ],
+)
+def test_protocols_are_recognized_by_their_files(
+    tmp_path: Path, files: dict[str, str], folders: tuple[str, ...], protocol: str
+) -> None:
+    found = recognize_protocol(annotated(tmp_path / "s", files, folders))
+    assert found.protocol == protocol
+    assert found.reason
+
+
+def test_rgbt234_is_told_from_lasher_by_all_sequences_and_by_its_frames(tmp_path: Path) -> None:
+    same = {"visible.txt": BOX, "infrared.txt": BOX}
+    differing = {"visible.txt": BOX, "infrared.txt": OTHER}
+    paths: dict[str, Path] = {}
+    for name, files in (("a", same), ("b", differing), ("c", differing)):
+        paths |= annotated(tmp_path / name, files)
+    assert recognize_protocol(paths) == ("rgbt234", "visible.txt and infrared.txt differ in 2 of 3 sequences")
+    paths |= annotated(tmp_path / "d", same)
+    assert recognize_protocol(paths) == ("lasher", "visible.txt and infrared.txt differ in 2 of 4 sequences")
+    numbered = annotated(tmp_path / "e", same, ("visible",), "00001v.jpg")
+    assert recognize_protocol(numbered).protocol == "rgbt234"
+    assert recognize_protocol(annotated(tmp_path / "f", same, ("visible",), "v0001.jpg")).protocol == "lasher"
+
+
+def test_auto_says_which_protocol_it_took_and_why(tmp_path: Path) -> None:
+    data = lasher_folder(tmp_path / "data", ["a"], PERFECT)
+    np.savetxt(data / "a" / "infrared.txt", PERFECT + 1, fmt="%g", delimiter=",")
+    write_boxes(tmp_path / "results" / "a.txt", PERFECT)
+    metrics = evaluate_folder(data, tmp_path / "results", output=tmp_path / "out")
+    assert metrics.protocol == "rgbt234"
+    line = "rgbt234 (told by the data: visible.txt and infrared.txt differ in 1 of 1 sequences)"
+    assert line in text_table([metrics])
+    assert line in (tmp_path / "out" / "report.md").read_text()
+    named = evaluate_folder(data, tmp_path / "results", "lasher", options=LasHeROptions(absent="excluded"))
+    assert text_table([named]).splitlines()[0] == "LasHeR protocol: lasher with absent=excluded"
 
 
 def test_plots_and_reports_refuse_what_they_cannot_show(tmp_path: Path, trackers: list[Metrics]) -> None:

@@ -13,68 +13,23 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.tracker.evaluation.toolkit_loops import drawn_overlap
 from tracker.cli import cli
 from tracker.commands.evaluation import PROTOCOLS as OFFERED
 from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
 from tracker.evaluation import PROTOCOLS, evaluate, evaluate_folder, read_boxes, write_boxes, write_report
+from tracker.evaluation.annotations import Annotation
 from tracker.evaluation.attributes import ATTRIBUTES, read_attributes, score_attributes
 from tracker.evaluation.boc import add_boc, read_weights, weights_from_scores
 from tracker.evaluation.depthtrack import confidence_thresholds, pixel_overlap, score_sequences
 from tracker.evaluation.metrics import Metrics
-from tracker.evaluation.protocols import Annotation, evaluate_annotations, restrict
+from tracker.evaluation.protocols import evaluate_annotations, restrict
 from tracker.evaluation.published import read_published
 from tracker.evaluation.report import csv_rows, latex_rows, text_table
 from tracker.evaluation.results import find_results
 
-IOUS = [0.05 * k for k in range(21)]
-
-
-def scalar_iou(a: list[float], b: list[float]) -> float:
-    width = min(a[0] + a[2] - 1, b[0] + b[2] - 1) - max(a[0], b[0]) + 1
-    height = min(a[1] + a[3] - 1, b[1] + b[3] - 1) - max(a[1], b[1]) + 1
-    inside = max(width, 0.0) * max(height, 0.0)
-    union = a[2] * a[3] + b[2] * b[3] - inside
-    return inside / union if union else math.nan
-
-
-def scalar_error(a: list[float], b: list[float]) -> float:
-    return math.hypot(a[0] + (a[2] - 1) / 2 - b[0] - (b[2] - 1) / 2, a[1] + (a[3] - 1) / 2 - b[1] - (b[3] - 1) / 2)
-
-
-place = st.integers(-40, 400).map(lambda v: v / 4)
-side = st.integers(1, 200).map(lambda v: v / 4)
-box = st.tuples(place, place, side, side)
-empty_or_box = st.one_of(box, st.tuples(place, place, st.sampled_from([0.0, 3.0]), st.just(0.0)))
-absent_or_box = st.one_of(box, st.sampled_from([(0.0, 0.0, 0.0, 0.0), (math.nan,) * 4, (5.0, 5.0, 0.0, 3.0)]))
-
-
-def no_ties(errors: list[float]) -> bool:
-    """A tie that is decided by the last bit of a root has no truth."""
-    return all(not math.isfinite(e) or e == round(e) or abs(e - round(e)) > 1e-9 for e in errors)
-
-
 # ---- RGBT210
-
-
-@settings(max_examples=40, deadline=None)
-@given(parts=st.lists(st.lists(st.tuples(box, box), min_size=1, max_size=8), min_size=1, max_size=3))
-def test_rgbt210_equals_plain_loops(parts: list[list[tuple[tuple[float, ...], tuple[float, ...]]]]) -> None:
-    precisions, successes = [], []
-    for part in parts:
-        pairs = [(list(t if k == 0 else r), list(t)) for k, (r, t) in enumerate(part)]
-        errors = [scalar_error(r, t) for r, t in pairs]
-        assume(no_ties(errors))
-        overlaps = [scalar_iou(r, t) for r, t in pairs]
-        precisions.append(sum(e <= 20 for e in errors) / len(errors))
-        successes.append(sum(sum(o > t for o in overlaps) / len(overlaps) for t in IOUS) / 21)
-    annotations = [Annotation(f"s{k}", np.array([t for _, t in part])) for k, part in enumerate(parts)]
-    results = {f"s{k}": np.array([r for r, _ in part]) for k, part in enumerate(parts)}
-    found = evaluate_annotations(annotations, results, "rgbt210").scores
-    assert found == {
-        "PR": pytest.approx(sum(precisions) / len(parts), abs=1e-12),
-        "SR": pytest.approx(sum(successes) / len(parts), abs=1e-12),
-    }
 
 
 def test_rgbt210_reads_init_and_rounds_results(tmp_path: Path) -> None:
@@ -92,46 +47,6 @@ def test_rgbt210_reads_init_and_rounds_results(tmp_path: Path) -> None:
 
 
 # ---- FE108
-
-
-@settings(max_examples=40, deadline=None)
-@given(parts=st.lists(st.lists(st.tuples(empty_or_box, absent_or_box), min_size=1, max_size=8), min_size=1, max_size=3))
-def test_fe108_equals_plain_loops(parts: list[list[tuple[tuple[float, ...], tuple[float, ...]]]]) -> None:
-    curves, precisions = [], []
-    for part in parts:
-        boxes = [list(r) for r, _ in part]
-        truth = [list(t) for _, t in part]
-        boxes[0] = truth[0]
-        for i in range(1, len(boxes)):
-            if boxes[i][2] == 0 or boxes[i][3] == 0:
-                boxes[i] = boxes[i - 1]
-        overlaps, errors = [], []
-        for r, t in zip(boxes, truth, strict=True):
-            valid = t[2] > 0 and t[3] > 0
-            overlaps.append(scalar_iou(r, t) if valid else -1.0)
-            errors.append(scalar_error(r, t) if valid else math.inf)
-        assume(no_ties(errors))
-        curves.append([sum(o > t for o in overlaps) / len(part) for t in IOUS])
-        precisions.append(sum(e <= 20 for e in errors) / len(part))
-    mean = [sum(c[k] for c in curves) / len(curves) for k in range(21)]
-    annotations = [Annotation(f"s{k}", np.array([t for _, t in part])) for k, part in enumerate(parts)]
-    results = {f"s{k}": np.array([r for r, _ in part]) for k, part in enumerate(parts)}
-    found = evaluate_annotations(annotations, results, "fe108").scores
-    assert found == {
-        "RSR": pytest.approx(sum(mean) / 21, abs=1e-12),
-        "OP50": pytest.approx(mean[10], abs=1e-12),
-        "OP75": pytest.approx(mean[15], abs=1e-12),
-        "RPR": pytest.approx(sum(precisions) / len(precisions), abs=1e-12),
-    }
-
-
-def test_fe108_refuses_what_its_evaluator_refuses() -> None:
-    truth = np.array([[10.0, 10, 20, 20]] * 3)
-    for wrong in ([10, 10, -1, 20], [math.nan, 10, 20, 20]):
-        results = truth.copy()
-        results[1] = wrong
-        with pytest.raises(RGBXError, match="the result of frame 1"):
-            evaluate_annotations([Annotation("s", truth)], {"s": results}, "fe108")
 
 
 def test_an_invalid_frame_is_a_failure_in_fe108_and_a_success_in_lashers_precision() -> None:
@@ -158,6 +73,14 @@ def test_absence_files_mean_what_their_sets_say(tmp_path: Path) -> None:
     assert (own.protocol, own.scores["PR"], own.sequences[0].absent) == ("coesot", 0.75, 1)
     assert evaluate_folder(tmp_path / "annos", tmp_path / "results", "visevent").scores["PR"] == 0.75
     assert evaluate_folder(tmp_path / "annos", tmp_path / "results", "coesot").scores["PR"] == 0.25
+    for protocol in ("auto", "lasher"):
+        with pytest.raises(RGBXError, match=r"VisEvent's toolkit, and present if .* give the protocol"):
+            evaluate_folder(tmp_path / "annos", tmp_path / "results", protocol)
+    # VisEvent's toolkit has the boxes in a folder of their own.
+    (tmp_path / "annos" / "gt_rect").mkdir()
+    (tmp_path / "annos" / "s.txt").rename(tmp_path / "annos" / "gt_rect" / "s.txt")
+    for place in (tmp_path / "annos", tmp_path / "annos" / "gt_rect"):
+        assert evaluate_folder(place, tmp_path / "results", "visevent").scores["PR"] == 0.75
     (tmp_path / "annos" / "absent" / "s.txt").write_text("0\n1\n")
     with pytest.raises(RGBXError, match="has 2 lines"):
         evaluate_folder(tmp_path / "annos", tmp_path / "results", "coesot")
@@ -165,47 +88,17 @@ def test_absence_files_mean_what_their_sets_say(tmp_path: Path) -> None:
 
 # ---- DepthTrack
 
-WIDTH, HEIGHT = 24, 18
+SIZE = (24, 18)
 pixel = st.integers(-60, 120).map(lambda v: v / 4)
 extent = st.integers(0, 60).map(lambda v: v / 4)
 small_box = st.one_of(st.tuples(pixel, pixel, extent, extent), st.just((math.nan,) * 4))
 
 
-def drawn_overlap(a: tuple[float, ...], b: tuple[float, ...], bounded: bool) -> float:
-    """IoU by drawing both boxes pixel by pixel, in a frame that is larger than any of them."""
-    margin, side = 40, 140
-    masks, spans = [], []
-    for values in (a, b):
-        mask = np.zeros((side, side), bool)
-        first_x = first_y = last_x = last_y = 0
-        if not math.isnan(values[0]):
-            x, y, w, h = (round(v) for v in values)
-            first_x, first_y, last_x, last_y = x, y, x + w - 1, y + h - 1
-            for row in range(y, y + h):
-                for column in range(x, x + w):
-                    mask[row + margin, column + margin] = True
-        masks.append(mask)
-        spans.append((first_x, first_y, last_x, last_y))
-    left, top = min(s[0] for s in spans), min(s[1] for s in spans)
-    right, bottom = max(s[2] for s in spans), max(s[3] for s in spans)
-    if left >= right or top >= bottom:
-        return 1.0
-    if bounded:
-        if max(left, 0) >= min(right, WIDTH - 1) or max(top, 0) >= min(bottom, HEIGHT - 1):
-            return 0.0
-        for mask in masks:
-            inside = mask[margin : margin + HEIGHT, margin : margin + WIDTH].copy()
-            mask[:] = False
-            mask[margin : margin + HEIGHT, margin : margin + WIDTH] = inside
-    union = int((masks[0] | masks[1]).sum())
-    return int((masks[0] & masks[1]).sum()) / union if union else 0.0
-
-
 @settings(max_examples=150, deadline=None)
 @given(a=small_box, b=small_box, bounded=st.booleans())
 def test_pixel_overlap_is_that_of_drawn_boxes(a: tuple[float, ...], b: tuple[float, ...], bounded: bool) -> None:
-    found = pixel_overlap(np.array([a]), np.array([b]), (WIDTH, HEIGHT) if bounded else None)
-    assert found[0] == pytest.approx(drawn_overlap(a, b, bounded), abs=1e-12)
+    found = pixel_overlap(np.array([a]), np.array([b]), SIZE if bounded else None)
+    assert found[0] == pytest.approx(drawn_overlap(list(a), list(b), SIZE if bounded else None), abs=1e-12)
 
 
 def test_a_box_over_the_border_is_compared_inside_only() -> None:
@@ -224,12 +117,12 @@ def test_depthtrack_equals_plain_loops(data: st.DataObject, lengths: list[int], 
         results = truth + rng.normal(0, 2, truth.shape)
         truth[1:][rng.random(length - 1) < 0.3] = np.nan
         confidences = np.floor(rng.random(length) * levels) / levels
-        rows.append((f"s{k}", results, confidences, truth, (WIDTH, HEIGHT)))
+        rows.append((f"s{k}", results, confidences, truth, SIZE))
     pooled: list[float] = []
     table = []
     for _, results, confidences, truth, _ in rows:
-        overlaps = [drawn_overlap(tuple(r), tuple(t), True) for r, t in zip(results, truth, strict=True)]
-        overlaps[0] = drawn_overlap((math.nan,) * 4, tuple(truth[0]), True)
+        overlaps = [drawn_overlap(list(r), list(t), SIZE) for r, t in zip(results, truth, strict=True)]
+        overlaps[0] = drawn_overlap([math.nan] * 4, list(truth[0]), SIZE)
         scores = [0.0, *map(float, confidences[1:])]
         table.append((overlaps, scores, sum(not math.isnan(t[0]) for t in truth)))
         pooled += scores
@@ -379,6 +272,8 @@ def random_metrics(protocol: str, names: list[str], tracker: str, noise: float) 
     for k, name in enumerate(names):
         truth = np.column_stack([rng.uniform(20, 60, (10 + 5 * k, 2)), rng.uniform(15, 30, (10 + 5 * k, 2))])
         results[name] = truth + rng.normal(0, noise, truth.shape)
+        if protocol == "vtuav":  # has a result for every frame and an annotation for every tenth
+            results[name] = np.repeat(results[name], 10, axis=0)
         confidences[name] = rng.random(len(truth))
         annotations.append(Annotation(name, truth, truth + 1.0))
     return evaluate_annotations(annotations, results, protocol, tracker=tracker, confidences=confidences)
@@ -507,13 +402,14 @@ def test_a_header_is_passed_over_but_no_malformed_first_line(tmp_path: Path) -> 
 def test_rows_for_papers_mark_the_best_and_escape_names() -> None:
     metrics = [random_metrics("lasher", ["a"], name, noise) for name, noise in (("A_1 & co", 2.0), ("B", 30.0))]
     lines = latex_rows(metrics).splitlines()
-    assert lines[0] == "% tracker & PR & NPR & SR"
+    assert lines[:2] == ["% LasHeR protocol: lasher", "% tracker & PR & NPR & SR"]
+    lines = lines[1:]
     assert lines[1].startswith(r"A\_1 \& co & \textbf{")
     assert lines[1].endswith(r" \\")
     assert "textbf" not in lines[2]
     table = csv_rows(metrics).splitlines()
-    assert table[0] == "tracker,PR,NPR,SR,sequences,frames"
-    assert table[2] == f"B,{','.join(f'{100 * metrics[1].scores[k]:.2f}' for k in ('PR', 'NPR', 'SR'))},1,10"
+    assert table[0] == "tracker,PR,NPR,SR,sequences,frames,protocol"
+    assert table[2] == f"B,{','.join(f'{100 * metrics[1].scores[k]:.2f}' for k in ('PR', 'NPR', 'SR'))},1,10,lasher"
 
 
 def test_published_figures_are_compared_where_they_are_given(tmp_path: Path) -> None:
@@ -578,6 +474,22 @@ def test_radar_plots_open_with_a_line_for_every_tracker(tmp_path: Path) -> None:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     for color in ([0xD1, 0x49, 0x5B], [0x2E, 0x6F, 0x95]):
         assert (pixels == color).all(axis=1).sum() > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--results", "R", "--data", "D", "--layout", "lasher"], "--layout has no effect with --results"),
+        (["--results", "R", "--data", "D", "--count", "3"], "--count has no effect with --results"),
+        (["tiny_rgb", "--data", "D", "--seed", "0"], "--seed has no effect with --data: it is for generated"),
+        (["tiny_rgb", "--data", "D", "--allow-missing"], "--allow-missing has no effect without --results"),
+        (["tiny_rgb", "--layout", "lasher"], "--layout has no effect without --data"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    done = CliRunner().invoke(cli, ["eval", *arguments, "--out", str(tmp_path / "out")])
+    assert (done.exit_code, sentence in done.stderr) == (2, True), done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_offers_every_protocol() -> None:

@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from tests.tracker.inference.test_inference import moving
-from tracker.data.crop import crop_transform
+from tests.tracker.inference.test_inference import ScriptedNetwork, flat_maps, moving
+from tracker.data.crop import crop_region, crop_transform
 from tracker.errors import RGBXError
 from tracker.inference import EagerEngine, InferenceSettings, OnlineTracker, track_sequence
-from tracker.models.build import build_network
+from tracker.inference.engine import Locator
 from tracker.models.checkpoints import find_weights, load_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import tiny
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 
 onnx = pytest.importorskip("onnx", reason="needs the optional packages of [export]")
 pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 from tracker.export import OnnxEngine, export_onnx  # noqa: E402
-from tracker.export.onnx_export import METADATA_KEY  # noqa: E402
+from tracker.export.onnx_export import METADATA_KEY, _WholeFrames  # noqa: E402
 
 
 def small(**changes: object) -> Tracker:
@@ -113,3 +114,99 @@ def test_what_cannot_be_exported_or_run_is_refused(tmp_path: Path, exported: tup
     onnx.save(model, tmp_path / "bare.onnx")
     with pytest.raises(RGBXError, match="does not say how"):
         OnnxEngine(tmp_path / "bare.onnx")
+
+
+# ---- whole frames
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, Path]:
+    """A small two-stream network and its file with the crops in the graph."""
+    network = small()
+    path = tmp_path_factory.mktemp("whole") / "whole.onnx"
+    return network, export_onnx(network, path, InferenceSettings(search_factor=5.0), simplify=False, whole_frames=True)
+
+
+def run_whole(path: Path, frames: list[np.ndarray], box: list[float]) -> list[tuple[np.ndarray, float, float]]:
+    """A tracker of numpy and ONNX Runtime alone."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    side = session.get_inputs()[2].shape[1]
+    last = np.array(box, np.float32)
+    blank = np.zeros((6, side, side), np.uint8)
+    (template,) = session.run(["crop"], {"frame": frames[0], "last_box": last, "template": blank})
+    found = []
+    for frame in frames[1:]:
+        inputs = {"frame": frame, "last_box": last, "template": template}
+        last, score, peak = session.run(["box", "score", "peak"], inputs)
+        found.append((last, float(score), float(peak)))
+    return found
+
+
+@pytest.mark.parametrize("size", [(90, 120), (61, 47)])
+@pytest.mark.parametrize("box", [[30.0, 20, 25, 20], [-4.5, 40.25, 20, 12], [3.0, 3, 2, 2]])
+def test_whole_frames_answer_as_the_online_tracker(
+    whole: tuple[Tracker, Path], size: tuple[int, int], box: list[float]
+) -> None:
+    """In ONNX Runtime on the CPU; OpenCV's crops and the graph's differ by a level of 255 here and there."""
+    network, path = whole
+    rng = np.random.default_rng(0)
+    frames = [cv2.GaussianBlur(rng.integers(0, 256, (*size, 6), dtype=np.uint8), (0, 0), 2) for _ in range(4)]
+    online = OnlineTracker(network, InferenceSettings(search_factor=5.0))
+    online.initialize(frames[0], box)
+    expected = [online.track(frame) for frame in frames[1:]]
+    for (found, score, peak), wanted in zip(run_whole(path, frames, box), expected, strict=True):
+        np.testing.assert_allclose(found, wanted.box, atol=0.05)
+        assert (score, peak) == pytest.approx((wanted.score, wanted.peak), abs=2e-3)
+        assert (found[:2] >= 0).all()
+        assert (found[:2] + found[2:] <= np.array(size[::-1]) + 1e-4).all()
+
+
+def test_the_crop_of_the_graph_is_the_template(whole: tuple[Tracker, Path]) -> None:
+    network, path = whole
+    frame = np.random.default_rng(1).integers(0, 256, (90, 120, 6), dtype=np.uint8)
+    box = np.array([30.0, 20, 25, 20])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    blank = np.zeros((6, 32, 32), np.uint8)
+    (crop,) = session.run(["crop"], {"frame": frame, "last_box": box.astype(np.float32), "template": blank})
+    expected = crop_region(frame, box, 2.0, network.config.template_size)[0].transpose(2, 0, 1)
+    assert np.abs(crop.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("fault", ["nan size", "zero size", "no score", "far offset"])
+def test_a_degenerate_answer_leaves_the_box_in_the_graph_too(fault: str) -> None:
+    """The module that is exported, on the same answers of a network as the online tracker."""
+    score, size, offset = flat_maps(8)
+    where = {"score": score, "size": size, "offset": offset}
+    kind, name = fault.split()
+    where[name][...] = {"nan": np.nan, "zero": 0, "no": 0, "far": 90}[kind]
+    frame = np.full((60, 80, 6), 90, np.uint8)
+    box = [20.0, 20, 10, 10]
+    online = OnlineTracker(ScriptedNetwork([(score, size, offset)]))
+    online.initialize(frame, box)
+    wanted = online.track(frame)
+    module = _WholeFrames(Locator(ScriptedNetwork([(score, size, offset)])), InferenceSettings())
+    inputs = (torch.from_numpy(frame), torch.tensor(box), torch.zeros(6, 64, 64, dtype=torch.uint8))
+    found, found_score, peak, _ = module(*inputs)
+    np.testing.assert_allclose(found.numpy(), wanted.box, atol=1e-5)
+    assert (float(found_score), float(peak)) == pytest.approx((wanted.score, wanted.peak), abs=1e-6)
+    assert (wanted.score == 0) == (kind != "far")
+
+
+def test_a_file_of_whole_frames_says_so_and_is_not_taken_for_one_of_crops(whole: tuple[Tracker, Path]) -> None:
+    model = onnx.load(whole[1])
+    onnx.checker.check_model(model)
+    assert [i.name for i in model.graph.input] == ["frame", "last_box", "template"]
+    assert [o.name for o in model.graph.output] == ["box", "score", "peak", "crop"]
+    meta = json.loads({p.key: p.value for p in model.metadata_props}[METADATA_KEY])
+    assert meta["input"] == "whole frames"
+    with pytest.raises(RGBXError, match="takes whole frames"):
+        OnnxEngine(whole[1])
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path: Path) -> None:
+    network = small()
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(RGBXError, match="not finite"):
+        export_onnx(network, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())

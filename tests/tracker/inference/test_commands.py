@@ -17,9 +17,9 @@ from tests.paths import REPOSITORY
 from tests.tracker.inference.test_inference import moving
 from tracker.cli import cli
 from tracker.data.layouts import write_sequence
-from tracker.models.build import build_network
 from tracker.models.checkpoints import save_network
 from tracker.models.config import tiny
+from tracker.models.tracker import build_network
 
 RUNNING = REPOSITORY / "docs" / "running.md"
 
@@ -61,9 +61,9 @@ def test_a_folder_with_dropped_x(folder: Path, tmp_path: Path) -> None:
         "--missing", "hold", "--search-growth", 1.2, "--template-update", 2, "--device", "cpu", "--precision", "bf16",
     )  # fmt: skip
     assert "frames per second; latency in ms: p50" in out
-    place = tmp_path / "net"
-    assert json.loads((place / "speed.json").read_text())["frames"] == 6
-    assert len(np.loadtxt(place / "s0_lost.txt")) == 6
+    assert json.loads((tmp_path / "speed.json").read_text())["frames"] == 6
+    assert len(np.loadtxt(tmp_path / "s0_lost.txt")) == 6
+    assert any(line.startswith("net ") for line in out.splitlines())  # the table calls the tracker by its checkpoint
 
 
 def test_videos(folder: Path, tmp_path: Path) -> None:
@@ -105,6 +105,15 @@ def test_a_data_set_in_shards(folder: Path, tmp_path: Path) -> None:
         (["FOLDER", "--device", "toaster"], "device 'toaster' is unknown"),
         (["FOLDER", "--engine", "graph", "--device", "cpu"], "needs the network on a GPU"),
         (["FOLDER", "--lost-below", "0.9"], "found_above"),
+        (["FOLDER", "--batch", "8"], "--batch has no effect for one folder of frames"),
+        (["FOLDER", "--split", "test"], "--split has no effect for one folder"),
+        (["FOLDER", "--overwrite"], "--overwrite has no effect for one folder"),
+        (["FOLDER", "--frames", "9"], "--frames has no effect for a folder of frames; it is for videos"),
+        (["FOLDER", "--all", "--overlay", "gif"], "--overlay has no effect for a data set; --page"),
+        (["FOLDER", "--all", "--pairing", "auto"], "--pairing has no effect for a data set"),
+        (["--rgb", "VIDEO", "--layout", "lasher"], "--layout has no effect for videos and cameras"),
+        (["--rgb", "VIDEO", "--depth-style", "jet"], "--depth-style has no effect for videos"),
+        (["--rgb", "VIDEO", "--modality", "depth"], "--modality has no effect without --x"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(

@@ -18,9 +18,8 @@ from tracker.errors import RGBXError
 from tracker.inference import CompiledEngine, EagerEngine, GraphEngine, make_engine, track_sequence, track_sequences
 from tracker.inference.engine import Locator, network_fingerprint
 from tracker.inference.fast import pack_windows
-from tracker.models.build import build_network
 from tracker.models.config import tiny
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 
 GPU = pytest.mark.gpu
 

@@ -32,9 +32,8 @@ from tracker.inference import (
 )
 from tracker.inference.online import clip_box, hann_window
 from tracker.inference.overlay import Mark
-from tracker.models.build import build_network
 from tracker.models.config import tiny
-from tracker.models.stream import TrackerOutput
+from tracker.models.tracker import TrackerOutput, build_network
 
 
 class ScriptedNetwork(nn.Module):
@@ -294,7 +293,7 @@ def test_tracking_starts_where_the_target_first_appears() -> None:
     with pytest.raises(RGBXError, match="never has no frame with a box"):
         track_sequence(BrightestBlob(1.5), never)
     outside = ArraySequence("out", "thermal", np.zeros((2, 9, 9, 6), np.uint8), [[20, 20, 5, 5]] * 2)
-    with pytest.raises(RGBXError, match=r"sequence out, frame 0: the first box .* outside"):
+    with pytest.raises(RGBXError, match=r"no box .* can be used: sequence out, frame 0: the first box .* outside"):
         track_sequence(BrightestBlob(1.5), outside)
 
 

@@ -15,10 +15,10 @@ import pytest
 from tests.tracker.inference.test_inference import BrightestBlob, moving
 from tracker.errors import RGBXError
 from tracker.inference import Frame, PairedCapture, SequenceSource, track_sequence, track_stream
+from tracker.inference.capture import UNREADABLE_IN_A_ROW, Capture
 from tracker.inference.selection import box_selector, select_box, selected
-from tracker.inference.sources import UNREADABLE_IN_A_ROW, Capture
 from tracker.inference.speed import percentiles, speed_line, speed_summary
-from tracker.inference.stream import Tracked
+from tracker.inference.tracking import Tracked, picture
 
 
 def write_video(path: Path, levels: list[int], fps: float = 20.0, size: tuple[int, int] = (64, 48)) -> str:
@@ -176,6 +176,16 @@ def test_rgb_arrives_in_rgb_order() -> None:
 # ---- tracking in streams
 
 
+def camera(pictures: list[np.ndarray | None]) -> PairedCapture:
+    return PairedCapture("camera:0", None, open_capture=lambda _: FakeCamera(pictures))
+
+
+def drawn(tracked: Tracked) -> np.ndarray:
+    image = picture(tracked.frame)
+    assert image is not None
+    return image
+
+
 def blobs(path: Path, length: int = 12) -> tuple[str, np.ndarray]:
     """A video of the moving rectangle, and its boxes."""
     sequence = moving("s", length)
@@ -211,7 +221,7 @@ def test_two_videos_are_tracked_into_files(tmp_path: Path) -> None:
     assert (out / "scores" / "a.txt").is_file()
     assert len(np.loadtxt(out / "a_lost.txt")) == 12
     assert [tracked.index for tracked in seen] == list(range(12))
-    assert [int(tracked.frame[:, :, 3:].max()) > 0 for tracked in seen[2:6]] == [True, False, False, True]
+    assert [int(drawn(tracked)[:, :, 3:].max()) > 0 for tracked in seen[2:6]] == [True, False, False, True]
     summary = json.loads((out / "speed.json").read_text())
     assert summary["frames"] == 12
     assert summary["latency_ms"]["p50"] <= summary["latency_ms"]["p90"] <= summary["latency_ms"]["p99"]
@@ -260,8 +270,8 @@ def test_a_stream_starts_with_its_first_image_and_a_selected_box() -> None:
     assert track.first == 2
     assert np.isnan(track.boxes[:2]).all()
     assert np.abs(track.boxes[2:] - sequence.boxes[2:]).max() < 1
-    with pytest.raises(RGBXError, match="s has no boxes"):
-        track_stream(BrightestBlob(1.5), SequenceSource(sequence), progress=False)
+    with pytest.raises(RGBXError, match="camera0 has no boxes"), camera([gray(9)]) as source:
+        track_stream(BrightestBlob(1.5), source, progress=False)
     everything = [range(9)]
     with pytest.raises(RGBXError, match="no image that can be read"):
         track_stream(

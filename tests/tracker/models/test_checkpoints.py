@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save_file
 from srft_kernels import SignificanceMap
 from tracker.errors import RGBXError
 from tracker.inference import InferenceSettings
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network, save_published, to_ostrack, to_srtrack
 from tracker.models.config import NetworkConfig
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 
 
 def small(**changes: Any) -> NetworkConfig:
@@ -103,7 +102,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RGBXError, match="disk full while writing"):
         save_network(path, seeded(small(), seed=1))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.safetensors"]

@@ -9,8 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.paths import REPOSITORY
-from tracker.models.build import build_network
 from tracker.models.config import PRESETS, NetworkConfig, elimination_layers, preset
+from tracker.models.tracker import build_network
 
 PAGE = REPOSITORY / "docs" / "networks.md"
 

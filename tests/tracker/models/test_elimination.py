@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import NetworkConfig, elimination_layers, tiny, vit_b_256, vit_b_384
 from tracker.models.elimination import (
-    EliminationBlock,
     central_attention,
     central_token,
     keep_most_attended,
@@ -28,8 +27,7 @@ from tracker.models.elimination import (
     mean_of_streams,
     to_grid,
 )
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker, TrackerOutput, layer_norm
+from tracker.models.tracker import Tracker, TrackerOutput, VitBlock, build_network, layer_norm
 from tracker.train.losses import TrackingLoss
 
 State = dict[str, Tensor]
@@ -268,8 +266,6 @@ def test_a_two_stream_network_inherits_elimination() -> None:
     network = initialize_two_stream(rgb)
     assert network.config.elimination_layers == (1, 2)
     assert network.kept_tokens == rgb.kept_tokens == (15, 9)
-    assert isinstance(network.x.blocks[2], EliminationBlock)
-    assert not any(isinstance(block, EliminationBlock) for block in network.cross)
 
 
 def test_every_trained_weight_gets_a_gradient_and_drop_path_is_drawn() -> None:
@@ -386,7 +382,7 @@ class SDSTrack:
 
     def rgb_layer(self, layer: int, tokens: Tensor, kept: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:
         """OSTrack's block, untouched: the project's own, with these weights."""
-        block = EliminationBlock(48, self.HEADS, qkv_bias=True, norm_layer=layer_norm)
+        block = VitBlock(48, self.HEADS, qkv_bias=True, norm_layer=layer_norm)
         prefix = f"backbone.blocks.{layer}."
         own = {n.removeprefix(prefix): t for n, t in self.state.items() if n.startswith(prefix) and "Adapter" not in n}
         block.load_state_dict(own, strict=True)

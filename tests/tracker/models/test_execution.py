@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tracker.models.build import build_network
 from tracker.models.center_head import decode_boxes
 from tracker.models.config import NetworkConfig
-from tracker.models.stream import TrackerOutput
+from tracker.models.tracker import TrackerOutput, build_network
 from tracker.train.losses import TrackingLoss
 
 PLAIN: dict[str, Any] = {}

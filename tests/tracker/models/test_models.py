@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
 from tracker.models.center_head import decode_boxes
+from tracker.models.checkpoints.initialize import initialize_two_stream, stream_mapping
 from tracker.models.config import PRESETS, NetworkConfig, evenly_spaced_layers, preset, tiny, vit_b_256
 from tracker.models.groups import GroupSettings, parameter_groups
-from tracker.models.initialize import initialize_two_stream, stream_mapping
-from tracker.models.stream import Tracker, TrackerOutput
+from tracker.models.tracker import Tracker, TrackerOutput, build_network
 from tracker.train.losses import TrackingLoss
 
 State = dict[str, Tensor]

@@ -10,10 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tracker.models.checkpoints import initialize_two_stream, load_network
-from tracker.models.layouts import to_ostrack, to_srtrack
-from tracker.models.single_stream import SingleStreamTracker
-from tracker.models.stream import Tracker, TrackerOutput
-from tracker.models.two_stream import TwoStreamTracker
+from tracker.models.checkpoints.layouts import to_ostrack, to_srtrack
+from tracker.models.tracker import SingleStreamTracker, Tracker, TrackerOutput, TwoStreamTracker
 
 TOLERANCE = 1e-5
 

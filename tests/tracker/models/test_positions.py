@@ -18,12 +18,12 @@ from torch import Tensor
 
 from srft_kernels import SignificanceMap
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network, save_published
+from tracker.models.checkpoints.initialize import initialize_two_stream
+from tracker.models.checkpoints.layouts import to_ostrack
+from tracker.models.checkpoints.position_resizing import fit_positions, resize_positions
 from tracker.models.config import NetworkConfig
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.layouts import to_ostrack
-from tracker.models.position_resizing import fit_positions, resize_positions
+from tracker.models.tracker import build_network
 from tracker.train.prior import prior_for
 
 POSITIONS = {"positions.template", "positions.search"}

@@ -14,14 +14,13 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tracker.commands.weights import weights
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
 from tracker.models.checkpoints import load_network, save_network, save_published
+from tracker.models.checkpoints.initialize import initialize_two_stream
+from tracker.models.checkpoints.layouts import to_ostrack
+from tracker.models.checkpoints.position_resizing import resize_positions
 from tracker.models.config import PRESETS, NetworkConfig
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.layouts import to_ostrack
-from tracker.models.position_resizing import resize_positions
-from tracker.models.stream import Tracker
 from tracker.models.summary import parameter_counts, summary
+from tracker.models.tracker import Tracker, build_network
 
 
 def small(**changes: Any) -> NetworkConfig:

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tracker.disk import full_disk
 from tracker.errors import RGBXError
-from tracker.train import atomic
-from tracker.train.atomic import atomic_file
+from tracker.files import atomic_file
 from tracker.train.checkpoint import (
     checkpoint_path,
     find_checkpoint,
@@ -67,7 +67,7 @@ def test_full_disk_is_one_sentence_and_keeps_the_old_checkpoint(
     path = tmp_path / "a.ckpt"
     save_checkpoint(path, {"step": 1})
     before = contents(tmp_path)
-    monkeypatch.setattr(atomic.os, "fdopen", lambda handle, mode: open("/dev/full", mode))  # noqa: SIM115
+    full_disk(monkeypatch)
     with pytest.raises(RGBXError) as caught:
         save_checkpoint(path, {"step": 2, "w": torch.zeros(1 << 16)})
     assert str(caught.value) == f"disk full while writing {path}; make room and start again"
@@ -140,7 +140,7 @@ def test_newest_is_found_and_oldest_pruned(tmp_path: Path) -> None:
     (folder / ".step_00000200.ckpt.x.part").write_bytes(b"")
     assert find_checkpoint(tmp_path).name == "step_00000100.ckpt"
     assert find_checkpoint(folder).name == "step_00000100.ckpt"
-    prune_checkpoints(folder, 1)
+    prune_checkpoints(folder, 1, step=100)
     assert [path.name for path in folder.glob("step*")] == ["step_00000100.ckpt"]
     with pytest.raises(RGBXError, match="no checkpoint in"):
         find_checkpoint(tmp_path / "nothing")

@@ -14,12 +14,14 @@ import torch
 
 from tracker.config import RunConfig, load_config
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
-from tracker.models.checkpoints import save_network
+from tracker.models.checkpoints import load_network, save_network
+from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import preset
+from tracker.models.tracker import build_network
 from tracker.train import finetune
 from tracker.train.checkpoint import load_checkpoint
 from tracker.train.distributed import Processes, chosen_device, processes
+from tracker.train.start import two_stream_start
 from tracker.train.trainer import Interrupted, Remaining, Trainer
 
 SMALL = preset(
@@ -29,7 +31,7 @@ SMALL = preset(
 SETTINGS = (
     "data.sequences=2", "data.length=20", "data.width=96", "data.height=72", "train.epochs=1",
     "train.samples_per_epoch=24", "train.batch_size=4", "train.log_every=1", "train.lr=1e-3", "train.device=cpu",
-    "optimizer.name=srft", "optimizer.strength=3", "train.checkpoint_every=2", "train.keep_checkpoints=5",
+    "optimizer.name=srft", "train.checkpoint_every=2", "train.keep_checkpoints=5",
     "train.crops=device", "train.accumulate=2",
     # At the target's cell the loss is continuous in the weights, so that rounding stays rounding.
     "loss.cell=target",
@@ -80,7 +82,7 @@ def test_two_processes_are_one_run_whoever_resumes_it(rgb: Path, tmp_path: Path)
     assert done.stdout.count("wrote ") == 1
     assert "Warning" not in done.stderr
 
-    start = finetune.starting_network(config)[0].state_dict()
+    start = two_stream_start(config)[0].state_dict()
     one, two = weights(alone), weights(together)
     moved = distance(start, one)
     assert moved > 0.1
@@ -131,7 +133,7 @@ class OtherIsBroken(Processes):
 def trainer(group: Processes, *overrides: str) -> Trainer:
     config = load_config(RunConfig, None, [*SETTINGS, "train.accumulate=1", *overrides])
     torch.manual_seed(0)
-    network = finetune.initialize_two_stream(build_network(SMALL))
+    network = initialize_two_stream(build_network(SMALL))
     made = finetune.fine_tuner(config, network, group=group)
     made.folder = None
     return made
@@ -183,7 +185,7 @@ def test_validation_is_shared_and_every_process_gets_all_of_it(rgb: Path) -> Non
     config = load_config(
         RunConfig, None, [*SETTINGS, "validation.every=1", "validation.sequences=3", "validation.length=4"]
     )
-    network, _, _ = finetune.load_network(rgb)
+    network, _, _ = load_network(rgb)
     alone = validation(config, network)
     assert alone is not None
     parts: list[Any] = []

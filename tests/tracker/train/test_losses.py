@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tracker.errors import RGBXError
 from tracker.models.center_head import decode_boxes
-from tracker.models.stream import TrackerOutput
+from tracker.models.tracker import TrackerOutput
 from tracker.train.losses import TrackingLoss, focal_loss, gaussian_radius, gaussian_target
 
 CELLS = 16  # at 8, the radius of these boxes is 0, and nothing would depend on the Gaussian

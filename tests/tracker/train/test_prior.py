@@ -19,9 +19,8 @@ from tracker.data.layouts import write_dataset
 from tracker.data.normalize import normalize
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
 from tracker.models.config import NetworkConfig
-from tracker.models.stream import Tracker
+from tracker.models.tracker import Tracker, build_network
 from tracker.train.losses import TrackingLoss
 from tracker.train.prior import estimate_rgb_prior, prior_for, rgb_batches
 

@@ -18,56 +18,25 @@ import pytest
 import torch
 import torch._dynamo.testing
 
-from tracker.config import DataSection, PairSection, RunConfig, TrainSection, load_config
+from tests.tracker.train.small_run import SMALL, run_config, trainer_of
+from tracker.config import DataSection, PairSection, TrainSection
 from tracker.data.dataset import PairDataset
 from tracker.errors import RGBXError
-from tracker.models.build import build_network
-from tracker.models.config import NetworkConfig, preset
-from tracker.models.initialize import initialize_two_stream
-from tracker.models.stream import Tracker
+from tracker.models.checkpoints.initialize import initialize_two_stream
+from tracker.models.config import NetworkConfig
+from tracker.models.tracker import Tracker, build_network
 from tracker.train.activations import recompute_blocks
 from tracker.train.finetune import fine_tuner
-from tracker.train.losses import TrackingLoss
-from tracker.train.pretrain import TargetCellLoss
+from tracker.train.losses import TargetCellLoss, TrackingLoss
 from tracker.train.schedule import lr_factor
 from tracker.train.sources import RollingPairs, generated_sequences, pair_settings
 from tracker.train.trainer import Interrupted, Trainer
-
-SMALL = preset(
-    "tiny",
-    kind="single_stream",
-    embed_dim=32,
-    depth=2,
-    num_heads=2,
-    template_size=32,
-    search_size=64,
-    head_channels=8,
-    drop_path=0.2,
-    cross_layers=(0, 1),
-)
-DATA = ("data.sequences=2", "data.length=20", "data.width=96", "data.height=72")
-
-
-def run_config(*overrides: str) -> RunConfig:
-    train = ("train.epochs=2", "train.samples_per_epoch=18", "train.batch_size=4", "train.log_every=1", "train.lr=1e-3")
-    return load_config(RunConfig, None, [*DATA, *train, *overrides])
 
 
 @pytest.fixture(scope="module")
 def pairs() -> PairDataset:
     config = run_config()
     return PairDataset(generated_sequences(config.data), pair_settings(config.pairs, SMALL), 18, seed=3)
-
-
-def trainer_of(config: RunConfig, pairs: Any, folder: Path | None = None) -> Trainer:
-    """A two-stream network from seeded weights, with drop path so that torch's generator matters."""
-    torch.manual_seed(11)
-    network = initialize_two_stream(build_network(SMALL))
-    generator = torch.Generator().manual_seed(5)
-    prior = {name: torch.rand(p.shape, generator=generator) for name, p in network.named_parameters()}
-    trainer = fine_tuner(config, network, prior, pairs)
-    trainer.folder = folder
-    return trainer
 
 
 def assert_same(first: Any, second: Any, where: str = "") -> None:
@@ -449,6 +418,19 @@ def test_target_cell_loss_differs_only_where_the_score_is_wrong() -> None:
     assert torch.equal(TargetCellLoss(plain)(right, boxes)["total"], plain(right, boxes)["total"])
     assert torch.equal(TargetCellLoss(plain)(wrong, boxes)["giou"], plain(right, boxes)["giou"])
     assert not torch.equal(plain(wrong, boxes)["giou"], plain(right, boxes)["giou"])
+
+
+def test_tf32_on_a_cpu_is_refused(pairs: PairDataset) -> None:
+    with pytest.raises(RGBXError, match=r"train.tf32 is for a GPU, and this run is on the CPU; leave train.tf32 out"):
+        trainer_of(run_config("train.tf32=true"), pairs)
+
+
+def test_a_trainer_refuses_the_folder_of_another_run(pairs: PairDataset, tmp_path: Path) -> None:
+    trainer_of(run_config(), pairs, tmp_path).run(until=2)
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(RGBXError, match=f"^{tmp_path} holds another run already"):
+        trainer_of(run_config(), pairs, tmp_path).run(until=1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == saved
 
 
 def test_learning_rate_schedules() -> None:

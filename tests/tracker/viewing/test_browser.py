@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.chromium import chromium
 from tests.tracker.viewing.recorded_runs import (
     ABSENT,
     FRAMES,
@@ -27,28 +27,11 @@ from tests.tracker.viewing.recorded_runs import (
 from tracker.data.sequence import ArraySequence
 from tracker.viewing import PageSettings, Record, Run, find_runs, score_runs, write_page
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="chromium and chromedriver are not installed (Debian: chromium chromium-driver)",
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 WHITISH = 180
 """Between the smoothed white line of the ground truth (above 200) and the pictures that it is looked for in."""
 
@@ -126,17 +109,8 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # The driver's path is given, so that selenium looks for none.
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
         yield Browser(driver)
-    finally:
-        driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -263,13 +237,83 @@ def test_keys(browser: Browser, pages: dict[str, Path]) -> None:
     assert min(browser.pixel(10 + 2 * 6, 30)) > WHITISH
     order = browser.texts("#sequences tbody td:first-child")
     browser.press("n")
-    assert (browser.sequence, browser.frame) == (order[1], 0)
+    assert (browser.sequence, browser.frame) == (order[1], most_apart(order[1]))
     browser.press("p", "p")
     assert browser.sequence == order[-1]
     # Arrows on the slider itself move by one, not by two.
     browser.one("#slider").send_keys(Keys.ARROW_RIGHT)
     browser.settled()
     assert browser.frame == 1
+
+
+def most_apart(name: str) -> int:
+    """The first of the frames in which IoU differs most between the two runs, by hand; 0 where it never does."""
+    apart = []
+    for index in range(FRAMES):
+        ious = [iou_of(run, name, index) for run in (0, 1)]
+        apart.append(0.0 if None in ious else abs(ious[0] - ious[1]))  # type: ignore[operator]
+    return int(np.argmax(np.round(apart, 3)))
+
+
+def test_a_page_opens_where_runs_differ_most(browser: Browser, pages: dict[str, Path], example: Example) -> None:
+    expected = {name: most_apart(name) for name in NAMES}
+    assert expected == {"hard": 6, "easy": 1, "even": 0}
+    for name, frame in expected.items():
+        browser.open(pages["two"], f"#sequence={name}")
+        assert (browser.sequence, browser.frame) == (name, frame)
+    browser.open(pages["two"])
+    assert (browser.sequence, browser.frame) == ("hard", 6)
+    browser.open(pages["two"], "#sequence=hard&frame=1")  # a frame that is named wins
+    assert browser.frame == 0
+    browser.one("#difference").click()
+    browser.settled()
+    assert browser.frame == 6
+    browser.press(Keys.HOME, "d")
+    assert browser.frame == 6
+    browser.press(Keys.HOME, "1", "d")  # one run alone differs from nothing
+    assert browser.frame == 0
+    browser.open(pages["one"])
+    assert browser.frame == 0
+    assert not browser.one("#difference").is_displayed()
+
+
+def test_runs_without_ground_truth_differ_by_their_boxes(browser: Browser, tmp_path: Path) -> None:
+    frames = np.full((5, 40, 60, 6), 90, np.uint8)
+    boxes = np.array([[10.0, 10, 20, 20]] + [[np.nan] * 4] * 4)
+    sequence = ArraySequence("s", "thermal", frames, boxes)
+    tracks = np.tile([10.0, 10, 20, 20], (5, 1))
+    runs = [Run("a", {"s": Record(tracks)}), Run("b", {"s": Record(tracks + np.array([[0, 0, 0, 0]] * 5))})]
+    runs[1].records["s"].boxes[3, 0] += 9
+    runs[1].records["s"].boxes[4, 0] += 5
+    browser.open(write_page(tmp_path / "page.html", [sequence], runs).path)
+    assert browser.frame == 3
+
+
+def test_a_dark_frame_can_be_brightened(browser: Browser, pages: dict[str, Path]) -> None:
+    """A gamma: the dark half is lifted as its formula says, the bright one hardly changes."""
+    browser.open(pages["one"], "#sequence=even&frame=1")
+    before = [browser.pixel(60, 80, half)[0] for half in (0, 1)]
+    assert before[0] < 14
+    script = (
+        "const b = document.getElementById('brightness'); b.value = arguments[0]; b.dispatchEvent(new Event('input'))"
+    )
+    for gamma in (2.0, 4.0):
+        browser.run(script, gamma)
+        expected = [255 * (level / 255) ** (1 / gamma) for level in before]
+        browser.until(lambda want=expected: abs(browser.pixel(60, 80)[0] - want[0]) <= 6)  # type: ignore[misc]
+        assert browser.pixel(60, 80, 1)[0] == pytest.approx(expected[1], abs=3)
+    browser.press("n")
+    browser.press("p")  # it stays for other sequences and frames
+    browser.until(lambda: browser.pixel(60, 80)[0] > 80)
+    browser.press("b")
+    browser.until(lambda: abs(browser.pixel(60, 80)[0] - before[0]) <= 2)
+    browser.press("b")
+    assert float(browser.one("#brightness").get_attribute("value")) == 2.5
+    browser.until(lambda: browser.pixel(60, 80)[0] > 50)
+    # Arrows in the slider move the slider and not the frame.
+    browser.one("#brightness").send_keys(Keys.ARROW_RIGHT)
+    assert float(browser.one("#brightness").get_attribute("value")) == 2.75
+    assert browser.frame == 0
 
 
 def test_playing(browser: Browser, pages: dict[str, Path]) -> None:

@@ -37,10 +37,9 @@ from tests.tracker.viewing.recorded_runs import (
 from tracker.cli import cli
 from tracker.data.sequence import ArraySequence
 from tracker.errors import RGBXError
-from tracker.inference.online import Result as InferenceResult
-from tracker.inference.run import Track, track_sequence
-from tracker.models.build import build_network
+from tracker.inference.tracking import Track, Tracked, track_sequence
 from tracker.models.config import tiny
+from tracker.models.tracker import build_network
 from tracker.viewing import LiveWindow, PageSettings, Record, Run, find_runs, score_runs, write_page
 from tracker.viewing.pictures import encode_frame, panel_size, take_pictures
 from tracker.viewing.scores import compare_scores
@@ -346,8 +345,8 @@ def test_commands_write_pages_and_say_what_they_left_out(example: Example, tmp_p
     result = rgbx("compare", example.first, example.second, "--data", example.data, "--out", out, "--max-mb", 0.05)
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert [row[0] for row in rows[1:4]] == ["hard", "easy", "even"]
-    assert rows[1][-1] == "+70.0"
+    assert [row[0] for row in rows[2:5]] == ["hard", "easy", "even"]
+    assert rows[2][-1] == "+70.0"
     assert re.search(r"one in [2-9] frames", result.stdout)
     assert out.stat().st_size < 50_000 + 60_000
     assert blocks(out)["page"]["compare"] is True
@@ -375,7 +374,7 @@ def test_track_leaves_a_page_of_its_run(example: Example, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     found = blocks(tmp_path / "out" / "page.html")
     assert [run["label"] for run in found["page"]["runs"]] == ["tiny_rgb"]
-    written = tmp_path / "out" / "tiny_rgb" / "easy.txt"
+    written = tmp_path / "out" / "easy.txt"
     np.testing.assert_allclose(
         found["sequence-0"]["runs"][0]["boxes"], np.loadtxt(written, delimiter=",") - [1, 1, 0, 0], atol=5.1e-5
     )
@@ -442,15 +441,15 @@ def test_what_is_watched_is_what_is_recorded() -> None:
     sequence = moving(frames=5)
     seen: list[tuple[int, np.ndarray, float]] = []
 
-    def watch(watched: object, index: int, frame: object, result: InferenceResult) -> None:
-        assert watched is sequence
-        np.testing.assert_array_equal(np.asarray(frame), sequence.frame(index))
-        seen.append((index, result.box, result.score))
+    def watch(tracked: Tracked) -> None:
+        assert tracked.source.sequence is sequence
+        np.testing.assert_array_equal(np.asarray(tracked.frame), sequence.frame(tracked.index))
+        seen.append((tracked.index, tracked.result.box, tracked.result.score))
 
     track = track_sequence(network, sequence, watch=watch)
-    assert [index for index, *_ in seen] == [1, 2, 3, 4]
-    np.testing.assert_array_equal([box for _, box, _ in seen], track.boxes[1:])
-    np.testing.assert_array_equal([score for *_, score in seen], track.scores[1:])
+    assert [index for index, *_ in seen] == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal([box for _, box, _ in seen], track.boxes)
+    np.testing.assert_array_equal([score for *_, score in seen], track.scores)
 
 
 def test_a_window_without_a_display_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,6 +476,7 @@ WINDOW_SCRIPT = """
     from matplotlib.backend_bases import KeyEvent
 
     from tracker.data.sequence import ArraySequence
+    from tracker.inference import SequenceSource, Tracked
     from tracker.inference.online import Result
     from tracker.viewing import LiveWindow
 
@@ -513,7 +513,8 @@ WINDOW_SCRIPT = """
     sequence = ArraySequence("watched", "thermal", np.zeros((3, 120, 160, 6), np.uint8), boxes)
     with LiveWindow(fps=1e9) as window:
         for attempt in range(100):
-            window.watch(sequence, 1, sequence.frame(1), Result(boxes[1] + 8, 0.5, 0.5))
+            result = Result(boxes[1] + 8, 0.5, 0.5)
+            window.watch(Tracked(SequenceSource(sequence), 1, sequence.frame(1), result))
             shown = np.asarray(plt.gcf().canvas.buffer_rgba())[:, :, :3].astype(int)
             red = (np.abs(shown - (0xD1, 0x49, 0x5B)).max(axis=2) < 30).sum()
             if red > 100:

@@ -17,13 +17,13 @@ import yaml
 from click.testing import CliRunner
 
 from tracker.cli import cli
-from tracker.data.layouts import write_dataset
+from tracker.data.layouts import open_sequence, write_dataset
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
 from tracker.evaluation import evaluate_folder
 from tracker.models.checkpoints import find_weights
 from tracker.vot.toolkit import find_python, read_analysis, run_workspace, toolkit_version
-from tracker.vot.trax_tracker import read_rgbd
+from tracker.vot.trax_tracker import read_pair
 from tracker.vot.workspace import listed_sequences, listed_trackers, prepare_workspace, tracker_command
 
 LENGTH = 40
@@ -148,7 +148,7 @@ def test_foreign_folders_names_and_benchmarks_are_refused(depthtrack: Path, tmp_
         prepare_workspace(tmp_path / "full", depthtrack, "depthtrack", "true", "mine")
     with pytest.raises(RGBXError, match="takes letters"):
         prepare_workspace(tmp_path / "ws", depthtrack, "depthtrack", "true", "my tracker")
-    with pytest.raises(RGBXError, match="expected one of depthtrack, vot-rgbd2022"):
+    with pytest.raises(RGBXError, match="expected one of depthtrack, vot-rgbd2022, vot-rgbt2019"):
         prepare_workspace(tmp_path / "ws", depthtrack, "cdtb", "true", "mine")
     with pytest.raises(RGBXError, match=r"has no file 'sequence'"):
         prepare_workspace(tmp_path / "ws", depthtrack, "vot-rgbd2022", "true", "mine")
@@ -183,14 +183,77 @@ def test_an_analysis_is_read_by_the_kind_of_its_parts(tmp_path: Path) -> None:
         read_analysis(tmp_path / "none.json", "depthtrack")
 
 
+# ---- VOT-RGBT2019
+
+
+def as_rgbt2019(root: Path, target: Path) -> Path:
+    """A LasHeR-like set in the form in which the toolkit keeps VOT-RGBT2019: polygons, and an anchor at each end."""
+    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
+        sequence = open_sequence(folder)
+        place = target / folder.name
+        for channel in ("color", "ir"):
+            (place / channel).mkdir(parents=True)
+        polygons = []
+        for index in range(sequence.length):
+            frame = sequence.frame(index)
+            cv2.imwrite(str(place / "color" / f"{index + 1:08d}.jpg"), frame[:, :, 2::-1])
+            cv2.imwrite(str(place / "ir" / f"{index + 1:08d}.jpg"), frame[:, :, 3])
+            assert sequence.present[index]
+            x, y, w, h = sequence.boxes[index]
+            polygons.append(",".join(f"{v:.3f}" for v in (x, y + h, x, y, x + w, y, x + w, y + h)))
+        (place / "groundtruth.txt").write_text("\n".join(polygons) + "\n")
+        anchors = ["1", *["0"] * (sequence.length - 2), "-1"]
+        (place / "anchor.value").write_text("\n".join(anchors) + "\n")
+        height, width = sequence.frame(0).shape[:2]
+        lines = {"name": folder.name, "fps": "30", "format": "default", "channel.default": "color"}
+        lines |= {"channels.color": "color/%08d.jpg", "channels.ir": "ir/%08d.jpg"}
+        lines |= {"width": str(width), "height": str(height), "length": str(sequence.length)}
+        (place / "sequence").write_text("".join(f"{k}={v}\n" for k, v in lines.items()))
+    return target
+
+
+@pytest.fixture(scope="module")
+def rgbt2019(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("rgbt")
+    config = SyntheticConfig(modality="thermal", length=12, size=(96, 72), leave=0.0, occlusion=0.0, seed=3)
+    write_dataset(synthetic_dataset(config, 2), root / "lasher", "lasher")
+    return as_rgbt2019(root / "lasher", root / "vot")
+
+
+def test_a_workspace_of_rgbt2019_asks_for_infrared(rgbt2019: Path, depthtrack: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        cli,
+        shlex.split(
+            f"vot prepare '{tmp_path / 'ws'}' --data '{rgbt2019}' --benchmark vot-rgbt2019 --checkpoint tiny_rgb"
+        ),
+    )
+    assert done.exit_code == 0, done.output
+    assert yaml.safe_load((tmp_path / "ws" / "config.yaml").read_text())["stack"] == "vot2019/rgbtir"
+    assert listed_sequences(tmp_path / "ws") == sequences_of(rgbt2019)
+    registry = configparser.ConfigParser()
+    registry.read(tmp_path / "ws" / "trackers.ini")
+    assert shlex.split(registry["tiny_rgb"]["command"])[-2:] == ["--channel", "ir"]
+    with pytest.raises(RGBXError, match=r"names no channel 'depth'.*channels\.depth"):
+        prepare_workspace(tmp_path / "other", rgbt2019, "vot-rgbd2022", "true", "mine")
+
+
+def test_infrared_of_one_channel_is_read_as_it_is(rgbt2019: Path, tmp_path: Path) -> None:
+    folder = rgbt2019 / sequences_of(rgbt2019)[0]
+    color, infrared = (str(folder / channel / "00000003.jpg") for channel in ("color", "ir"))
+    frame = read_pair(color, infrared, "ir")
+    np.testing.assert_array_equal(frame[:, :, 3], cv2.imread(infrared, cv2.IMREAD_GRAYSCALE))
+    np.testing.assert_array_equal(frame[:, :, 3], frame[:, :, 5])
+    cv2.imwrite(str(tmp_path / "16.png"), np.zeros(frame.shape[:2], np.uint16))
+    with pytest.raises(RGBXError, match="uint16 pixels; expected infrared in 8 bits"):
+        read_pair(color, str(tmp_path / "16.png"), "ir")
+
+
 # ---- the tracker's side
 
 
 def test_frames_are_what_the_depthtrack_layout_reads(depthtrack: Path) -> None:
-    from tracker.data.layouts import open_sequence
-
     folder = depthtrack / sequences_of(depthtrack)[0]
-    frame = read_rgbd(str(folder / "color" / "00000005.jpg"), str(folder / "depth" / "00000005.png"))
+    frame = read_pair(str(folder / "color" / "00000005.jpg"), str(folder / "depth" / "00000005.png"))
     np.testing.assert_array_equal(frame, open_sequence(folder).frame(4))
 
 
@@ -198,10 +261,10 @@ def test_unreadable_and_unregistered_frames_are_refused(own: Path) -> None:
     folder = own / sequences_of(own)[0]
     color, depth = str(folder / "color" / "00000001.jpg"), str(folder / "depth" / "00000001.png")
     with pytest.raises(RGBXError, match=r"00000009\.png is missing"):
-        read_rgbd(color, str(own / "00000009.png"))
+        read_pair(color, str(own / "00000009.png"))
     cv2.imwrite(depth, np.ones((7, 9), np.uint16))
     with pytest.raises(RGBXError, match=r"96x72 but .* 9x7"):
-        read_rgbd(color, depth)
+        read_pair(color, depth)
 
 
 def test_the_tracker_speaks_trax_to_vot_traxs_own_client(depthtrack: Path) -> None:
@@ -209,7 +272,6 @@ def test_the_tracker_speaks_trax_to_vot_traxs_own_client(depthtrack: Path) -> No
     import trax
     from trax.client import Client
 
-    from tracker.data.layouts import open_sequence
     from tracker.inference.online import OnlineTracker
     from tracker.models.checkpoints import load_network
 
@@ -322,3 +384,18 @@ def test_eao_comes_from_toolkits_that_can_start_trackers_at_anchors(depthtrack: 
         return
     figures = run_workspace(tmp_path / "ws", python=python, progress=False)
     assert 0 <= figures["mine"]["EAO"] <= 1
+
+
+@pytest.mark.slow
+def test_rgbt2019_is_run_from_its_polygons_at_both_ends(rgbt2019: Path, tmp_path: Path) -> None:
+    python = toolkit()
+    command = tracker_command(find_weights(Path("tiny_rgb")), device="cpu", x="ir")
+    prepare_workspace(tmp_path / "ws", rgbt2019, "vot-rgbt2019", command, "mine")
+    if toolkit_version(python) in ("0.8.0", "0.8.1", "0.9.0"):
+        pytest.skip("this toolkit cannot start trackers at anchors")
+    figures = run_workspace(tmp_path / "ws", python=python, progress=False)
+    assert 0 <= figures["mine"]["EAO"] <= 1
+    name = sequences_of(rgbt2019)[0]
+    runs = tmp_path / "ws" / "results" / "mine" / "baseline" / name
+    for anchor in (0, 11):
+        assert len((runs / f"{name}_{anchor:08d}.txt").read_text().splitlines()) == 12

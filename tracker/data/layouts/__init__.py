@@ -7,6 +7,7 @@ lasher     visible/, infrared/          visible.txt, infrared.txt, init.txt; fro
 rgbt234    visible/, infrared/          visible.txt and infrared.txt, which differ        none
 rgbt210    visible/, infrared/          init.txt                                          none
 gtot       v/, i/                       groundTruth_v.txt, groundTruth_i.txt: corners     none
+vtuav      rgb/, ir/                    rgb.txt and ir.txt, of every tenth frame          w or h <= 0
 depthtrack color/, depth/ (16-bit mm)   groundtruth.txt; ``*.tag``                        nan
 vot_rgbd   as the file ``sequence`` says groundtruth.txt; ``*.tag``, ``anchor.value``      a single number
 visevent   vis_imgs/, event_imgs/       groundtruth.txt                                   absent_label.txt: 1 = present

@@ -11,7 +11,7 @@ _SEPARATORS = str.maketrans(",;", "  ")
 
 
 def read_lines(path: Path, problems: list[str], name: str) -> list[str]:
-    """Lines of a text file without the empty ones at its end; [] and a problem where it is none."""
+    """Read a text file's lines without the empty ones at its end. A file that is no text is a problem and has none."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="strict")
     except (OSError, UnicodeDecodeError) as error:
@@ -35,7 +35,7 @@ def _numbers(line: str) -> list[float] | None:
 def read_boxes(
     path: Path, name: str, problems: list[str], *, origin: float = 0.0, corners: bool = False, special: bool = False
 ) -> np.ndarray:
-    """Boxes of a file, (N, 4) float64 ``x, y, w, h`` that start at 0, NaN where the target is absent.
+    """Read a file's boxes, (N, 4) float64 ``x, y, w, h`` that count from 0, NaN where the target is absent.
 
     A malformed line is a problem and a NaN row. Commas, semicolons, tabs and spaces separate numbers.
 
@@ -70,7 +70,7 @@ def read_boxes(
 
 
 def _read_slowly(path: Path, lines: list[str], name: str, problems: list[str], special: bool) -> np.ndarray:
-    """The rows of a file that has something else than four numbers in a line, and a sentence for each such line."""
+    """Read a file that has something else than four numbers in a line, with a sentence for each such line."""
     boxes = np.full((len(lines), 4), np.nan)
     for number, line in enumerate(lines, 1):
         values = _numbers(line)
@@ -94,7 +94,7 @@ def _read_slowly(path: Path, lines: list[str], name: str, problems: list[str], s
 
 
 def read_flags(path: Path, name: str, count: int, problems: list[str]) -> np.ndarray | None:
-    """(N,) bool of a file with 0 or 1 per line (or all in one), or None where it does not fit."""
+    """Read (N,) bool from a file with 0 or 1 per line (or all in one line); None where the file does not fit."""
     lines = read_lines(path, problems, name)
     if len(lines) == 1 and count > 1:
         lines = lines[0].translate(_SEPARATORS).split()
@@ -111,7 +111,7 @@ def read_flags(path: Path, name: str, count: int, problems: list[str]) -> np.nda
 
 
 def read_values(path: Path, name: str, count: int, problems: list[str]) -> np.ndarray | None:
-    """(N,) float64 of a file with a number per line, or None where it does not fit."""
+    """Read (N,) float64 from a file with a number per line; None where the file does not fit."""
     lines = read_lines(path, problems, name)
     values = np.zeros(len(lines))
     for number, line in enumerate(lines, 1):
@@ -135,7 +135,7 @@ def write_boxes(
     corners: bool = False,
     separator: str = ",",
 ) -> None:
-    """The opposite of :func:`read_boxes`; ``absent`` is the line of a frame without the target."""
+    """Write what :func:`read_boxes` reads. ``absent`` is the line of a frame without the target."""
     rows = boxes + np.array([origin, origin, 0.0, 0.0])
     if corners:
         rows = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1)
@@ -144,5 +144,5 @@ def write_boxes(
 
 
 def write_flags(path: Path, flags: np.ndarray) -> None:
-    """A line of 0 or 1 for each frame."""
+    """Write a line of 0 or 1 for each frame."""
     path.write_text("\n".join("1" if flag else "0" for flag in flags) + "\n", encoding="utf-8")

@@ -1,11 +1,14 @@
-"""Any two folders of equally many images, with or without boxes."""
+"""Any two folders of images, with or without boxes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tracker.data.layouts.frames import EVENT_SUFFIXES, FrameList, frame_files
+import numpy as np
+
+from tracker.data.layouts.frames import EVENT_SUFFIXES, FrameList, PartialFrameList, frame_files, frame_numbers
 from tracker.data.layouts.layout import Layout, Naming, Places, Reading
+from tracker.data.registration import find_registration, read_registration
 from tracker.errors import RGBXError
 
 RGB_FOLDERS = ("visible", "color", "colour", "rgb", "vis_imgs", "vis", "v", "img")
@@ -38,6 +41,7 @@ class OwnFolders(Layout):
     boxes_required = False
     absent = "nan,nan,nan,nan"
     official = ()
+    fitted = True
 
     def __init__(self, rgb: Path | None = None, x: Path | None = None, modality: str | None = None) -> None:
         if (rgb is None) != (x is None):
@@ -53,6 +57,38 @@ class OwnFolders(Layout):
 
     def x_frames(self, folder: Path) -> FrameList:
         return frame_files(folder) or frame_files(folder, EVENT_SUFFIXES)
+
+    def by_number(self, name: str, rgb: FrameList, x: FrameList, reading: Reading) -> PartialFrameList | None:
+        """Pair X with RGB by the numbers in their names, with gaps where X is missing."""
+        numbers, own = frame_numbers(rgb.names), frame_numbers(x.names)
+        known = numbers is not None and len(set(numbers)) == len(numbers)
+        if not known or numbers is None or own is None or len(set(own)) != len(own):
+            reading.problems.append(
+                f"sequence {name}: {len(rgb)} frames in {rgb.folder} but {len(x)} in {x.folder}; expected as many of "
+                "each, or a number of its own in each name to pair them by"
+            )
+            return None
+        alone = next((file for file, number in zip(x.names, own, strict=True) if number not in set(numbers)), None)
+        if alone is not None:
+            reading.problems.append(
+                f"sequence {name}: {len(rgb)} frames in {rgb.folder} but {len(x)} in {x.folder}, and {alone} has no "
+                "RGB frame of its number; expected as many of each, or the same numbers in both"
+            )
+            return None
+        by_number = dict(zip(own, x.names, strict=True))
+        reading.notes.append(f"X is missing for {len(rgb) - len(x)} of {len(rgb)} frames; the rest is paired by number")
+        return PartialFrameList(x.folder, [by_number.get(number) for number in numbers])
+
+    def registration(self, folder: Path, reading: Reading) -> np.ndarray | None:
+        """Read the map in the sequence's folder, or the one in the data set's folder, which is for every sequence."""
+        path = find_registration(folder, folder.parent)
+        if path is None:
+            return None
+        try:
+            return read_registration(path)
+        except RGBXError as error:
+            reading.problems.append(f"sequence {folder.name}: {error}")
+            return None
 
     def places(self, folder: Path, reading: Reading) -> Places | None:
         if self.rgb is not None and self.x is not None and self.x_modality is not None:

@@ -25,8 +25,11 @@ def load_sequence(
     problems: list[str],
     style: XStyle | None = None,
     notes: list[str] | None = None,
+    box_faults: list[str] | None = None,
 ) -> FolderSequence | None:
     """Read a sequence's folder; every fault goes to ``problems`` as one sentence, what is harmless to ``notes``.
+
+    A box that cannot be used is a problem too, unless there is a list ``box_faults`` for those.
 
     None where nothing can be opened.
     """
@@ -45,46 +48,51 @@ def load_sequence(
             )
             return None
         layout = BY_NAME[found]
-    return layout.read(folder, Reading(style or XStyle(), problems, [] if notes is None else notes))
+    return layout.read(folder, Reading(style or XStyle(), problems, [] if notes is None else notes, box_faults))
 
 
-def _opened(folder: Path, layout: str | Layout, style: XStyle) -> FolderSequence:
+def _opened(folder: Path, layout: str | Layout, style: XStyle, faulty_boxes: str = "raise") -> FolderSequence:
+    if faulty_boxes not in ("raise", "keep"):
+        raise RGBXError(f"faulty_boxes is {faulty_boxes!r}; expected 'raise' or 'keep'")
     problems: list[str] = []
-    sequence = load_sequence(folder, layout, problems, style)
+    faults: list[str] | None = None if faulty_boxes == "raise" else []
+    sequence = load_sequence(folder, layout, problems, style, box_faults=faults)
     if problems:
         more = f" (and {len(problems) - 1} more; `rgbx data check` lists them)" if len(problems) > 1 else ""
         raise RGBXError(problems[0] + more)
     assert sequence is not None
+    if faults:
+        more = f" (and {len(faults) - 1} more; `rgbx data check` lists them)" if len(faults) > 1 else ""
+        log.warning("%s%s; the other frames are used", faults[0], more)
     return sequence
 
 
 def open_sequence(
     folder: str | os.PathLike[str],
     layout: str = "auto",
-    depth_style: str = "jet",
-    depth_clip: bool = True,
-    event_style: str = "colour",
+    style: XStyle | None = None,
+    faulty_boxes: str = "raise",
 ) -> FolderSequence:
     """Open one sequence's folder.
 
     Args:
         folder: the folder that holds the image folders.
         layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``.
-        depth_style, depth_clip, event_style: :class:`tracker.data.rendering.XStyle`.
+        style: how X becomes a picture.
+        faulty_boxes: ``"raise"``, or ``"keep"``: log boxes that cannot be used (a malformed line, a box wholly outside
+            the image) and open the sequence all the same.
 
     Raises:
         RGBXError: anything wrong with folder, frames' numbers or boxes; names sequence, line and file.
     """
-    return _opened(Path(folder), layout, XStyle(depth_style, depth_clip, event_style))
+    return _opened(Path(folder), layout, style or XStyle(), faulty_boxes)
 
 
 def open_pair(
     rgb: str | os.PathLike[str],
     x: str | os.PathLike[str],
     modality: str | None = None,
-    depth_style: str = "jet",
-    depth_clip: bool = True,
-    event_style: str = "colour",
+    style: XStyle | None = None,
 ) -> FolderSequence:
     """Open two folders of equally many images as one sequence, wherever they are.
 
@@ -92,13 +100,14 @@ def open_pair(
 
     Args:
         modality: what ``x`` holds; by its name where None.
+        style: how X becomes a picture.
 
     Raises:
         RGBXError: as :func:`open_sequence`; or the modality cannot be told.
     """
     rgb_folder, x_folder = Path(rgb).absolute(), Path(x).absolute()
     layout = OwnFolders(rgb_folder, x_folder, modality)
-    return _opened(rgb_folder.parent, layout, XStyle(depth_style, depth_clip, event_style))
+    return _opened(rgb_folder.parent, layout, style or XStyle())
 
 
 def open_dataset(
@@ -106,11 +115,10 @@ def open_dataset(
     layout: str = "auto",
     split: str | None = None,
     broken: str = "raise",
-    depth_style: str = "jet",
-    depth_clip: bool = True,
-    event_style: str = "colour",
+    style: XStyle | None = None,
     val_share: float = VAL_SHARE,
     progress: bool = False,
+    faulty_boxes: str = "raise",
 ) -> list[Sequence]:
     """Open every sequence of a data set; frames are decoded when they are asked for.
 
@@ -119,20 +127,21 @@ def open_dataset(
         layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``, decided for each sequence.
         split, val_share: see :func:`~tracker.data.layouts.splits.sequence_folders`.
         broken: ``"raise"``, or ``"skip"``: log what is wrong with a sequence and leave it out.
-        depth_style, depth_clip, event_style: :class:`tracker.data.rendering.XStyle`.
+        style: how X becomes a picture.
         progress: show a progress bar.
+        faulty_boxes: see :func:`open_sequence`.
 
     Raises:
         RGBXError: as :func:`open_sequence`; or no sequence is left.
     """
     if broken not in ("raise", "skip"):
         raise RGBXError(f"broken is {broken!r}; expected 'raise' or 'skip'")
-    style = XStyle(depth_style, depth_clip, event_style)
+    chosen = style or XStyle()
     opened: list[Sequence] = []
     folders = sequence_folders(root, layout, split, val_share)
     for folder in tqdm(folders, desc="opening sequences", disable=not progress):
         try:
-            opened.append(_opened(folder, layout, style))
+            opened.append(_opened(folder, layout, chosen, faulty_boxes))
         except RGBXError as error:
             if broken == "raise":
                 raise

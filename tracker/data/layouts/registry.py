@@ -8,7 +8,7 @@ from tracker.data.layouts.layout import Layout
 from tracker.data.layouts.own import OwnFolders
 from tracker.data.layouts.rgbd import VOTRGBD, DepthTrack
 from tracker.data.layouts.rgbe import COESOT, FE108, VisEvent
-from tracker.data.layouts.rgbt import GTOT, RGBT210, RGBT234, LasHeR
+from tracker.data.layouts.rgbt import GTOT, RGBT210, RGBT234, VTUAV, LasHeR
 from tracker.errors import RGBXError
 
 _ALL: tuple[Layout, ...] = (
@@ -16,6 +16,7 @@ _ALL: tuple[Layout, ...] = (
     RGBT234(),
     RGBT210(),
     GTOT(),
+    VTUAV(),
     DepthTrack(),
     VOTRGBD(),
     VisEvent(),
@@ -27,7 +28,9 @@ BY_NAME: dict[str, Layout] = {layout.name: layout for layout in _ALL}
 LAYOUTS: tuple[str, ...] = tuple(BY_NAME)
 
 # What is particular comes before what is general: the last takes any folder with a visible/ in it.
-_ORDER = ("visevent", "coesot", "fe108", "gtot", "vot_rgbd", "depthtrack", "rgbt210", "rgbt234", "lasher", "folders")
+_ORDER = (
+    "visevent", "coesot", "fe108", "gtot", "vtuav", "vot_rgbd", "depthtrack", "rgbt210", "rgbt234", "lasher", "folders",
+)  # fmt: skip
 
 
 def check_layout(name: str) -> None:
@@ -37,5 +40,5 @@ def check_layout(name: str) -> None:
 
 
 def detect_layout(folder: Path) -> str | None:
-    """Name of the layout that a sequence's folder has, or None."""
+    """Return the name of the layout that a sequence's folder has, or None."""
     return next((name for name in _ORDER if BY_NAME[name].recognizes(folder)), None)

@@ -47,7 +47,8 @@ def presence(path: Path, flags: np.ndarray, boxes: np.ndarray, one_is_present: b
         return np.asarray(~by_place)
     wrong = np.flatnonzero(by_place & ~boxed)
     place = f"frame {wrong[0]} is flagged present and has no box" if len(wrong) else "no frame shows the target"
-    reading.problems.append(
+    faults = reading.problems if reading.box_faults is None else reading.box_faults
+    faults.append(
         f"sequence {path.parent.name if path.stem.startswith('absent') else path.stem}: {path} contradicts the boxes "
         f"({place}), whichever way its flags are read; restore the file, or remove it to go by the boxes alone"
     )

@@ -1,7 +1,7 @@
-"""RGB with thermal infrared: LasHeR, RGBT234, RGBT210, GTOT.
+"""RGB with thermal infrared: LasHeR, RGBT234, RGBT210, GTOT, VTUAV.
 
-All four count pixels from 1. LasHeR is aligned, and its two box files are equal; RGBT234 and GTOT were annotated in
-each image, and a sequence's boxes are those of the visible one.
+The first four count pixels from 1, VTUAV from 0. LasHeR is aligned, and its two box files are equal; RGBT234, GTOT and
+VTUAV were annotated in each image, and a sequence's boxes are those of the visible one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from tracker.data.layouts.annotations import write_boxes
-from tracker.data.layouts.frames import any_frame
+from tracker.data.layouts.frames import FrameList, any_frame, frame_numbers
 from tracker.data.layouts.layout import Layout, Naming, Places, Reading, required
 from tracker.data.sequence import Sequence
 
@@ -123,3 +123,52 @@ class GTOT(Layout):
         for file, boxes in (("groundTruth_v.txt", sequence.boxes), ("groundTruth_i.txt", infrared)):
             write_boxes(folder / file, boxes, "0 0 0 0", origin=self.origin, corners=True, separator=" ")
         write_boxes(folder / "init.txt", sequence.boxes, "0\t0\t0\t0", origin=self.origin, separator="\t")
+
+
+class VTUAV(Layout):
+    """``rgb/`` and ``ir/`` with frames from ``000000.jpg``; ``rgb.txt`` and ``ir.txt`` have a box for each tenth frame.
+
+    The first box is of the first frame. The others are of the frames that are numbered ten, twenty and so on higher, as
+    the data set's authors read them in training. Where such a frame is missing they are of every tenth frame in order,
+    as the authors' evaluation reads results.
+    """
+
+    name = "vtuav"
+    modality = "thermal"
+    box_files = ("rgb.txt",)
+    x_box_file = "ir.txt"
+    absent = "0 0 0 0"
+    lists = {"train": "train_ST.txt", "test": "test_ST.txt"}  # noqa: RUF012
+    x_folders = ("ir", "ir_gray")
+    step = 10
+    expected_boxes = "one for each tenth frame, or one for each"
+
+    def recognizes(self, folder: Path) -> bool:
+        images = (folder / "rgb").is_dir() and any((folder / name).is_dir() for name in self.x_folders)
+        return images and (folder / "rgb.txt").is_file()
+
+    def places(self, folder: Path, reading: Reading) -> Places | None:
+        x = next((name for name in self.x_folders if (folder / name).is_dir()), self.x_folders[0])
+        return required(folder, self.name, "rgb", x, "thermal", reading)
+
+    def naming(self, modality: str) -> Naming:
+        return Naming("rgb/{index:06d}.jpg", "ir/{index:06d}.jpg", 0)
+
+    def annotated_frames(self, rgb: FrameList, boxes: int, reading: Reading, name: str) -> list[int] | None:
+        if boxes == len(rgb) or not boxes:
+            return None
+        numbers = frame_numbers(rgb.names)
+        if numbers is not None:
+            places = {number: index for index, number in enumerate(numbers)}
+            wanted = range(numbers[0], numbers[0] + self.step * boxes, self.step)
+            if all(number in places for number in wanted):
+                return [places[number] for number in wanted]
+        if self.step * (boxes - 1) >= len(rgb):
+            return None
+        reading.notes.append("numbers of frames are missing, so boxes are taken to be of every tenth frame in order")
+        return list(range(0, self.step * boxes, self.step))
+
+    def write_annotations(self, folder: Path, sequence: Sequence) -> None:
+        infrared = sequence.boxes if sequence.x_boxes is None else sequence.x_boxes
+        for file, boxes in (("rgb.txt", sequence.boxes), ("ir.txt", infrared)):
+            write_boxes(folder / file, boxes[:: self.step], self.absent, separator=" ")

@@ -1,14 +1,16 @@
 """Which sequences a split has: official lists and folders, and a share of the training sequences for validation.
 
-``train`` and ``test`` are what the data set's own list files say, or folders of such a name. ``val`` is a share of the
-*training* sequences chosen by a hash of their names (the same on every machine, and never a test set, which is what
-several published configurations call "val"); ``train_without_val`` is the rest. Any other split is the path of a
+``train`` and ``test`` are what the data set's own list files say, or folders of such a name. VTUAV has ``train_ST``,
+``train_LT``, ``test_ST`` and ``test_LT`` (short and long term), which ``train`` and ``test`` join. ``val`` is a share
+of the *training* sequences chosen by a hash of their names (the same on every machine, and never a test set, which is
+what several published configurations call "val"); ``train_without_val`` is the rest. Any other split is the path of a
 list file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Sequence as ListLike
@@ -18,6 +20,8 @@ from tracker.data.layouts.annotations import read_lines
 from tracker.data.layouts.frames import natural_key
 from tracker.data.layouts.registry import BY_NAME, LAYOUTS, check_layout, detect_layout
 from tracker.errors import RGBXError
+
+log = logging.getLogger(__name__)
 
 VAL_SHARE = 0.05
 DERIVED = ("val", "train_without_val")
@@ -32,15 +36,39 @@ LIST_FILES: dict[str, tuple[str, ...]] = {
         *(f"{name}_test.txt" for name in _SETS),
         *("RGBT234.txt", "RGBT210.txt", "SequencesName.txt"),
     ),
+    "train_ST": ("train_ST.txt", "ST_train_split.txt"),
+    "train_LT": ("train_LT.txt", "LT_train_split.txt"),
+    "test_ST": ("test_ST.txt",),
+    "test_LT": ("test_LT.txt",),
 }
 """Usual names of list files, best first; they are looked for in the root and in its folders of lists."""
 LIST_FOLDERS = ("", "list", "lists", "split", "splits")
+TERMS = {"ST": ("st", "short", "shortterm"), "LT": ("lt", "long", "longterm")}
+"""VTUAV's short-term and long-term sequences, as folders name them."""
 
 
 def _is_part(name: str, split: str) -> bool:
     """Whether a folder's name says that it holds a split: ``train``, ``TrainingSet``, ``Testing Subset``."""
     plain = re.sub(r"[^a-z]", "", name.lower())
     return re.fullmatch(rf"{split}(ing)?(set|subset|data|sequences)?", plain) is not None
+
+
+def _is_term(name: str, split: str) -> bool:
+    """Whether a folder's name says that it holds one of VTUAV's subsets: ``test_ST``, ``train_LT_003``."""
+    part, _, term = split.partition("_")
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return any(plain in (part + word, f"{part}ing{word}") for word in TERMS.get(term, ()))
+
+
+def _term_folders(base: Path, split: str) -> list[Path]:
+    """Find the folders of a VTUAV subset, beside one another or in a folder of their part (``test/short-term``)."""
+    part, _, term = split.partition("_")
+    inner = _folders_in(base)
+    found = [p for p in inner if _is_term(p.name, split)]
+    for place in (p for p in inner if _is_part(p.name, part)):
+        plain = {p: re.sub(r"[^a-z]", "", p.name.lower()) for p in _folders_in(place)}
+        found += [p for p, name in plain.items() if name in TERMS[term] or _is_term(p.name, split)]
+    return found
 
 
 def _folders_in(base: Path) -> list[Path]:
@@ -50,7 +78,7 @@ def _folders_in(base: Path) -> list[Path]:
 
 
 def all_folders(base: Path) -> list[Path]:
-    """Folders of sequences in a folder, in natural order: those in it, or it itself, or those one level down.
+    """List the folders of sequences in a folder, in natural order: those in it, or itself, or those one level down.
 
     Raises:
         RGBXError: none of these is a sequence.
@@ -67,13 +95,13 @@ def all_folders(base: Path) -> list[Path]:
 
 
 def find_list(base: Path, split: str) -> Path | None:
-    """The list file of ``train`` or ``test``, or None."""
+    """Find the list file of a split, or None."""
     names = LIST_FILES.get(split, ())
     return next((p for place in LIST_FOLDERS for n in names if (p := base / place / n).is_file()), None)
 
 
 def listed_folders(base: Path, listing: Path) -> tuple[list[Path], list[str]]:
-    """Folders of the listed sequences, in the list's order, and the names that have none.
+    """Find the folders of the listed sequences, in the list's order, and the names that have none.
 
     Names are looked for in ``base``, in its folders, and in theirs.
 
@@ -101,7 +129,7 @@ def listed_folders(base: Path, listing: Path) -> tuple[list[Path], list[str]]:
 
 
 def held_out(folders: ListLike[Path], share: float = VAL_SHARE) -> set[Path]:
-    """The share of sequences that validation takes: those of the smallest hashes of their names, at least one.
+    """Choose the sequences that validation takes: those of the smallest hashes of their names, at least one.
 
     Raises:
         RGBXError: a share outside (0, 1), or fewer than two sequences.
@@ -117,7 +145,7 @@ def held_out(folders: ListLike[Path], share: float = VAL_SHARE) -> set[Path]:
 def sequence_folders(
     root: str | os.PathLike[str], layout: str = "auto", split: str | None = None, val_share: float = VAL_SHARE
 ) -> list[Path]:
-    """Folders of a data set's sequences, in the order of the list file or in natural order.
+    """List the folders of a data set's sequences, in the order of the list file or in natural order.
 
     Args:
         root: the data set's folder, or one sequence's.
@@ -139,44 +167,68 @@ def sequence_folders(
         training = sequence_folders(base, layout, "train")
         apart = held_out(training, val_share)
         return [folder for folder in training if (folder in apart) == (split == "val")]
-    base, listing = _find_split(base, layout, split)
-    if listing is None:
-        return all_folders(base)
-    folders, missing = listed_folders(base, listing)
-    if missing:
-        raise RGBXError(
-            f"sequence {missing[0]}, listed in {listing}, is not in {base}; restore it or take it off the list"
-        )
-    return folders
+    places, listings = _find_split(base, layout, split)
+    if not listings:
+        return _of_one_name_once([folder for place in places for folder in all_folders(place)])
+    found: list[Path] = []
+    for listing in listings:
+        folders, missing = listed_folders(places[0], listing)
+        if missing:
+            raise RGBXError(
+                f"sequence {missing[0]}, listed in {listing}, is not in {places[0]}; restore it or take it off the list"
+            )
+        found += folders
+    return found
 
 
-def _find_split(base: Path, layout: str, split: str | None) -> tuple[Path, Path | None]:
-    """The folder to look in, and the list to go by, if any."""
-    vot_list = base / "list.txt"
+def _of_one_name_once(folders: list[Path]) -> list[Path]:
+    """Leave out folders whose name came before: three training sequences of VTUAV lie in two groups."""
+    first: dict[str, Path] = {}
+    for folder in folders:
+        if first.setdefault(folder.name, folder) is not folder:
+            log.warning("sequence %s is left out, because %s has its name", folder, first[folder.name])
+    return list(first.values())
+
+
+def _find_split(base: Path, layout: str, split: str | None) -> tuple[list[Path], list[Path]]:
+    """Find the folders to look in, and the lists to go by, if any."""
+    vot_list = [path for path in (base / "list.txt",) if path.is_file()]
     if split is None:
-        return base, vot_list if vot_list.is_file() else None
+        return [base], vot_list
     if split not in LIST_FILES:
         listing = next((p for p in (Path(split), base / split) if p.is_file()), None)
         if listing is not None:
-            return base, listing
+            return [base], [listing]
         if (base / split).is_dir():
-            return base / split, None
+            return [base / split], []
         raise RGBXError(f"split {split!r} is not in {base}: no list file {base / split}, nor a folder of that name")
     listing = find_list(base, split)
     if listing is not None:
-        return base, listing
+        return [base], [listing]
+    if "_" in split:
+        parts = _term_folders(base, split)
+        if parts:
+            return parts, []
+        sought = ", ".join(LIST_FILES[split])
+        raise RGBXError(f"split {split!r} is not in {base}: none of {sought}, nor folders such as {split}_001")
     parts = [p for p in _folders_in(base) if _is_part(p.name, split)]
     if parts:
-        inner = parts[0] / "list.txt"
-        return parts[0], inner if inner.is_file() else find_list(parts[0], split)
+        inner = [path for path in (parts[0] / "list.txt", find_list(parts[0], split)) if path and path.is_file()]
+        return parts, inner[:1]
+    lists = [path for term in TERMS if (path := find_list(base, f"{split}_{term}")) is not None]
+    if lists:
+        return [base], lists
+    terms = [place for term in TERMS for place in _term_folders(base, f"{split}_{term}")]
+    if terms:
+        return terms, []
     if _is_part(base.name, split):
-        return base, vot_list if vot_list.is_file() else None
+        return [base], vot_list
     kind = BY_NAME[layout if layout != "auto" else str(detect_layout(all_folders(base)[0]))]
-    if split == "test" and vot_list.is_file():
-        return base, vot_list
+    if split == "test" and vot_list:
+        return [base], vot_list
     if split == "train" and kind.official == ("test",):
         raise RGBXError(f"{base} is {kind.name}, which has no training part; train on another data set")
     if kind.official == (("test",) if split == "test" else ()):
-        return base, None
+        return [base], []
     sought = ", ".join(LIST_FILES[split])
     raise RGBXError(f"split {split!r} is not in {base}: none of {sought}, nor a folder of that name; give a list file")

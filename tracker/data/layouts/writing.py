@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tracker.data.layouts.registry import BY_NAME, LAYOUTS
 from tracker.data.sequence import Sequence
 from tracker.data.synthetic.generator import SyntheticSequence
 from tracker.errors import RGBXError
+from tracker.files import atomic_folder, write_text
 
 
 def write_sequence(
@@ -27,8 +27,6 @@ def write_sequence(
     overwrite: bool = False,
 ) -> Path:
     """Write a sequence to ``root/name``, whole or not at all.
-
-    Everything goes to a hidden folder beside it, which is renamed when complete; an OSError (a full disk) removes it.
 
     Args:
         sequence: any sequence; its modality must be the layout's (any modality for ``"folders"``).
@@ -57,21 +55,8 @@ def write_sequence(
     target = base / (name or sequence.name)
     if target.exists() and not overwrite:
         raise RGBXError(f"{target} exists; choose another folder, or allow it to be overwritten")
-    base.mkdir(parents=True, exist_ok=True)
-    staging = base / f".{target.name}.partial-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with atomic_folder(target) as staging:
         _write_into(staging, target.name, sequence, form, lossless, first)
-        if target.exists():
-            old = base / f".{target.name}.old-{os.getpid()}"
-            os.replace(target, old)
-            os.replace(staging, target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return target
 
 
@@ -128,12 +113,5 @@ def write_dataset(
     for sequence in tqdm(list(sequences), desc="sequences", disable=not progress):
         written.append(write_sequence(sequence, root, layout, lossless=lossless, overwrite=overwrite))
     if split is not None:
-        listing = Path(root) / lists[split]
-        staging = listing.with_name(f".{listing.name}.partial-{os.getpid()}")
-        try:
-            staging.write_text("".join(f"{p.name}\n" for p in written), encoding="utf-8")
-            os.replace(staging, listing)
-        except BaseException:
-            staging.unlink(missing_ok=True)
-            raise
+        write_text(Path(root) / lists[split], "".join(f"{p.name}\n" for p in written))
     return written

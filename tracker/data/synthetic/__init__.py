@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from tracker.data.synthetic.generator import SyntheticConfig, SyntheticSequence, synthetic_dataset
+from tracker.data.synthetic.generator import SyntheticSequence, synthetic_dataset
+from tracker.data.synthetic.settings import SyntheticConfig
 
 __all__ = ["SyntheticConfig", "SyntheticSequence", "synthetic_dataset"]

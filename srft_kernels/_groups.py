@@ -1,0 +1,211 @@
+"""Param groups as users change them: options between steps, groups that are added, state that is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch.optim import Optimizer
+
+from srft_kernels import _options, _state
+from srft_kernels._curvature_state import RunningCurvature
+from srft_kernels._inner import InnerOptimizer
+from srft_kernels._names import checked_maps
+from srft_kernels._plans import Plans
+
+# By wrapped optimizer: which options each of its groups had of its own, before and after it was wrapped.
+_WRAPPED: WeakKeyDictionary[Optimizer, list[frozenset[str]]] = WeakKeyDictionary()
+
+
+def unwrapped(inner: Optimizer) -> tuple[list[frozenset[str]], list[dict[str, Any]]]:
+    """An optimizer's groups without what an earlier wrapper has left in them.
+
+    Returns:
+        Which options each group has of its own, and the groups with these alone.
+    """
+    own = list(_WRAPPED.get(inner, ()))
+    own += [frozenset(group).intersection(_options.OPTIONS) for group in inner.param_groups[len(own) :]]
+    ours = (*_options.OPTIONS, *_options.COUNTS)
+    return own, [
+        {key: value for key, value in group.items() if key not in ours or key in mine}
+        for group, mine in zip(inner.param_groups, own, strict=False)
+    ]
+
+
+class GroupWatch:
+    """The groups and the state that a wrapper shares with the optimizer inside, looked at before every step.
+
+    Args:
+        optimizer: The wrapper. Its ``param_groups``, and its ``state`` where the inner one is fused, are the inner
+            optimizer's objects.
+        inner: The optimizer inside.
+        plans: The plans that are forgotten where state changes.
+        running: The estimate of curvature, or None.
+        own_options: Which options each group has of its own (:func:`unwrapped`).
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        inner: InnerOptimizer,
+        plans: Plans,
+        running: RunningCurvature | None,
+        own_options: list[frozenset[str]],
+    ) -> None:
+        self._optimizer = optimizer
+        self._inner = inner
+        self._plans = plans
+        self._running = running
+        self.own_options = own_options
+        self._state: _state.State = optimizer.state
+        self._groups: list[dict[str, Any]] = []
+        self._seen: list[tuple[Any, ...]] = []
+        self._kept = 0  # how many parameters have state
+        self.note()
+        _WRAPPED[inner.optimizer] = own_options
+
+    @property
+    def curved(self) -> bool:
+        """Whether curvature is estimated on the way."""
+        return self._running is not None
+
+    def note(self) -> None:
+        """Take the groups as they are for known."""
+        self._groups = list(self._optimizer.param_groups)
+        self._seen = [_options.snapshot(group, self._inner) for group in self._groups]
+        self._kept = len(self._state)
+
+    def accept_changes(self, anew: bool = False) -> None:
+        """Check what was changed since the last step, and make the state that it wants.
+
+        Args:
+            anew: Whether anchors and priors are about to be given anew, so that none has to be there.
+
+        Raises:
+            ValueError: For options that are out of range, or want an anchor or a prior that was not kept.
+            RuntimeError: If the inner optimizer has been wrapped by another wrapper since, or state was deleted.
+        """
+        optimizer, inside = self._optimizer, self._inner.optimizer
+        if _WRAPPED.get(inside) is not self.own_options:
+            raise RuntimeError(
+                "the optimizer inside was wrapped again since, and this wrapper's anchor and prior are gone: use the "
+                "newer wrapper (or begin_task() on this one, instead of wrapping again)"
+            )
+        if optimizer.param_groups is not inside.param_groups:
+            optimizer.param_groups = inside.param_groups
+        if optimizer.state is not self._state or (self._inner.fused and inside.state is not self._state):
+            self._adopt_state()
+        if len(self._state) < self._kept:
+            raise RuntimeError(
+                "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside again, "
+                "or set the averages to zero in place if only they are to begin anew"
+            )
+        for index, group in enumerate(optimizer.param_groups):
+            if index >= len(self._groups) or group is not self._groups[index]:
+                self._adopt_group(index, group)
+            elif self._seen[index] != _options.snapshot(group, self._inner):
+                self._accept_options(index, group, anew)
+
+    def _accept_options(self, index: int, group: dict[str, Any], anew: bool) -> None:
+        chosen = _options.checked(group, self._inner)
+        changed = {**group, **chosen}
+        now, before = _options.snapshot(changed, self._inner), self._seen[index]
+        if now[0] != before[0]:
+            if not anew:
+                self._refuse_unprepared(changed, was_regularized=before[1])
+            group.update(chosen)
+            for param in group["params"]:
+                _state.forget_statistics(self._state.get(param, {}))
+            self._plans.forget()
+        group.update(chosen)
+        self._seen[index] = now
+
+    def _refuse_unprepared(self, group: Mapping[str, Any], was_regularized: bool) -> None:
+        if group["regularize"] and not was_regularized:
+            raise ValueError(
+                "regularize was False when this group's state was made, so no anchor and no prior were kept for it: "
+                "call optimizer.begin_task(prior), which anchors the weights where they are"
+            )
+        lacking = any(p.requires_grad and "anchor" not in self._state.get(p, {}) for p in group["params"])
+        if group["regularize"] and group["transfer_anchor"] == "initial" and lacking:
+            raise ValueError(
+                "transfer_anchor='initial' wants an anchor, and none was kept for this group: give the option when the "
+                "optimizer is wrapped, or call optimizer.begin_task(), which anchors the weights where they are"
+            )
+
+    def _adopt_group(self, index: int, group: dict[str, Any]) -> None:
+        """A group that was added to the inner optimizer, or has come with a state that it loaded by itself."""
+        old = self._groups[index] if index < len(self._groups) else None
+        if old is not None and list(map(id, old["params"])) == list(map(id, group["params"])):
+            group.update({key: value for key, value in old.items() if key not in group})
+            group.update(_options.checked(group, self._inner))
+            self._plans.forget()
+            self.note()
+        else:
+            self.add(index, {**self._optimizer.defaults, **group})
+
+    def add(self, index: int, proposed: Mapping[str, Any]) -> None:
+        """Complete a new group's options and make its state.
+
+        Args:
+            index: Its place among the groups.
+            proposed: The group with all options, to be checked.
+        """
+        group = self._optimizer.param_groups[index]
+        options = _options.checked(proposed, self._inner)
+        twice = self._running is not None and self._running.spec.method == "autograd"
+        self._plans.mesh = _options.check_parameters(group["params"], [group], self._plans.mesh, twice)
+        own = frozenset(group).intersection(_options.OPTIONS)
+        for key, value in proposed.items():
+            group.setdefault(key, value)
+        group.update(options)
+        self.own_options[index:] = [own]
+        _state.make(self._state, group, self._inner, {}, {}, self.curved)
+        if self._running is not None:
+            self._running.begin()
+        self._plans.forget()
+        self.note()
+
+    def _adopt_state(self) -> None:
+        """Someone has given the optimizer another state: averages are those, the wrapper's own part goes along."""
+        optimizer, inside, kept = self._optimizer, self._inner.optimizer, self._state
+        if not self._inner.fused:
+            optimizer.state = kept  # type: ignore[assignment]
+            return
+        replaced = optimizer.state if optimizer.state is not kept else inside.state
+        for param, own in kept.items():
+            extra = {name: own[name] for name in _state.EXTRA_STATE if name in own}
+            if extra:
+                replaced[param] = {**replaced.get(param, {}), **extra}
+                _state.set_count(replaced[param], self._inner, param)
+        optimizer.state = inside.state = replaced
+        self._state, self._kept = replaced, len(replaced)
+        self._plans.forget()
+
+    def begin_task(
+        self, prior: Any, gamma: float | None, anchor: Any, changes: Mapping[str, Any], strict: bool
+    ) -> None:
+        """Give every group the anchor and the prior of the next task; see :meth:`SRFT.begin_task`.
+
+        Args:
+            prior: The prior of what was learned last, or None.
+            gamma: What remains of the present prior, or None.
+            anchor: ``"current"``, or a mapping.
+            changes: Options for all groups; None leaves one as it is.
+            strict: Whether every tensor has to fit its parameter.
+        """
+        self.accept_changes(anew=True)
+        groups = self._optimizer.param_groups
+        if gamma is not None and not 0 <= gamma < float("inf"):
+            raise ValueError(f"gamma must be finite and at least 0, got {gamma}")
+        chosen = {option: value for option, value in changes.items() if value is not None}
+        options = [_options.checked({**group, **chosen}, self._inner) for group in groups]
+        priors, anchors = checked_maps(prior, anchor, "current", groups, strict)
+        if gamma is None:
+            gamma = 1.0 if priors is None else 0.0
+        for group, known in zip(groups, options, strict=True):
+            group.update(known, task_began=group["updates"])
+            _state.begin_task(self._state, group, priors, anchors, gamma)
+        self._plans.forget()
+        self.note()

@@ -1,0 +1,262 @@
+"""What is kept for a parameter: made when the optimizer is wrapped, completed and laid out as its parameter changes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from srft_kernels._inner import MOMENTS, InnerOptimizer
+from srft_kernels._layout import (
+    anchor_dtype,
+    copy_beside,
+    dense_strides,
+    mean_of,
+    rms_of,
+    sum_of,
+    zeros_beside,
+)
+from srft_kernels._options import owns_transfer, weighs_transfer
+from srft_kernels.ops import contract
+from srft_kernels.ops.contract import Inner
+from srft_kernels.ops.tensors import element_dtype
+from srft_kernels.sharded import is_distributed, local, shard_of
+
+State: TypeAlias = MutableMapping[Tensor, dict[str, Any]]
+
+# What the wrapper adds to a parameter's state; everything else in it is the inner optimizer's.
+EXTRA_STATE = ("anchor", "prior", "transfer", "transfer_step", "transfer_statistics", "transfer_histogram", "curvature")
+SIZED_STATE = (*MOMENTS[Inner.ADAM], *MOMENTS[Inner.SGD], "anchor", "prior", "transfer", "curvature")
+SMALLEST_RMS = 1e-3
+SMALL = 1 << 14  # bytes of a tensor of state that shares its memory with others
+ALIGNED = 64  # bytes, so that every tensor begins where vector instructions like it
+
+
+class BesideInner(defaultdict[Tensor, Any]):
+    """The state that a wrapper keeps beside an optimizer that is not fused, which keeps its own.
+
+    It counts as empty while the inner optimizer's is: ``torch.distributed.checkpoint`` asks for the truth of
+    ``optimizer.state`` before it loads, and takes a step of length zero that makes the inner state where there is none.
+    """
+
+    def __init__(self, inner: Optimizer, values: Mapping[Any, Any] = {}) -> None:
+        super().__init__(dict, values)
+        self.inner = inner
+
+    def __bool__(self) -> bool:
+        return bool(self.inner.state)
+
+
+def shared_state(inner: InnerOptimizer, beside: Mapping[Any, Any]) -> defaultdict[Tensor, Any]:
+    """The state of a wrapper: the inner optimizer's own where that is fused, else what is ``beside`` it."""
+    return inner.optimizer.state if inner.fused else BesideInner(inner.optimizer, beside)
+
+
+def make(
+    state: State,
+    group: Mapping[str, Any],
+    inner: InnerOptimizer,
+    priors: Mapping[Tensor, Tensor],
+    anchors: Mapping[Tensor, Tensor],
+    curved: bool,
+) -> None:
+    """Make all state of a group's parameters at once, so that memory is known before the first step.
+
+    What the state has of the inner optimizer is taken over, so that training goes on. A frozen parameter gets its
+    prior and its anchor, for when it thaws, and the rest when it has a gradient.
+
+    Args:
+        state: All state by parameter; what is there of a prior and an anchor is replaced.
+        group: The param group, with its options.
+        inner: The optimizer inside.
+        priors: By parameter.
+        anchors: By parameter. A parameter that is not in it is anchored where it is.
+        curved: Whether the Hessian's diagonal is estimated on the way.
+    """
+    for param in group["params"]:
+        own = state[param]
+        for name in ("prior", "anchor", "transfer_statistics", "curvature", "transfer"):
+            own.pop(name, None)
+        if group["regularize"]:
+            prior = priors.get(param)
+            if prior is not None:
+                own["prior"] = copy_beside(param, element_dtype(param), prior)
+            if curved and param.requires_grad:
+                own["curvature"] = zeros_beside(param)
+            pulls = prior is not None or (param.requires_grad and (curved or group["transfer_anchor"] == "initial"))
+            if pulls:
+                anchor = anchors.get(param, param.detach())
+                own["anchor"] = copy_beside(param, anchor_dtype(param, anchor), anchor)
+        if param.requires_grad:
+            complete(state, group, inner, param, curved)
+        elif own:
+            set_count(own, inner, param)  # torch's Adam wants one wherever there is any state
+        else:
+            del state[param]
+    _gather_small([state[p] for p in group["params"] if p in state])
+
+
+def _gather_small(states: Sequence[dict[str, Any]]) -> None:
+    """Move small tensors of state that have a name and dtype in common into one piece of memory, saved as one entry.
+
+    ``torch.save`` writes some four hundred bytes for every piece of memory, more than a bias has.
+    """
+    small: dict[tuple[str, torch.dtype], list[dict[str, Any]]] = defaultdict(list)
+    for own in states:
+        for name, value in own.items():
+            if name in SIZED_STATE and not is_distributed(value) and 0 < value.nbytes <= SMALL:
+                small[name, value.dtype].append(own)
+    for (name, dtype), owners in small.items():
+        places = [-(-own[name].nbytes // ALIGNED) * ALIGNED // dtype.itemsize for own in owners]
+        memory = torch.empty(sum(places), dtype=dtype, device=owners[0][name].device)
+        for own, piece in zip(owners, memory.split(places), strict=True):
+            value = own[name]
+            own[name] = piece.as_strided(value.shape, value.stride()).copy_(value)
+
+
+def complete(state: State, group: Mapping[str, Any], inner: InnerOptimizer, param: Tensor, curved: bool) -> None:
+    """Make whatever the step of a parameter needs and is not there, as of no step taken.
+
+    A parameter that has thawed only now is anchored where it is, unless it was given an anchor before.
+    """
+    own = state[param]
+    if group["regularize"]:
+        if curved and "curvature" not in own:
+            own["curvature"] = zeros_beside(param)
+        if (curved or group["transfer_anchor"] == "initial") and "anchor" not in own:
+            own["anchor"] = copy_beside(param, param.dtype, param)
+    keeps_statistics = weighs_transfer(group, inner) or "curvature" in own
+    if keeps_statistics and "transfer_statistics" not in own:
+        own["transfer_statistics"] = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=param.device)
+    set_count(own, inner, param)
+    for name in (*inner.moments(group), *(("transfer",) if owns_transfer(group, inner) else ())):
+        if own.get(name) is None:
+            own[name] = zeros_beside(param)
+    lay_out(own, param)
+
+
+def set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None:
+    """The count of steps as float32 beside the parameter, whatever it was."""
+    started = 1.0 if own.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
+    count = own.get(inner.counter, started)
+    if not isinstance(count, Tensor) or count.dtype != torch.float32 or count.device != param.device:
+        own[inner.counter] = torch.tensor(float(count), dtype=torch.float32, device=param.device)
+
+
+def lay_out(own: dict[str, Any], param: Tensor) -> None:
+    """Bring a parameter's state into its order of memory and the dtypes that go with it, also after either changed."""
+    for name, value in own.items():
+        if name not in SIZED_STATE or not isinstance(value, Tensor):
+            continue
+        dtype = anchor_dtype(param, value) if name == "anchor" else element_dtype(param)
+        if value.dtype != dtype or local(value).stride() != dense_strides(local(param)):
+            own[name] = copy_beside(param, dtype, value)
+
+
+def put(own: dict[str, Any], name: str, param: Tensor, value: Tensor | None) -> None:
+    """Set a tensor of state, in the memory that it has where that fits; None is zeros."""
+    there = own.get(name)
+    if value is None:
+        if there is not None:
+            local(there).zero_()
+        return
+    dtype = anchor_dtype(param, value) if name == "anchor" else element_dtype(param)
+    fits = there is not None and there.dtype == dtype and there.shape == param.shape
+    if there is not None and fits and local(there).stride() == dense_strides(local(param)):
+        local(there).copy_(shard_of(value.detach(), param))
+    else:
+        own[name] = copy_beside(param, dtype, value)
+
+
+def begin_task(
+    state: State,
+    group: Mapping[str, Any],
+    priors: Mapping[Tensor, Tensor] | None,
+    anchors: Mapping[Tensor, Tensor],
+    gamma: float,
+) -> None:
+    """Give a group's parameters the anchor and the prior of the next task; averages and their statistics go on.
+
+    Args:
+        state: All state by parameter.
+        group: The param group, with its options.
+        priors: By parameter, or None to keep what is there.
+        anchors: By parameter. A parameter that is not in it is anchored where it is.
+        gamma: What remains of the present prior, to which that of ``priors`` is added.
+    """
+    for param in group["params"]:
+        own = state[param]
+        if not group["regularize"]:
+            own.pop("prior", None)
+            own.pop("anchor", None)
+        else:
+            new = None if priors is None else priors.get(param)
+            held = own.get("prior")
+            if held is not None and gamma == 0 and new is None:
+                del own["prior"]
+            elif held is not None:
+                local(held).mul_(gamma)
+                if new is not None:
+                    local(held).add_(shard_of(new.detach(), param).to(held.device, held.dtype))
+            elif new is not None:
+                put(own, "prior", param, new)
+            if "prior" in own or "curvature" in own or group["transfer_anchor"] == "initial":
+                put(own, "anchor", param, anchors.get(param, param.detach()))
+            else:
+                own.pop("anchor", None)
+        if not own:
+            del state[param]
+
+
+def forget_statistics(own: Mapping[str, Any]) -> None:
+    """Empty the statistics of T, which the next step then takes from T itself; those of H stay."""
+    statistics = own.get("transfer_statistics")
+    if statistics is not None:
+        kept = statistics[contract.CURVATURE_SUM].clone()
+        statistics.zero_()
+        statistics[contract.CURVATURE_SUM] = kept
+
+
+def scales_of(state: State, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor, tuple[float, float]]:
+    """(1 / mean P, 1 / rho) of every parameter; 0 and the largest for those without a prior or an anchor.
+
+    The mean is over the tensor, over all tensors of the groups that want it so, or 1. One that is below the smallest
+    normal number of the arithmetic counts as 0: its inverse is no number there. This waits for the device.
+    """
+    means: dict[Tensor, float] = {}
+    total, count = 0.0, 0
+    for group in groups:
+        for param in group["params"]:
+            prior = state[param].get("prior") if param in state else None
+            if prior is None or prior.numel() == 0:
+                continue
+            if group["normalize"] == "global":
+                total += sum_of(prior)
+                count += prior.numel()
+            means[param] = 1.0 if group["normalize"] is None else mean_of(prior)
+    scales = {}
+    for group in groups:
+        for param in group["params"]:
+            mean = means.get(param, 0.0)
+            if group["normalize"] == "global" and param in means:
+                mean = total / count
+            anchor = state[param].get("anchor") if param in state else None
+            rho = rms_of(anchor) if anchor is not None and anchor.numel() else 0.0
+            smallest = torch.finfo(element_dtype(param)).tiny
+            scales[param] = (1 / mean if mean >= smallest else 0.0, 1 / max(rho, SMALLEST_RMS))
+    return scales
+
+
+def bytes_of(*states: Mapping[Any, Any]) -> dict[str, int]:
+    """Bytes of state by name."""
+    total: dict[str, int] = defaultdict(int)
+    for state in states:
+        for own in state.values():
+            for name, value in own.items() if isinstance(own, Mapping) else ():
+                if isinstance(value, Tensor):
+                    total[name] += local(value).numel() * value.element_size()
+    return dict(total)

@@ -1,0 +1,138 @@
+"""Every optimizer that can be had: wrapped, it resumes to the bits of an undisturbed run, or wrapping refuses it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import srft_kernels as srft
+
+STEPS = 6
+OPTIONS: dict[str, dict[str, Any]] = {
+    "held by a prior": {"kappa": 1.0},
+    "damped": {"kappa": 0.5},
+    "coupled": {"kappa": 1.0, "mode": "coupled"},
+}
+REFUSED = {"torch.LBFGS", "torch.SparseAdam"}
+MORE: dict[str, dict[str, Any]] = {
+    "torch.RMSprop": {"momentum": 0.9, "centered": True},
+    "torch.SGD": {"momentum": 0.9},
+    "pytorch_optimizer.Ranger21": {"num_iterations": STEPS},
+    "transformers.Adafactor": {"relative_step": False},
+    "pytorch_optimizer.SAM": {"base_optimizer": torch.optim.SGD},
+}
+OF_TORCH = sorted(name for name, found in vars(torch.optim).items() if isinstance(found, type) and name != "Optimizer")
+PACKAGES = {
+    "torch": ("torch.optim", OF_TORCH),
+    "transformers": ("transformers.optimization", ["Adafactor"]),
+    "timm": ("timm.optim", ["Adan", "AdaBelief", "Lamb", "Lion", "MADGRAD", "Lars", "NAdamW"]),
+    "bitsandbytes": ("bitsandbytes.optim", ["AdamW8bit", "Lion8bit", "AdEMAMix8bit"]),
+    "torchao": ("torchao.optim", ["AdamW8bit", "AdamW4bit", "AdamWFp8"]),
+    "heavyball": ("heavyball", ["ForeachSOAP", "ForeachAdamW", "PaLMForeachSFAdamW"]),
+    "schedulefree": ("schedulefree", ["AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"]),
+    "pytorch_optimizer": (
+        "pytorch_optimizer",
+        ["Adan", "Lion", "Lamb", "Prodigy", "StableAdamW", "CAME", "ADOPT", "SOAP", "Ranger21", "SAM"],
+    ),
+}  # fmt: skip
+
+
+def cases() -> list[str]:
+    """Every optimizer by its package and name. Those of packages that are not installed skip."""
+    return [f"{package}.{name}" for package, (_, names) in PACKAGES.items() for name in names]
+
+
+def make(kind: str, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer by its default options, with a learning rate where it takes one."""
+    package, name = kind.split(".")
+    module = pytest.importorskip(PACKAGES[package][0])
+    if not hasattr(module, name):
+        pytest.skip(f"this {package} has no {name}")
+    return getattr(module, name)(model.named_parameters(), **{"lr": 0.01, **MORE.get(kind, {})})
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(12, 8, bias=False), nn.Tanh(), nn.Linear(8, 4, bias=False))
+
+
+def advance(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    """Some steps on batches that depend on nothing but their number."""
+    if hasattr(optimizer, "train"):  # those without a schedule want to know
+        optimizer.train()
+    for step in steps:
+        torch.manual_seed(100 + step)
+        inputs = torch.randn(16, 12)
+
+        def closure(inputs: Tensor = inputs) -> Tensor:
+            optimizer.zero_grad()
+            loss = (model(inputs) - inputs[:, :4]).square().mean()
+            loss.backward()
+            return loss
+
+        closure()
+        optimizer.step()
+
+
+def through_a_file(value: Any) -> Any:
+    """Saved and loaded as a checkpoint is, without running anything in it."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def resumes(build: Callable[[nn.Module], torch.optim.Optimizer]) -> bool:
+    """Whether a run that stops in the middle ends on the bits of one that does not."""
+    whole = network()
+    advance(whole, build(whole), range(STEPS))
+    first = network()
+    optimizer = build(first)
+    advance(first, optimizer, range(STEPS // 2))
+    saved = through_a_file({"model": first.state_dict(), "optimizer": optimizer.state_dict()})
+    second = network(1)
+    again = build(second)
+    second.load_state_dict(saved["model"])
+    again.load_state_dict(saved["optimizer"])
+    advance(second, again, range(STEPS // 2, STEPS))
+    return all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", cases())
+def test_a_wrapped_optimizer_resumes_to_the_same_bits_or_is_refused(kind: str, options: str) -> None:
+    start = network()
+    prior = {name: torch.linspace(0.1, 2, p.numel()).reshape(p.shape) for name, p in start.named_parameters()}
+    # The anchor is given, because the second wrapper is made around other weights than the first.
+    anchor = {name: p.detach().clone() for name, p in start.named_parameters()}
+
+    def build(model: nn.Module) -> torch.optim.Optimizer:
+        return srft.SRFT(make(kind, model), prior=prior, anchor=anchor, strength=3.0, **OPTIONS[options])
+
+    make(kind, network())
+    if kind in REFUSED:
+        with pytest.raises((TypeError, ValueError)):
+            build(network())
+        return
+    try:
+        build(network())
+    except (TypeError, ValueError) as refusal:
+        pytest.skip(f"refused when wrapped: {refusal}")
+    try:
+        alone = resumes(lambda model: make(kind, model))
+    except Exception as error:  # its own checkpoints do not survive a file: any error at all
+        pytest.skip(f"this optimizer does not resume by itself: {error}")
+    if not alone:
+        pytest.skip("this optimizer does not resume to the same bits by itself")
+    assert resumes(build)
+
+
+def test_every_optimizer_of_torch_but_those_refused_is_tried() -> None:
+    names = {kind for kind in cases() if kind.startswith("torch.")}
+    assert {"torch.AdamW", "torch.RMSprop", "torch.Adafactor", "torch.LBFGS"} <= names
+    assert names >= REFUSED
