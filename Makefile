@@ -3,8 +3,8 @@
 #   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
 #   make docs     the documentation as a site in build/site, which opens from the folder
 #   make evidence run the experiments that have no record yet, and write their page
-# also: lint, check (the tests alone), format, bench, lock, sanitize, setup, clean. Set-up happens by itself, and again only when
-# something that it depends on changes.
+# also: lint, check (the tests alone), format, bench, sanitize, lock, setup, clean. Set-up happens by itself, and again
+# only when something that it depends on changes.
 #   make PYTHON=python3.12 test     with another Python (after `make clean`)
 #   make LOCK= test                 with the newest versions that the registry serves (requirements/README.md)
 PYTHON ?= python3
@@ -23,7 +23,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra tr
   --no-build --no-emit-package setuptools
 
 .DELETE_ON_ERROR:
-.PHONY: test check lint format demo docs evidence bench lock sanitize setup clean
+.PHONY: test check lint format demo docs evidence bench sanitize lock setup clean
 
 # A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
 # other's way.
@@ -72,6 +72,7 @@ lock: $(READY)
 	echo 'torchvision>=0.25' | $(UV) pyproject.toml - | grep -vE '^(nvidia|cuda)-' > requirements/locked.txt
 	echo 'torchvision>=0.25' | $(UV) --resolution lowest-direct pyproject.toml - | grep -vE '^(nvidia|cuda)-' > requirements/oldest.txt
 
+# The CPU kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
 sanitize: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python tests/sanitize/run.sh
 

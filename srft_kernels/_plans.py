@@ -119,10 +119,11 @@ class Plans:
         every = [p.grad for p in params]
         having = [g is not None for g in every]
         grads = [g for g in every if g is not None]
+        chosen = params if len(grads) == len(params) else [p for p, has in zip(params, having, strict=True) if has]
         if self.mesh is not None:
             self._refuse_misplaced(params)
-            params, grads = [local(p) for p in params], [local(g) for g in grads]
-        own, given = look([p for p, has in zip(params, having, strict=True) if has]), look(grads)
+            chosen, grads = [local(p) for p in chosen], [local(g) for g in grads]
+        own, given = look(chosen), look(grads)
         plan = self.of_group.get(index)
         fits = plan is not None and plan.having == having and plan.layout == own.fingerprint
         if plan is None or not fits or plan.dense_layout != given.fingerprint:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from srft_kernels.ops import contract
 from srft_kernels.ops.native import library
 
 
@@ -53,6 +54,11 @@ def _form(tensor: Tensor) -> object:
         return next(_never)
     return tensor.dtype, tensor.device, tensor.shape, strides
 
+
+if library.available:
+    # Nothing is read that has a derivative, so that what autograd would do with each tensor is left out.
+    for _key in ("Autograd", "ADInplaceOrView"):
+        contract.LIBRARY.impl("look", torch.library.fallthrough_kernel, _key)
 
 _never = itertools.count()  # what has no memory: not the same twice
 _NOTHING = Layouts(0, torch.zeros(0, dtype=torch.int64))

@@ -20,6 +20,7 @@ import torch
 
 from srft_kernels import __main__ as report
 from srft_kernels import ops
+from srft_kernels.ops import backends
 from srft_kernels.ops.native import NativeLibrary, cuda_library
 from tests.paths import REPOSITORY
 
@@ -349,7 +350,7 @@ def stand_in_library(architectures: list[str], error: str = "", toolkit: str = "
 def test_the_report_says_what_a_device_would_run_and_why(
     library: NativeLibrary, triton: tuple[bool, str], backend: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (ops, report):
+    for module in (backends, report):
         monkeypatch.setattr(module, "cuda_library", library)
         monkeypatch.setattr(module, "library", NativeLibrary(None, ""))
         monkeypatch.setattr(module, "triton_available", lambda: triton)
