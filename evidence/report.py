@@ -83,11 +83,14 @@ def gathered(records: Iterable[Record], task: str, shared: Mapping[str, Any]) ->
 
 def best_adamw(found: Mapping[str, Results]) -> str | None:
     """Of the ways to use plain AdamW the one that is best on validation data: what the others have to beat."""
-    values = {}
+    values, counts = {}, {}
     for family in ADAMW:
         if family.name in found:
             key = chosen(found[family.name])
-            values[family.name] = balance(means(found[family.name])[key]) if key else 0.0
+            assert key is not None
+            values[family.name] = balance(means(found[family.name])[key])
+            counts[family.name] = len(found[family.name][key])
+    values = {name: value for name, value in values.items() if counts[name] == max(counts.values())}
     return max(values, key=lambda name: values[name]) if values else None
 
 

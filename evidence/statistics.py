@@ -54,6 +54,8 @@ def results_of(family: Family, records: Iterable[Record], task: str, shared: Map
                 if family.counts(name):
                     key = (record.trial.get("lr"), record.trial.get("strength"), name)
                     found[key][record.trial.seed] = measures
+    if not any(key[2].startswith(family.readout) for key in found):
+        return {}  # The last weights alone are another family.
     most = max((len(seeds) for seeds in found.values()), default=0)
     return {key: seeds for key, seeds in found.items() if len(seeds) == most}
 
