@@ -20,7 +20,7 @@ NATIVE := $(shell find csrc -type f)
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra tracker --extra test --no-header --no-annotate \
-  --no-build --no-emit-package setuptools
+  --no-emit-package setuptools
 
 .DELETE_ON_ERROR:
 .PHONY: test check lint format demo docs evidence bench sanitize lock setup clean
