@@ -146,6 +146,8 @@ def vision_core(seeds: Sequence[int]) -> Iterator[Trial]:
     for seed in seeds:
         yield from grid("vision", ["cifar10"], "srft", [seed], {**VISION, **PATH}, lr=(1e-4,), strength=(30.0,))
     for seed in seeds:
+        yield from grid("vision", ["cifar10"], "adamw", [seed], VISION, lr=(2e-5, 5e-5))
+    for seed in seeds:
         yield from grid("vision", ["cifar10"], "srft", [seed], VISION, lr=(1e-4,), strength=(30.0,))
         yield from grid("vision", ["cifar10"], "lpft", [seed], VISION, lr=(1e-4,))
         yield from grid("vision", ["cifar10"], "adamw", [seed], VISION, lr=(1e-4,))

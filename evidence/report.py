@@ -46,6 +46,7 @@ HELD = (
     Family("SRFT", "srft"),
     Family("SRFT, global mean", "srft", {"normalize": "global"}),
     Family("SRFT, global mean, κ falls", "srft", plan.FALLING),
+    Family("SRFT, global mean, κ falls to 0.001", "srft", plan.PATH),
     Family("SRFT, one run through all strengths", "srft", plan.PATH, "at"),
     Family("SRFT, uniform P", "srft", {"estimator": "uniform"}),
     Family("SRFT, MAS", "srft", {"estimator": "mas"}),
