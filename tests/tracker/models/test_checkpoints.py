@@ -411,7 +411,8 @@ def test_damaged_headers_are_refused(tmp_path: Path) -> None:
     save_network(path, network)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["rgbx_network"])
-    state = load_file(path)
+    # Copies, because what is loaded may be the file itself, mapped into memory, which is about to be written over.
+    state = {name: tensor.clone() for name, tensor in load_file(path).items()}
 
     def rewrite(text: str) -> None:
         save_file(state, path, metadata={"rgbx_network": text})
