@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.paths import REPOSITORY
-from tests.tracker.inference.test_inference import moving
+from tests.tracker.inference.cases import moving
 from tracker.inference import PairedCapture, Track, track_stream
 from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import tiny

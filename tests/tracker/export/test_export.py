@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tracker.inference.test_inference import ScriptedNetwork, flat_maps, moving
+from tests.tracker.inference.cases import ScriptedNetwork, flat_maps, moving
 from tracker.data.crop import crop_region, crop_transform
 from tracker.errors import RGBXError
 from tracker.inference import EagerEngine, InferenceSettings, OnlineTracker, track_sequence

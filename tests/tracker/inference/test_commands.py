@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from tests.paths import REPOSITORY
-from tests.tracker.inference.test_inference import moving
+from tests.tracker.inference.cases import moving
 from tracker.cli import cli
 from tracker.data.layouts import write_sequence
 from tracker.models.checkpoints import save_network

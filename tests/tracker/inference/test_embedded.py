@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tracker
-from tests.tracker.inference.test_inference import moving
+from tests.tracker.inference.cases import moving
 from tracker import Tracker
 from tracker.data.depth import depth_to_image
 from tracker.data.thermal import thermal_to_image

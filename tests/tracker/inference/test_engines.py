@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tracker.inference.test_inference import moving
+from tests.tracker.inference.cases import moving
 from tracker.data.crop import CropTransform, crop_transform, cut_window, sample_region
 from tracker.data.device_crop import sample_windows
 from tracker.data.normalize import normalize

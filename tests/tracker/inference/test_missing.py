@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.tracker.inference.test_inference import BLACK, BrightestBlob, ScriptedNetwork, flat_maps, moving
+from tests.tracker.inference.cases import BLACK, BrightestBlob, ScriptedNetwork, flat_maps, moving
 from tracker.data.crop import crop_region
 from tracker.data.normalize import IMAGENET_MEAN, normalize
 from tracker.errors import RGBXError

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from tests.tracker.inference.test_inference import BrightestBlob, moving
+from tests.tracker.inference.cases import BrightestBlob, moving
 from tracker.errors import RGBXError
 from tracker.inference import Frame, PairedCapture, SequenceSource, track_sequence, track_stream
 from tracker.inference.capture import UNREADABLE_IN_A_ROW, Capture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.tracker.inference.test_inference import BrightestBlob, moving
+from tests.tracker.inference.cases import BrightestBlob, moving
 from tracker.cli import cli
 from tracker.data.layouts import open_dataset, open_sequence, write_sequence
 from tracker.data.sequence import ArraySequence
