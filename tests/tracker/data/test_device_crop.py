@@ -22,8 +22,8 @@ from tracker.errors import RGBXError
 FRAME = np.random.default_rng(0).integers(0, 256, (60, 90, 6), dtype=np.uint8)
 """Noise: the hardest picture for interpolation."""
 
-# OpenCV before 5 takes taps up to 1/64 pixel off along each axis, between neighbors that differ by up to 255 levels. How
-# many levels are equal all the same differs between its releases, so nothing is claimed of it.
+# OpenCV before 5 takes taps up to 1/64 pixel off along each axis, between neighbors that differ by up to 255 levels.
+# How many levels are equal all the same differs between its releases, so nothing is claimed of it.
 EXACT_HOST = int(cv2.__version__.partition(".")[0]) >= 5
 LEVELS = 1 if EXACT_HOST else 1 + 2 * 255 / 64
 EQUAL = 0.99 if EXACT_HOST else -1.0
