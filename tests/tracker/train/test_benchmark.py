@@ -13,19 +13,28 @@ from tests.paths import REPOSITORY
 ROOT = REPOSITORY
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import loader, loader_contest, report  # noqa: E402
+from benchmarks import loader, loader_rows, loader_runs, report  # noqa: E402
+
+
+def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of two small samples, in one process."""
+    small = {
+        "BATCHES": {"cpu": 2},
+        "STEPS": {"cpu": 1},
+        "LOADER_ROUNDS": 1,
+        "WORKERS": 0,
+        "SIZE": (64, 48),
+    }
+    for module in (loader, loader_rows, loader_runs):
+        for name, value in small.items():
+            monkeypatch.setattr(module, name, value, raising=False)
 
 
 def test_every_contestant_trains_and_is_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for module in (loader, loader_contest):
-        monkeypatch.setattr(module, "BATCHES", {"cpu": 2})
-        monkeypatch.setattr(module, "STEPS", {"cpu": 1})
-    monkeypatch.setattr(loader, "LOADER_ROUNDS", 1)
-    monkeypatch.setattr(loader_contest, "WORKERS", 0)
-    monkeypatch.setattr(loader_contest, "SIZE", (64, 48))
+    make_small(monkeypatch)
     section = loader.loader_section(torch.device("cpu"))
     rows = {row["key"]: row for row in section["rows"]}
-    assert list(rows) == [key for key, _ in loader.rows("cpu")]
+    assert list(rows) == [key for key, _ in loader_rows.rows("cpu")]
     for row in rows.values():
         assert "why" not in row
         (seconds,) = row["all s"]
@@ -40,11 +49,8 @@ def test_every_contestant_trains_and_is_timed(monkeypatch: pytest.MonkeyPatch, t
 def test_the_published_step_moves_what_is_trained_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loader_contest, "BATCHES", {"cpu": 2})
-    monkeypatch.setattr(loader_contest, "STEPS", {"cpu": 1})
-    monkeypatch.setattr(loader_contest, "WORKERS", 0)
-    monkeypatch.setattr(loader_contest, "SIZE", (64, 48))
-    contest = loader_contest.Contest(torch.device("cpu"), tmp_path)
+    make_small(monkeypatch)
+    contest = loader_runs.Contest(torch.device("cpu"), tmp_path)
     network = contest.host.network
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     contest.published.train_step(contest.batch)
