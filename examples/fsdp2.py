@@ -37,6 +37,7 @@ def train() -> dict[str, torch.Tensor]:
     whole = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in model.state_dict().items()}
     if rank == 0:
         print(f"fsdp2: {world} processes, penalty of rank 0's shards {float(optimizer.penalty):.3g}")
+    dist.barrier()  # the first process holds the store that the others need to the end
     dist.destroy_process_group()
     return whole
 

@@ -90,6 +90,7 @@ def run(rank: int, world: int, port: int, folder: Path, saves: bool) -> None:
                 found = p.full_tensor() if isinstance(p, DTensor) else p
                 # The rounding of float64, which a few steps of Adam enlarge.
                 torch.testing.assert_close(found, q, rtol=1e-10, atol=1e-10, msg=f"{name}, {of}, {world} processes")
+        dist.barrier()  # whoever ends first would close the store that the others still need
     finally:
         dist.destroy_process_group()
 
