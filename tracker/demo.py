@@ -23,6 +23,7 @@ import click
 from tracker.config import RunConfig, load_config
 from tracker.data.dataset import PairDataset
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
+from tracker.errors import RGBXError
 from tracker.evaluation import LasHeROptions, Metrics, evaluate
 from tracker.evaluation.plots import plot_curves
 from tracker.files import write_text
@@ -100,8 +101,10 @@ def run_demo(
     ``rgb.significance.safetensors`` and per seed ``adamw.safetensors`` and ``srft.safetensors``.
 
     Raises:
-        RGBXError: the weights are missing or unusable, or ``out`` cannot be written.
+        RGBXError: the weights are missing or unusable, ``out`` cannot be written, or an override would have no effect.
     """
+    if any(override.partition("=")[0].strip() == "train.lr" for override in overrides):
+        raise RGBXError("train.lr has no effect here: each optimizer has a learning rate of its own; use rgbx train")
     seeds = list(seeds)
     config = load_config(RunConfig, "demo", [*(QUICK if quick else ()), f"output={json.dumps(str(out))}", *overrides])
     count, length = (2, 8) if quick else (24, 60)

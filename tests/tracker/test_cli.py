@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from srft_kernels import SignificanceMap
 from tests.tracker.disk import full_disk, no_room
 from tracker.cli import cli
+from tracker.errors import RGBXError
 from tracker.models.checkpoints import load_network
 
 SMALL = (
@@ -159,6 +160,14 @@ def test_track_a_folder(rgb: Path, lasher: Path, tmp_path: Path) -> None:
     other = np.loadtxt(tmp_path / "b" / f"{sequence.name}.txt", delimiter=",")
     assert other[0] == pytest.approx([11, 13, 20, 16])  # LasHeR's files count pixels from 1
     assert not (tmp_path / "b" / "overlay.gif").exists()
+
+
+def test_the_demonstration_refuses_a_learning_rate_that_it_would_ignore(tmp_path: Path) -> None:
+    from tracker.demo import run_demo
+
+    with pytest.raises(RGBXError, match=r"train\.lr has no effect here"):
+        run_demo(tmp_path / "demo", overrides=["train.lr=1e-3"])
+    assert not (tmp_path / "demo").exists()
 
 
 def test_demo_quick(rgb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
