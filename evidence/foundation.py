@@ -89,3 +89,53 @@ def network(name: str, size: int, classes: int) -> nn.Module:
     model.load_state_dict({**model.state_dict(), **weights})
     made: nn.Module = model
     return made
+
+
+class LastBlocks(nn.Module):
+    """The last blocks of a ViT of timm's, from the tokens that the blocks before them make, under the ViT's own names.
+
+    Raises:
+        ValueError: The ViT does not judge by its class token alone, or has no such number of blocks.
+    """
+
+    def __init__(self, whole: Any, count: int) -> None:
+        super().__init__()
+        first = len(whole.blocks) - count
+        if whole.global_pool != "token" or not 0 < count <= len(whole.blocks):
+            raise ValueError(
+                f"the last {count} of {len(whole.blocks)} blocks with pooling {whole.global_pool!r}: "
+                "wanted at least one block, and pooling 'token'"
+            )
+        self.blocks = nn.ModuleDict({str(i): block for i, block in enumerate(whole.blocks) if i >= first})
+        self.norm, self.fc_norm, self.head = whole.norm, whole.fc_norm, whole.head
+
+    def forward_features(self, tokens: Tensor) -> Tensor:
+        for block in self.blocks.values():
+            tokens = block(tokens)
+        found: Tensor = self.norm(tokens)
+        return found
+
+    def forward_head(self, hidden: Tensor, pre_logits: bool = False) -> Tensor:
+        features: Tensor = self.fc_norm(hidden[:, 0])
+        return features if pre_logits else self.head(features)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(tokens))
+
+    def get_classifier(self) -> nn.Module:
+        head: nn.Module = self.head
+        return head
+
+
+@torch.no_grad()
+def tokens_before(whole: Any, count: int, pixels: Tensor, batch: int = 100) -> Tensor:
+    """What the last ``count`` blocks of a ViT are given for images: (N, tokens, width) of pixels (N, 3, H, W)."""
+    seen: list[Tensor] = []
+    block = whole.blocks[len(whole.blocks) - count]
+    hook = block.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        for part in pixels.split(batch):
+            whole.forward_features(part)
+    finally:
+        hook.remove()
+    return torch.cat(seen)

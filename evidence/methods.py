@@ -17,6 +17,7 @@ TRAINED = ("adamw", "merged", "srft", "metric", "l2sp", "ewc", "probe", "lpft")
 option of the trial. ``metric``: the pull in Adam's own metric, :class:`AdamProximal`. ``l2sp``: the coupled uniform
 penalty. ``ewc``: the coupled Fisher penalty in the paper's units. ``probe``: the last layer alone. ``lpft``: the last
 layer for the first half of the run, then all weights."""
+WITHOUT_PRIOR = ("adamw", "probe", "lpft")
 
 DEFAULTS: dict[str, Any] = {
     "strength": 0.0,

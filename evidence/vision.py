@@ -1,7 +1,10 @@
-"""The bench of vision: a pre-trained ViT learns CIFAR-10 from a few images a class and must keep its features.
+"""The bench of vision: the last blocks of a pre-trained ViT learn a task from a few images a class and must keep the
+features.
 
-What is kept is measured without the new head: a ridge probe of the frozen features on Fashion-MNIST, fitted and tested
-anew on the weights that are judged. Images are enlarged to 70 pixels, 25 patches of 14.
+What is kept is measured without the new head: a ridge probe of the frozen features on another data set, fitted and
+tested anew on the weights that are judged. Near: CIFAR-10 is learned and Fashion-MNIST probed. Far: the other way
+round. Images are enlarged to 42 pixels, nine patches of 14. Blocks that stay frozen have run once for each image, so
+that a trial on a processor takes half a minute.
 """
 
 from __future__ import annotations
@@ -22,37 +25,40 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import srft_kernels as srft
-from evidence import foundation, methods
+from evidence import foundation, low_rank, methods
 from evidence.trials import ROOT, Record, Trial
 
-SIZE, CLASSES = 70, 10
+CLASSES = 10
 HEAD_RATE = 1e-3
 VALIDATION, TEST = 200, 500
 PROBE, PROBE_VALIDATION, PROBE_TEST = 400, 200, 500
-"""Images of Fashion-MNIST that the probe is fitted to, and that it is judged on."""
+"""Images of the other data set that the probe is fitted to, and that it is judged on."""
 PRIOR_IMAGES = 128
-RIDGE = 10.0
+RIDGE = 100.0
 MIXTURES = (0.5,)
 MERGERS = (0.3, 3.0, 30.0)
+EARLIER = (0.5,)
+"""Shares of the run after which AdamW is judged too, as if it had been stopped early."""
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 CACHE = ROOT / "runs" / "evidence"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Images(NamedTuple):
-    """Pixels (N, H, W, 3) uint8 and labels (N,) int64."""
+    """Pixels (N, H, W, 3) uint8, or what a network takes for them (N, ...), and labels (N,) int64."""
 
-    pixels: Tensor
+    inputs: Tensor
     labels: Tensor
 
     def part(self, start: int, end: int) -> Images:
-        return Images(self.pixels[start:end], self.labels[start:end])
+        return Images(self.inputs[start:end], self.labels[start:end])
 
 
 class Data(NamedTuple):
-    """What a seed draws."""
+    """What a seed draws: the new task's images, those to estimate significance on, and those of the probe."""
 
     few: Images
+    flipped: Images
     validation: Images
     test: Images
     natural: Images
@@ -63,7 +69,9 @@ class Data(NamedTuple):
 
 @functools.cache
 def _cifar() -> tuple[Images, Images]:
-    """Training and test images of CIFAR-10: a subset in the shared folder, else torchvision's."""
+    """Training and test images of CIFAR-10: a subset in the shared folder, else torchvision's. In the order of a draw,
+    because the subset is sorted by class.
+    """
     shared = Path(os.environ.get("RGBX_SHARED", ROOT.parent / "shared" / "data")) / "cifar10" / "cifar10_subset.npz"
     if shared.exists():
         found = np.load(shared)
@@ -74,49 +82,63 @@ def _cifar() -> tuple[Images, Images]:
         sets = [CIFAR10(str(ROOT / "runs" / "cifar10"), train=train, download=True) for train in (True, False)]
         parts = [(one.data, np.asarray(one.targets)) for one in sets]
     made = [Images(torch.from_numpy(x), torch.from_numpy(np.asarray(y)).long()) for x, y in parts]
-    return made[0], made[1]
+    return shuffled(made[0]), shuffled(made[1])
 
 
 @functools.cache
-def _fashion() -> Images:
-    """The 10000 test images of Fashion-MNIST: Debian's package, else torchvision's."""
-    if FASHION.exists():
-        pixels = np.frombuffer(
-            gzip.decompress((FASHION / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
-        )
-        labels = np.frombuffer(
-            gzip.decompress((FASHION / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8
-        )
-        grey = pixels.reshape(-1, 28, 28)
-    else:
-        from torchvision.datasets import FashionMNIST
+def _fashion() -> tuple[Images, Images]:
+    """3000 training images and 10000 test images of Fashion-MNIST: Debian's package, else torchvision's."""
+    made = []
+    for part in ("train", "t10k"):
+        if FASHION.exists():
+            files = [FASHION / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+            pixels, labels = (np.frombuffer(gzip.decompress(f.read_bytes()), np.uint8) for f in files)
+            grey, labels = pixels[16:].reshape(-1, 28, 28), labels[8:]
+        else:
+            from torchvision.datasets import FashionMNIST
 
-        found = FashionMNIST(str(ROOT / "runs" / "fashion"), train=False, download=True)
-        grey, labels = found.data.numpy(), found.targets.numpy()
-    three = np.repeat(grey[..., None], 3, axis=-1)
-    return Images(torch.from_numpy(three), torch.from_numpy(labels.astype(np.int64)))
+            found = FashionMNIST(str(ROOT / "runs" / "fashion"), train=part == "train", download=True)
+            grey, labels = found.data.numpy(), found.targets.numpy()
+        three = np.repeat(grey[..., None], 3, axis=-1)
+        made.append(Images(torch.from_numpy(three), torch.from_numpy(labels.astype(np.int64))))
+    return made[0].part(0, 3000), made[1]
 
 
-def data_of(shots: int, seed: int) -> Data:
-    """``shots`` images a class; test images are the same for every seed."""
-    train, test = _cifar()
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(train.labels)))
+def shuffled(images: Images) -> Images:
+    """The images in the order of a fixed draw."""
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(images.labels)))
+    return Images(images.inputs[order], images.labels[order])
+
+
+TASKS = {"cifar10": (_cifar, _fashion), "fashion": (_fashion, _cifar)}
+"""What is learned, and what is probed."""
+
+
+def data_of(task: str, shots: int, seed: int, size: int) -> Data:
+    """``shots`` images a class in the size of the network; test images are the same for every seed."""
+    (train, test), probed = TASKS[task][0](), TASKS[task][1]()[1]
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(train.labels) - PRIOR_IMAGES))
     labels = train.labels[order]
     chosen = torch.cat([order[labels == c][:shots] for c in range(CLASSES)])
     rest = order[~torch.isin(order, chosen)]
-    few = Images(train.pixels[chosen], train.labels[chosen])
-    other = Images(train.pixels[rest], train.labels[rest])
-    fashion = _fashion()
+    few = Images(pixels_of(train.inputs[chosen], size), train.labels[chosen])
+    validation = rest[:VALIDATION]
     edges = np.cumsum([0, PROBE, PROBE_VALIDATION, PROBE_TEST])
-    probes = [fashion.part(start, end) for start, end in itertools.pairwise(edges)]
-    natural = other.part(VALIDATION, VALIDATION + PRIOR_IMAGES)
-    return Data(few, other.part(0, VALIDATION), test.part(0, TEST), natural, *probes)
+    parts = [
+        Images(train.inputs[validation], train.labels[validation]),
+        test.part(0, TEST),
+        # Those that no seed draws from.
+        _cifar()[0].part(-PRIOR_IMAGES, len(_cifar()[0].labels)),
+        *[probed.part(start, end) for start, end in itertools.pairwise(edges)],
+    ]
+    ready = [Images(pixels_of(part.inputs, size), part.labels) for part in parts]
+    return Data(few, Images(few.inputs.flip(3), few.labels), *ready)
 
 
-def pixels_of(images: Tensor) -> Tensor:
-    """Network input (N, 3, SIZE, SIZE) of pixels (N, H, W, 3) uint8."""
+def pixels_of(images: Tensor, size: int) -> Tensor:
+    """Network input (N, 3, size, size) of pixels (N, H, W, 3) uint8."""
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, DEVIATION))
-    enlarged = functional.interpolate(images.permute(0, 3, 1, 2).float() / 255.0, size=SIZE, mode="bicubic")
+    enlarged = functional.interpolate(images.permute(0, 3, 1, 2).float() / 255.0, size=size, mode="bicubic")
     return (enlarged.clamp(0.0, 1.0) - mean) / deviation
 
 
@@ -124,17 +146,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast() -> torch.autocast:
-    return torch.autocast(device().type, torch.bfloat16)
-
-
 @torch.no_grad()
 def _through(model: Any, images: Images, features: bool, batch: int = 100) -> Tensor:
     found = []
-    for pixels in images.pixels.split(batch):
-        with autocast():
-            hidden = model.forward_features(pixels_of(pixels).to(device()))
-            found.append(model.forward_head(hidden, pre_logits=features).float().cpu())
+    for part in images.inputs.split(batch):
+        hidden = model.forward_features(part.to(device()))
+        found.append(model.forward_head(hidden, pre_logits=features).float().cpu())
     return torch.cat(found)
 
 
@@ -144,7 +161,7 @@ def accuracy(model: Any, images: Images) -> float:
 
 
 def probed(model: Any, data: Data) -> tuple[float, float]:
-    """Accuracy in percent of a ridge probe on Fashion-MNIST, on validation and test images."""
+    """Accuracy in percent of a ridge probe on the other data set, on validation and test images."""
     features = [_through(model, part, True).double() for part in (data.probe, data.probe_validation, data.probe_test)]
     mean, deviation = features[0].mean(0), features[0].std(0).clamp(min=1e-6)
     fitted, *judged = [torch.cat([(f - mean) / deviation, torch.ones(len(f), 1).double()], 1) for f in features]
@@ -163,53 +180,72 @@ def measured(model: Any, data: Data) -> list[float]:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(name: str) -> nn.Module:
-    return foundation.network(name, SIZE, CLASSES)
+def _loaded(name: str, size: int) -> nn.Module:
+    return foundation.network(name, size, CLASSES).eval()
 
 
-def _network(name: str) -> Any:
-    """The pre-trained network with a head drawn from torch's generator."""
-    model: Any = copy.deepcopy(_loaded(name))
+@functools.lru_cache(maxsize=2)
+def _ready(name: str, size: int, blocks: int, task: str, shots: int, seed: int) -> Data:
+    """The data of a seed as the network that is tuned takes it: behind the frozen blocks, if there are any."""
+    data, whole = data_of(task, shots, seed, size), _loaded(name, size)
+    if not blocks:
+        return data
+    known = {kind: part for kind, part in _shared_tokens(name, size, blocks, task).items()}
+    fresh = {kind: part for kind, part in data._asdict().items() if kind not in known}
+    made = {k: Images(foundation.tokens_before(whole, blocks, p.inputs), p.labels) for k, p in fresh.items()}
+    return Data(**known, **made)
+
+
+@functools.lru_cache(maxsize=2)
+def _shared_tokens(name: str, size: int, blocks: int, task: str) -> dict[str, Images]:
+    """What is the same for every seed of a task, behind the frozen blocks."""
+    data, whole = data_of(task, 1, 0, size), _loaded(name, size)
+    kinds = ("test", "natural", "probe", "probe_validation", "probe_test")
+    parts = {kind: getattr(data, kind) for kind in kinds}
+    return {k: Images(foundation.tokens_before(whole, blocks, p.inputs), p.labels) for k, p in parts.items()}
+
+
+def _network(name: str, size: int, blocks: int) -> Any:
+    """The pre-trained network, or its last blocks, with a head drawn from torch's generator."""
+    whole = _loaded(name, size)
+    model: Any = copy.deepcopy(foundation.LastBlocks(whole, blocks) if blocks else whole)
     nn.init.trunc_normal_(model.get_classifier().weight, std=0.02)
     nn.init.zeros_(model.get_classifier().bias)
     return model.to(device()).eval()
 
 
-_KEPT_BEFORE: dict[str, list[float]] = {}
+_KEPT_BEFORE: dict[tuple[Any, ...], list[float]] = {}
 
 
-def prior_of(model: Any, estimator: str, data: Data, head: Sequence[str]) -> dict[str, Tensor]:
-    """Significance of the pre-trained features; no old data, which nobody has: MAS on unlabelled natural images."""
-    body = [name for name, _ in model.named_parameters() if name not in head]
+def prior_of(model: Any, estimator: str, images: Images, names: Sequence[str]) -> dict[str, Tensor]:
+    """Significance of the pre-trained features; no old data, which nobody has: MAS on unlabelled images."""
     if estimator in ("uniform", "magnitude"):
-        return dict(srft.estimate_prior(model, estimator=estimator, parameters=body))
+        return dict(srft.estimate_prior(model, estimator=estimator, parameters=names))
 
     def features(network: Any, batch: Tensor) -> Tensor:
         found: Tensor = network.forward_head(network.forward_features(batch), pre_logits=True)
         return found
 
-    source = data.few if estimator == "mas_few" else data.natural
-    batches = list(pixels_of(source.pixels).to(device()).split(16))
-    return dict(srft.estimate_prior(model, None, batches, "mas", outputs_fn=features, parameters=body))
+    batches = list(images.inputs.to(device()).split(16))
+    return dict(srft.estimate_prior(model, None, batches, "mas", outputs_fn=features, parameters=names))
 
 
-def _prior(model: Any, one: Trial, data: Data, head: Sequence[str]) -> dict[str, Tensor]:
-    """The prior of a trial, in a file where it takes a while; one for all seeds, as what matters to the old features is
-    no question of the new task's draw, unless it is judged on the new images.
+def _prior(model: Any, one: Trial, data: Data, names: Sequence[str]) -> dict[str, Tensor]:
+    """The prior of a trial. That of the pre-trained weights is in a file, one for all seeds: what matters to the old
+    features is no question of the new task's draw, unless it is judged on the new images.
     """
     estimator = one.get("estimator", "mas")
-    seed = one.seed if estimator == "mas_few" else 0
-    path = CACHE / f"{one['model'].replace('/', '_')}.{estimator}.{seed}.significance.safetensors"
-    if estimator in ("uniform", "magnitude"):
-        return prior_of(model, estimator, data, head)
+    if estimator != "mas" or one.get("tuning"):
+        return prior_of(model, estimator, data.few if estimator == "mas_few" else data.natural, names)
+    name = f"{one['model'].replace('/', '_')}.{one['size']}.{one['blocks']}.significance.safetensors"
+    path = CACHE / name
     if not path.exists():
-        made = prior_of(model, estimator, data if estimator == "mas_few" else data_of(one["shots"], 0), head)
         path.parent.mkdir(parents=True, exist_ok=True)
-        srft.SignificanceMap(made, estimator=estimator).save(path)
+        srft.SignificanceMap(prior_of(model, estimator, data.natural, names), estimator=estimator).save(path)
     return {name: tensor.to(device()) for name, tensor in srft.SignificanceMap.load(path).items()}
 
 
-def drawn(data: Images, size: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def drawn(data: Images, flipped: Images, size: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """One batch a step, half of the images flipped."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
@@ -217,49 +253,57 @@ def drawn(data: Images, size: int, steps: int, seed: int) -> Iterator[tuple[Tens
         if len(order) < size:
             order = torch.cat([order, torch.randperm(len(data.labels), generator=generator)])
         chosen, order = order[:size], order[size:]
-        pixels = pixels_of(data.pixels[chosen])
         flip = torch.rand(len(chosen), generator=generator) < 0.5
-        yield torch.where(flip.view(-1, 1, 1, 1), pixels.flip(3), pixels).to(device()), data.labels[chosen].to(device())
+        flip = flip.view(-1, *[1] * (data.inputs.dim() - 1))
+        inputs = torch.where(flip, flipped.inputs[chosen], data.inputs[chosen])
+        yield inputs.to(device()), data.labels[chosen].to(device())
 
 
 def run(one: Trial) -> Record:
     """Run a trial."""
     start = time.perf_counter()
+    kind = (one["model"], one["size"], one["blocks"])
+    data = _ready(*kind, one.task, one["shots"], one.seed)
     torch.manual_seed(one.seed)
-    model = _network(one["model"])
-    data = data_of(one["shots"], one.seed)
+    model = _network(*kind)
     classifier = model.get_classifier()
     head = [name for name, p in model.named_parameters() if any(p is q for q in classifier.parameters())]
-    if one["model"] not in _KEPT_BEFORE:
-        _KEPT_BEFORE[one["model"]] = [round(value, 2) for value in probed(model, data)]
-    before = [100.0 / CLASSES, 100.0 / CLASSES, *_KEPT_BEFORE[one["model"]]]
-    prior = _prior(model, one, data, head) if one.method not in ("probe", "adamw") else {}
+    if (one.task, *kind) not in _KEPT_BEFORE:
+        _KEPT_BEFORE[one.task, *kind] = [round(value, 2) for value in probed(model, data)]
+    before = [100.0 / CLASSES, 100.0 / CLASSES, *_KEPT_BEFORE[one.task, *kind]]
     first = {name: p.detach().clone() for name, p in model.named_parameters() if name not in head}
+    low_rank_names = low_rank.add(model) if one.get("tuning") == "lora" else None
+    body = low_rank_names or list(first)
+    classifier.requires_grad_(True)
+    prior = _prior(model, one, data, body) if one.method not in methods.WITHOUT_PRIOR else {}
     steps = one["steps"]
     readouts: dict[str, list[float]] = {}
     losses: list[float] = []
-    average = methods.Average(model, steps) if one.method == "merged" else None
+    free = one.method in ("adamw", "merged") and low_rank_names is None
+    early = {round(share * steps): f"at{share:g}" for share in EARLIER if free}
+    average = methods.Average(model, steps) if free else None
     for stage, count in _stages(one.method, steps):
-        named = [(name, p) for name, p in model.named_parameters() if name not in head]
-        groups = [{"params": [(n, p) for n, p in model.named_parameters() if n in head], "lr": HEAD_RATE}]
-        groups += [{"params": named, "lr": one["lr"]}] if stage == "all" else []
+        named = {name: p for name, p in model.named_parameters()}
+        groups: list[dict[str, Any]] = [{"params": [(name, named[name]) for name in head], "lr": HEAD_RATE}]
+        groups += [{"params": [(name, named[name]) for name in body], "lr": one["lr"]}] if stage == "all" else []
         optimizer = methods.optimizer_of(one, groups, prior, count)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(methods.cosine, steps=count))
-        for pixels, labels in drawn(data.few, one["batch"], count, one.seed + len(losses)):
+        for inputs, labels in drawn(data.few, data.flipped, one["batch"], count, one.seed + len(losses)):
             optimizer.zero_grad()
-            with autocast():
-                loss = functional.cross_entropy(model(pixels).float(), labels)
+            loss = functional.cross_entropy(model(inputs), labels)
             loss.backward()
             optimizer.step()
             scheduler.step()
             if average is not None:
                 average.update(model)
             losses.append(loss.item())
-            if average is not None and len(losses) == steps // 2:
-                readouts["at0.5"] = measured(model, data)
+            if len(losses) in early:
+                readouts[early[len(losses)]] = measured(model, data)
+    if low_rank_names is not None:
+        low_rank.merge(model)
     readouts["final"] = measured(model, data)
-    facts: Mapping[str, float] = methods.travel(first, model, prior)
-    if one.method in ("adamw", "merged"):
+    facts: Mapping[str, float] = methods.travel(first, model, prior if low_rank_names is None else None)
+    if free:
         last = {name: p.detach().clone() for name, p in model.named_parameters()}
         for share in MIXTURES:
             methods.load(model, {**last, **methods.between(first, last, share)})
