@@ -147,19 +147,20 @@ COUPLED = {"ewc": (1e-1, 1.0), "l2sp": (1.0, 10.0)}
 def vision_choice(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
     """Every method at two or three learning rates or strengths: what :func:`vision_core` runs is chosen here."""
     fixed = {**VISION, **changed}
+    falling, held = {**fixed, **FALLING}, {**fixed, **LORA_HELD}
     for seed in seeds:
-        yield from grid("vision", tasks, "adamw", [seed], fixed, lr=(3e-5, 1e-4, 3e-4))
-        yield from grid("vision", tasks, "srft", [seed], {**fixed, **FALLING}, lr=(1e-4, 3e-4), strength=(30.0,))
-        yield from grid("vision", tasks, "adamw", [seed], {**fixed, **LORA}, lr=(1e-3, 3e-3))
-        yield from grid("vision", tasks, "srft", [seed], {**fixed, **LORA_HELD}, lr=(1e-3, 3e-3), strength=(0.1,))
-        yield from grid("vision", tasks, "srft", [seed], fixed, lr=(3e-4,), strength=(10.0, 30.0))
-        yield from grid("vision", tasks, "ewc", [seed], fixed, lr=(3e-4,), strength=COUPLED["ewc"])
+        yield from grid("vision", tasks, "adamw", [seed], fixed, lr=(1e-5, 3e-5, 1e-4))
+        yield from grid("vision", tasks, "srft", [seed], falling, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid("vision", tasks, "adamw", [seed], {**fixed, **LORA}, lr=(3e-4, 1e-3))
+        yield from grid("vision", tasks, "srft", [seed], held, lr=(1e-3,), strength=(0.03, 0.3))
+        yield from grid("vision", tasks, "ewc", [seed], fixed, lr=(1e-4,), strength=COUPLED["ewc"])
+        yield from grid("vision", tasks, "srft", [seed], fixed, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid("vision", tasks, "srft", [seed], falling, lr=(3e-4,), strength=(100.0,))
         uniform = {**fixed, "estimator": "uniform"}
-        yield from grid("vision", tasks, "l2sp", [seed], uniform, lr=(3e-4,), strength=COUPLED["l2sp"])
-        yield from grid("vision", tasks, "lpft", [seed], fixed, lr=(1e-4, 3e-4))
-        yield from grid("vision", tasks, "srft", [seed], {**fixed, **FALLING}, lr=(3e-4,), strength=(100.0,))
-        few = {**fixed, **FALLING, "estimator": "mas_few"}
-        yield from grid("vision", tasks, "srft", [seed], few, lr=(3e-4,), strength=(30.0,))
+        yield from grid("vision", tasks, "l2sp", [seed], uniform, lr=(1e-4,), strength=COUPLED["l2sp"])
+        yield from grid("vision", tasks, "lpft", [seed], fixed, lr=(3e-5, 1e-4))
+        few = {**falling, "estimator": "mas_few"}
+        yield from grid("vision", tasks, "srft", [seed], few, lr=(1e-4,), strength=(100.0,))
         yield from grid("vision", tasks, "probe", [seed], fixed, lr=(1e-4,))
 
 

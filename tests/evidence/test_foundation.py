@@ -49,3 +49,23 @@ def test_a_network_for_small_images_keeps_every_weight_but_its_positions() -> No
     assert all(torch.equal(state[name], tensor) for name, tensor in weights.items() if name != "pos_embed")
     assert state["pos_embed"].shape == (1, 5, 384)
     assert network(torch.zeros(1, 3, 28, 28)).shape == (1, 10)
+
+
+def test_the_last_blocks_go_on_from_where_the_others_stop() -> None:
+    torch.manual_seed(0)
+    whole = timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=32, depth=3, embed_dim=48, num_heads=3)
+    whole.eval()
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    last = foundation.LastBlocks(whole, 2)
+    assert set(last.state_dict()) <= set(whole.state_dict())
+    tokens = foundation.tokens_before(whole, 2, images, batch=2)
+    with torch.no_grad():
+        assert torch.allclose(last(tokens), whole(images), atol=1e-6)
+        expected = whole.forward_head(whole.forward_features(images), pre_logits=True)
+        assert torch.allclose(last.forward_head(last.forward_features(tokens), pre_logits=True), expected, atol=1e-6)
+
+
+def test_a_network_without_such_blocks_is_refused() -> None:
+    whole = timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=32, depth=1, embed_dim=48, num_heads=3)
+    with pytest.raises(ValueError, match="the last 2 of 1 blocks"):
+        foundation.LastBlocks(whole, 2)

@@ -21,29 +21,86 @@ def images(count: int, side: int, seed: int) -> Images:
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=16, depth=1, embed_dim=48, num_heads=3)
+    return timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2, embed_dim=48, num_heads=3)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Data:
-    monkeypatch.setattr(vision, "SIZE", 16)
-    monkeypatch.setattr(vision, "_loaded", lambda name: network())
-    monkeypatch.setattr(vision, "_KEPT_BEFORE", {})
-    parts = [images(count, 8, seed) for seed, count in enumerate((20, 20, 20, 8, 60, 20, 20))]
-    data = Data(*parts)
-    monkeypatch.setattr(vision, "data_of", lambda shots, seed: data)
+    monkeypatch.setattr(vision, "_loaded", lambda name, size: network().eval())
+    monkeypatch.setattr(vision, "_OLD_HEADS", {})
+    counts = (20, 20, 20, 8, 60, 20, 20)
+    few, *others = [images(count, 8, seed) for seed, count in enumerate(counts)]
+    few, *others = [Images(vision.pixels_of(part.inputs, 32), part.labels) for part in (few, *others)]
+    data = Data(few, Images(few.inputs.flip(3), few.labels), *others)
+    monkeypatch.setattr(vision, "data_of", lambda task, shots, seed, size: data)
+    vision._ready.cache_clear()
+    vision._shared_tokens.cache_clear()
     return data
 
 
-@pytest.mark.parametrize(("method", "estimator"), [("adamw", ""), ("srft", "uniform"), ("lpft", ""), ("probe", "")])
-def test_a_trial_repeats(small: Data, method: str, estimator: str) -> None:
-    extra = {"estimator": estimator, "strength": 10.0} if estimator else {}
-    one = trial("vision", "cifar10", method, 0, model="none", shots=2, steps=4, batch=8, lr=1e-3, **extra)
+OPTIONS = {"model": "none", "size": 32, "shots": 2, "steps": 4, "batch": 8, "lr": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("method", "extra"),
+    [
+        ("adamw", {}),
+        ("srft", {"estimator": "uniform", "strength": 10.0}),
+        ("srft", {"estimator": "mas_few", "strength": 10.0}),
+        ("adamw", {"tuning": "lora"}),
+        ("srft", {"tuning": "lora", "strength": 0.1, "normalize": "global"}),
+        ("lpft", {}),
+        ("probe", {}),
+    ],
+)
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_trial_repeats(small: Data, method: str, extra: dict[str, str | float], blocks: int) -> None:
+    one = trial("vision", "cifar10", method, 0, blocks=blocks, **OPTIONS, **extra)
     first, second = vision.run(one), vision.run(one)
     assert first.readouts == second.readouts
     assert all(0.0 <= value <= 100.0 for measures in first.readouts.values() for value in measures)
+    assert (first.facts["travel"] > 0.0) == (method != "probe"), "the features move unless only the head is trained"
     if method == "probe":
         assert first.readouts["final"][2:] == first.before[2:], "a probe leaves the features as they are"
+    if method == "adamw":
+        readouts = {"final"} if extra else {"final", "at0.5", "average", "mix0.5"}
+        assert set(first.readouts) == readouts, "an average and a mixture of low-rank updates are methods of their own"
+
+
+def test_frozen_blocks_that_ran_before_are_frozen_blocks(small: Data) -> None:
+    """With a learning rate of zero for the body, both ways train the same head on the same features."""
+    options = {**OPTIONS, "lr": 0.0}
+    last, whole = (vision.run(trial("vision", "cifar10", "adamw", 0, blocks=n, **options)) for n in (1, 0))
+    assert last.facts["last_loss"] == pytest.approx(whole.facts["last_loss"], rel=1e-3)
+    assert last.before == whole.before
+
+
+def test_the_new_images_are_those_that_the_seed_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = [images(count, 8, seed) for seed, count in enumerate((700, 600, 1000, 700))]
+    monkeypatch.setattr(vision, "_cifar", lambda: (sets[0], sets[1]))
+    monkeypatch.setattr(vision, "TASKS", {"new": (lambda: (sets[0], sets[1]), lambda: (sets[2], sets[3]))})
+    data, again, other = (vision.data_of("new", 3, seed, 8) for seed in (1, 1, 2))
+    assert data.few.labels.bincount().tolist() == [3] * 10
+    assert torch.equal(data.few.inputs, again.few.inputs)
+    assert not torch.equal(data.few.inputs, other.few.inputs)
+    assert torch.equal(data.test.inputs, other.test.inputs)
+    assert torch.equal(data.flipped.inputs.flip(3), data.few.inputs)
+    counts = [len(part.labels) for part in data[2:]]
+    assert counts == [
+        vision.VALIDATION,
+        vision.TEST,
+        vision.PRIOR_IMAGES,
+        vision.OLD,
+        vision.OLD_VALIDATION,
+        vision.OLD_TEST,
+    ]
+    every = torch.cat([part.inputs.flatten(1) for part in (data.few, data.validation, data.natural)])
+    assert len(every.unique(dim=0)) == len(every), "an image is in two parts"
+
+
+def test_a_fixed_draw_mixes_the_classes() -> None:
+    sorted_by_class = Images(torch.zeros(500, 1, 1, 3, dtype=torch.uint8), torch.arange(500) // 50)
+    assert vision.shuffled(sorted_by_class).labels[:250].bincount(minlength=10).min() > 10
 
 
 class Shown(nn.Module):
@@ -62,11 +119,18 @@ class Shown(nn.Module):
 
 
 @pytest.mark.parametrize(("share", "accuracy"), [(1.0, 100.0), (0.0, 10.0)])
-def test_the_probe_reads_what_features_show(small: Data, share: float, accuracy: float) -> None:
-    assert vision.probed(Shown(share), small) == (accuracy, accuracy)
+def test_a_head_reads_what_features_show(small: Data, share: float, accuracy: float) -> None:
+    head = vision.old_head(Shown(share), small)
+    assert vision.kept(Shown(share), small, head) == [accuracy, accuracy]
+
+
+def test_an_old_head_notices_features_that_moved_and_a_new_one_follows_them(small: Data) -> None:
+    head = vision.old_head(Shown(1.0), small)
+    assert max(vision.kept(Shown(-1.0), small, head)) < 50.0
+    assert vision.anew(Shown(-1.0), small) == {"anew_validation": 100.0, "anew": 100.0}
 
 
 def test_batches_hold_every_image_once_an_epoch(small: Data) -> None:
-    drawn = list(vision.drawn(small.few, 5, 4, 0))
+    drawn = list(vision.drawn(small.few, small.flipped, 5, 4, 0))
     assert torch.cat([labels for _, labels in drawn]).bincount().tolist() == [2] * 10
-    assert drawn[0][0].shape == (5, 3, 16, 16)
+    assert drawn[0][0].shape == (5, 3, 32, 32)
