@@ -17,6 +17,8 @@ from evidence.statistics import KEPT, TARGET, Results, balance, both_on_test, es
 COLORS = {
     "AdamW": "#c0392b",
     "AdamW, interpolated (WiSE-FT)": "#e08e79",
+    "LoRA": "#8e44ad",
+    "LoRA, held by SRFT": "#c39bd3",
     "L2-SP, in the loss": "#999999",
     "EWC, in the loss": "#5b7f3b",
     "SRFT": "#2471a3",

@@ -164,21 +164,45 @@ def vision_choice(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) ->
         yield from grid("vision", tasks, "probe", [seed], fixed, lr=(1e-4,))
 
 
-def vision_grid(seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
-    """Every method over its own learning rates and strengths."""
+def vision_core(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """AdamW, LoRA and what holds them, each where it was best on the first seed's validation data."""
     fixed = {**VISION, **changed}
-    rates = (3e-5, 1e-4, 3e-4)
     for seed in seeds:
-        yield from grid("vision", ["cifar10"], "adamw", [seed], fixed, lr=(1e-5, 2e-5, 3e-5, 5e-5, 1e-4, 3e-4))
-        yield from grid("vision", ["cifar10"], "merged", [seed], fixed, lr=rates)
-        yield from grid("vision", ["cifar10"], "srft", [seed], fixed, lr=rates, strength=(3.0, 10.0, 30.0, 100.0))
-        yield from grid("vision", ["cifar10"], "probe", [seed], fixed, lr=(1e-4,))
-        yield from grid("vision", ["cifar10"], "lpft", [seed], fixed, lr=(1e-5, 3e-5, 1e-4))
-        for change in (FALLING, {"normalize": "global"}, {"estimator": "uniform"}, {"estimator": "mas_few"}):
-            held = {**fixed, **change}
-            yield from grid("vision", ["cifar10"], "srft", [seed], held, lr=rates, strength=(3.0, 10.0, 30.0, 100.0))
-        yield from grid("vision", ["cifar10"], "ewc", [seed], fixed, lr=rates, strength=(1e-3, 1e-2, 1e-1, 1.0))
-        yield from grid("vision", ["cifar10"], "metric", [seed], fixed, lr=rates, strength=(1e-3, 1e-2, 1e-1, 1.0))
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(30.0,))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(3e-5,))
+        yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(3e-4,))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(1e-5,))
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **LORA_HELD}, lr=(1e-3,), strength=(0.3,))
+
+
+def vision_longer(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """SRFT against AdamW at its two best rates, where something else than the method changes."""
+    fixed = {**VISION, **changed}
+    for seed in seeds:
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(30.0,))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(3e-5, 1e-5))
+
+
+def vision_grid(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """Every method over its own learning rates and strengths, with all blocks tuned."""
+    fixed = {**WHOLE, **changed}
+    rates, strengths = (3e-5, 1e-4, 3e-4), (3.0, 10.0, 30.0, 100.0)
+    for seed in seeds:
+        yield from grid("vision", tasks, "adamw", [seed], fixed, lr=(1e-5, 2e-5, 3e-5, 5e-5, 1e-4, 3e-4))
+        yield from grid("vision", tasks, "merged", [seed], fixed, lr=rates)
+        yield from grid("vision", tasks, "srft", [seed], fixed, lr=rates, strength=strengths)
+        yield from grid("vision", tasks, "probe", [seed], fixed, lr=(1e-4,))
+        yield from grid("vision", tasks, "lpft", [seed], fixed, lr=(1e-5, 3e-5, 1e-4))
+        few = {**FALLING, "estimator": "mas_few"}
+        for change in (FALLING, few, {"normalize": "global"}, {"estimator": "uniform"}):
+            yield from grid("vision", tasks, "srft", [seed], {**fixed, **change}, lr=rates, strength=strengths)
+        lora, held = {**fixed, **LORA}, {**fixed, **LORA_HELD}
+        yield from grid("vision", tasks, "adamw", [seed], lora, lr=(1e-4, 3e-4, 1e-3, 3e-3))
+        yield from grid("vision", tasks, "srft", [seed], held, lr=(3e-4, 1e-3, 3e-3), strength=(0.01, 0.03, 0.1, 0.3))
+        for method in ("ewc", "metric"):
+            yield from grid("vision", tasks, method, [seed], fixed, lr=rates, strength=(1e-2, 1e-1, 1.0, 10.0))
+        uniform = {**fixed, "estimator": "uniform"}
+        yield from grid("vision", tasks, "l2sp", [seed], uniform, lr=rates, strength=(1e-1, 1.0, 10.0, 100.0))
 
 
 TRACKING: dict[str, Any] = {"sequences": 16, "steps": 200, "batch": 16}
@@ -214,23 +238,28 @@ PARTS: dict[str, list[Trial]] = {
     "digits-rotated": list(digits_methods(["rotated"], FEW_SEEDS)),
     "digits-settings": list(digits_settings(["rotated"], FEW_SEEDS)),
     "digits-tasks": list(digits_methods(DIGITS_TASKS[1:], FEW_SEEDS)),
+    "vision-core": list(vision_core("fashion", FEW_SEEDS)),
+    "vision-near": list(vision_core("cifar10", (0, 1))),
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
+    "vision-few": list(vision_longer("fashion", (0, 1), shots=2)),
+    "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
+    "vision-steps": list(vision_longer("fashion", (0, 1), steps=600)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),
     "digits-row": list(digits_in_a_row(FEW_SEEDS)),
     "digits-shapes": list(digits_shapes(["rotated"], FEW_SEEDS)),
     "digits-settings-tasks": list(digits_settings(["halves", "turned"], FEW_SEEDS)),
-    "vision": list(vision_grid(FEW_SEEDS)),
-    "vision-long": list(vision_grid(FEW_SEEDS, steps=600)),
-    "vision-2": list(vision_grid(FEW_SEEDS, shots=2)),
-    "vision-50": list(vision_grid(FEW_SEEDS, shots=50, steps=240)),
+    "vision": list(vision_grid(VISION_TASKS, FEW_SEEDS)),
+    "vision-long": list(vision_grid(VISION_TASKS, FEW_SEEDS, steps=600)),
+    "vision-2": list(vision_grid(VISION_TASKS, FEW_SEEDS, shots=2)),
+    "vision-50": list(vision_grid(VISION_TASKS, FEW_SEEDS, shots=50, steps=240)),
     "tracking": list(tracking_grid(FEW_SEEDS, ["thermal", "depth", "event"])),
     "tracking-long": list(tracking_grid(FEW_SEEDS, ["thermal"], steps=2000)),
 }
 """The parts of the plan, by name, in the order in which they run."""
 
 ALL = list(PARTS)
-SHORT = ["digits-rotated", "digits-settings", "digits-tasks", "digits-row", "tracking-core"]
+SHORT = ["digits-rotated", "digits-settings", "digits-tasks", "digits-row", "vision-core", "tracking-core"]
 """At most an hour on two cores."""

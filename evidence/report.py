@@ -25,6 +25,7 @@ from evidence.statistics import (
     new_task,
     paired,
     results_of,
+    tried,
 )
 from evidence.trials import RESULTS, Record, Store
 
@@ -39,6 +40,7 @@ OTHERS = (
     Family("linear probe", "probe"),
     Family("LP-FT", "lpft"),
     Family("RGB stream frozen", "xonly"),
+    Family("LoRA", "adamw", plan.LORA),
     Family("L2-SP, in the loss", "l2sp", {"estimator": "uniform"}),
     Family("EWC, in the loss", "ewc"),
 )
@@ -51,6 +53,8 @@ HELD = (
     Family("SRFT, uniform P", "srft", {"estimator": "uniform"}),
     Family("SRFT, MAS", "srft", {"estimator": "mas"}),
     Family("SRFT, MAS on the new images", "srft", {"estimator": "mas_few"}),
+    Family("SRFT, global mean, κ falls, MAS on the new images", "srft", {**plan.FALLING, "estimator": "mas_few"}),
+    Family("LoRA, held by SRFT", "srft", plan.LORA_HELD),
     Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
     Family("pull in Adam's metric", "metric"),
 )
@@ -58,6 +62,8 @@ COMPARED = (*ADAMW, *OTHERS, *HELD)
 DRAWN = (
     "AdamW",
     "AdamW, interpolated (WiSE-FT)",
+    "LoRA",
+    "LoRA, held by SRFT",
     "L2-SP, in the loss",
     "EWC, in the loss",
     "SRFT",
@@ -65,7 +71,7 @@ DRAWN = (
 )
 BENCHES = {
     "digits": ("Digits", "accuracy on the new kind of digits", "accuracy on upright digits"),
-    "vision": ("ViT-S/14, CIFAR-10 from few images", "accuracy on CIFAR-10", "probe on Fashion-MNIST"),
+    "vision": ("ViT-S/14, from few images", "accuracy on the new images", "accuracy of the old head on the old ones"),
     "tracking": ("Tiny tracker", "success on RGB-X", "success of the RGB stream on RGB"),
 }
 
@@ -104,8 +110,8 @@ def shown(key: tuple[Any, Any, str]) -> str:
     return ", ".join(parts)
 
 
-def methods_table(found: Mapping[str, Results], before: Sequence[float]) -> list[str]:
-    """One row a method, at the configuration that is best on validation data."""
+def methods_table(found: Mapping[str, Results], before: Sequence[float], counts: Mapping[str, int]) -> list[str]:
+    """One row a method, at the configuration that is best on validation data, of as many as ``counts`` says."""
     reference = best_adamw(found)
     lines = [
         "| method | tried | learning rate, λ | seeds | new | kept | mean of both | against the best AdamW "
@@ -129,7 +135,7 @@ def methods_table(found: Mapping[str, Results], before: Sequence[float]) -> list
         against = "(reference)" if name == reference else str(difference)
         best_new = estimate([m[TARGET] for m in results[greedy].values()])
         lines.append(
-            f"| {name} | {len(results)} | {shown(key)} | {len(seeds)} | {columns[0]} | {columns[1]} | {both} "
+            f"| {name} | {counts[name]} | {shown(key)} | {len(seeds)} | {columns[0]} | {columns[1]} | {both} "
             f"| {against} | {best_new} |"
         )
     return lines
@@ -280,7 +286,8 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         drawn = {family: results for family, results in found.items() if family in DRAWN}
         plane(drawn, before, figures / f"{stem}.png", new, old, f"{title}: {label}")
         lines += [f"![{title}, {label}: new against kept](figures/{stem}.png)", ""]
-        lines += [*methods_table(found, before), ""]
+        counts = {family.name: tried(family, records, task, dict(shared)) for family in COMPARED}
+        lines += [*methods_table(found, before, counts), ""]
         if {"SRFT", "AdamW"} <= set(found):
             sensitivity(found, figures / f"{stem}-rates.png", f"{title}: {label}")
             lines += [f"![{title}, {label}: learning rate](figures/{stem}-rates.png)", ""]

@@ -60,6 +60,19 @@ def results_of(family: Family, records: Iterable[Record], task: str, shared: Map
     return {key: seeds for key, seeds in found.items() if len(seeds) == most}
 
 
+def tried(family: Family, records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> int:
+    """How many configurations of a family ran on a task with any seed, so that the best of them could be chosen."""
+    held = (record for record in records if record.trial.task == task and family.holds(record, shared))
+    return len(
+        {
+            (record.trial.get("lr"), record.trial.get("strength"), readout)
+            for record in held
+            for readout in record.readouts
+            if family.counts(readout)
+        }
+    )
+
+
 def means(results: Results) -> dict[Configuration, np.ndarray]:
     """The mean over seeds of each configuration's measures."""
     return {key: np.mean(list(seeds.values()), axis=0) for key, seeds in results.items()}

@@ -40,7 +40,7 @@ RIDGE = 100.0
 MIXTURES = (0.5,)
 MERGERS = (0.3, 3.0, 30.0)
 EARLIER = (0.5,)
-"""Shares of the run after which AdamW is judged too, as if it had been stopped early."""
+"""Shares of the run after which ``merged`` is judged too, as if it had been stopped early."""
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 CACHE = ROOT / "runs" / "evidence"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -194,21 +194,28 @@ def accuracy(model: Any, images: Images) -> float:
     return 100.0 * (_through(model, images, features=False).argmax(1) == images.labels).float().mean().item()
 
 
-def kept(model: Any, data: Data, head: Head) -> list[float]:
-    """Accuracy in percent on the old task's validation and test images."""
-    return [head.accuracy(_through(model, part, True), part.labels) for part in (data.old_validation, data.old_test)]
+def old_features(model: Any, data: Data) -> list[Tensor]:
+    """Features (N, F) of the old task's validation and test images."""
+    return [_through(model, part, True) for part in (data.old_validation, data.old_test)]
 
 
-def measured(model: Any, data: Data, head: Head) -> list[float]:
-    """The measures of a readout."""
-    found = [accuracy(model, data.validation), accuracy(model, data.test), *kept(model, data, head)]
+def kept(features: Sequence[Tensor], data: Data, head: Head) -> list[float]:
+    """Accuracy in percent on the old task's validation and test images, of their features."""
+    parts = (data.old_validation, data.old_test)
+    return [head.accuracy(seen, part.labels) for seen, part in zip(features, parts, strict=True)]
+
+
+def measured(model: Any, data: Data, head: Head, features: Sequence[Tensor] | None = None) -> list[float]:
+    """The measures of a readout; ``features`` are those of the old images where they are known."""
+    seen = old_features(model, data) if features is None else features
+    found = [accuracy(model, data.validation), accuracy(model, data.test), *kept(seen, data, head)]
     return [round(value, 2) for value in found]
 
 
-def anew(model: Any, data: Data) -> dict[str, float]:
+def anew(model: Any, data: Data, features: Sequence[Tensor]) -> dict[str, float]:
     """What is kept by a head that is fitted to the features as they are."""
     few = data.old.part(0, ANEW)
-    found = kept(model, data, Head.fitted(_through(model, few, True), few.labels))
+    found = kept(features, data, Head.fitted(_through(model, few, True), few.labels))
     return {"anew_validation": found[0], "anew": found[1]}
 
 
@@ -305,7 +312,7 @@ def run(one: Trial) -> Record:
     task = (one.task, *kind)
     if task not in _OLD_HEADS:
         fitted = old_head(model, data)
-        _OLD_HEADS[task] = fitted, [round(value, 2) for value in kept(model, data, fitted)]
+        _OLD_HEADS[task] = fitted, [round(value, 2) for value in kept(old_features(model, data), data, fitted)]
     old, kept_before = _OLD_HEADS[task]
     before = [100.0 / CLASSES, 100.0 / CLASSES, *kept_before]
     first = {name: p.detach().clone() for name, p in model.named_parameters() if name not in head}
@@ -317,8 +324,9 @@ def run(one: Trial) -> Record:
     readouts: dict[str, list[float]] = {}
     losses: list[float] = []
     free = one.method in ("adamw", "merged") and low_rank_names is None
-    early = {round(share * steps): f"at{share:g}" for share in EARLIER if free}
-    average = methods.Average(model, steps) if free else None
+    thorough = one.method == "merged"
+    early = {round(share * steps): f"at{share:g}" for share in EARLIER if thorough}
+    average = methods.Average(model, steps) if thorough else None
     for stage, count in _stages(one.method, steps):
         named = dict(model.named_parameters())
         groups: list[dict[str, Any]] = [{"params": [(name, named[name]) for name in head], "lr": HEAD_RATE}]
@@ -338,14 +346,16 @@ def run(one: Trial) -> Record:
                 readouts[early[len(losses)]] = measured(model, data, old)
     if low_rank_names is not None:
         vit_low_rank.merge(model)
-    readouts["final"] = measured(model, data, old)
-    facts = {**methods.travel(first, model, None if low_rank_names else prior), **anew(model, data)}
+    features = old_features(model, data)
+    readouts["final"] = measured(model, data, old, features)
+    facts = {**methods.travel(first, model, None if low_rank_names else prior), **anew(model, data, features)}
+    facts |= {f"travel {part}": methods.travel(names, model, None)["travel"] for part, names in parts_of(first).items()}
     if free:
         last = {name: p.detach().clone() for name, p in model.named_parameters()}
         for share in MIXTURES:
             methods.load(model, {**last, **methods.between(first, last, share)})
             readouts[f"mix{share:g}"] = measured(model, data, old)
-        for strength in MERGERS if one.method == "merged" else ():
+        for strength in MERGERS if thorough else ():
             methods.load(model, {**last, **methods.merged(first, last, prior, strength)})
             readouts[f"merge{strength:g}"] = measured(model, data, old)
     if average is not None:
@@ -358,6 +368,17 @@ def run(one: Trial) -> Record:
         "seconds": time.perf_counter() - start,
     }
     return Record(one, before, readouts, {name: float(f"{value:.4g}") for name, value in facts.items()})
+
+
+def parts_of(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The weight matrices by their layer and by their block: where a network may move."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        names = name.split(".")
+        if names[0] == "blocks" and tensor.dim() > 1:
+            for part in (f"block {names[1]}", names[-2]):
+                parts.setdefault(part, {})[name] = tensor
+    return parts
 
 
 def _stages(method: str, steps: int) -> list[tuple[str, int]]:

@@ -7,7 +7,17 @@ import math
 import pytest
 from scipy import stats
 
-from evidence.statistics import Family, both_on_test, chosen, estimate, frontier, new_task, paired, results_of
+from evidence.statistics import (
+    Family,
+    both_on_test,
+    chosen,
+    estimate,
+    frontier,
+    new_task,
+    paired,
+    results_of,
+    tried,
+)
 from evidence.trials import Record, trial
 
 SHARED = {"steps": 10}
@@ -29,6 +39,14 @@ def test_configurations_that_lack_seeds_do_not_compete() -> None:
     records = [record(0.1, seed, [50, 50, 50, 50]) for seed in (0, 1)] + [record(0.2, 0, [90, 90, 90, 90])]
     results = results_of(Family("AdamW", "adamw"), records, "rotated", SHARED)
     assert set(results) == {(0.1, None, "final")}
+
+
+def test_what_was_tried_counts_configurations_with_any_seed() -> None:
+    records = [record(0.1, seed, [50, 50, 50, 50]) for seed in (0, 1)] + [record(0.2, 0, [90, 90, 90, 90])]
+    records.append(record(0.3, 0, [1, 1, 1, 1], kappa="cosine"))
+    assert tried(Family("AdamW", "adamw"), records, "rotated", SHARED) == 2
+    assert tried(Family("mixed", "adamw", readout="mix"), records, "rotated", SHARED) == 4
+    assert tried(Family("AdamW", "adamw"), records, "turned", SHARED) == 0
 
 
 def test_families_differ_by_options_and_readouts() -> None:

@@ -63,8 +63,14 @@ def test_a_trial_repeats(small: Data, method: str, extra: dict[str, str | float]
     if method == "probe":
         assert first.readouts["final"][2:] == first.before[2:], "a probe leaves the features as they are"
     if method == "adamw":
-        readouts = {"final"} if extra else {"final", "at0.5", "average", "mix0.5"}
-        assert set(first.readouts) == readouts, "an average and a mixture of low-rank updates are methods of their own"
+        assert set(first.readouts) == ({"final"} if extra else {"final", "mix0.5"})
+
+
+def test_a_merged_trial_is_adamw_with_every_readout(small: Data) -> None:
+    plain, merged = (vision.run(trial("vision", "cifar10", m, 0, blocks=1, **OPTIONS)) for m in ("adamw", "merged"))
+    free = {"final", "mix0.5", "at0.5", "average", *(f"merge{strength:g}" for strength in vision.MERGERS)}
+    assert set(merged.readouts) == free
+    assert merged.readouts["final"] == plain.readouts["final"]
 
 
 def test_frozen_blocks_that_ran_before_are_frozen_blocks(small: Data) -> None:
@@ -121,16 +127,25 @@ class Shown(nn.Module):
 @pytest.mark.parametrize(("share", "accuracy"), [(1.0, 100.0), (0.0, 10.0)])
 def test_a_head_reads_what_features_show(small: Data, share: float, accuracy: float) -> None:
     head = vision.old_head(Shown(share), small)
-    assert vision.kept(Shown(share), small, head) == [accuracy, accuracy]
+    assert vision.kept(vision.old_features(Shown(share), small), small, head) == [accuracy, accuracy]
 
 
 def test_an_old_head_notices_features_that_moved_and_a_new_one_follows_them(small: Data) -> None:
-    head = vision.old_head(Shown(1.0), small)
-    assert max(vision.kept(Shown(-1.0), small, head)) < 50.0
-    assert vision.anew(Shown(-1.0), small) == {"anew_validation": 100.0, "anew": 100.0}
+    head, moved = vision.old_head(Shown(1.0), small), Shown(-1.0)
+    features = vision.old_features(moved, small)
+    assert max(vision.kept(features, small, head)) < 50.0
+    assert vision.anew(moved, small, features) == {"anew_validation": 100.0, "anew": 100.0}
 
 
 def test_batches_hold_every_image_once_an_epoch(small: Data) -> None:
     drawn = list(vision.drawn(small.few, small.flipped, 5, 4, 0))
     assert torch.cat([labels for _, labels in drawn]).bincount().tolist() == [2] * 10
     assert drawn[0][0].shape == (5, 3, 32, 32)
+
+
+def test_parts_are_the_matrices_of_a_block_or_a_kind() -> None:
+    weights = {name: p.detach() for name, p in network().named_parameters()}
+    parts = vision.parts_of(weights)
+    assert set(parts) == {"block 0", "block 1", "qkv", "proj", "fc1", "fc2"}
+    assert set(parts["fc1"]) == {"blocks.0.mlp.fc1.weight", "blocks.1.mlp.fc1.weight"}
+    assert sum(len(parts[f"block {i}"]) for i in (0, 1)) == 8
