@@ -159,8 +159,6 @@ def vision_choice(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) ->
         uniform = {**fixed, "estimator": "uniform"}
         yield from grid("vision", tasks, "l2sp", [seed], uniform, lr=(1e-4,), strength=COUPLED["l2sp"])
         yield from grid("vision", tasks, "lpft", [seed], fixed, lr=(3e-5, 1e-4))
-        few = {**falling, "estimator": "mas_few"}
-        yield from grid("vision", tasks, "srft", [seed], few, lr=(1e-4,), strength=(100.0,))
         yield from grid("vision", tasks, "probe", [seed], fixed, lr=(1e-4,))
 
 
@@ -173,6 +171,14 @@ def vision_core(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Tri
         yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(3e-4,))
         yield from grid("vision", [task], "adamw", [seed], fixed, lr=(1e-5,))
         yield from grid("vision", [task], "srft", [seed], {**fixed, **LORA_HELD}, lr=(1e-3,), strength=(0.3,))
+
+
+def vision_estimators(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """Other significance without old data: of every direction of the features, and on the few new images."""
+    fixed = {**VISION, **changed, **FALLING}
+    for seed, estimator in itertools.product(seeds, ("features", "mas_few")):
+        held = {**fixed, "estimator": estimator}
+        yield from grid("vision", [task], "srft", [seed], held, lr=(1e-4,), strength=(30.0,))
 
 
 def vision_longer(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
@@ -242,6 +248,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-near": list(vision_core("cifar10", (0, 1))),
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
+    "vision-estimators": list(vision_estimators("fashion", FEW_SEEDS)),
     "vision-few": list(vision_longer("fashion", (0, 1), shots=2)),
     "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=600)),

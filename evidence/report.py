@@ -54,6 +54,9 @@ HELD = (
     Family("SRFT, MAS", "srft", {"estimator": "mas"}),
     Family("SRFT, MAS on the new images", "srft", {"estimator": "mas_few"}),
     Family("SRFT, global mean, κ falls, MAS on the new images", "srft", {**plan.FALLING, "estimator": "mas_few"}),
+    Family(
+        "SRFT, global mean, κ falls, every direction of the features", "srft", {**plan.FALLING, "estimator": "features"}
+    ),
     Family("LoRA, held by SRFT", "srft", plan.LORA_HELD),
     Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
     Family("pull in Adam's metric", "metric"),

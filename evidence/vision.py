@@ -259,7 +259,12 @@ _OLD_HEADS: dict[tuple[Any, ...], tuple[Head, list[float]]] = {}
 
 
 def prior_of(model: Any, estimator: str, images: Images, names: Sequence[str]) -> dict[str, Tensor]:
-    """Significance of the pre-trained features; no old data, which nobody has: MAS on unlabelled images."""
+    """Significance of the pre-trained features; no old data, which nobody has, but unlabelled images.
+
+    ``"mas"`` is the mean |∂‖f‖²/∂θ|, which sees the length of the features alone. ``"features"`` is the mean
+    Σ_k (∂f_k/∂θ)², the Gauss-Newton diagonal of ‖f-f₀‖²/2, so every direction: the squared gradient of r·f with signs r
+    at random has it as its mean.
+    """
     if estimator in ("uniform", "magnitude"):
         return dict(srft.estimate_prior(model, estimator=estimator, parameters=names))
 
@@ -267,7 +272,13 @@ def prior_of(model: Any, estimator: str, images: Images, names: Sequence[str]) -
         found: Tensor = network.forward_head(network.forward_features(batch), pre_logits=True)
         return found
 
+    def along_signs(network: Any, batch: Tensor) -> Tensor:
+        found = features(network, batch)
+        return (found * (2.0 * torch.randint_like(found, 2) - 1.0)).sum(dim=1)
+
     batches = list(images.inputs.to(device()).split(16))
+    if estimator == "features":
+        return dict(srft.estimate_prior(model, along_signs, batches, "fisher", parameters=names, draws=4))
     return dict(srft.estimate_prior(model, None, batches, "mas", outputs_fn=features, parameters=names))
 
 
@@ -276,9 +287,9 @@ def _prior(model: Any, one: Trial, data: Data, names: Sequence[str]) -> dict[str
     features is no question of the new task's draw, unless it is judged on the new images.
     """
     estimator = one.get("estimator", "mas")
-    if estimator != "mas" or one.get("tuning"):
+    if estimator not in ("mas", "features") or one.get("tuning"):
         return prior_of(model, estimator, data.few if estimator == "mas_few" else data.natural, names)
-    name = f"{one['model'].replace('/', '_')}.{one['size']}.{one['blocks']}.significance.safetensors"
+    name = f"{one['model'].replace('/', '_')}.{one['size']}.{one['blocks']}.{estimator}.significance.safetensors"
     path = CACHE / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -149,3 +149,23 @@ def test_parts_are_the_matrices_of_a_block_or_a_kind() -> None:
     assert set(parts) == {"block 0", "block 1", "qkv", "proj", "fc1", "fc2"}
     assert set(parts["fc1"]) == {"blocks.0.mlp.fc1.weight", "blocks.1.mlp.fc1.weight"}
     assert sum(len(parts[f"block {i}"]) for i in (0, 1)) == 8
+
+
+def test_significance_of_features_is_the_gauss_newton_diagonal() -> None:
+    """For features W x it is the mean of x² for every row of W."""
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 4, bias=False)
+
+        def forward_features(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.layer(batch)
+
+        def forward_head(self, hidden: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+            return hidden
+
+    inputs = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 0.5])
+    prior = vision.prior_of(Linear(), "features", Images(inputs, torch.zeros(4000)), ["layer.weight"])["layer.weight"]
+    # 250 batches of a squared normal number, whose relative variance is 2: three standard errors.
+    assert torch.allclose(prior, inputs.square().mean(0).expand(4, 3), rtol=3.0 * (2.0 / 250) ** 0.5)
