@@ -248,7 +248,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-near": list(vision_core("cifar10", (0, 1))),
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
-    "vision-estimators": list(vision_estimators("fashion", FEW_SEEDS)),
+    "vision-estimators": list(vision_estimators("fashion", (0, 1))),
     "vision-few": list(vision_longer("fashion", (0, 1), shots=2)),
     "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=600)),
