@@ -186,7 +186,13 @@ def vision_longer(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[T
     fixed = {**VISION, **changed}
     for seed in seeds:
         yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(30.0,))
-        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(3e-5, 1e-5))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(1e-5, 3e-5))
+
+
+def vision_frozen(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """The head alone, for all of the run or its first half."""
+    for seed, (method, lr) in itertools.product(seeds, (("probe", 1e-4), ("lpft", 1e-4))):
+        yield from grid("vision", [task], method, [seed], {**VISION, **changed}, lr=(lr,))
 
 
 def vision_grid(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
@@ -249,9 +255,10 @@ PARTS: dict[str, list[Trial]] = {
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
+    "vision-frozen": list(vision_frozen("fashion", (0, 1))),
     "vision-few": list(vision_longer("fashion", (0, 1), shots=2)),
     "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
-    "vision-steps": list(vision_longer("fashion", (0, 1), steps=600)),
+    "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),
