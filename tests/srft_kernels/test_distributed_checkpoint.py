@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, NAdam, Optimizer, RMSprop
 
 import srft_kernels as srft
+from tests.process_end import leave
 
 dist = pytest.importorskip("torch.distributed")
 if not dist.is_available() or not dist.is_gloo_available():
@@ -93,6 +94,7 @@ def run(rank: int, world: int, port: int, folder: Path, saves: bool) -> None:
         dist.barrier()  # whoever ends first would close the store that the others still need
     finally:
         dist.destroy_process_group()
+    leave()
 
 
 def start(world: int, folder: Path, saves: bool) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, NAdam, Optimizer
 
 import srft_kernels as srft
+from tests.process_end import leave
 
 dist = pytest.importorskip("torch.distributed")
 if not dist.is_available() or not dist.is_gloo_available():
@@ -291,6 +292,7 @@ def _process(rank: int, port: int, folder: Path, checks: list[Callable[[int, Pat
             check(rank, folder)
     finally:
         dist.destroy_process_group()
+    leave()
 
 
 CHECKS = {

@@ -29,6 +29,7 @@ from srft_kernels.significance.hessian import (
     narrowest_dtype,
     second_derivatives,
 )
+from tests.process_end import leave
 
 METHODS = ("autograd", "finite_difference")
 Batch = tuple[Tensor, Tensor]
@@ -566,6 +567,7 @@ def _reduced(rank: int, port: int, folder: str, bucket_view: bool) -> None:
         torch.save(made, f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
+    leave()
 
 
 @pytest.mark.parametrize("bucket_view", [False, True])
