@@ -137,7 +137,9 @@ def crop_region(
         box: ``x, y, w, h`` in pixels of the frame.
         factor: side of the region over sqrt(w*h).
         out_size: side of the crop in pixels.
-        center_jitter, scale_jitter: see :func:`jitter_box`; need ``rng``.
+        center_jitter: see :func:`jitter_box`.
+        scale_jitter: likewise.
+        rng: the generator of the jitter, which needs one.
 
     Returns:
         The crop (out, out, C), and the transform that maps boxes between image and crop.

@@ -1,5 +1,7 @@
-"""What runs a network on crops. Whatever it is (eager, compiled, a CUDA graph, ONNX Runtime), it answers alike: the
-best box of every search region, its score and the peak, in one copy to the host."""
+"""What runs a network on crops: eager, compiled, as a CUDA graph, or in ONNX Runtime.
+
+Every engine returns the same: the best box of every search region, its score and the peak, in one copy to the host.
+"""
 
 from __future__ import annotations
 
@@ -129,8 +131,16 @@ class Locator(nn.Module):
         return (pixels.float() - self.shift[:channels]) / self.scale[:channels]
 
     def forward(self, template: Tensor, search: Tensor) -> Tensor:
-        """(B, C, Hz, Hz) and (B, C, Hs, Hs) pixel levels to (B, 6) float32: cx, cy, w, h relative to the search
-        crop, score and peak (see :class:`tracker.inference.online.Result`)."""
+        """Locate targets in crops of pixel levels.
+
+        Args:
+            template: (B, C, Hz, Hz).
+            search: (B, C, Hs, Hs).
+
+        Returns:
+            (B, 6) float32: cx, cy, w, h relative to the search crop, score and peak (see
+            :class:`tracker.inference.online.Result`).
+        """
         output = self.network(self.normalize(template).to(self.dtype), self.normalize(search).to(self.dtype))
         score = torch.nan_to_num(output.score_map.float(), nan=0.0, posinf=0.0, neginf=0.0)
         windowed = score * self.hann if self.window else score

@@ -256,9 +256,10 @@ def advance(
 
     Args:
         network: an engine, or a network in evaluation mode.
-        targets: what is tracked; they are updated.
-        frames: the next frame of each, (H, W, C) uint8, or its halves. Where both are missing, the box stays and
-            the score is 0.
+        targets: what is tracked. They are updated.
+        frames: the next frame of each, (H, W, C) uint8, or its halves. If both are missing, the box stays and the score
+            is 0.
+        settings: how the network is run.
 
     Returns:
         One result a target. It does not depend on the other targets but for rounding in the network.

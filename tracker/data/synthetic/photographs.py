@@ -103,12 +103,15 @@ def random_patch(
     tint: float = 0.5,
     skin: bool = False,
 ) -> np.ndarray:
-    """A patch of a random photograph, resized to ``size`` (W, H), mirrored at random; gray ones are colored.
+    """Return a patch of a random photograph, resized and mirrored at random. Gray photographs are colored.
 
     Args:
+        rng: the generator.
+        split: whose photographs are used, see :class:`.settings.SyntheticConfig`.
+        size: (W, H) of the patch.
         zoom: range of the patch's side as a share of the largest that fits.
-        skin: leave out photographs that are mostly black or blank, which would make objects without a look.
         tint: probability that a color photograph's channels are permuted, for variety of hue.
+        skin: leave out photographs that are mostly black or blank, because objects need a texture.
 
     Returns:
         (H, W, 3) uint8 RGB.
