@@ -70,7 +70,7 @@ def require_compiler() -> None:
 
 
 def tool(name: str) -> str:
-    """The program that the PyPI package ``name`` brings: beside Python where a virtual environment is not activated."""
+    """Return the program that the PyPI package ``name`` installs, also if its environment is not activated."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     found = shutil.which(name, path=folders)
     if not found:
@@ -123,10 +123,9 @@ def _order(architecture: str) -> tuple[int, int, str]:
 
 
 def parse_architectures(listed: str) -> tuple[str, ...]:
-    """``TORCH_CUDA_ARCH_LIST`` as sorted numbers, each with "+PTX" where that is wanted; empty for an empty list.
+    """Return ``TORCH_CUDA_ARCH_LIST`` as sorted numbers, each with "+PTX" if that is wanted.
 
-    >>> parse_architectures("9.0+PTX;8.0 8.6,8.6")
-    ('8.0', '8.6', '9.0+PTX')
+    An empty list gives none.
     """
     wanted: dict[str, bool] = {}
     for word in re.split(r"[\s;,]+", listed.strip(" \t\n;,")):
@@ -183,7 +182,7 @@ def output_of(*command: str) -> str:
 
 
 def host_compiler(environment: Mapping[str, str]) -> str | None:
-    """The C++ compiler that nvcc calls, where it shall not look for one itself: CUDAHOSTCXX, or CXX as for the rest."""
+    """Return the C++ compiler that nvcc is to call, or None to let it look for one: CUDAHOSTCXX, else CXX."""
     named = shlex.split(environment.get("CUDAHOSTCXX") or environment.get("CXX") or "")
     # More words than one are a launcher or options, which nvcc does not take; and what nvcc was told itself goes first.
     return named[0] if len(named) == 1 and not environment.get("NVCC_CCBIN") else None
@@ -211,14 +210,14 @@ def try_nvcc(nvcc: str, environment: Mapping[str, str], architecture: str) -> No
 
 
 def torch_cuda() -> tuple[str, str | None]:
-    """The version of the installed torch and its CUDA's: read, because importing it takes seconds."""
+    """Return the version of the installed torch and its CUDA's: read, because importing it takes seconds."""
     found = importlib.util.find_spec("torch")
     version = runpy.run_path(str(Path(str(found and found.origin)).with_name("version.py")))
     return str(version["__version__"]), version.get("cuda")
 
 
 def choose_cuda(environment: Mapping[str, str] = os.environ) -> Cuda:
-    """What to build CUDA kernels with; raises NoCuda where they are not wanted or not possible."""
+    """Return what to build CUDA kernels with; raises NoCuda where they are not wanted or not possible."""
     if is_set("SRFT_NO_CUDA", environment):
         raise NoCuda("SRFT_NO_CUDA was set")
     if environment.get("SRFT_CUDA") == "0":
@@ -245,7 +244,7 @@ def choose_cuda(environment: Mapping[str, str] = os.environ) -> Cuda:
 
 
 def cuda_or_reason() -> tuple[Cuda | None, str]:
-    """What to build CUDA kernels with, or None and why not. An error where they were asked for by name."""
+    """Return what to build CUDA kernels with, or None and why not. An error where they were asked for by name."""
     asked = is_set("SRFT_CUDA")
     if asked and is_set("SRFT_NO_CUDA"):
         raise stop("SRFT_CUDA and SRFT_NO_CUDA are both set and contradict each other: unset one.")

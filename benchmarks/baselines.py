@@ -1,5 +1,7 @@
-"""What others do: EWC as a careful user writes it, the same mathematics in eager torch and compiled, the published
-update, and the low-memory optimizers of bitsandbytes and torchao where they are installed.
+"""The optimizers and penalties that SRFT is compared with.
+
+They are EWC as a careful user writes it, the same mathematics in eager torch and compiled, the published update, and
+the low-memory optimizers of bitsandbytes and torchao if they are installed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ BETA = 0.999
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 SMALLEST_RMS = 1e-3
-COUPLING = STRENGTH * 1e-6  # small: the gradients are used again
+COUPLING = STRENGTH * 1e-6  # small, because the gradients are used again
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -90,7 +92,7 @@ def regularized_adamw(
 
 
 def ewc_compiled(work: Workload) -> Running:
-    """The whole of it under torch.compile, one graph for each shape: what Inductor can make of the same work."""
+    """Compile all of EWC and AdamW, one graph for each shape: what Inductor can make of the same work."""
     function = compiled(regularized_adamw)
     weights, anchors = [p.detach() for p in work.parameters], work.weights
     states = [[torch.zeros_like(w) for w in weights] for _ in range(3)]
@@ -105,7 +107,7 @@ def ewc_compiled(work: Workload) -> Running:
 
 
 def ewc_compiled_alone(work: Workload) -> Running:
-    """Only the regularization under torch.compile, then fused AdamW: what a user of both would have."""
+    """Compile the regularization alone, then run fused AdamW: what a user of both would have."""
     function = compiled(regularize)
     weights = [p.detach() for p in work.parameters]
     transfers = [torch.zeros_like(w) for w in weights]
@@ -228,7 +230,7 @@ PRIOR_COMPILED_FLAT = Contestant(
 
 
 def published_update(work: Workload) -> Running:
-    """The update of SRTrack's release as its trainer takes it: clone, step, rank by a sort, blend."""
+    """Return the update of SRTrack's release as its trainer takes it: clone, step, rank by a sort, blend."""
     parameters = work.parameters
     optimizer = AdamW(parameters, lr=LR, weight_decay=DECAY, fused=True)
     kept = [torch.zeros_like(p) for p in parameters]
@@ -257,11 +259,14 @@ PUBLISHED = Contestant("published", "published update, eager", traffic.PUBLISHED
 
 
 def bitsandbytes(work: Workload, which: str) -> Running:
-    """Of small tensors (under 4096 elements) bitsandbytes keeps float32 moments whatever is asked."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its CPU build looks for kernels on a hub: nothing here downloads
+    """Make an optimizer of bitsandbytes.
+
+    It keeps float32 moments for small tensors (under 4096 elements) in any case.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its CPU build looks for kernels on a hub, and nothing here downloads
     try:
         import bitsandbytes as found
-    except Exception as error:  # a wheel for another CUDA fails in ways of its own
+    except Exception as error:  # a wheel for another CUDA may raise any error
         raise Unavailable(f"bitsandbytes does not import ({type(error).__name__})") from error
     chosen: Any = getattr(found.optim, which)
     return running(chosen(work.parameters, lr=LR, weight_decay=DECAY))

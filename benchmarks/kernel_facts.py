@@ -64,7 +64,7 @@ def resources(dump: str) -> list[dict[str, Any]]:
 
 
 def wide_accesses(sass: str) -> dict[str, dict[str, int]]:
-    """16-byte loads and stores of global memory by function, from ``cuobjdump --dump-sass``."""
+    """Return 16-byte loads and stores of global memory by function, from ``cuobjdump --dump-sass``."""
     found: dict[str, dict[str, int]] = {}
     counts: dict[str, int] = {}
     for line in sass.splitlines():
@@ -79,7 +79,7 @@ def wide_accesses(sass: str) -> dict[str, dict[str, int]]:
 
 
 def kernels() -> list[dict[str, Any]]:
-    """Every kernel in the compiled libraries."""
+    """Return every kernel in the compiled libraries."""
     tool = cuobjdump()
     if tool is None:
         raise SystemExit("kernel_facts: cuobjdump was not found: it comes with the CUDA toolkit and with triton")

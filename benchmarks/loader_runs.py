@@ -29,7 +29,7 @@ from tracker.train.trainer import Trainer
 
 
 def write_frames(folder: Path) -> FolderSequence:
-    """A sequence of smooth noise, which JPEG holds as well as it does photographs."""
+    """Return a sequence of smooth noise, which JPEG holds as well as it does photographs."""
     rng = np.random.default_rng(0)
     files: dict[str, list[Path]] = {"rgb": [], "x": []}
     for kind, listed in files.items():
@@ -44,7 +44,7 @@ def write_frames(folder: Path) -> FolderSequence:
 
 
 def settings(device: torch.device, *overrides: str) -> RunConfig:
-    """Learning rates at which nothing moves far: the pictures are noise."""
+    """Return learning rates at which nothing moves far: the pictures are noise."""
     kind, steps = device.type, STEPS[device.type]
     return load_config(
         RunConfig,

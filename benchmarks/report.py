@@ -213,7 +213,7 @@ def cpu_text(results: dict[str, Any]) -> str:
 
 
 def gpu_text(results: dict[str, Any]) -> str:
-    """The same page for a card and for none: a cell without a figure says so."""
+    """Return the same page for a card and for none: a cell without a figure says so."""
     facts, sections, stages = results["facts"], results["sections"], results["stages"]
     measured = bool(sections)
     title = facts.get("device") or "GPU: not measured"
@@ -237,7 +237,7 @@ def gpu_text(results: dict[str, Any]) -> str:
 
 
 def kernels_text(kernels: list[dict[str, Any]] | None, counters: list[dict[str, str]] | None) -> str:
-    """What the compiler and the profiler say of the kernels."""
+    """Return what the compiler and the profiler say of the kernels."""
     lines = ["## Kernels", "", "| kernel | registers | stack | shared | 16-byte loads | 16-byte stores |",
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     names = ("registers", "stack", "shared", "wide loads", "wide stores")
@@ -252,7 +252,7 @@ def kernels_text(kernels: list[dict[str, Any]] | None, counters: list[dict[str, 
 
 
 def unmeasured_sections() -> dict[str, dict[str, Any]]:
-    """Every section of a card's page, its rows without figures."""
+    """Return every section of a card's page, its rows without figures."""
     from benchmarks import hutchinson, loader_rows, training
     from benchmarks.host import host_rows
 
@@ -296,7 +296,7 @@ class Report:
         return text
 
     def add_apart(self, name: str, section: dict[str, Any]) -> str:
-        """A section with files of its own on a CPU, whatever else the session measures; a card has one page."""
+        """Return a section with files of its own on a CPU, whatever else the session measures; a card has one page."""
         if self.device.type != "cpu":
             return self.add(name, section)
         folder = self.folder or RESULTS

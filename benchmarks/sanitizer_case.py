@@ -65,7 +65,7 @@ CASES: dict[str, tuple[Inner, torch.dtype, dict[str, Any]]] = {
 
 
 def steps(device: torch.device, options: dict[str, Any]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """(name, one step) of every case."""
+    """Yield (name, one step) of every case."""
     for name, (inner, dtype, chosen) in CASES.items():
         params = parameters(device, dtype)
         prior = {p: torch.rand_like(p, dtype=torch.float32) for p in params}

@@ -57,7 +57,7 @@ def load() -> float:
 
 
 def measure() -> list[dict[str, Any]]:
-    """Every variant's turns, in turns of one process."""
+    """Return every variant's turns, in turns of one process."""
     import onnxruntime
 
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset

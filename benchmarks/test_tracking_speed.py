@@ -125,7 +125,7 @@ def contestants(device: torch.device) -> dict[str, Callable[[], Callable[[Frame,
 
 
 def measure(device: torch.device) -> list[Row]:
-    """Frames a second of every contestant, on the same generated frames around the same boxes."""
+    """Return frames a second of every contestant, on the same generated frames around the same boxes."""
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
     sequence = next(iter(synthetic_dataset(SyntheticConfig(modality="thermal", length=FRAMES, size=(640, 480)), 1)))

@@ -54,7 +54,7 @@ INNERS: dict[str, Any] = {
 
 
 def cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every case by name: its inner optimizer, dtype and options."""
+    """Yield every case by name: its inner optimizer, dtype and options."""
     for inner, dtype, mode in itertools.product(INNERS, DTYPES, ("proximal", "decoupled", "coupled")):
         for damping in ("rank", "mean", None):
             yield (

@@ -57,7 +57,7 @@ CASES: dict[str, tuple[type[Optimizer], dict[str, Any], dict[str, Any]]] = {
 
 
 def network() -> nn.Module:
-    """The last bias has one element, so that the second process has none of it."""
+    """Return the last bias has one element, so that the second process has none of it."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(11, 32), nn.GELU(), nn.Linear(32, 7), nn.LayerNorm(7), nn.Linear(7, 1)).double()
 
@@ -96,7 +96,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module, what: str) -> None:
 
 
 def pair(kind: type[Optimizer], inner: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """A sharded network and one that is whole, with their optimizers."""
+    """Return a sharded network and one that is whole, with their optimizers."""
     ours, theirs = network(), network()
     prior = prior_of(theirs)
     fully_shard(ours, mesh=init_device_mesh("cpu", (WORLD,)))

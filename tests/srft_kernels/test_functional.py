@@ -46,7 +46,7 @@ def lists(
 
 
 def by_hand(params: list[Tensor], anchors: list[Tensor], significance: list[Tensor], strength: float) -> float:
-    """The formula in NumPy's float64, exactly rounded sum included."""
+    """Return the formula in NumPy's float64, exactly rounded sum included."""
     terms = [
         p.detach().double().numpy().ravel() - a.detach().double().numpy().ravel()
         for p, a in zip(params, anchors, strict=True)

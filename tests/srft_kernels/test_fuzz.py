@@ -100,7 +100,7 @@ def pickled(world: World) -> World:
 
 
 def answer_of(action: Callable[[], Any]) -> str:
-    """What an action refuses, in its words; empty where it does it."""
+    """Return what an action refuses, in its words; empty where it does it."""
     try:
         action()
     except (ValueError, RuntimeError, TypeError) as error:

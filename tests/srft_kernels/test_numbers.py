@@ -29,7 +29,7 @@ def wrapped(p: nn.Parameter, prior: Tensor | None, kind: Any = AdamW, lr: float 
 
 
 def is_sound(optimizer: srft.SRFT, p: Tensor) -> bool:
-    """Whether weights, state and penalty are finite."""
+    """Return whether weights, state and penalty are finite."""
     tensors = [p.detach(), optimizer.penalty, *optimizer.state[p].values()]
     return all(bool(torch.as_tensor(t).isfinite().all()) for t in tensors)
 

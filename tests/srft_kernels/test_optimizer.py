@@ -222,7 +222,7 @@ def test_global_normalization_divides_by_the_mean_over_all_tensors() -> None:
 
 
 def sketch_ranks(squares: Tensor) -> Tensor:
-    """The rank that the kernels give the elements of a T that has stood still for a step, from the damping."""
+    """Return the rank that the kernels give the elements of a T that has stood still for a step, from the damping."""
     p = nn.Parameter(torch.zeros(squares.shape))
     optimizer = srft.SRFT(SGD([p], lr=1.0), strength=0.0, kappa=0.0, transfer_beta=0.0, mu=(0.0, 0.5))
     for _ in range(2):

@@ -43,12 +43,12 @@ PACKAGES = {
 
 
 def cases() -> list[str]:
-    """Every optimizer by its package and name. Those of packages that are not installed skip."""
+    """Return every optimizer by its package and name. Those of packages that are not installed skip."""
     return [f"{package}.{name}" for package, (_, names) in PACKAGES.items() for name in names]
 
 
 def make(kind: str, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer by its default options, with a learning rate where it takes one."""
+    """Return the optimizer by its default options, with a learning rate where it takes one."""
     package, name = kind.split(".")
     module = pytest.importorskip(PACKAGES[package][0])
     if not hasattr(module, name):
@@ -88,7 +88,7 @@ def through_a_file(value: Any) -> Any:
 
 
 def resumes(build: Callable[[nn.Module], torch.optim.Optimizer]) -> bool:
-    """Whether a run that stops in the middle ends on the bits of one that does not."""
+    """Return whether a run that stops in the middle ends on the bits of one that does not."""
     whole = network()
     advance(whole, build(whole), range(STEPS))
     first = network()

@@ -199,7 +199,7 @@ class Around(Optimizer):
 
 
 def resumed(build: Callable[[nn.Module], srft.SRFT]) -> tuple[Tensor, Tensor, srft.SRFT]:
-    """The weights of a whole run, of one that was resumed from a file, and the optimizer of that."""
+    """Return the weights of a whole run, of one that was resumed from a file, and the optimizer of that."""
     whole, first, second = network(), network(), network(seed=5)
     train(whole, build(whole), 8)
     before = build(first)
@@ -269,7 +269,7 @@ def test_a_state_that_the_inner_optimizer_loads_by_itself_is_adopted() -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether ``weights_only`` loading takes it."""
+    """Return whether ``weights_only`` loading takes it."""
     if isinstance(value, dict):
         return all(is_plain(v) for v in value.values())
     if isinstance(value, (list, tuple)):

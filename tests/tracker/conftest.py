@@ -11,7 +11,7 @@ LIBRARIES = ("pydantic", "timm", "cv2", "skimage", "yaml", "click")
 
 
 def missing() -> str:
-    """The first of the tracker's libraries that does not import, or nothing."""
+    """Return the first of the tracker's libraries that does not import, or nothing."""
     for name in LIBRARIES:
         try:
             importlib.import_module(name)

@@ -220,7 +220,7 @@ DEFAULTS = ("synthetic", "val")
 
 
 def changed_by_nothing(command: str, beside: list[str]) -> dict[str, Any] | None:
-    """The configuration without the setting; None where that is no configuration."""
+    """Return the configuration without the setting; None where that is no configuration."""
     try:
         return configured(command, *beside).model_dump()
     except RGBXError:

@@ -73,7 +73,7 @@ DERIVED_SPLITS = ("val", "train_without_val")
 
 
 def _kappa_at(get: Lookup, wanted: float) -> bool:
-    """Whether kappa has the value ``wanted`` all the time."""
+    """Return whether kappa has the value ``wanted`` all the time."""
     ends = ["kappa_start"] if get("optimizer.kappa") == "constant" else ["kappa_start", "kappa_end"]
     return all(float(get(f"optimizer.{name}")) == wanted for name in ends)
 
@@ -155,7 +155,7 @@ class NetworkSection(Section):
         return self
 
     def changes(self) -> dict[str, Any]:
-        """What differs from the preset, as keyword arguments of ``NetworkConfig``."""
+        """Return what differs from the preset, as keyword arguments of ``NetworkConfig``."""
         return {name: value for name, value in self if name != "preset" and value is not None}
 
     def overrides(self) -> dict[str, Any]:
@@ -338,7 +338,7 @@ TUNED_GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def _trains(group: str) -> Condition:
-    """The group trains: by the tuning method, or because it is asked for."""
+    """Return the group trains: by the tuning method, or because it is asked for."""
 
     def holds(get: Lookup) -> bool:
         return group in TUNED_GROUPS.get(get("tuning"), ()) or group in (get("train.also_train") or ())
@@ -655,17 +655,20 @@ class RunConfig(Section):
     )
 
     def to_yaml(self) -> str:
-        """The whole configuration as YAML that :func:`load_config` reads back to an equal object."""
+        """Return the whole configuration as YAML that :func:`load_config` reads back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def is_section(annotation: Any) -> TypeGuard[type[Section]]:
-    """Whether a field's annotation is the model of a section. In Python 3.10 ``tuple[float]`` is a type as well."""
+    """Return whether a field's annotation is the model of a section.
+
+    In Python 3.10 ``tuple[float]`` is a type as well.
+    """
     return get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The model of a section, or None for a setting with a value of its own."""
+    """Return the model of a section, or None for a setting with a value of its own."""
     for candidate in (annotation, *get_args(annotation)):
         if is_section(candidate):
             return candidate
@@ -700,7 +703,7 @@ class Leaf:
 
 
 def facts_of(field: Any) -> dict[str, Any]:
-    """What :func:`setting` keeps beside pydantic's own."""
+    """Return what :func:`setting` keeps beside pydantic's own."""
     extra = field.json_schema_extra
     assert isinstance(extra, dict)
     facts: dict[str, Any] = extra[_FACTS]
@@ -708,7 +711,7 @@ def facts_of(field: Any) -> dict[str, Any]:
 
 
 def leaves(kind: type[Section], prefix: str = "", outer: tuple[Condition, ...] = ()) -> Iterator[Leaf]:
-    """Every setting that has a value of its own, in order; a list of sections (``data.sets``) is one."""
+    """Yield every setting that has a value of its own, in order; a list of sections (``data.sets``) is one."""
     for name, field in kind.model_fields.items():
         section = field.annotation
         if is_section(section):

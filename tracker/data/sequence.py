@@ -75,11 +75,11 @@ class Sequence(abc.ABC):
         """
 
     def lacks_x(self, index: int) -> bool:
-        """Whether frame ``index`` of a sequence with X has no X; its half of :meth:`frame` is black then."""
+        """Return whether frame ``index`` of a sequence with X has no X; its half of :meth:`frame` is black then."""
         return False
 
     def planes(self, index: int) -> np.ndarray:
-        """What there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any other.
+        """Return what there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any other.
 
         Cropping these and adding the zeros afterwards costs half as much.
         """
@@ -254,7 +254,7 @@ class FolderSequence(Sequence):
             )
 
     def lacks_x(self, index: int) -> bool:
-        """Whether there is no X file for frame ``index``."""
+        """Return whether there is no X file for frame ``index``."""
         return self.x_files is not None and self.x_files[index] is None
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:

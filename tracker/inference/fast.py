@@ -1,7 +1,7 @@
 """Ways of running a network faster than eagerly: ``torch.compile``, and a CUDA graph from the pixels to the box.
 
 A frame costs an eager network hundreds of launches, each of microseconds on the host, and at one frame a batch the GPU
-waits for them. A CUDA graph has them recorded. The crop is recorded too: the host copies the pixels of a window that
+waits for them. A CUDA graph replays them from a record. The crop is recorded too: the host copies the pixels of a window that
 the region touches (of any size, into a buffer that grows), and sampling happens on the device.
 """
 

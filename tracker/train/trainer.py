@@ -455,7 +455,7 @@ def _eliminates(network: nn.Module) -> bool:
 
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds of the network: all of it, or of a tuned one what its file would."""
+    """Return what a checkpoint holds of the network: all of it, or of a tuned one what its file would."""
     return network.saved_state() if isinstance(network, TunedTracker) else network.state_dict()
 
 

@@ -16,7 +16,7 @@ LEAST_CONTRAST = 1e-3
 
 
 def draw_hidden(batch: int, probability: float, device: torch.device) -> Tensor:
-    """Which modality each sample hides: ``(batch, 2)`` bool, columns RGB and X, at most one of them True.
+    """Return which modality each sample hides: ``(batch, 2)`` bool, columns RGB and X, at most one of them True.
 
     A sample hides one with ``probability``, either one equally often. Draws from torch's global generator.
     """

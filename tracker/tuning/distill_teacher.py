@@ -21,7 +21,7 @@ BYTES_IN_GIGABYTE = 10**9
 
 
 def pixels_of(crops: Tensor) -> Tensor:
-    """The uint8 pixels that normalized crops ``(B, 6, S, S)`` were made of."""
+    """Return the uint8 pixels that normalized crops ``(B, 6, S, S)`` were made of."""
     mean, std = (
         torch.tensor(values * 2, device=crops.device).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
@@ -47,12 +47,12 @@ class TapCache:
         self.room -= sum(file.stat().st_size for file in self.folder.glob("*/*.safetensors"))
 
     def file(self, template: Tensor, search: Tensor) -> Path:
-        """Where the taps of one pair belong; uint8 pixels on the CPU."""
+        """Return where the taps of one pair belong; uint8 pixels on the CPU."""
         digest = hashlib.blake2b(template.numpy().tobytes() + search.numpy().tobytes(), digest_size=16).hexdigest()
         return self.folder / digest[:2] / f"{digest}.safetensors"
 
     def load(self, file: Path) -> Tensor | None:
-        """What is in a file; None where there is none, or none that can be read."""
+        """Return what is in a file; None where there is none, or none that can be read."""
         try:
             return safetensors.torch.load_file(file)["taps"]
         except (FileNotFoundError, KeyError, safetensors.SafetensorError):
@@ -106,7 +106,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, template: Tensor, search: Tensor) -> TeacherTaps:
-        """What it knows of normalized crops ``(B, 6, Hz, Hz)`` and ``(B, 6, Hs, Hs)``."""
+        """Return what it knows of normalized crops ``(B, 6, Hz, Hz)`` and ``(B, 6, Hs, Hs)``."""
         if self.cache is None:
             taps = self._computed(template, search)
         else:
@@ -115,7 +115,7 @@ class Teacher(nn.Module):
         return TeacherTaps(common, specific, fused)
 
     def _computed(self, template: Tensor, search: Tensor) -> Tensor:
-        """``(B, 3, K, N, D)`` float16: common, specific and fused."""
+        """Return ``(B, 3, K, N, D)`` float16: common, specific and fused."""
         self._met.clear()
         with torch.autocast(template.device.type, torch.bfloat16, enabled=self.bf16):
             self.network(template, search)

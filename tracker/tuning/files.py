@@ -43,7 +43,7 @@ from tracker.tuning.sdstrack_layout import from_sdstrack, is_sdstrack, published
 def tune(
     base: Tracker, method: str, settings: Any = None, origin: Origin | None = None, cross_layers: Any = None
 ) -> TunedTracker:
-    """The method at its start, around ``base``.
+    """Return the method at its start, around ``base``.
 
     Args:
         base: the RGB tracker, or for methods that take two streams a two-stream tracker too.
@@ -129,7 +129,7 @@ def load_tracker(
 
 
 def is_tuned(path: Path) -> bool:
-    """Whether a file holds a tuned network: ours, or SDSTrack's published one."""
+    """Return whether a file holds a tuned network: ours, or SDSTrack's published one."""
     names, metadata = peek(path)
     ours = METADATA_KEY in metadata and parse_header(path, metadata[METADATA_KEY])[2] is not None
     return ours or is_sdstrack(names)
@@ -138,7 +138,7 @@ def is_tuned(path: Path) -> bool:
 def converted_tuned(
     path: Path, base: Path | None = None, keep_ratio: float | None = None, num_heads: int | None = None
 ) -> tuple[Tracker | TunedTracker, NetworkConfig, dict[str, Any]]:
-    """A tuned network as :func:`load_tracker` merges it, and a meta that tells what it was made from.
+    """Return a tuned network as :func:`load_tracker` merges it, and a meta that tells what it was made from.
 
     ``keep_ratio`` turns candidate elimination on, at OSTrack's layers unless the file says which.
     """
@@ -165,7 +165,7 @@ def _published(path: Path, settings: Mapping[str, Any]) -> tuple[TunedTracker, N
 
 
 def _filled(network: TunedTracker, state: Mapping[str, Tensor]) -> TunedTracker:
-    """``network`` with these tensors as its weights, in evaluation mode."""
+    """Return ``network`` with these tensors as its weights, in evaluation mode."""
     network.load_state_dict(dict(state), strict=False, assign=True)
     network.trained = frozenset(name for name, _ in network.named_parameters() if name in state)
     network.requires_grad_(True)
@@ -201,14 +201,14 @@ def _assembled(
 
 
 def _fitted(state: Mapping[str, Tensor], config: NetworkConfig, source: str) -> dict[str, Tensor]:
-    """``state`` with the base's position embeddings at the sizes of ``config``."""
+    """Return ``state`` with the base's position embeddings at the sizes of ``config``."""
     base = {name.removeprefix(BASE): tensor for name, tensor in state.items() if name.startswith(BASE)}
     fitted, _ = fit_positions(base, config, source)
     return {**state, **{BASE + name: tensor for name, tensor in fitted.items()}}
 
 
 def find_base(path: Path, file: str) -> Path:
-    """The file of the network that ``path`` was tuned from.
+    """Return the file of the network that ``path`` was tuned from.
 
     Raises:
         RGBXError: it is nowhere to be found.
@@ -229,7 +229,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def _base(path: Path, base: Path, fingerprint: str, config: NetworkConfig, settings: Mapping[str, Any]) -> Tracker:
-    """The network in ``base`` as ``config`` has it, once it is known to be the one that was tuned."""
+    """Return the network in ``base`` as ``config`` has it, once it is known to be the one that was tuned."""
     network, shape, _ = load_tracker(base, num_heads=config.num_heads)
     found = network_fingerprint(network)
     if found != fingerprint:

@@ -19,10 +19,10 @@ class Frozen(TunedTracker):
     trains = TUNED_GROUPS["frozen"]
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
-        """As the base's."""
+        """Return as the base's."""
         output: TrackerOutput = self.base(template, search)
         return output
 
     def merged(self) -> Tracker:
-        """The two-stream tracker itself, a copy: nothing is added to it."""
+        """Return the two-stream tracker itself, a copy: nothing is added to it."""
         return copy.deepcopy(self.base)

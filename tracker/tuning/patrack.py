@@ -64,7 +64,7 @@ class ModalityEntangled(nn.Module):
         self.fusion = fusion
 
     def forward(self, norm: Norm, tokens: Tensor) -> Tensor:
-        """As :meth:`ModalityDependent.forward`."""
+        """Return as :meth:`ModalityDependent.forward`."""
         rgb, x = modalities(F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPSILON))
         return norm(torch.cat(self.fusion(rgb, x)))
 
@@ -78,7 +78,7 @@ class PATrackLayer(RecomputedLayer):
         self.mlp = mlp
 
     def forward(self, block: VitBlock, tokens: Tensor) -> Tensor:
-        """``(2B, N, D)`` tokens through ``block``, RGB before X."""
+        """Return ``(2B, N, D)`` tokens through ``block``, RGB before X."""
         added = block.drop_path1(self.attention(block.norm1, tokens))
         tokens = block.attend(tokens)[0] + added
         added = block.drop_path2(self.mlp(block.norm2, tokens))
@@ -122,14 +122,14 @@ class PATrack(TunedTracker):
         self._initialize()
 
     def _initialize(self) -> None:
-        """The published start: the mixers' linear layers as those of a ViT, all others by torch's default."""
+        """Initialize as published: the mixers' linear layers as those of a ViT, all others by torch's default."""
         for module in self.layers.modules():
             if isinstance(module, FrequencyMixer):
                 nn.init.trunc_normal_(module.down.weight, std=0.02)
                 nn.init.zeros_(module.down.bias)
 
     def set_keep_ratio(self, ratio: float) -> None:
-        """As :meth:`tracker.models.tracker.Tracker.set_keep_ratio`. Raises RGBXError for a ratio other than 1."""
+        """Do as :meth:`tracker.models.tracker.Tracker.set_keep_ratio`. Raises RGBXError for a ratio other than 1."""
         self._check_ratio(ratio)
         super().set_keep_ratio(ratio)
 

@@ -72,7 +72,7 @@ class FrequencyMixer(nn.Module):
         self.up = nn.Conv2d(3 * half, dim, kernel_size=1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``(B, Nz + Nx, dim)``, template first, to the same shape."""
+        """Return ``(B, Nz + Nx, dim)``, template first, to the same shape."""
         low_rank = self.down(tokens)
         parts = low_rank.split([side * side for side in self.grids], dim=1)
         mixed = [self._mixed(part, side) for part, side in zip(parts, self.grids, strict=True)]
@@ -155,6 +155,6 @@ class TaskAdapter(nn.Module):
         self.up = nn.Linear(width, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``(B, N, dim)`` to the same shape."""
+        """Return ``(B, N, dim)`` to the same shape."""
         adapted: Tensor = self.up(self.dropout(self.middle(self.down(tokens))))
         return adapted

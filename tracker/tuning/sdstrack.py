@@ -148,7 +148,7 @@ class SDSTrack(TunedTracker):
         return self.settings.masked_weight > 0 or self.settings.distillation_weight > 0
 
     def _masks(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, N, 1)`` each, 0 where the masked path lacks a token: never of both modalities."""
+        """Return ``(B, N, 1)`` each, 0 where the masked path lacks a token: never of both modalities."""
         rgb_drawn, x_drawn = torch.rand(2, *patches.shape[:2], 1, device=patches.device)
         rgb = rgb_drawn >= self.settings.rgb_masked
         x = (x_drawn >= self.settings.x_masked) | ~rgb
@@ -199,5 +199,5 @@ class SDSTrack(TunedTracker):
 
 
 def _squared_distance(clean: Tensor, masked: Tensor) -> Tensor:
-    """``(B,)``; gradients reach both, as in the released code."""
+    """Return ``(B,)``; gradients reach both, as in the released code."""
     return (clean - masked).float().square().mean(dim=(1, 2))

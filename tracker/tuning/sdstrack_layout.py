@@ -27,7 +27,7 @@ UNUSED = ("backbone.pos_embed_z_z_dte", "backbone.pos_embed_x_x_dte")
 
 
 def is_sdstrack(names: Iterable[str]) -> bool:
-    """Whether these tensor names are SDSTrack's."""
+    """Return whether these tensor names are SDSTrack's."""
     return {f"{X_EMBEDDING}proj.weight", "backbone.blocks.0.Space_X_DTE_Adapter.D_fc1.weight"} <= set(names)
 
 
@@ -47,7 +47,7 @@ def published_sdstrack(state: Mapping[str, Tensor], source: str, num_heads: int 
 
 
 def from_sdstrack(state: Mapping[str, Tensor], network: SDSTrack, source: str) -> State:
-    """A published state by the names of ``network``.
+    """Return a published state by the names of ``network``.
 
     Raises:
         RGBXError: with the names that differ.

@@ -39,7 +39,7 @@ EXTREMES: list[dict[str, Any]] = [
 
 
 def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSOR, **options: Any) -> Case:
-    """Every combination of gradient, prior and second moment, in one tensor, beside one of zeros."""
+    """Return every combination of gradient, prior and second moment, in one tensor, beside one of zeros."""
     size = len(EVERY)
     options = {"decoupled_decay": options.get("inner", Inner.ADAM) is Inner.ADAM, "kappa": 0.5} | options
     case = make_case(shapes=((size,), (9,)), **options)

@@ -35,7 +35,7 @@ def cuobjdump(*options: str) -> str:
 
 
 def tool(name: str, binary: bytes, folder: Path, *options: str) -> str:
-    """What one of NVIDIA's tools that come with Triton says of a kernel."""
+    """Return what one of NVIDIA's tools that come with Triton says of a kernel."""
     triton = importlib.util.find_spec("triton")
     assert triton is not None
     assert triton.origin is not None

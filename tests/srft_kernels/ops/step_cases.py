@@ -45,7 +45,7 @@ class Case:
     flags: int
 
     def tensors(self) -> StepTensors:
-        """What a plan works on. The case's counts and statistics become views of it."""
+        """Return what a plan works on. The case's counts and statistics become views of it."""
         made = StepTensors(
             params=self.params,
             steps=torch.stack(self.steps) if self.steps else torch.zeros(0),
@@ -179,7 +179,7 @@ def make_case(
 
 
 def moved(case: Case, device: torch.device | str) -> Case:
-    """A copy on another device; the settings stay numbers of the host."""
+    """Return a copy on another device; the settings stay numbers of the host."""
 
     def move(name: str, value: Any) -> Any:
         if isinstance(value, list):

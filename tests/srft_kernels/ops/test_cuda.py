@@ -55,7 +55,7 @@ pytestmark = [
 
 
 def stepper(case: Case) -> Stepper:
-    """A case on the device, and its plan."""
+    """Return a case on the device, and its plan."""
     return Stepper(moved(case, DEVICE), CudaPlan)
 
 
@@ -505,7 +505,7 @@ class Training:
             self.optimizer.step()
 
     def values(self) -> list[Tensor]:
-        """Weights, state, and what the optimizer reports."""
+        """Return weights, state, and what the optimizer reports."""
         state = [v for p in self.params for v in self.optimizer.state[p].values() if isinstance(v, Tensor)]
         reports = [self.optimizer.prior_penalty, self.optimizer.transfer_penalty, self.optimizer.nonfinite]
         return [t.detach().clone() for t in (*self.params, *state, *reports)]
@@ -631,7 +631,7 @@ def test_a_step_does_not_wait_for_the_device(make: Make, options: dict[str, Any]
 
 
 def kernels_of(work: Callable[[], object], folder: Path) -> Counter[str]:
-    """What ran on the device: kernels, copies and fills, by kind."""
+    """Return what ran on the device: kernels, copies and fills, by kind."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=activities) as profile:

@@ -144,14 +144,14 @@ def finite(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def shifted(tensor: Tensor) -> Tensor:
-    """The same at an address that is no multiple of 16."""
+    """Return the same at an address that is no multiple of 16."""
     room = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
     room[1:].copy_(tensor.reshape(-1))
     return room[1:].view(tensor.shape)
 
 
 def transposed(tensor: Tensor) -> Tensor:
-    """The same, dense, with its dimensions in memory the other way round."""
+    """Return the same, dense, with its dimensions in memory the other way round."""
     order = list(range(tensor.dim()))[::-1]
     return tensor.permute(order).contiguous().permute(order)
 

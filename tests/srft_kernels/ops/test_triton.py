@@ -115,7 +115,7 @@ def make_statistics(case: Case, phase: Phase = Phase.FUSED) -> None:
 
 
 def only(case: Case, i: int) -> Case:
-    """The case's tensor ``i``."""
+    """Return the case's tensor ``i``."""
     return Case(**{k: v[i : i + 1] if isinstance(v, list) else v for k, v in vars(case).items()})
 
 

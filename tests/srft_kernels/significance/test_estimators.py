@@ -51,7 +51,7 @@ def data(sizes: tuple[int, ...] = (5, 3, 1), seed: int = 1, dtype: torch.dtype =
 
 
 def gradients_by_func(model: nn.Module, batches: list[Batch]) -> dict[str, Tensor]:
-    """Every sample's own gradient, (N, *shape) per name: torch.func's vmap of grad of a functional call."""
+    """Return every sample's own gradient, (N, *shape) per name: torch.func's vmap of grad of a functional call."""
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
     model.eval()

@@ -81,7 +81,7 @@ def download(root: Path, layout: str, modality: str) -> None:
 
 
 def put_in(words: list[str], places: dict[str, Path], stand_ins: dict[str, str]) -> list[str]:
-    """The words with what a reader would put in."""
+    """Return the words with what a reader would put in."""
     replaced = []
     for word in words:
         for name, value in stand_ins.items():

@@ -112,7 +112,7 @@ def test_sets_are_given_on_the_command_line_as_well() -> None:
 
 
 def opened(root: Path, *overrides: str) -> Any:
-    """What `rgbx train` opens for settings on its command line."""
+    """Return what `rgbx train` opens for settings on its command line."""
     given = ["init=tiny_rgb", f"data.root={root}", *overrides]
     return sequences_of(load_config(RunConfig, "tiny_rgbt", given, command="train").data)
 

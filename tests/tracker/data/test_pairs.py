@@ -29,7 +29,7 @@ class Presence(Sequence):
 
 
 def square_sequence(name: str = "square", count: int = 30, value: int = 200, seed: int = 0) -> ArraySequence:
-    """A bright rectangle on black, the same in RGB and X, at whole pixels."""
+    """Return a bright rectangle on black, the same in RGB and X, at whole pixels."""
     rng = np.random.default_rng(seed)
     frames = np.zeros((count, 120, 160, 6), dtype=np.uint8)
     boxes = np.zeros((count, 4))

@@ -83,7 +83,7 @@ def packed_tiff(values: np.ndarray, bits: int) -> bytes:
 
 
 def radiometric_jpeg(raw: np.ndarray, png: bool, chunk: int = 60000) -> bytes:
-    """A JPEG with FLIR's APP1 segments, laid out as ExifTool documents them (FLIR tags)."""
+    """Return a JPEG with FLIR's APP1 segments, laid out as ExifTool documents them (FLIR tags)."""
     height, width = raw.shape
     if png:
         swapped = raw.byteswap()  # the camera's PNG has the bytes of each value in the other order

@@ -24,7 +24,7 @@ def write(folder: Path, name: str, image: np.ndarray) -> None:
 
 
 def scene(root: Path, x: np.ndarray, rgb: tuple[int, int] = (12, 16), kind: str = "thermal", count: int = 1) -> Path:
-    """A sequence of ``count`` black RGB frames and one X image in each."""
+    """Return a sequence of ``count`` black RGB frames and one X image in each."""
     for index in range(count):
         write(root / "walk" / "rgb", f"{index}.png", np.zeros((*rgb, 3), np.uint8))
         write(root / "walk" / kind, f"{index}.png", x)
@@ -133,7 +133,7 @@ def test_published_layouts_are_not_resized(tmp_path: Path) -> None:
 
 
 def numbered(root: Path, rgb: list[str], x: list[str]) -> Path:
-    """Frames whose RGB is gray by their number, and X twice as bright."""
+    """Return frames whose RGB is gray by their number, and X twice as bright."""
     for name in rgb:
         value = int("".join(c for c in name if c.isdigit()))
         write(root / "walk" / "visible", name, np.full((60, 80, 3), value, np.uint8))

@@ -121,7 +121,7 @@ def by_loops(protocol: str, condition: Condition) -> Measured:
 
 
 def cell_of(protocol: str, condition: Condition) -> str:
-    """The cell that the toolkit's rule asks for."""
+    """Return the cell that the toolkit's rule asks for."""
     if condition.flagged and protocol not in FLAGGED:
         return "–"
     try:
@@ -340,7 +340,7 @@ Rule = Callable[[list[Box], list[Box], list[bool]], Measured]
 
 
 def excluded(results: list[Box], truth: list[Box], absent: list[bool]) -> Measured:
-    """What one would expect: frames without a valid box, or flagged absent, do not exist."""
+    """Return what one would expect: frames without a valid box, or flagged absent, do not exist."""
     kept = [a or not all(v > 0 for v in t) for t, a in zip(truth, absent, strict=True)]
     errors = [None if out else e for e, out in zip(loops.lasher(results, truth).errors, kept, strict=True)]
     return Measured(errors, max(kept.count(False), 1))

@@ -33,7 +33,7 @@ def center_error(a: Box, b: Box) -> float:
 
 
 def normalized_error(a: Box, b: Box) -> float:
-    """The same with each axis divided by the true side."""
+    """Return the same with each axis divided by the true side."""
     dx = a[0] + (a[2] - 1) / 2 - b[0] - (b[2] - 1) / 2
     dy = a[1] + (a[3] - 1) / 2 - b[1] - (b[3] - 1) / 2
     return math.hypot(dx / b[2], dy / b[3]) if b[2] and b[3] else math.nan
@@ -141,7 +141,7 @@ def fe108(results: list[Box], truth: list[Box]) -> Measured:
 
 
 def drawn_overlap(a: Box, b: Box, size: tuple[int, int] | None) -> float:
-    """The VOT toolkit's IoU: both boxes drawn pixel by pixel, inside an image of ``size`` where it is given."""
+    """Return the VOT toolkit's IoU: both boxes drawn pixel by pixel, inside an image of ``size`` where it is given."""
     pixels: list[set[tuple[int, int]]] = []
     spans = []
     for values in (a, b):
@@ -166,5 +166,5 @@ def drawn_overlap(a: Box, b: Box, size: tuple[int, int] | None) -> float:
 
 
 def no_ties(errors: list[float]) -> bool:
-    """A tie that is decided by the last bit of a root has no truth."""
+    """Return a tie that is decided by the last bit of a root has no truth."""
     return all(not math.isfinite(e) or e == round(e) or abs(e - round(e)) > 1e-9 for e in errors)

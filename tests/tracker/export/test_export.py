@@ -128,7 +128,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, Path]:
 
 
 def run_whole(path: Path, frames: list[np.ndarray], box: list[float]) -> list[tuple[np.ndarray, float, float]]:
-    """A tracker of numpy and ONNX Runtime alone."""
+    """Return a tracker of numpy and ONNX Runtime alone."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     side = session.get_inputs()[2].shape[1]
     last = np.array(box, np.float32)

@@ -41,7 +41,7 @@ class EitherBlob(nn.Module):
 
 
 def scored(*scores: float) -> ScriptedNetwork:
-    """A network that sees the target in the middle, with these scores one after the other."""
+    """Return a network that sees the target in the middle, with these scores one after the other."""
     answers = []
     for score in scores:
         maps = flat_maps(8)

@@ -22,7 +22,7 @@ from tracker.inference.tracking import Tracked, picture
 
 
 def write_video(path: Path, levels: list[int], fps: float = 20.0, size: tuple[int, int] = (64, 48)) -> str:
-    """A video of uniform gray pictures, one of each level."""
+    """Return a video of uniform gray pictures, one of each level."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
     assert writer.isOpened()
     for level in levels:
@@ -187,7 +187,7 @@ def drawn(tracked: Tracked) -> np.ndarray:
 
 
 def blobs(path: Path, length: int = 12) -> tuple[str, np.ndarray]:
-    """A video of the moving rectangle, and its boxes."""
+    """Return a video of the moving rectangle, and its boxes."""
     sequence = moving("s", length)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20, (200, 150))
     for index in range(length):

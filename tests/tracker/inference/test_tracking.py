@@ -39,7 +39,7 @@ SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 1, "head_channels": 8, "templ
 
 
 def with_boxes(sequence: ArraySequence, boxes: dict[int, list[float]]) -> ArraySequence:
-    """The same frames with other boxes here and there."""
+    """Return the same frames with other boxes here and there."""
     changed = sequence.boxes.copy()
     for index, box in boxes.items():
         changed[index] = box

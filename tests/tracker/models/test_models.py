@@ -40,7 +40,7 @@ def small(**changes: Any) -> NetworkConfig:
 
 
 def lively_network(config: NetworkConfig, seed: int = 0) -> Tracker:
-    """A float64 network whose every tensor, norms and statistics too, is away from its initial value."""
+    """Return a float64 network whose every tensor, norms and statistics too, is away from its initial value."""
     torch.manual_seed(seed)
     network = build_network(config).double().eval()
     with torch.no_grad():

@@ -50,7 +50,7 @@ def seeded(config: NetworkConfig) -> Any:
 
 
 def by_pillow(positions: Tensor, cells: int, interpolation: str) -> Tensor:
-    """Every channel as a picture of its own."""
+    """Return every channel as a picture of its own."""
     side = round(positions.shape[1] ** 0.5)
     channels = []
     for channel in positions[0].T.reshape(-1, side, side).numpy():

@@ -56,7 +56,7 @@ def rgb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def torchrun(count: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command line in ``count`` processes of one thread, as a user starts it."""
+    """Return the command line in ``count`` processes of one thread, as a user starts it."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     return subprocess.run(
         [*launcher, "-m", "tracker", *map(str, arguments)],

@@ -19,7 +19,7 @@ CELLS = 16  # at 8, the radius of these boxes is 0, and nothing would depend on 
 
 
 def scalar_radius(width: float, height: float, overlap: float = 0.7) -> float:
-    """The three quadratics, each as a, b, c, with the root that does not divide by a."""
+    """Return the three quadratics, each as a, b, c, with the root that does not divide by a."""
     roots = []
     for a, b, c in (
         (1.0, height + width, width * height * (1 - overlap) / (1 + overlap)),

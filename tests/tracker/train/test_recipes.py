@@ -116,7 +116,7 @@ def test_the_joint_recipe_draws_its_three_sets_alike(kind: str) -> None:
 
 
 def small(config: RunConfig) -> NetworkConfig:
-    """The recipe's network in small: the groups are those of its names."""
+    """Return the recipe's network in small: the groups are those of its names."""
     return preset(config.network.preset, kind="two_stream", embed_dim=16, num_heads=2, head_channels=8)
 
 

@@ -61,7 +61,7 @@ def whole(rgb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stopped(whole: Path, folder: Path, step: int) -> Path:
-    """A copy of the run as it was when it was interrupted after ``step``."""
+    """Return a copy of the run as it was when it was interrupted after ``step``."""
     shutil.copytree(whole, folder)
     (folder / "network.safetensors").unlink()
     for path in checkpoints_in(folder / "checkpoints"):

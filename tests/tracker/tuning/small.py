@@ -23,7 +23,7 @@ def small_config(**changes: Any) -> NetworkConfig:
 
 
 def rgb_tracker(seed: int = 0, **changes: Any) -> Tracker:
-    """An RGB tracker with random weights large enough to matter, in evaluation mode."""
+    """Return an RGB tracker with random weights large enough to matter, in evaluation mode."""
     torch.manual_seed(seed)
     network = build_network(small_config(**changes)).eval()
     with torch.no_grad():
@@ -59,7 +59,7 @@ def tuned(method: str, base: Tracker | None = None, file: str = "rgb.safetensors
 
 
 def saved_teacher(path: Path) -> Path:
-    """The file of a two-stream tracker, from which the distilled student learns."""
+    """Return the file of a two-stream tracker, from which the distilled student learns."""
     save_network(path, initialize_two_stream(rgb_tracker(seed=5)))
     return path
 

@@ -30,7 +30,7 @@ HALF = 2.0**-11
 
 
 def two_streams(seed: int = 5, **changes: Any) -> TwoStreamTracker:
-    """A teacher that is twice as wide as the student, and whose streams differ."""
+    """Return a teacher that is twice as wide as the student, and whose streams differ."""
     network = initialize_two_stream(rgb_tracker(seed, embed_dim=32, **changes))
     with torch.no_grad():
         for parameter in network.parameters():

@@ -17,7 +17,7 @@ from tracker.tuning.methods import METHODS
 
 
 def changed(network: torch.nn.Module) -> torch.nn.Module:
-    """A network whose trained weights have moved."""
+    """Return a network whose trained weights have moved."""
     parameter_groups(network)
     with torch.no_grad():
         for parameter in network.parameters():

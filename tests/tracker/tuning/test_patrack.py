@@ -43,7 +43,7 @@ def crops(template: int = 16, search: int = 32, batch: int = 2) -> tuple[Tensor,
 
 
 def written_out(network: PATrack, template: Tensor, search: Tensor, source: str, meetings: set[int]) -> Tensor:
-    """The last features, one stream after the other as the equations have them."""
+    """Return the last features, one stream after the other as the equations have them."""
     base = network.base
     z = base.config.template_cells**2
     rgb, x = (base.tokens(base.rgb, template[:, half], search[:, half]) for half in (slice(0, 3), slice(3, 6)))

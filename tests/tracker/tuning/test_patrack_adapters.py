@@ -21,7 +21,7 @@ def gelu(value: float) -> float:
 
 
 def seeded(module: nn.Module) -> nn.Module:
-    """Weights of which none is near zero or like another."""
+    """Return weights of which none is near zero or like another."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -50,7 +50,7 @@ def pointwise(weight: Tensor, bias: Tensor | None, maps: Map) -> Map:
 
 
 def around(plane: list[list[float]], i: int, j: int) -> dict[tuple[int, int], float]:
-    """The neighbors of a cell that lie on the map, by their place in a 3x3 window."""
+    """Return the neighbors of a cell that lie on the map, by their place in a 3x3 window."""
     side = len(plane)
     places = [(a, b) for a in range(3) for b in range(3) if 0 <= i + a - 1 < side and 0 <= j + b - 1 < side]
     return {(a, b): plane[i + a - 1][j + b - 1] for a, b in places}
@@ -124,7 +124,7 @@ def test_low_frequencies_of_a_ramp_are_the_means_of_its_blocks() -> None:
 
 
 def fused_by_hand(state: dict[str, Tensor], rgb: list[list[float]], x: list[list[float]]) -> list[list[list[float]]]:
-    """What both modalities receive, of the tokens of one grid."""
+    """Return what both modalities receive, of the tokens of one grid."""
     narrow = [[linear(state["down.weight"], None, token) for token in modality] for modality in (rgb, x)]
     guidance = [linear(state["guidance.weight"], None, a + b) for a, b in zip(*narrow, strict=True)]
     received = []

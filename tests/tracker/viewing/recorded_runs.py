@@ -30,7 +30,7 @@ class Example:
 
 
 def truth_of(name: str) -> np.ndarray:
-    """(N, 4), first pixel 0: 30 x 20 pixels, two to the right a frame; NaN where it is absent."""
+    """Return (N, 4), first pixel 0: 30 x 20 pixels, two to the right a frame; NaN where it is absent."""
     boxes = np.stack([np.array([10.0 + 2 * i, 20.0, 30.0, 20.0]) for i in range(FRAMES)])
     if name == "hard":
         boxes[list(ABSENT)] = np.nan
@@ -52,7 +52,7 @@ def shift_of(run: int, name: str, index: int) -> float:
 
 
 def results_of(run: int, name: str) -> np.ndarray:
-    """(N, 4) as the file has them: first pixel 1."""
+    """Return (N, 4) as the file has them: first pixel 1."""
     boxes = np.stack([np.array([11.0 + 2 * i, 21.0, 30.0, 20.0]) for i in range(FRAMES)])
     boxes[:, 0] += [shift_of(run, name, i) for i in range(FRAMES)]
     return boxes

@@ -247,7 +247,7 @@ def test_keys(browser: Browser, pages: dict[str, Path]) -> None:
 
 
 def most_apart(name: str) -> int:
-    """The first of the frames in which IoU differs most between the two runs, by hand; 0 where it never does."""
+    """Return the first of the frames in which IoU differs most between the two runs, by hand; 0 where it never does."""
     apart = []
     for index in range(FRAMES):
         ious = [iou_of(run, name, index) for run in (0, 1)]

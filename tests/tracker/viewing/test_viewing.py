@@ -51,7 +51,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 
 def blocks(page: Path) -> dict[str, Any]:
-    """The data in a page, by the id of its element."""
+    """Return the data in a page, by the id of its element."""
     found = re.findall(
         r'<script type="application/json" id="([^"]+)">(.*?)</script>', page.read_text(encoding="utf-8"), re.S
     )

@@ -1,4 +1,4 @@
-"""The photographs that lie inside scikit-image's wheel, split so that what is tested on was never trained on."""
+"""The photographs in scikit-image's wheel, split so that no test uses a photograph of training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SPLITS = {
     "test": TEST_PHOTOGRAPHS,
     "all": TRAIN_PHOTOGRAPHS + TEST_PHOTOGRAPHS,
 }
-# What the edges hold is black or paper, not scene.
+# The edges of these show black or paper and not the scene.
 _CENTER = {"retina.jpg": 0.55, "color.png": 0.6}
 _LONG_SIDE = 512
 _NOT_SKIN = ("hubble_deep_field.jpg", "clock_motion.png", "cell.png")
@@ -62,14 +62,14 @@ def photograph_folder() -> Path:
 
 @functools.lru_cache(maxsize=64)
 def photograph(name: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, at most 512 pixels on its long side, read-only.
+    """Return (H, W, 3) uint8 RGB, at most 512 pixels on its long side, read-only.
 
     Raises:
         RGBXError: the installed scikit-image does not carry it.
     """
     path = photograph_folder() / name
     try:
-        # Pillow, not OpenCV, whose libpng prints a warning about one file's color profile.
+        # Pillow is used because OpenCV's libpng prints a warning about one file's color profile.
         with Image.open(path) as file:
             image = np.asarray(file.convert("RGB"))
     except OSError as error:
@@ -90,7 +90,7 @@ def photograph(name: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def is_gray(name: str) -> bool:
-    """The photograph's three channels are equal."""
+    """Return whether the photograph's three channels are equal."""
     image = photograph(name)
     return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
 

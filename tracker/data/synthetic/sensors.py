@@ -19,7 +19,7 @@ DEPTH_RANGE = 9500.0
 
 @functools.lru_cache(maxsize=16)
 def _noise_bank(width: int, height: int, channels: int) -> np.ndarray:
-    """Grain around 128, larger than the image: a random window of it is as good as fresh noise, and costs nothing."""
+    """Return grain around 128, larger than the image. A random window of it replaces fresh noise at no cost."""
     rng = np.random.default_rng(20240607)
     shape = (height + _BANK_MARGIN, width + _BANK_MARGIN, channels)
     bank = np.clip(np.rint(128 + _BANK_SIGMA * rng.standard_normal(shape, dtype=np.float32)), 0, 255)
@@ -32,7 +32,7 @@ def _grain(rng: np.random.Generator, width: int, height: int, channels: int) -> 
 
 
 def add_grain(image: np.ndarray, gain: float, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """(H, W[, 3]) uint8 -> gain * image + noise of standard deviation ``sigma`` gray levels, saturated."""
+    """Return gain * image + noise of standard deviation ``sigma`` gray levels, saturated, for (H, W[, 3]) uint8."""
     height, width = image.shape[:2]
     grain = _grain(rng, width, height, 1 if image.ndim == 2 else 3)
     weight = sigma / _BANK_SIGMA
@@ -60,10 +60,10 @@ def visible_camera(
 def thermal_camera(
     temperature: np.ndarray, offset: float, gain: float, blur: float, sigma: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(H, W) float32 temperature, 0..1 over the camera's span, to (H, W) uint8.
+    """Return what a thermal camera makes of a temperature, (H, W) uint8.
 
-    The lens blurs, the level and the gain drift slowly (``offset``, ``gain`` change over a sequence), the
-    detector has noise and weak column stripes.
+    The lens blurs. The level and the gain drift slowly (``offset`` and ``gain`` change over a sequence). The detector
+    has noise and weak column stripes. The temperature is (H, W) float32, 0..1 over the camera's span.
     """
     soft = cv2.GaussianBlur(temperature, (5, 5), blur)
     image = cv2.convertScaleAbs(np.maximum(soft, 0.0), alpha=235.0 * gain, beta=10.0 + offset)
@@ -92,7 +92,7 @@ def depth_camera(distance: np.ndarray, noise: float, holes: float, rng: np.rando
     kernel = np.ones((3, 3), dtype=np.uint8)
     edge = cv2.dilate(distance, kernel) - cv2.erode(distance, kernel) > 400.0
     second = _grain(rng, width, height, 1)
-    # An edge shadow is ragged: half of its pixels still answer.
+    # An edge shadow is ragged, so half of its pixels still answer.
     lost = (edge & (second > 122)) | (distance > DEPTH_RANGE)
     limit = 128.0 + _BANK_SIGMA * _quantile(1.0 - holes)
     speckle = cv2.dilate((cv2.blur(second, (3, 3)) > 128 + (limit - 128) / 3).astype(np.uint8), kernel) > 0

@@ -155,7 +155,7 @@ _DRAWERS: dict[str, Callable[[np.random.Generator], Callable[[np.ndarray, float]
 
 
 def skin(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
-    """(S, S, 3) uint8: a patch of a photograph with enough contrast to be recognized again."""
+    """Return (S, S, 3) uint8: a patch of a photograph with enough contrast to be recognized again."""
     patch = random_patch(rng, split, (side, side), (0.12, 0.5), skin=True).astype(np.float32)
     mean, spread = patch.mean(axis=(0, 1)), float(patch.std(axis=(0, 1)).mean())
     gain = min(max(1.0, 42.0 / max(spread, 6.0)), 4.0)

@@ -17,11 +17,10 @@ SOURCE = "the RGB tracker's state"
 
 
 def stream_mapping(config: NetworkConfig) -> Callable[[str], list[str]]:
-    """Where each parameter of the single-stream tracker lives on in the two-stream one of ``config``.
+    """Return a function from a parameter of the single-stream tracker to its names in the two-stream one of ``config``.
 
-    The function returned maps a name to its new names: ``rgb.*`` to both streams, the blocks of
-    ``config.cross`` to their cross block too, positions and head to themselves. ``SignificanceMap.rename``
-    takes it to carry a prior.
+    It maps ``rgb.*`` to both streams, the blocks of ``config.cross`` to their cross block too, and positions and head
+    to themselves. ``SignificanceMap.rename`` takes it to carry a prior.
     """
     crossing = {layer: index for index, layer in enumerate(config.cross)}
 
@@ -40,7 +39,7 @@ def stream_mapping(config: NetworkConfig) -> Callable[[str], list[str]]:
 
 
 def load_state(config: NetworkConfig, state: Mapping[str, Tensor], source: str) -> Tracker:
-    """A network with these very tensors as its weights, in evaluation mode; nothing is initialized in vain.
+    """Return a network with these very tensors as its weights, in evaluation mode; nothing is initialized in vain.
 
     Raises RGBXError with the names that differ unless ``state`` fits ``config``.
     """
