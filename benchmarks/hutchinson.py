@@ -1,8 +1,8 @@
 """One update of Hutchinson's estimate by finite differences, by double backward, and as timm's Adahessian takes it.
 
 An update is a forward and a backward pass, which leave the loss's gradients for a training step, and one probe of the
-curvature folded into its estimate. No row includes the optimizer's step. What an update takes beyond a plain forward and
-backward pass has columns of its own, for time and for memory.
+curvature folded into its estimate. No row includes the optimizer's step. What an update takes beyond a plain forward
+and backward pass has columns of its own, for time and for memory.
 """
 
 from __future__ import annotations

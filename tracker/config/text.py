@@ -124,8 +124,8 @@ def page() -> str:
         *textwrap.wrap(
             "Every setting of `rgbx pretrain`, `rgbx prior` and `rgbx train`, in a YAML file (`--config`) or on the "
             "command line (`train.lr=1e-4`). `rgbx train --help` says the same, and `--show-config` says it of one "
-            "run. A setting that would have no effect is refused. Where a later layer decides otherwise (a file over "
-            "its base, the command line over a file), the later layer replaces the setting. This page is written by "
+            "run. A setting that would have no effect is refused. If a later layer decides otherwise (a file over "
+            "its base, the command line over a file), it replaces the setting. This page is written by "
             "`python -m tracker.config.text`, and a test compares the two.",
             WIDTH,
         ),
@@ -167,6 +167,8 @@ def _type(annotation: Any) -> str:
     arguments = [part for part in get_args(annotation) if part is not type(None)]
     if get_origin(annotation) is tuple:
         if arguments[-1] is Ellipsis:
+            if get_origin(arguments[0]) is Literal:
+                return f"a list of any of {', '.join(plain(value) for value in get_args(arguments[0]))}"
             return "a list of sections" if arguments[0] is DataSetSection else f"a list of {_type(arguments[0])}s"
         return f"a list of {len(arguments)} {_type(arguments[0])}s"
     if len(arguments) == 1:

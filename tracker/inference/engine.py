@@ -81,7 +81,7 @@ def network_fingerprint(network: nn.Module | Engine) -> str:
 
 
 def check_finite(network: nn.Module) -> None:
-    """Refuse weights that are not finite, whose answers would all be discarded without a word.
+    """Refuse weights that are not finite, because all answers would be discarded without a warning.
 
     Raises:
         RGBXError: a parameter or buffer with a NaN or an infinity; names the first.

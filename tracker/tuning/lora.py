@@ -59,7 +59,7 @@ class LoRA(TunedTracker):
         return [f"{BASE}{module}.base_layer.{tensor}", BASE + name]
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
-        """Return as the base's."""
+        """Run the base with the updates in its layers."""
         output: TrackerOutput = self.base(template, search)
         return output
 
