@@ -22,9 +22,9 @@ from tracker.data.sequence import FolderSequence
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import preset
 from tracker.models.tracker import build_network
+from tracker.train.configured_data import pair_settings
 from tracker.train.finetune import fine_tuner
 from tracker.train.prefetch import Batch, ahead
-from tracker.train.sources import pair_settings
 from tracker.train.trainer import Trainer
 
 

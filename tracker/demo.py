@@ -33,11 +33,11 @@ from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.tracker import SingleStreamTracker, Tracker
 from tracker.tables import aligned_table
 from tracker.train.build import run_meta
+from tracker.train.configured_data import generated_sequences, pair_settings
 from tracker.train.finetune import fine_tuner
 from tracker.train.log import progress
 from tracker.train.prior import estimate_rgb_prior, prior_for, save_prior
 from tracker.train.run_folder import clear
-from tracker.train.sources import generated_sequences, pair_settings
 
 PRETRAINED, UNTUNED, ADAMW, SRFT = "RGB tracker", "two streams, not tuned", "AdamW", "SRFT(AdamW)"
 NEW, OLD, STREAM = "RGB-thermal", "RGB, X blank", "RGB, its stream alone"

@@ -1,9 +1,8 @@
 // What the elements of a tensor share in a step, worked out in float64 once a tensor, for every device alike.
 #pragma once
 
-#include "adam.h"
+#include "element.h"
 #include "flags.h"
-#include "sgd.h"
 
 namespace srft {
 

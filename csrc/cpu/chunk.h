@@ -77,8 +77,9 @@ struct ProbeTensor;    // probe.h
 // The loops of one instruction set. `sums` and `keys` are added to.
 struct Loops {
   const char* name;
-  ChunkFunction process;  // a fused step, or the half of an unfused one after the inner optimizer's
-  ChunkFunction prepare;  // the half before it
+  ChunkFunction fused_adam;  // adam_loops.cpp
+  ChunkFunction any_step;    // loops.cpp: every other fused step, or the half of an unfused one after the inner step
+  ChunkFunction prepare;     // loops.cpp: the half before it
   double (*penalty_value)(const PenaltyTensor&, int64_t begin, int64_t end);  // sum of P (theta - a)^2
   void (*penalty_gradient)(const PenaltyTensor&, int64_t begin, int64_t end, double factor);
   void (*probe_fill)(const ProbeTensor&, const Draw&, int64_t begin, int64_t end);

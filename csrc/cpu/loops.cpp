@@ -3,11 +3,8 @@
 // A chunk goes by in blocks that stay in the first-level cache: each stage below is a short loop over the block that a
 // compiler vectorizes, and reads memory only where a stage before it has not. So a step reads and writes every tensor
 // once. Products and sums are never contracted except where core/ says so: every instruction set gives the same bits.
-#include "../core/adam.h"
-#include "../core/pull.h"
+#include "../core/element.h"
 #include "../core/rank.h"
-#include "../core/sgd.h"
-#include "adam_pass.h"
 #include "block.h"
 #include "chunk.h"
 #include "probe_signs.h"
@@ -258,8 +255,7 @@ void blend_block(int n, const Real* proposed, const Real* weight, const Real* an
 
 // A fused step (an inner optimizer named), or the half of an unfused one that comes after the inner step (no gradient).
 template <class Real>
-void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  if (is_adam_pass(o, t)) return adam_chunk<Real>(o, t, begin, end, sums, keys);
+void any_step(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
   Block<Real> b;
   const bool fused = o.inner() != kNone;
   const bool hold = o.hold();
@@ -404,11 +400,11 @@ void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
   }
 }
 
-void process_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  t.dtype == DType::kFloat64 ? process<double>(o, t, begin, end, sums, keys)
-                             : process<float>(o, t, begin, end, sums, keys);
+void any_step_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
+  t.dtype == DType::kFloat64 ? any_step<double>(o, t, begin, end, sums, keys)
+                             : any_step<float>(o, t, begin, end, sums, keys);
 }
-void prepare_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
+void prepare_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
   t.dtype == DType::kFloat64 ? prepare<double>(o, t, begin, end, sums, keys)
                              : prepare<float>(o, t, begin, end, sums, keys);
 }
@@ -418,13 +414,15 @@ void prepare_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, 
 
 }  // namespace
 
+void fused_adam_chunk(const Options&, const Tensor&, int64_t begin, int64_t end, ChunkSums&, SampledKeys&);
 double penalty_value_chunk(const PenaltyTensor&, int64_t begin, int64_t end);
 void penalty_gradient_chunk(const PenaltyTensor&, int64_t begin, int64_t end, double factor);
 void probe_fill_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end);
 void probe_perturb_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double scale);
 void probe_fold_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double decay, double weight);
 
-const Loops loops = {SRFT_NAME(SRFT_ISA),    process_any,      prepare_any,         penalty_value_chunk,
-                     penalty_gradient_chunk, probe_fill_chunk, probe_perturb_chunk, probe_fold_chunk};
+const Loops loops = {SRFT_NAME(SRFT_ISA), fused_adam_chunk,    any_step_chunk,
+                     prepare_chunk,       penalty_value_chunk, penalty_gradient_chunk,
+                     probe_fill_chunk,    probe_perturb_chunk, probe_fold_chunk};
 
 }  // namespace srft::cpu::SRFT_ISA

@@ -1,6 +1,12 @@
+// A step on a GPU: which tensors go into which launch, with which kernel and which arguments, and the plan as Python
+// has it.
 #include "plan.h"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
+#include <map>
+#include <string>
 
 #include "launch.h"
 
@@ -181,6 +187,50 @@ void StepPlan::step(const Moving& moving, const StepCall& call) {
       case DType::kFloat16: launch_step<Half>(kernel, *launch.arguments, call.stream); break;
     }
   }
+}
+
+// ---------------------------------------------------------------- the plan for Python
+
+namespace {
+
+namespace py = pybind11;
+
+StepPlan make_plan(std::vector<int64_t> sizes, const std::vector<int>& dtypes, const std::vector<int>& anchor_dtypes,
+                   const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps, uintptr_t statistics,
+                   uintptr_t scales, int device, uintptr_t scratch) {
+  const PlanTensors tensors(std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, scales);
+  return StepPlan(tensors, device, pointer<void>(scratch));
+}
+
+// Where a list of addresses begins in memory of the host, and how many they are.
+using List = std::pair<uintptr_t, size_t>;
+
+void step(StepPlan& plan, List params, List grads, List plus, List minus, const std::array<double, kSettings>& settings,
+          uintptr_t device_settings, uintptr_t means, uintptr_t found_inf, uintptr_t grad_scale, uintptr_t report,
+          int flags, int phase, uintptr_t stream) {
+  const auto list = [](const List& of) { return StepPlan::Addresses{pointer<const int64_t>(of.first), of.second}; };
+  plan.step({list(params), list(grads), list(plus), list(minus)},
+            {settings, pointer<const double>(device_settings), pointer<const double>(means),
+             pointer<const float>(found_inf), pointer<const float>(grad_scale), pointer<double>(report), flags,
+             static_cast<Phase>(phase), reinterpret_cast<cudaStream_t>(stream)});
+}
+
+}  // namespace
+
+void bind_step_plan(py::module_& m) {
+  m.def("capacity", &StepPlan::capacity, py::arg("columns"),
+        "Tensors that one launch takes, if each has so many addresses.");
+  m.def("scratch_bytes", &StepPlan::scratch_bytes, py::arg("tensors"));
+  // Of this module alone: the tests load the same code, compiled for the host, beside it.
+  py::class_<StepPlan>(m, "Plan", py::module_local(), "A parameter group's tensors on a device, cut into launches.")
+      .def(py::init(&make_plan), py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"),
+           py::arg("columns"), py::arg("steps"), py::arg("statistics"), py::arg("scales"), py::arg("device"),
+           py::arg("scratch"))
+      .def_property_readonly("launches", &StepPlan::launches)
+      .def_property_readonly("tensors_by_launch", &StepPlan::tensors_by_launch)
+      .def("step", &step, py::arg("params"), py::arg("grads"), py::arg("plus"), py::arg("minus"), py::arg("settings"),
+           py::arg("device_settings"), py::arg("means"), py::arg("found_inf"), py::arg("grad_scale"), py::arg("report"),
+           py::arg("flags"), py::arg("phase"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace srft::cuda

@@ -1,6 +1,8 @@
 // A group's tensors cut into launches, and the arguments of each kept from step to step.
 #pragma once
 
+#include <pybind11/pybind11.h>
+
 #include <array>
 #include <memory>
 #include <vector>
@@ -66,5 +68,8 @@ class StepPlan {
   std::vector<Launch> launches_;
   uint32_t resident_[4][kStepKernels] = {};
 };
+
+// Makes the plan known to Python as `Plan`, with what it asks of its caller.
+void bind_step_plan(pybind11::module_& m);
 
 }  // namespace srft::cuda

@@ -1,5 +1,5 @@
-// A step is a walk of every block over its segments. This file holds the walk, what is the same for every kind of step:
-// a segment's constants and its table of damping before it, its sums and counts after it.
+// What a block of a step does before and after the elements of a segment: constants and the table of damping before
+// them, sums and counts after them. step_kernels.cuh has the walk over segments and the elements themselves.
 #pragma once
 
 #include "../core/constants.h"
@@ -337,49 +337,6 @@ __device__ void count_nonfinite(const Stored* gradient, int size, Shared<Real>& 
   for (int at = threadIdx.x; at < size; at += kThreads) count[0] += is_finite(Real(decode(gradient[at]))) ? 0 : 1;
   block_sum(count, shared.room);
   if (threadIdx.x == 0) shared.report.nonfinite += count[0];
-}
-
-// Walks a block over its segments. Pass::elements(header, view, shared, sums) takes the elements of one.
-template <class Pass>
-__device__ __forceinline__ void walk(const StepArguments& a) {
-  using Stored = typename Pass::Stored;
-  using Real = typename ArithmeticOf<Stored>::Real;
-  const StepHeader& h = a.header;
-  // What all threads know lies here and is read where it is needed, addresses and the loop's variable too: registers
-  // are for the elements.
-  __shared__ Shared<Real> shared;
-  __shared__ View<Stored> view;
-  if (threadIdx.x < kSettings) {
-    shared.settings[threadIdx.x] = (h.device_settings ? h.device_settings : h.settings)[threadIdx.x];
-  }
-  if (threadIdx.x == 0) {
-    shared.skipped = h.found_inf && *h.found_inf != 0.0f;
-    shared.begin = h.partition.begin(blockIdx.x);
-    shared.end = h.partition.begin(blockIdx.x + 1);
-    shared.tensor = tensor_of(a, shared.begin);
-    shared.report = {};
-  }
-  __syncthreads();
-  if (shared.skipped && !h.flags.has(kCountSkipped)) return;  // every block alike
-  if (threadIdx.x == 0) {                                     // seen by all at the first segment's barrier
-    const double* s = shared.settings;
-    shared.draw = {uint64_t(s[kProbeSeedHigh]) << 32 | uint64_t(s[kProbeSeedLow]), uint32_t(s[kProbeStep])};
-  }
-
-  while (a.start(shared.tensor) < shared.end) {
-    begin_segment(a, shared, view);
-    if (shared.skipped) {
-      count_nonfinite(view.grad, shared.size, shared);
-    } else {
-      Sums sums;
-      Pass::elements(h, view, shared, sums);
-      end_segment(a, shared.tensor, sums, shared);
-    }
-    __syncthreads();  // the segment is through with what is shared
-    if (threadIdx.x == 0) ++shared.tensor;
-    __syncthreads();
-  }
-  end_block(h, shared);
 }
 
 }  // namespace srft::cuda

@@ -1,13 +1,60 @@
-// The elements of a step. Three kinds: AdamW with the proximal pull, which most people run, held to few registers;
-// every other fused step and the half after an unfused inner step; the half before it.
+// The kernels of a step: the walk of a block over its segments, and the elements of a segment. There are three kinds:
+// AdamW with the proximal pull, which most people run, held to few registers; every other fused step and the half after
+// an unfused inner step; the half before it.
 #pragma once
 
-#include "../core/pull.h"
+#include "../core/element.h"
+#include "launch.h"
 #include "segment.cuh"
+#include "step.h"
 
 namespace srft::cuda {
 
-// AdamW, the proximal pull, T the second moment; damping by rank or none. csrc/cpu/adam_pass.h is the same on the CPU.
+// Walks a block over its segments. Pass::elements(header, view, shared, sums) takes the elements of one.
+template <class Pass>
+__device__ __forceinline__ void walk(const StepArguments& a) {
+  using Stored = typename Pass::Stored;
+  using Real = typename ArithmeticOf<Stored>::Real;
+  const StepHeader& h = a.header;
+  // What all threads know lies here and is read where it is needed, addresses and the loop's variable too: registers
+  // are for the elements.
+  __shared__ Shared<Real> shared;
+  __shared__ View<Stored> view;
+  if (threadIdx.x < kSettings) {
+    shared.settings[threadIdx.x] = (h.device_settings ? h.device_settings : h.settings)[threadIdx.x];
+  }
+  if (threadIdx.x == 0) {
+    shared.skipped = h.found_inf && *h.found_inf != 0.0f;
+    shared.begin = h.partition.begin(blockIdx.x);
+    shared.end = h.partition.begin(blockIdx.x + 1);
+    shared.tensor = tensor_of(a, shared.begin);
+    shared.report = {};
+  }
+  __syncthreads();
+  if (shared.skipped && !h.flags.has(kCountSkipped)) return;  // every block alike
+  if (threadIdx.x == 0) {                                     // seen by all at the first segment's barrier
+    const double* s = shared.settings;
+    shared.draw = {uint64_t(s[kProbeSeedHigh]) << 32 | uint64_t(s[kProbeSeedLow]), uint32_t(s[kProbeStep])};
+  }
+
+  while (a.start(shared.tensor) < shared.end) {
+    begin_segment(a, shared, view);
+    if (shared.skipped) {
+      count_nonfinite(view.grad, shared.size, shared);
+    } else {
+      Sums sums;
+      Pass::elements(h, view, shared, sums);
+      end_segment(a, shared.tensor, sums, shared);
+    }
+    __syncthreads();  // the segment is through with what is shared
+    if (threadIdx.x == 0) ++shared.tensor;
+    __syncthreads();
+  }
+  end_block(h, shared);
+}
+
+// AdamW, the proximal pull, T the second moment; damping by rank or none. csrc/cpu/adam_loops.cpp is the same on the
+// CPU.
 template <class Stored_, bool kRanked>
 struct FusedAdam {
   using Stored = Stored_;
@@ -165,7 +212,7 @@ struct Transfer {
   bool anchors;  // toward the anchor
 };
 
-// Every fused step, and the half of an unfused one after the inner optimizer's: csrc/cpu/loops.cpp, process.
+// Every fused step, and the half of an unfused one after the inner optimizer's: csrc/cpu/loops.cpp, any_step.
 template <class Stored_>
 struct AnyStep {
   using Stored = Stored_;
@@ -374,5 +421,32 @@ template <class Stored>
 __global__ void __launch_bounds__(kThreads, 1) prepare_kernel(const __grid_constant__ StepArguments arguments) {
   walk<Prepare<Stored>>(arguments);
 }
+
+// ---------------------------------------------------------------- the launch (step.h), for the files that instantiate
+// it
+
+template <class Stored>
+auto kernel_of(StepKernel kernel) -> void (*)(StepArguments) {
+  switch (kernel) {
+    case StepKernel::kFusedAdam: return fused_adam_kernel<Stored, false>;
+    case StepKernel::kFusedAdamRanked: return fused_adam_kernel<Stored, true>;
+    case StepKernel::kPrepare: return prepare_kernel<Stored>;
+    default: return any_step_kernel<Stored>;
+  }
+}
+
+template <class Stored>
+uint32_t resident_step_blocks(StepKernel kernel) {
+  return resident_blocks(kernel_of<Stored>(kernel));
+}
+
+template <class Stored>
+void launch_step(StepKernel kernel, const StepArguments& arguments, cudaStream_t stream) {
+  launch(kernel_of<Stored>(kernel), arguments, arguments.header.partition.blocks, stream);
+}
+
+#define SRFT_INSTANTIATE_STEP(Stored)                         \
+  template uint32_t resident_step_blocks<Stored>(StepKernel); \
+  template void launch_step<Stored>(StepKernel, const StepArguments&, cudaStream_t)
 
 }  // namespace srft::cuda

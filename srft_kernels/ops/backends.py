@@ -112,6 +112,7 @@ def plan_maker(backend: Backend | None, device: torch.device) -> tuple[Backend, 
 # The compiled CPU kernels register themselves when their library is loaded, and torch prefers them to these.
 _PENALTIES = (penalty_reference, penalty_backward_reference)
 _PROBES = (fill_reference, perturb_reference, fold_reference)
+_CHECKS = (probe.check_fill, probe.check_perturb, probe.check_fold)
 
 
 @functools.cache
@@ -153,8 +154,10 @@ def _penalty_gradients(grad: Tensor, params: Sequence[Tensor], *others: Any) -> 
 
 
 def _probe(which: int, *arguments: Any) -> None:
-    targets = arguments[0]
-    # Lists on several devices or of several lengths go to plain torch, whose message says what is wrong.
+    """Check an operator's arguments, once for every backend, and call the one that serves the targets' device."""
+    lists, step, tensors = arguments[: which + 1], arguments[-2], arguments[-1]
+    _CHECKS[which](*lists, step, tensors)
+    targets = lists[0]
     on_device = targets and targets[0].device.type == "cuda"
     (probe_kernels(targets[0].device) if on_device else _PROBES)[which](*arguments)
 
@@ -169,8 +172,7 @@ def _register() -> None:
         contract.LIBRARY.impl(name, plain, functional)
         contract.LIBRARY.impl(name, on_cuda, "CUDA")
     for which, name in enumerate(("fill_probes_", "perturb_", "fold_probes_")):
-        contract.LIBRARY.impl(name, _PROBES[which], everywhere)
-        contract.LIBRARY.impl(name, functools.partial(_probe, which), "CUDA")
+        contract.LIBRARY.impl(name, functools.partial(_probe, which), everywhere)
 
 
 _register()

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels. A plan is a group of tensors that ``csrc/ops/step.cpp`` holds, and checks in every step."""
+"""The compiled CPU kernels. A plan is a group of tensors that ``csrc/cpu/step.cpp`` holds, and checks in every step."""
 
 from __future__ import annotations
 

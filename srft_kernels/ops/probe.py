@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import contract
-from srft_kernels.ops.tensors import element_dtype, lie_alike
+from srft_kernels.ops.tensors import element_dtype, is_dense, lie_alike
 
 contract.LIBRARY.define("fill_probes_(Tensor(a!)[] out, int seed, int step, int[] tensors) -> ()")
 contract.LIBRARY.define(
@@ -58,7 +58,7 @@ def _check(what: str, lists: dict[str, Sequence[Tensor]], step: int, tensors: Se
                 raise ValueError(
                     f"{what} needs {name} of float32, float64, bfloat16 or float16, got {t.dtype} at position {k}"
                 )
-            if not torch.ops.aten.is_non_overlapping_and_dense.default(t):
+            if not is_dense(t):
                 raise ValueError(
                     f"{what} counts elements as they lie in memory, so {name} must be dense; that at position {k} has "
                     f"shape {tuple(t.shape)} and strides {t.stride()}"

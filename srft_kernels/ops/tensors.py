@@ -11,9 +11,14 @@ from torch import Tensor
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the compute dtype for tensors of ``dtype``: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def element_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the compute dtype of element work beside ``tensor``: float64 for float64, float32 for all others."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    """Return the compute dtype of element work beside ``tensor``."""
+    return compute_dtype(tensor.dtype)
 
 
 def in_memory_order(tensor: Tensor) -> Tensor:

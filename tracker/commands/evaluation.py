@@ -90,7 +90,7 @@ def evaluate(
         else:
             refuse_idle("with --data: it is for generated sequences", *GENERATED)
         from tracker.train.assess import assess_checkpoints
-        from tracker.train.sources import evaluation_sequences
+        from tracker.train.configured_data import evaluation_sequences
 
         reason = ""
         if protocol == "auto" and data is not None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tracker.data.crop import CropTransform, sample_region
 from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
-from tracker.errors import RGBXError
+from tracker.errors import RGBXError, shortened
 from tracker.models.center_head import decode_boxes
 from tracker.models.checkpoints.fingerprint import network_fingerprint as weights_fingerprint
 
@@ -92,10 +92,9 @@ def check_finite(network: nn.Module) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
     if broken:
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise RGBXError(
-            f"the network's weights are not finite ({broken[0]}{more}); its training diverged before they were saved, "
-            "so use an earlier checkpoint"
+            f"the network's weights are not finite ({shortened(broken)}); its training diverged before they were "
+            "saved, so use an earlier checkpoint"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tracker.errors import RGBXError
+from tracker.errors import RGBXError, shortened
 from tracker.files import atomic_file
 
 FORMAT = "rgbx-training-checkpoint"
@@ -152,8 +152,7 @@ def check_module(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch
     shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
     for names, what in ((missing, "lacks"), (unknown, "has the unknown"), (shapes, "has another shape of")):
         if names:
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise RGBXError(
-                f"{path} does not fit the configured network: it {what} {names[0]}{others}; "
+                f"{path} does not fit the configured network: it {what} {shortened(names)}; "
                 "resume with the configuration that the run was started with"
             )

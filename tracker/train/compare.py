@@ -258,7 +258,7 @@ def task_sequences(config: RunConfig, count: int = 24, length: int = 60) -> dict
         found[modality] = generated(modality, count, length)
     else:
         from tracker.data.sources import with_split
-        from tracker.train.sources import sequences_of
+        from tracker.train.configured_data import sequences_of
 
         for sequence in sequences_of(with_split(config.data, "test"))[0]:
             found.setdefault(sequence.modality, []).append(sequence)

@@ -21,10 +21,10 @@ from tracker.models.checkpoints.initialize import stream_mapping
 from tracker.models.checkpoints.position_resizing import fit_positions
 from tracker.models.config import NetworkConfig
 from tracker.models.tracker import Tracker, TrackerOutput, build_network
+from tracker.train.configured_data import pairs_of
 from tracker.train.distributed import chosen_device
 from tracker.train.losses import TrackingLoss
 from tracker.train.prefetch import Batch, on_device
-from tracker.train.sources import pairs_of
 from tracker.tuning.base import TunedTracker
 
 

@@ -24,7 +24,6 @@ class CudaProbe:
 
     def fill(self, out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[int]) -> None:
         """Compute :func:`.reference.probe.fill_reference`."""
-        probe.check_fill(out, step, tensors)
         self._module.fill_probes(**_described(out, [], [], seed, step, tensors))
 
     def perturb(
@@ -37,7 +36,6 @@ class CudaProbe:
         tensors: Sequence[int],
     ) -> None:
         """Compute :func:`.reference.probe.perturb_reference`."""
-        probe.check_perturb(params, originals, step, tensors)
         read = [probe.readable(o, p) for o, p in zip(originals, params, strict=True)]
         self._module.perturb(**_described(params, read, [], seed, step, tensors), scale=scale)
 
@@ -53,7 +51,6 @@ class CudaProbe:
         tensors: Sequence[int],
     ) -> None:
         """Compute :func:`.reference.probe.fold_reference`."""
-        probe.check_fold(estimates, plus, minus, step, tensors)
         plus, minus = probe.of_one_dtype(estimates, plus, minus)
         self._module.fold_probes(**_described(estimates, plus, minus, seed, step, tensors), decay=decay, weight=weight)
 

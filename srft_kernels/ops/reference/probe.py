@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from srft_kernels.ops.probe import check_fill, check_fold, check_perturb
 from srft_kernels.ops.tensors import element_dtype, in_memory_order
 
 SIGNS = 128  # the signs of one block of Philox: four words of 32 bits
@@ -61,7 +60,6 @@ def signs(
 
 def fill_reference(out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[int]) -> None:
     """Set ``out <- z``."""
-    check_fill(out, step, tensors)
     for t, number in zip(out, tensors, strict=True):
         in_memory_order(t).copy_(signs(t.numel(), seed, step, number, dtype=t.dtype, device=t.device))
 
@@ -70,7 +68,6 @@ def perturb_reference(
     params: Sequence[Tensor], originals: Sequence[Tensor], scale: float, seed: int, step: int, tensors: Sequence[int]
 ) -> None:
     """Set ``param <- original + scale z``."""
-    check_perturb(params, originals, step, tensors)
     for p, original, number in zip(params, originals, tensors, strict=True):
         real = element_dtype(p)
         z = signs(p.numel(), seed, step, number, dtype=real, device=p.device)
@@ -88,7 +85,6 @@ def fold_reference(
     tensors: Sequence[int],
 ) -> None:
     """Set ``H <- decay H + weight z (plus - minus)``."""
-    check_fold(estimates, plus, minus, step, tensors)
     for k, (h, p, number) in enumerate(zip(estimates, plus, tensors, strict=True)):
         z = signs(h.numel(), seed, step, number, dtype=h.dtype, device=h.device)
         difference = in_memory_order(p).to(h.dtype)

@@ -32,7 +32,7 @@ from srft_kernels.ops.flags import StepFlags
 from srft_kernels.ops.plan import StepCall, StepTensors
 from srft_kernels.ops.reference.probe import signs
 from srft_kernels.ops.reference.rank import bin_ranks, count_keys, fresh_statistics, next_range, rank_bin, sampled
-from srft_kernels.ops.tensors import in_memory_order
+from srft_kernels.ops.tensors import element_dtype, in_memory_order
 
 LARGEST_WEIGHT = 1e18
 # If the size of T matters, and not its rank, T is bounded so that an overflow makes no mean and no weight infinite.
@@ -145,7 +145,7 @@ def step(t: StepTensors, call: StepCall) -> None:
             steps[i] += 1
         if param.numel() == 0:
             continue
-        real = torch.float64 if param.dtype == torch.float64 else torch.float32
+        real = element_dtype(param)
         gradient = grads[i].to(real) * s[Setting.GRADIENT_FACTOR] if grads and phase != Phase.AFTER else None
         finite = torch.isfinite(gradient) if gradient is not None else torch.ones_like(param, dtype=torch.bool)
         held = ~finite if hold else torch.zeros_like(finite)

@@ -12,6 +12,7 @@ from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Damping, Inner, Phase
 from srft_kernels.ops.flags import StepFlags
 from srft_kernels.ops.plan import STATE_LISTS, StepCall, StepTensors
+from srft_kernels.ops.tensors import compute_dtype
 from srft_kernels.ops.triton import launch, step_kernels
 from srft_kernels.ops.triton.launch import CHUNK, COMPILED, Mirror, element_type, on, owners_of
 
@@ -64,7 +65,7 @@ class _Group:
         self._fixed = torch.tensor(rows, dtype=torch.int64).reshape(n, kernels.FIXED.value).to(device)
         self._moving = Mirror((4 if layout.curvature else 2) * n, torch.int64, device)
         self._gradients = [0] * n
-        real = torch.float64 if layout.param == torch.float64 else torch.float32
+        real = compute_dtype(layout.param)
         self._constants = torch.zeros(n, kernels.CONSTANTS.value + contract.BINS, dtype=real, device=device)
         self._histogram = torch.zeros(n, contract.BINS, dtype=torch.int32, device=device)
         self._extremes = torch.zeros(n, 2, dtype=torch.int32, device=device)

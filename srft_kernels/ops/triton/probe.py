@@ -62,7 +62,6 @@ def _launch(
 
 def fill(out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[int]) -> None:
     """Compute :func:`.reference.probe.fill_reference`."""
-    probe.check_fill(out, step, tensors)
     _launch(out, [], [], tensors, [seed, step, 0, 0], fold=False)
 
 
@@ -70,7 +69,6 @@ def perturb(
     params: Sequence[Tensor], originals: Sequence[Tensor], scale: float, seed: int, step: int, tensors: Sequence[int]
 ) -> None:
     """Compute :func:`.reference.probe.perturb_reference`."""
-    probe.check_perturb(params, originals, step, tensors)
     read = [probe.readable(o, p) for o, p in zip(originals, params, strict=True)]
     _launch(params, read, [], tensors, [seed, step, _bits(scale), 0], fold=False)
 
@@ -86,6 +84,5 @@ def fold(
     tensors: Sequence[int],
 ) -> None:
     """Compute :func:`.reference.probe.fold_reference`."""
-    probe.check_fold(estimates, plus, minus, step, tensors)
     read, other = probe.of_one_dtype(estimates, plus, minus)
     _launch(estimates, read, other, tensors, [seed, step, _bits(weight), _bits(decay)], fold=True)

@@ -178,6 +178,17 @@ def make_case(
     return case
 
 
+def configured(options: dict[str, Any], dtype: torch.dtype, **more: Any) -> Case:
+    """The case of one of :data:`CONFIGURATIONS`.
+
+    In coupled mode Adam's second moment has the penalty in it, so the wrapper gives T a state of its own.
+    """
+    case = make_case(dtype=dtype, **options, **more)
+    if options.get("mode") is Mode.COUPLED and not case.transfers:
+        case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
+    return case
+
+
 def moved(case: Case, device: torch.device | str) -> Case:
     """Return a copy on another device; the settings stay numbers of the host."""
 
@@ -287,6 +298,31 @@ CONFIGURATIONS = [
     {"follows": True, "decoupled_decay": True},
     {"follows": True, "inner": Inner.SGD, "mode": Mode.COUPLED},
 ]
+
+
+def assert_halves_agree(step: Stepper, dtype: torch.dtype) -> None:
+    """Two steps of an optimizer that is not fused: both halves of each, and some inner optimizer between them."""
+    case = step.case
+    step.prepare()
+    truth = moved(case, "cpu").copy(torch.float64)
+    for _ in range(2):
+        before = moved(case, "cpu")
+        step(Phase.BEFORE)
+        reference_step(truth, Phase.BEFORE)
+        for ours, theirs in zip(case.grads, truth.grads, strict=True):
+            rounding = 2 * torch.finfo(dtype).eps  # of the gradient and of the penalty's, which may cancel
+            if ours.numel():
+                torch.testing.assert_close(
+                    ours.cpu().double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
+                )
+        for p, g in zip(case.params, case.grads, strict=True):
+            p.sub_((1e-3 * g.sign()).to(p.dtype))
+        truth = Case(**{**vars(truth), "params": [p.cpu().double() for p in case.params]})
+        step(Phase.AFTER)
+        reference_step(truth, Phase.AFTER)
+        after = moved(case, "cpu")
+        assert_agrees(after, truth, before, dtype=dtype)
+        truth = after.copy(torch.float64)
 
 
 def assert_same_statistics(case: Case, truth: Case) -> None:

@@ -24,7 +24,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 import srft_kernels as srft
 from srft_kernels.ops import contract, triton_available
-from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase
+from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize
 from srft_kernels.ops.cuda.penalty import CudaPenalty
 from srft_kernels.ops.cuda.plan import CudaPlan
 from srft_kernels.ops.native import cuda_library
@@ -38,7 +38,9 @@ from tests.srft_kernels.ops.step_cases import (
     Case,
     Stepper,
     assert_agrees,
+    assert_halves_agree,
     assert_same_statistics,
+    configured,
     make_case,
     moved,
     name_of,
@@ -88,9 +90,7 @@ def without_synchronization() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=name_of)
 def test_the_kernels_are_the_reference(options: dict[str, Any], dtype: torch.dtype) -> None:
-    case = make_case(dtype=dtype, **options)
-    if options.get("mode") is Mode.COUPLED and not case.transfers:
-        case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
+    case = configured(options, dtype)
     step = stepper(case)
     # The first step reads statistics that were made for it, the second the kernels' own; the third moves their range.
     for _ in range(3):
@@ -105,27 +105,7 @@ def test_the_kernels_are_the_reference(options: dict[str, Any], dtype: torch.dty
 @pytest.mark.parametrize("to_anchor", [False, True])
 def test_the_halves_of_an_unfused_step_are_the_reference(mode: Mode, to_anchor: bool, dtype: torch.dtype) -> None:
     case = make_case(inner=Inner.NONE, mode=mode, dtype=dtype, transfer_to_anchor=to_anchor, strength=0.01)
-    step = stepper(case)
-    step.prepare()
-    truth = moved(step.case, "cpu").copy(torch.float64)
-    for _ in range(2):
-        before = moved(step.case, "cpu")
-        step(Phase.BEFORE)
-        reference_step(truth, Phase.BEFORE)
-        for ours, theirs in zip(step.case.grads, truth.grads, strict=True):
-            rounding = 2 * torch.finfo(dtype).eps  # of the gradient and of the penalty's, which may cancel
-            if ours.numel():
-                torch.testing.assert_close(
-                    ours.cpu().double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
-                )
-        for p, g in zip(step.case.params, step.case.grads, strict=True):  # an inner optimizer of some kind
-            p.sub_((1e-3 * g.sign()).to(p.dtype))
-        truth = Case(**{**vars(truth), "params": [p.double().cpu().clone() for p in step.case.params]})
-        step(Phase.AFTER)
-        reference_step(truth, Phase.AFTER)
-        after = moved(step.case, "cpu")
-        assert_agrees(after, truth, before, dtype=dtype)
-        truth = after.copy(torch.float64)
+    assert_halves_agree(stepper(case), dtype)
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 63, 64, 65, 2047, 2048, 2049, 7 * 2048, 131072, 131073])

@@ -31,6 +31,7 @@ from tests.srft_kernels.ops.step_cases import (
     Case,
     Stepper,
     assert_agrees,
+    configured,
     make_case,
     moved,
     name_of,
@@ -149,10 +150,7 @@ def check_steps(case: Case, device: str, dtype: torch.dtype, steps: int) -> Run:
 @on_each_device
 @pytest.mark.parametrize(("options", "dtype"), with_dtypes(CONFIGURATIONS), ids=name_of)
 def test_the_kernels_are_the_reference(options: dict[str, Any], dtype: torch.dtype, device: str) -> None:
-    case = make_case(dtype=dtype, shapes=SMALL, **options)
-    if options.get("mode") is Mode.COUPLED and not case.transfers:
-        case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
-    run = check_steps(case, device, dtype, steps=2)
+    run = check_steps(configured(options, dtype, shapes=SMALL), device, dtype, steps=2)
     assert run.steps.tolist() == [6.0] * len(SMALL)
 
 

@@ -16,7 +16,7 @@ from tracker.data.sampling import CausalPairSampler
 from tracker.data.sources import open_sources, with_split
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
-from tracker.train.sources import sequences_of
+from tracker.train.configured_data import sequences_of
 from tracker.train.validate import held_out_sequences
 
 

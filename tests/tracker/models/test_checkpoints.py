@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import zipfile
@@ -17,34 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from srft_kernels import SignificanceMap
+from tests.tracker.models import cases
+from tests.tracker.models.cases import same, seeded
 from tracker.errors import RGBXError
 from tracker.inference import InferenceSettings
 from tracker.models.checkpoints import load_network, save_network, save_published, to_ostrack, to_srtrack
-from tracker.models.config import NetworkConfig
-from tracker.models.tracker import Tracker, build_network
 
-
-def small(**changes: Any) -> NetworkConfig:
-    settings: dict[str, Any] = {
-        "embed_dim": 24,
-        "depth": 3,
-        "num_heads": 2,
-        "patch": 8,
-        "template_size": 16,
-        "search_size": 32,
-        "head_channels": 16,
-    }
-    return NetworkConfig(**{**settings, **changes})
-
-
-def seeded(config: NetworkConfig, seed: int = 0) -> Tracker:
-    torch.manual_seed(seed)
-    return build_network(config)
-
-
-def same(a: Tracker, b: Tracker) -> bool:
-    first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+small = functools.partial(cases.small, kind="two_stream", head_channels=16)
 
 
 @pytest.mark.parametrize("kind", ["single_stream", "two_stream"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,34 +13,18 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from tests.tracker.models import cases
+from tests.tracker.models.cases import same, seeded
 from tracker.commands.weights import weights
 from tracker.errors import RGBXError
 from tracker.models.checkpoints import load_network, save_network, save_published
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.checkpoints.layouts import to_ostrack
 from tracker.models.checkpoints.position_resizing import resize_positions
-from tracker.models.config import PRESETS, NetworkConfig
+from tracker.models.config import PRESETS
 from tracker.models.summary import parameter_counts, summary
-from tracker.models.tracker import Tracker, build_network
 
-
-def small(**changes: Any) -> NetworkConfig:
-    settings: dict[str, Any] = {
-        "kind": "single_stream",
-        "embed_dim": 24,
-        "depth": 4,
-        "num_heads": 2,
-        "patch": 8,
-        "template_size": 16,
-        "search_size": 32,
-        "head_channels": 8,
-    }
-    return NetworkConfig(**{**settings, **changes})
-
-
-def seeded(config: NetworkConfig) -> Tracker:
-    torch.manual_seed(0)
-    return build_network(config).eval()
+small = functools.partial(cases.small, depth=4)
 
 
 def run(*arguments: object) -> str:
@@ -53,11 +38,6 @@ def refused(*arguments: object) -> str:
     assert isinstance(result.exception, RGBXError), result.output
     assert "\n" not in str(result.exception)
     return str(result.exception)
-
-
-def same(a: Tracker, b: Tracker) -> bool:
-    first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import NetworkConfig, preset
 from tracker.models.groups import parameter_groups
 from tracker.models.tracker import build_network
+from tracker.train.configured_data import sequences_of
 from tracker.train.finetune import fine_tune, group_settings
 from tracker.train.optimizers import build_optimizer
 from tracker.train.prior import save_prior
 from tracker.train.schedule import lr_factor
-from tracker.train.sources import sequences_of
 from tracker.train.start import two_stream_start
 from tracker.train.validate import validation_sequences
 

@@ -26,10 +26,10 @@ from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import NetworkConfig
 from tracker.models.tracker import Tracker, build_network
 from tracker.train.activations import recompute_blocks
+from tracker.train.configured_data import RollingPairs, generated_sequences, pair_settings
 from tracker.train.finetune import fine_tuner
 from tracker.train.losses import TargetCellLoss, TrackingLoss
 from tracker.train.schedule import lr_factor
-from tracker.train.sources import RollingPairs, generated_sequences, pair_settings
 from tracker.train.trainer import Interrupted, Trainer
 
 

@@ -15,10 +15,10 @@ from tracker.data.dataset import PairDataset
 from tracker.errors import RGBXError
 from tracker.models.checkpoints import load_network
 from tracker.models.tracker import build_network
+from tracker.train.configured_data import generated_sequences, pair_settings, pairs_of
 from tracker.train.finetune import fine_tune, fine_tuner
 from tracker.train.prefetch import on_device
 from tracker.train.prior import prior_for
-from tracker.train.sources import generated_sequences, pair_settings, pairs_of
 from tracker.train.start import starting_network
 from tracker.train.trainer import Trainer
 from tracker.tuning.base import TunedTracker

@@ -58,13 +58,16 @@ def _opened(folder: Path, layout: str | Layout, style: XStyle, faulty_boxes: str
     faults: list[str] | None = None if faulty_boxes == "raise" else []
     sequence = load_sequence(folder, layout, problems, style, box_faults=faults)
     if problems:
-        more = f" (and {len(problems) - 1} more; `rgbx data check` lists them)" if len(problems) > 1 else ""
-        raise RGBXError(problems[0] + more)
+        raise RGBXError(_first_of(problems))
     assert sequence is not None
     if faults:
-        more = f" (and {len(faults) - 1} more; `rgbx data check` lists them)" if len(faults) > 1 else ""
-        log.warning("%s%s; the other frames are used", faults[0], more)
+        log.warning("%s; the other frames are used", _first_of(faults))
     return sequence
+
+
+def _first_of(problems: list[str]) -> str:
+    more = f" (and {len(problems) - 1} more; `rgbx data check` lists them)" if len(problems) > 1 else ""
+    return problems[0] + more
 
 
 def open_sequence(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from tracker.errors import RGBXError
+from tracker.errors import RGBXError, shortened
 from tracker.models.config import NetworkConfig, evenly_spaced_layers
 from tracker.models.tracker import build_network
 
@@ -75,10 +75,8 @@ def is_vit(names: Iterable[str]) -> bool:
     return {"patch_embed.proj.weight", "pos_embed", "norm.weight", "blocks.0.attn.qkv.weight"} <= set(names)
 
 
-def _some(names: Iterable[str], most: int = 4) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+def _some(names: Iterable[str]) -> str:
+    return shortened(sorted(names), 4)
 
 
 def expected_shapes(config: NetworkConfig) -> dict[str, torch.Size]:

@@ -1,12 +1,9 @@
-// Adam's step, the pull and the damping by its second moment in one loop: the configurations that most people run.
+// A fused step of Adam or AdamW over one chunk of one tensor, the pull and the damping by its second moment in one
+// loop: the configurations that most people run. Compiled once per instruction set, like loops.cpp.
 //
 // loops.cpp has the same step, and every other, in stages over a block; one loop keeps the divider, the table lookups
-// and the memory busy at the same time. Included only by files that are compiled once per instruction set, like
-// block.h.
-#pragma once
-
-#include "../core/adam.h"
-#include "../core/pull.h"
+// and the memory busy at the same time.
+#include "../core/element.h"
 #include "block.h"
 #include "chunk.h"
 #include "rank_block.h"
@@ -136,12 +133,6 @@ AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, DampingKind damping,
   return pull ? chosen_pass<false, true, Real>(damping, exact) : chosen_pass<false, false, Real>(damping, exact);
 }
 
-// Whether a tensor's fused step may go through adam_pass, which reads one significance and changes none.
-bool is_adam_pass(const Options& o, const Tensor& t) {
-  return o.inner() == kAdam && !o.has(kAmsgrad) && o.mode() != kCoupled && !o.has(kTransferToAnchor) && !t.transfer &&
-         !t.plus && !t.path && !(t.prior && t.curvature);
-}
-
 // Where what is not stored as Real is converted to and from, and what the sums are taken of.
 template <class Real>
 struct PassBuffers {
@@ -154,7 +145,7 @@ struct PassBuffers {
 };
 
 template <class Real>
-void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
+void fused_adam(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
   PassBuffers<Real> b;
   const bool in_place = t.dtype == Native<Real>::dtype;
   const void* significance = t.prior ? t.prior : t.curvature;
@@ -216,4 +207,11 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
 }
 
 }  // namespace
+
+void fused_adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums,
+                      SampledKeys& keys) {
+  t.dtype == DType::kFloat64 ? fused_adam<double>(o, t, begin, end, sums, keys)
+                             : fused_adam<float>(o, t, begin, end, sums, keys);
+}
+
 }  // namespace srft::cpu::SRFT_ISA

@@ -1,9 +1,9 @@
-// The one door into the CPU step: groups of tensors that are held from step to step, and checked in every one of them,
-// whoever calls and with whatever. A step that is refused has written nothing.
+// The tensors of a parameter group, held from step to step and checked in every one of them, whoever calls and with
+// whatever. A step that is refused has written nothing.
 //
 // A group keeps references to its state, not to its parameters and gradients, which come with every step: a reference
 // here would keep them from being swapped or freed.
-#include <torch/csrc/stable/library.h>
+#pragma once
 
 #include <algorithm>
 #include <array>
@@ -11,13 +11,10 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "../cpu/step.h"
+#include "chunk.h"
 #include "tensors.h"
 
-namespace {
-
-using namespace srft;
-using namespace srft::ops;
+namespace srft::ops {
 
 // What a group has of each parameter besides the parameter itself, in the order of hold_group's arguments.
 enum State { kFirst, kSecond, kMaximum, kPrevious, kAnchor, kPrior, kTransfer, kCurvature, kPath, kStates };
@@ -58,11 +55,12 @@ struct Form {
   }
 };
 
-bool is_cpu(const Metadata& m) { return m.device_type == int32_t(torch::headeronly::DeviceType::CPU); }
+inline bool is_cpu(const Metadata& m) { return m.device_type == int32_t(torch::headeronly::DeviceType::CPU); }
 
-class Group {
+class HeldGroup {
  public:
-  Group(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics, Tensor scales)
+  HeldGroup(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics,
+            Tensor scales)
       : state_(std::move(state)),
         steps_(std::move(steps)),
         statistics_(std::move(statistics)),
@@ -87,11 +85,33 @@ class Group {
     find_spans();
   }
 
-  void step(const TensorList& params, const TensorList& grads, const TensorList& plus, const TensorList& minus,
-            const std::vector<double>& settings, const Tensor& report, int64_t flags, int64_t phase) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+  // The choices and numbers of a step, after a check that a step has such ones.
+  static cpu::Options checked_options(const std::vector<double>& settings, const Tensor& report, int64_t flags,
+                                      int64_t phase) {
     cpu::Options options{};
-    set_options(options, settings, report, flags, phase);
+    constexpr int64_t kEveryFlag = (int64_t{kFoldGradient} << 1) - 1;
+    STD_TORCH_CHECK(settings.size() == kSettings, "srft: ", settings.size(), " settings, not ", int(kSettings));
+    STD_TORCH_CHECK(0 <= phase && phase <= 2, "srft: a step has no phase ", phase);
+    STD_TORCH_CHECK((flags & ~kEveryFlag) == 0, "srft: unknown flags ", flags);
+    options.bits = int32_t(flags);
+    options.phase = static_cast<Phase>(phase);
+    STD_TORCH_CHECK(options.inner() <= kSgd && options.mode() <= kCoupled && options.damping() <= kMean &&
+                        options.normalize() <= kAbsolute,
+                    "srft: the flags ", flags, " have a field with a value that stands for nothing");
+    STD_TORCH_CHECK((options.inner() == kNone) == (options.phase != Phase::kFused),
+                    "srft: a step with an inner optimizer is fused, and one without has a half before and one after");
+    std::copy(settings.begin(), settings.end(), options.settings);
+    const Metadata m(report);
+    STD_TORCH_CHECK(is_cpu(m) && m.dtype == int32_t(ScalarType::Double) && m.numel() == kReport &&
+                        report.is_contiguous() && has_memory(report, m, 8),
+                    "srft: the report must be ", kReport, " contiguous float64 numbers on the CPU");
+    return options;
+  }
+
+  // Where all tensors of a step lie, after a check that they are still what the group was made for and that nothing
+  // which the step writes shares memory with anything else. What is returned is the group's own, until the next step.
+  std::vector<cpu::Tensor>& checked_tensors(const cpu::Options& options, const TensorList& params,
+                                            const TensorList& grads, const TensorList& plus, const TensorList& minus) {
     const bool folds = options.folds_in(options.phase);
     check_count(params, "parameters", false);
     check_count(grads, "gradients", options.phase == Phase::kAfter);
@@ -108,8 +128,10 @@ class Group {
     }
     check_parameters_apart();
     if (options.phase == Phase::kBefore) check_gradients_apart();
-    cpu::step(options, tensors_, static_cast<double*>(report.mutable_data_ptr()));
+    return tensors_;
   }
+
+  std::mutex mutex;  // a step has its group to itself
 
  private:
   void check_state(int k, size_t i, const Tensor& param) {
@@ -134,26 +156,6 @@ class Group {
     STD_TORCH_CHECK(is_cpu(m) && m.dtype == int32_t(dtype) && m.is_strided() && t.is_contiguous() &&
                         m.numel() == width * int64_t(forms_.size()) && (m.numel() == 0 || has_memory(t, m, bytes)),
                     "srft: ", what, " must be contiguous on the CPU, with ", width, " numbers a parameter");
-  }
-
-  void set_options(cpu::Options& options, const std::vector<double>& settings, const Tensor& report, int64_t flags,
-                   int64_t phase) const {
-    constexpr int64_t kEveryFlag = (int64_t{kFoldGradient} << 1) - 1;
-    STD_TORCH_CHECK(settings.size() == kSettings, "srft: ", settings.size(), " settings, not ", int(kSettings));
-    STD_TORCH_CHECK(0 <= phase && phase <= 2, "srft: a step has no phase ", phase);
-    STD_TORCH_CHECK((flags & ~kEveryFlag) == 0, "srft: unknown flags ", flags);
-    options.bits = int32_t(flags);
-    options.phase = static_cast<Phase>(phase);
-    STD_TORCH_CHECK(options.inner() <= kSgd && options.mode() <= kCoupled && options.damping() <= kMean &&
-                        options.normalize() <= kAbsolute,
-                    "srft: the flags ", flags, " have a field with a value that stands for nothing");
-    STD_TORCH_CHECK((options.inner() == kNone) == (options.phase != Phase::kFused),
-                    "srft: a step with an inner optimizer is fused, and one without has a half before and one after");
-    std::copy(settings.begin(), settings.end(), options.settings);
-    const Metadata m(report);
-    STD_TORCH_CHECK(is_cpu(m) && m.dtype == int32_t(ScalarType::Double) && m.numel() == kReport &&
-                        report.is_contiguous() && has_memory(report, m, 8),
-                    "srft: the report must be ", kReport, " contiguous float64 numbers on the CPU");
   }
 
   void check_count(const TensorList& list, const char* what, bool may_be_empty) const {
@@ -327,7 +329,6 @@ class Group {
     return size_t(std::count_if(forms_.begin(), forms_.end(), [](const Form& form) { return form.size > 0; }));
   }
 
-  std::mutex mutex_;
   std::array<TensorList, kStates> state_;
   Tensor steps_, statistics_, scales_;
   std::vector<Form> forms_;
@@ -337,70 +338,4 @@ class Group {
   std::vector<uintptr_t> order_of_parameters_;
 };
 
-// Groups by number. Never destroyed, because tensors are not to be freed after torch's own libraries are gone.
-struct Registry {
-  std::mutex mutex;
-  int64_t next = 1;
-  std::unordered_map<int64_t, std::shared_ptr<Group>> groups;
-};
-Registry& registry() {
-  static auto* const all = new Registry;
-  return *all;
-}
-
-int64_t hold_group(TensorList params, TensorList first_moments, TensorList second_moments,
-                   TensorList max_second_moments, TensorList previous, TensorList anchors, TensorList priors,
-                   TensorList transfers, TensorList curvatures, TensorList paths, Tensor steps, Tensor statistics,
-                   Tensor scales) {
-  auto group = std::make_shared<Group>(
-      params,
-      std::array<TensorList, kStates>{std::move(first_moments), std::move(second_moments),
-                                      std::move(max_second_moments), std::move(previous), std::move(anchors),
-                                      std::move(priors), std::move(transfers), std::move(curvatures), std::move(paths)},
-      std::move(steps), std::move(statistics), std::move(scales));
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.groups.emplace(all.next, std::move(group));
-  return all.next++;
-}
-
-void drop_group(int64_t group) {
-  std::shared_ptr<Group> last;  // its tensors are freed outside the lock
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto found = all.groups.find(group);
-  if (found == all.groups.end()) return;
-  last = std::move(found->second);
-  all.groups.erase(found);
-}
-
-void step_group(int64_t group, TensorList params, TensorList grads, TensorList plus, TensorList minus,
-                std::vector<double> settings, Tensor report, int64_t flags, int64_t phase) {
-  std::shared_ptr<Group> held;
-  {
-    Registry& all = registry();
-    const std::lock_guard<std::mutex> lock(all.mutex);
-    const auto found = all.groups.find(group);
-    if (found != all.groups.end()) held = found->second;
-  }
-  STD_TORCH_CHECK(held, "srft: there is no group ", group, ": it was dropped, or never made");
-  held->step(params, grads, plus, minus, settings, report, flags, phase);
-}
-
-}  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(srft, m) {
-  m.def(
-      "hold_group(Tensor[] params, Tensor[] first_moments, Tensor[] second_moments, Tensor[] max_second_moments, "
-      "Tensor[] previous, Tensor[] anchors, Tensor[] priors, Tensor[] transfers, Tensor[] curvatures, Tensor[] paths, "
-      "Tensor steps, Tensor statistics, Tensor scales) -> int");
-  m.def("drop_group(int group) -> ()");
-  m.def(
-      "step_group_(int group, Tensor(a!)[] params, Tensor(b!)[] grads, Tensor[] plus, Tensor[] minus, "
-      "float[] settings, Tensor(c!) report, int flags, int phase) -> ()");
-}
-STABLE_TORCH_LIBRARY_IMPL(srft, CompositeExplicitAutograd, m) {
-  m.impl("hold_group", TORCH_BOX(&hold_group));
-  m.impl("drop_group", TORCH_BOX(&drop_group));
-  m.impl("step_group_", TORCH_BOX(&step_group));
-}
+}  // namespace srft::ops
