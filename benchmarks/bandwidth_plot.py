@@ -48,7 +48,7 @@ def seconds_of(watch: Stopwatch, call: Callable[[], object]) -> float:
 
 
 def measure(device: torch.device, smallest: int, largest: int) -> list[dict[str, Any]]:
-    """One series a contestant: elements, seconds, GB/s."""
+    """Return one series for each contestant: elements, seconds, GB/s."""
     watch = Stopwatch(device, cold=True)
     series: dict[str, dict[str, Any]] = {}
     for power in range(smallest, largest + 1):
@@ -77,7 +77,7 @@ def _last(entry: dict[str, Any]) -> str:
 
 
 def draw(series: list[dict[str, Any]], title: str, path: Path) -> bool:
-    """False where there is no matplotlib to draw with."""
+    """Draw the plot. Return False if there is no matplotlib to draw with."""
     try:
         import matplotlib
     except ImportError:

@@ -36,7 +36,7 @@ COUPLING = STRENGTH * 1e-6  # small, because the gradients are used again
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """One graph for each shape, with room for all shapes of a network."""
+    """Compile a function, one graph for each shape, with room for all shapes of a network."""
     torch._dynamo.config.recompile_limit = 64
     made: Callable[..., Tensor] = torch.compile(function, dynamic=False)
     return made
@@ -135,7 +135,10 @@ EWC_COMPILED = Contestant("ewc_compiled", "torch.compile of EWC and AdamW", traf
 
 
 def folded_priors(work: Workload) -> list[Tensor]:
-    """P̂ / rho of every tensor: what does not change from step to step, made once as a careful user would."""
+    """Return P̂ / rho of every tensor.
+
+    It does not change from step to step, so a careful user would compute it once.
+    """
     return [
         p / p.mean() / a.square().mean().sqrt().clamp(min=SMALLEST_RMS)
         for p, a in zip(work.priors, work.weights, strict=True)
@@ -174,7 +177,7 @@ def prior_alone(
     rate: Tensor,
     root: Tensor,
 ) -> Tensor:
-    """SRFT's step with kappa 1 in plain operations. ``rate`` is lr / (1 - beta1^t), ``root`` sqrt(1 - beta2^t)."""
+    """Take SRFT's step with kappa 1 in plain operations. ``rate`` is lr / (1 - beta1^t), ``root`` sqrt(1 - beta2^t)."""
     distance = weight - anchor
     value = (0.5 * STRENGTH) * (folded * distance * distance).sum()
     first.lerp_(gradient, 1 - BETA1)
@@ -186,9 +189,9 @@ def prior_alone(
 
 
 def prior_compiled(work: Workload, flat: bool = False) -> Running:
-    """:func:`prior_alone` under torch.compile: one graph a size, or one kernel over everything laid end to end.
+    """Compile :func:`prior_alone`: one graph for each size, or one kernel over everything laid end to end.
 
-    The second is out of reach of a model whose parameters are separate tensors; it is what Inductor reaches without the
+    A model whose parameters are separate tensors cannot use the second. It shows what Inductor reaches without the
     launches.
     """
     function = compiled(prior_alone)
@@ -273,7 +276,7 @@ def bitsandbytes(work: Workload, which: str) -> Running:
 
 
 def torchao(work: Workload) -> Running:
-    """Two 8-bit moments; it compiles its step, one graph for each shape."""
+    """Make torchao's optimizer with two 8-bit moments. It compiles its step, one graph for each shape."""
     try:
         from torchao.optim import AdamW8bit
     except Exception as error:

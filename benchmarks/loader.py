@@ -23,7 +23,7 @@ from benchmarks.timing import clock, spread
 
 
 def loader_section(device: torch.device) -> dict[str, Any]:
-    """Turns, as in :mod:`benchmarks.interleave`: each contestant takes some steps in every round."""
+    """Take turns as in :mod:`benchmarks.interleave`. Each contestant takes some steps in every round."""
     from benchmarks.loader_runs import Contest
 
     found = {row["key"]: row for row in empty_rows(device.type)}

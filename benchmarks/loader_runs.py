@@ -1,4 +1,4 @@
-"""One network, one set of files, and the turns of everyone who feeds the one from the other."""
+"""One network and one set of files, and the turns of all contestants that feed the network from the files."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ class Contest:
         return {key: chosen[key] for key, _ in rows(self.device.type)}
 
     def epoch(self, trainer: Trainer) -> Iterator[Batch]:
-        """One epoch of batches on the device; the loader has nothing ready before it and nothing left after it."""
+        """Yield one epoch of batches on the device.
+
+        The loader has nothing ready before it and nothing left after it.
+        """
         trainer.index = 0
         trainer.train_mode()
         return ahead(trainer.batches(), self.device)

@@ -28,7 +28,7 @@ def one_term(param: Tensor, anchor: Tensor, prior: Tensor) -> Tensor:
 
 
 def by_compiler() -> Penalty:
-    """:func:`eager` with each tensor's term under torch.compile, its backward too."""
+    """Return :func:`eager` with each tensor's term under torch.compile, and its backward pass too."""
     function = compiled(one_term)
 
     def penalty(params: list[Tensor], anchors: list[Tensor], priors: list[Tensor], strength: float) -> Tensor:
@@ -56,7 +56,7 @@ def over(work: Workload, penalty: Penalty, *, backward: bool) -> Running:
 
 
 def over_triton(work: Workload, *, backward: bool) -> Running:
-    """Triton's two kernels, called as the operator calls a backend's."""
+    """Run Triton's two kernels, called as the operator calls a backend's."""
     try:
         from srft_kernels.ops import triton
         from srft_kernels.ops.triton.penalty import penalty_gradients, penalty_value

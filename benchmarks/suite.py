@@ -69,7 +69,7 @@ def step_contestants(device: str) -> list[Contestant]:
 
 
 def variant_contestants(device: str) -> list[Contestant]:
-    """SRFT's other options, dtypes and inner optimizers, beside torch's own optimizers that do less."""
+    """Return SRFT's other options, dtypes and inner optimizers, beside torch's own optimizers that do less."""
     return [torch_adamw("fused"), TORCH_BF16, TORCH_SGD, TORCH_RMSPROP, *srft.variant_contestants(device)]
 
 

@@ -69,7 +69,7 @@ class Tensors:
 
 
 def contestants() -> list[Contestant]:
-    """Ours is the baseline: a peer's figure says how many times as long it takes."""
+    """Return the contestants. Ours is the baseline, so another's figure says how many times as long it takes."""
 
     def entry(what: str, key: str, name: str, step: Callable[[Tensors], None]) -> Contestant:
         def make(work: Workload) -> Running:

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def published(network: Any, settings: Any) -> Callable[[Frame, Any], Any]:
-    """One frame as published trackers do it: box in, box out."""
+    """Return a function of one frame as published trackers process it, from box to box."""
     from tracker.data.crop import crop_region
     from tracker.data.normalize import normalize
     from tracker.inference.engine import hann_window, network_device, planes

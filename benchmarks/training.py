@@ -156,7 +156,7 @@ def check_replay(replay: Callable[[], object], parameter: torch.Tensor) -> None:
 
 
 def graph_section(work: Workload) -> dict[str, Any]:
-    """Each optimizer's eager step and its replayed graph, by turns."""
+    """Time each optimizer's eager step and its replayed graph, in turns."""
     watch = Stopwatch(work.device)
     found = {row["key"]: row for row in empty_graph_rows()}
     calls: dict[str, Callable[[], object]] = {}

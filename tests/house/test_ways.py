@@ -35,7 +35,7 @@ class Stop:
 
 
 def walks() -> dict[str, list[Stop]]:
-    """The three ways of CONTRIBUTING.md; the later ones begin as the first does."""
+    """Return the three ways of CONTRIBUTING.md. The later ones begin as the first does."""
     section = (REPOSITORY / "CONTRIBUTING.md").read_text().split("## Follow one gradient")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (\d)\. `([^`]+)` \| ([^|]+) \|", section, flags=re.MULTILINE)
     ways: list[list[tuple[int, Stop]]] = []
@@ -59,7 +59,7 @@ class Left(Exception):
 
 
 def files_of_stack() -> list[str]:
-    """The files of this package that are being run, from the outermost on, each once."""
+    """Return the files of this package that are being run, from the outermost on, each once."""
     files = [frame.filename for frame in traceback.extract_stack()]
     inside = [f.removeprefix(f"{REPOSITORY}/") for f in files if f.startswith(f"{REPOSITORY}/srft_kernels/")]
     return list(dict.fromkeys(inside))
@@ -137,7 +137,7 @@ def test_the_python_files_are_those_of_a_steps_stack(backend: str) -> None:
 
 
 def code_of(file: str) -> str:
-    """A file without comments, as far as a line can tell."""
+    """Return a file without comments, as far as single lines show them."""
     comment = r"#.*" if file.endswith(".py") else r"//.*"
     return re.sub(comment, "", (REPOSITORY / file).read_text())
 

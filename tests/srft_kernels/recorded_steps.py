@@ -143,7 +143,10 @@ class Run:
 
 
 def chosen_checkpoints() -> list[str]:
-    """The cases whose state dict after ten steps is kept: every inner optimizer and kind of state, in float32."""
+    """Return the cases whose state dict after ten steps is kept.
+
+    They cover every inner optimizer and kind of state, in float32.
+    """
     kinds = ("rank", "to the anchor", "curvature")
     return [f"{inner}, float32, proximal, {kind}" for inner in INNERS for kind in kinds]
 

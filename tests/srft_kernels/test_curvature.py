@@ -1,4 +1,4 @@
-"""Curvature on the way: what a draw folds in, against Hessians that are known, and what SRFT makes of it."""
+"""Curvature during training: what a draw folds in, against known Hessians, and what SRFT makes of it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def draw(spec: srft.Hutchinson, model: nn.Module, loss: Callable[[], Tensor], nu
 def estimate(
     spec: srft.Hutchinson, params: list[nn.Parameter], found: list[Tensor], number: int, closure: Callable[[], Tensor]
 ) -> None:
-    """A draw's products, folded in passes of their own."""
+    """Fold a draw's products in passes of their own."""
     numbers = list(range(len(params)))
     _, product = evaluate(spec, params, numbers, found, number, closure)
     fold(params, numbers, found, product)

@@ -68,9 +68,9 @@ def prior_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def train(model: nn.Module, optimizer: Optimizer, steps: range, part: slice, *, bad: int | None = None) -> None:
-    """``part`` of every batch; the mean over processes is the mean over the batch.
+    """Train on ``part`` of every batch. The mean over processes is the mean over the batch.
 
-    ``bad``: a step that is not finite in its last sample.
+    ``bad`` is a step that is not finite in its last sample.
     """
     for step in steps:
         generator = torch.Generator().manual_seed(1000 + step)
@@ -88,7 +88,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def assert_same(ours: nn.Module, theirs: nn.Module, what: str) -> None:
-    """To the rounding of float64, which a few steps of Adam enlarge."""
+    """Compare to the rounding of float64, which a few steps of Adam enlarge."""
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         found, expected = full(p.detach()), q.detach()
         difference = float((found - expected).abs().max() / expected.abs().max())
@@ -123,7 +123,7 @@ def check_weights(rank: int, _: Path) -> None:
 
 
 def check_nonfinite_in_one_shard(rank: int, _: Path) -> None:
-    """Every process skips the step for one element of one shard."""
+    """Check that every process skips the step for one element of one shard."""
     ours, _theirs, sharded, _whole = pair(AdamW, {"lr": 1e-2}, {"nonfinite": "skip_step"})
     train(ours, sharded, range(1), part(rank))
     before = [p.to_local().clone() for p in ours.parameters()]

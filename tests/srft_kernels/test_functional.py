@@ -223,7 +223,7 @@ def test_function_transforms_agree_with_autograd() -> None:
 
 
 def test_a_native_kernel_for_the_device_is_preferred() -> None:
-    """The contract with a native library: an implementation for CPU takes over with nothing else to be told."""
+    """An implementation for the CPU takes over as soon as it is registered. The native library relies on this."""
     tensors = lists(shapes=[(3,)])
     before = significance_penalty(*tensors, 1.0)
     library: Any = torch.library.Library("srft", "IMPL")

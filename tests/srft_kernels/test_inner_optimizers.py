@@ -60,7 +60,7 @@ def test_a_strong_prior_holds_around_every_optimizer_of_torch() -> None:
 
 
 def test_an_optimizer_with_options_of_other_shapes_works() -> None:
-    """Three betas, two epsilons: options of the inner optimizer are read only where it is fused."""
+    """It has three betas and two epsilons. Options of the inner optimizer are read only if it is fused."""
 
     class Adan(Optimizer):
         def __init__(self, params: Any) -> None:

@@ -242,7 +242,7 @@ def proximal(model: nn.Module, inner: Optimizer, much: float) -> None:
 
 
 def annealing(t: int) -> float:
-    """RecAdam's λ(t); its first step is t = 1."""
+    """Return RecAdam's λ(t). Its first step is t = 1."""
     return 1 / (1 + math.exp(-NUMBERS["k"] * (t - NUMBERS["t0"])))
 
 
@@ -265,7 +265,7 @@ def recadams_pull(model: nn.Module, inner: Optimizer, much: float) -> None:
 
 
 def recadam(model: nn.Module, inner: Optimizer, much: float) -> None:
-    """The released optimizer's arithmetic, written down from its formula."""
+    """Take a step by the released optimizer's arithmetic, written down from its formula."""
     eta, (beta1, beta2), epsilon = NUMBERS["eta"], (0.9, 0.999), 1e-30
     weights, anchors = list(model.parameters()), [p.detach().clone() for p in model.parameters()]
     first, second = ([torch.zeros_like(p) for p in weights] for _ in range(2))

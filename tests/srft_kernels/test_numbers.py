@@ -41,7 +41,7 @@ def is_sound(optimizer: srft.SRFT, p: Tensor) -> bool:
 @pytest.mark.parametrize("mode", ["proximal", "decoupled", "coupled"])
 @pytest.mark.parametrize("strength", [0.0, 1e-30, 1.0, 1e12])
 def test_every_strength_is_the_definition(strength: float, mode: Any, backend: Any) -> None:
-    """One step of SGD in float64, and in float32 to its rounding."""
+    """One step of SGD agrees in float64, and in float32 to its rounding."""
     for dtype, rounding in ((torch.float64, 1e-9), (torch.float32, 2e-5)):
         p = nn.Parameter(start(dtype))
         prior = torch.linspace(0.0, 2.0, SIZE, dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_a_prior_of_zeros_is_none(kind: Any, backend: Any) -> None:
 @pytest.mark.parametrize("normalize", ["tensor", "global"])
 @pytest.mark.parametrize("size", [1e-38, 1e-30, 1e30, 1e38])
 def test_only_the_proportions_of_a_prior_count(size: float, normalize: Any, backend: Any) -> None:
-    """Whatever its scale in float32: it is divided by its mean."""
+    """The scale of a prior in float32 does not matter, because it is divided by its mean."""
     results = []
     for scale in (1.0, size):
         p = nn.Parameter(start())
@@ -188,7 +188,7 @@ def test_kappa_outside_of_zero_to_one_is_refused_before_anything_changes(kappa: 
 @pytest.mark.parametrize("steps", [1e6, 2.0**24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_after_a_million_steps_it_is_torchs_step(steps: float, dtype: torch.dtype, backend: Any) -> None:
-    """The count is a float32, which ends at 2^24: the bias has long been one by then."""
+    """The count is a float32, which ends at 2^24. By then the bias correction has long been one."""
     p, q = nn.Parameter(start(dtype)), nn.Parameter(start(dtype))
     plain = AdamW([q], lr=0.1)
     optimizer = wrapped(p, None, kappa=1.0, backend=backend)

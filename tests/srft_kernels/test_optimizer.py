@@ -65,7 +65,7 @@ def test_without_strength_it_is_the_inner_optimizer(
 
 @pytest.mark.skipif(not library.available, reason=library.reason)
 def test_without_strength_the_bits_are_those_of_fused_adamw() -> None:
-    """Where torch's vector code and ours run the same operations (whole vectors): nearly all bits."""
+    """Nearly all bits agree where torch's vector code and ours run the same operations (whole vectors)."""
     torch.manual_seed(0)
     start = torch.randn(64, 1024)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
@@ -146,7 +146,7 @@ def test_the_proximal_step_minimizes_its_objective() -> None:
 
 @pytest.mark.parametrize(("strength", "distance"), [(1.0, 1.0), (10.0, 0.1)])
 def test_strength_has_the_unit_that_is_promised(strength: float, distance: float) -> None:
-    """An element of average significance, pushed by full-size Adam steps, rests one RMS (a tenth) from the anchor."""
+    """An element of average significance that full-size Adam steps push rests one RMS (a tenth) from the anchor."""
     p = nn.Parameter(torch.full((1000,), 0.02))
     optimizer = srft.SRFT(
         AdamW([p], lr=1e-4, weight_decay=0.0), prior={p: torch.ones(1000)}, strength=strength, kappa=1.0
@@ -159,7 +159,7 @@ def test_strength_has_the_unit_that_is_promised(strength: float, distance: float
 
 
 def test_coupled_is_the_classical_penalty() -> None:
-    """EWC around SGD: the gradient of λ/2 Σ P̂ (θ - a)² by autograd, in the loss."""
+    """EWC around SGD has the gradient of λ/2 Σ P̂ (θ - a)² in the loss, here by autograd."""
     ours, theirs = network(dtype=torch.float64), network(dtype=torch.float64)
     prior = {n: t.double() for n, t in prior_of(ours).items()}
     anchor = {n: p.detach() + 0.1 for n, p in ours.named_parameters()}

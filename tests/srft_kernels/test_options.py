@@ -165,7 +165,7 @@ CHANGES: list[tuple[dict[str, Any], set[Any]]] = [
 def test_options_that_are_changed_between_steps_hold_from_there(
     kind: Any, change: dict[str, Any], anew: set[Any]
 ) -> None:
-    """As in an optimizer that has them from the beginning, loaded with what the other had."""
+    """The result is that of an optimizer that has them from the beginning, loaded with what the other had."""
     ours, theirs = network(), network()
     optimizer = srft.SRFT(kind(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.6)
     if not change.keys() <= optimizer.param_groups[0].keys() or (kind is RMSprop and "momentum" in change):

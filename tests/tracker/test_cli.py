@@ -301,7 +301,7 @@ def test_usage_errors_and_help() -> None:
 
 
 def test_as_a_process() -> None:
-    """The exit status and the streams that a shell sees."""
+    """The exit status and the streams are those that a shell sees."""
     done = subprocess.run(
         [sys.executable, "-m", "tracker.cli", "train", "train.lr=fast"], capture_output=True, text=True, check=False
     )

@@ -159,7 +159,7 @@ class NetworkSection(Section):
         return {name: value for name, value in self if name != "preset" and value is not None}
 
     def overrides(self) -> dict[str, Any]:
-        """Of the changes those that fit any weights, as keyword arguments of ``load_network``."""
+        """Return those changes that fit any weights, as keyword arguments of ``load_network``."""
         free = ("drop_path", "template_size", "search_size", "elimination_layers", "keep_ratio")
         return {name: value for name, value in self.changes().items() if name in free}
 
@@ -340,7 +340,7 @@ TUNED_GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def _trains(group: str) -> Condition:
-    """Return the group trains: by the tuning method, or because it is asked for."""
+    """Return the condition that the group trains, by the tuning method or because it is asked for."""
 
     def holds(get: Lookup) -> bool:
         return group in TUNED_GROUPS.get(get("tuning"), ()) or group in (get("train.also_train") or ())

@@ -68,7 +68,7 @@ class Sequence(abc.ABC):
 
     @abc.abstractmethod
     def frame(self, index: int) -> np.ndarray:
-        """Frame ``index``: (H, W, 6) uint8, R, G, B first and X rendered to three channels last.
+        """Return frame ``index``: (H, W, 6) uint8, R, G, B first and X rendered to three channels last.
 
         Raises:
             RGBXError: the frame cannot be read; the message names sequence, frame and file.

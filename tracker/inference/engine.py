@@ -76,7 +76,7 @@ def network_sizes(network: nn.Module | Engine) -> tuple[int, int]:
 
 
 def network_fingerprint(network: nn.Module | Engine) -> str:
-    """16 hexadecimal digits that tell one network from another: of its weights, or what an engine says of its own."""
+    """Return 16 hexadecimal digits that tell one network from another, from its weights or from what an engine says."""
     return network.fingerprint() if isinstance(network, Engine) else weights_fingerprint(network)
 
 
@@ -184,7 +184,7 @@ def planes(crop: np.ndarray) -> Tensor:
 
 
 def host_crops(frames: ListLike[np.ndarray], regions: ListLike[CropTransform]) -> Tensor:
-    """Cut crops by OpenCV: (B, C, size, size) uint8."""
+    """Cut crops with OpenCV: (B, C, size, size) uint8."""
     return torch.stack([planes(sample_region(f, r)) for f, r in zip(frames, regions, strict=True)])
 
 

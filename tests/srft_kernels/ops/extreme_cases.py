@@ -60,7 +60,7 @@ def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSO
 
 
 def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None:
-    """Two steps of a backend beside the reference in the same arithmetic: finite where it is, and the same there.
+    """Compare two steps of a backend with the reference in the same arithmetic: finite where it is, and the same there.
 
     ``make`` takes a case and returns a stepper of it, whose ``case`` may lie on another device.
     """

@@ -14,7 +14,7 @@ from srft_kernels.ops.native import cuda_library
 
 
 def cuobjdump(*options: str) -> str:
-    """NVIDIA's disassembler, from a toolkit or as triton brings it, on the built library."""
+    """Run NVIDIA's disassembler, from a toolkit or from Triton, on the built library."""
     triton = importlib.util.find_spec("triton")
     folders = [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
     if triton is not None and triton.origin is not None:

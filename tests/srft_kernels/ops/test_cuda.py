@@ -62,7 +62,7 @@ def stepper(case: Case) -> Stepper:
 
 
 def check_step(step: Stepper, dtype: torch.dtype, **options: Any) -> None:
-    """One step on the device against the reference in float64 on the CPU."""
+    """Compare one step on the device with the reference in float64 on the CPU."""
     step.prepare()
     before = moved(step.case, "cpu")
     truth = before.copy(torch.float64)
@@ -770,7 +770,7 @@ def test_a_step_with_an_element_that_is_not_finite_is_skipped_without_waiting() 
 
 @pytest.mark.parametrize("policy", ["hold", "skip_step"])
 def test_a_first_step_that_is_skipped_leaves_no_trace(policy: str) -> None:
-    """GradScaler's first scale is often too large."""
+    """GradScaler's first scale is often too large, so this happens."""
     training, twin = (Training(ADAMW, nonfinite=policy, kappa=0.5) for _ in range(2))
     training.draw_gradients(99)
     training.params[-1].grad.view(-1)[::3] = float("inf")  # type: ignore[union-attr]
@@ -840,7 +840,7 @@ def test_grad_scaler() -> None:
 
 @pytest.mark.parametrize("make", [ADAMW, SGDM, functools.partial(RMSprop, lr=1e-2)], ids=run_name)
 def test_a_run_goes_on_elsewhere(make: Make) -> None:
-    """From the device to the CPU and back, and from the device to itself in the same bits."""
+    """It goes from the device to the CPU and back, and from the device to itself with the same bits."""
 
     def resumed(from_: Training, device: torch.device | str) -> Training:
         fresh = Training(make, device, torch.float64)

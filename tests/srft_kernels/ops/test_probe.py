@@ -172,7 +172,7 @@ def compare(
     *,
     device: str = "cpu",
 ) -> None:
-    """All three operations against plain torch; targets and what ``plus`` is of ``dtype``, the rest of ``other``."""
+    """Compare all three operations with plain torch. Targets and ``plus`` have ``dtype``, the rest has ``other``."""
     numbers = [(2**32 - 1 - 7 * k) % 2**32 for k in range(len(shapes))]
 
     def laid_out(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -541,7 +541,7 @@ def test_mean_and_variance() -> None:
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 197, 256, 384, 768, 1024, 3072, 4096, 32768])
 def test_elements_do_not_go_together(lag: int) -> None:
-    """At neighbors, words, calls, and the row lengths of networks."""
+    """The lags are those of neighbors, words, calls, and the row lengths of networks."""
     z = filled()
     assert_balanced((z[lag:] * z[:-lag]).sum(), MANY - lag)
 

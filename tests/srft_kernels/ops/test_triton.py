@@ -51,7 +51,7 @@ SAMPLED = ((700, 300), (5,))
 
 
 def with_dtypes(cases: Sequence[Any]) -> list[tuple[Any, torch.dtype]]:
-    """Each case in each dtype; interpreted, which is slow, in float32 and one other."""
+    """Return each case in each dtype. Interpreted kernels are slow and get float32 and one other dtype."""
     return [
         (case, dtype)
         for i, case in enumerate(cases)

@@ -118,7 +118,7 @@ def test_random_signs_are_unbiased_with_the_variance_of_theory() -> None:
 
 
 def test_the_square_of_the_mean_gradient_would_fail_that_test() -> None:
-    """The estimator that peers call Fisher, on the same data: far outside what chance allows."""
+    """Many implementations call this estimator Fisher. On the same data it is far outside what chance allows."""
     model, (batch,) = net(), data((6,))
     g = gradients_by_func(model, [batch])["0.weight"]
     made = fisher_diagonal(model, per_sample, [batch], draws=4000, seed=11)["0.weight"]

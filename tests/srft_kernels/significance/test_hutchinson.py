@@ -83,7 +83,7 @@ def losses(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def full_hessian(model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
-    """Of the loss as a function of all parameters, (P, P), by torch.func."""
+    """Return the Hessian of the loss as a function of all parameters, (P, P), by torch.func."""
     named = {n: p.detach() for n, p in model.named_parameters()}
     blocks = torch.func.hessian(loss)(named)
     rows = [torch.cat([blocks[a][b].reshape(named[a].numel(), -1) for b in named], dim=1) for a in named]

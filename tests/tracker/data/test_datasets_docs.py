@@ -66,7 +66,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 def download(root: Path, layout: str, modality: str) -> None:
-    """A generated data set in the place of a downloaded one: training sequences and a test sequence."""
+    """Write a generated data set in place of a downloaded one, with training sequences and a test sequence."""
     length = 21 if layout == "vtuav" else 6  # one frame in ten has a box
     config = SyntheticConfig(modality=modality, length=length, size=(96, 72), difficulty=0.2, leave=0.0, occlusion=0.0)
     recordings = layout == "fe108"

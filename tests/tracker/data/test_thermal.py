@@ -67,7 +67,10 @@ def test_styles_that_are_refused(style: dict[str, object], said: str) -> None:
 
 
 def packed_tiff(values: np.ndarray, bits: int) -> bytes:
-    """A little-endian TIFF of one strip with ``bits`` a pixel, the most significant first, rows filled up to bytes."""
+    """Return a little-endian TIFF of one strip with ``bits`` a pixel.
+
+    The most significant bit comes first, and rows are filled up to whole bytes.
+    """
     rows = []
     for row in values:
         text = "".join(format(int(value), f"0{bits}b") for value in row)

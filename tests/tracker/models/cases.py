@@ -26,12 +26,12 @@ def small(**changes: Any) -> NetworkConfig:
 
 
 def seeded(config: NetworkConfig, seed: int = 0) -> Tracker:
-    """The network of a configuration with the initial weights of a seed, in evaluation mode."""
+    """Return the network of a configuration with the initial weights of a seed, in evaluation mode."""
     torch.manual_seed(seed)
     return build_network(config).eval()
 
 
 def same(a: Tracker, b: Tracker) -> bool:
-    """Whether two networks have the same parameters and buffers, to the bit."""
+    """Return whether two networks have the same parameters and buffers, to the bit."""
     first, second = a.state_dict(), b.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

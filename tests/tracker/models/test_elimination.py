@@ -143,7 +143,7 @@ def test_the_grid_holds_what_was_kept_and_zeros(cells: int, template: int, data:
 
 
 def slow_block(x: Tensor, state: State, name: str, heads: int) -> tuple[Tensor, Tensor]:
-    """``x (N, D)`` after attention and after the whole block, without elimination, and all of the attention."""
+    """Return ``x (N, D)`` after attention and after the whole block, without elimination, and all of the attention."""
     width = x.shape[1] // heads
     normed = F.layer_norm(x, x.shape[1:], state[f"{name}.norm1.weight"], state[f"{name}.norm1.bias"], 1e-6)
     qkv = normed @ state[f"{name}.attn.qkv.weight"].T + state[f"{name}.attn.qkv.bias"]
@@ -304,7 +304,7 @@ def test_elimination_adds_no_weights(make: Any) -> None:
     ],
 )
 def test_multiplications_are_as_many_as_published(config: NetworkConfig, published: float) -> None:
-    """OSTrack's table has 21.5 G and 48.3 G; like its counter, without the products of the attention itself."""
+    """OSTrack's table has 21.5 G and 48.3 G. Like its counter, this leaves out the products of the attention itself."""
     with torch.device("meta"):
         network = build_network(config).eval()
         template, search = (torch.empty(1, 3, side, side) for side in (config.template_size, config.search_size))

@@ -88,7 +88,7 @@ def block(x: Tensor, state: State, name: str, heads: int) -> Tensor:
 
 
 def patches(images: Tensor, state: State, stream: str, patch: int) -> Tensor:
-    """Tokens in reading order: every patch flattened (channel, row, column) and projected."""
+    """Return tokens in reading order, with every patch flattened (channel, row, column) and projected."""
     batch, channels, height, width = images.shape
     cut = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
     weight = state[f"{stream}.patch_embed.proj.weight"]

@@ -31,7 +31,7 @@ def scalar_radius(width: float, height: float, overlap: float = 0.7) -> float:
 
 
 def scalar_target(box: list[float], cells: int) -> list[list[float]]:
-    """One heat map, painted cell by cell."""
+    """Return one heat map, painted cell by cell."""
     cx, cy, w, h = (value * cells for value in box)
     radius = max(0, int(scalar_radius(w, h)))
     sigma = (2 * radius + 1) / 6

@@ -62,7 +62,7 @@ INTENDED = {
 
 
 def recipe(name: str) -> RunConfig:
-    """With the place of its data, which no file holds; several data sets stand in it by name."""
+    """Return a recipe with the place of its data, which no file holds. Several data sets are named in it."""
     return load_config(RunConfig, name, [] if name.endswith("_rgbx") else ["data.root=/data"])
 
 

@@ -359,7 +359,7 @@ def test_crops_of_the_device_train_and_resume_to_the_same_bits(pairs: PairDatase
 
 @pytest.mark.gpu
 def test_a_gpu_trains_alike_with_everything_on(pairs: PairDataset, tmp_path: Path) -> None:
-    """Never run so far: batches sent ahead, crops made there, bf16, TF32, resumed to the same bits."""
+    """This has never been run: batches sent ahead, crops made there, bf16, TF32, resumed to the same bits."""
     windows = PairDataset(pairs.sequences, dataclasses.replace(pairs.settings, crops="device"), 18, seed=3)
     config = run_config("train.workers=1", "train.precision=bf16", "train.tf32=true", "optimizer.name=srft")
 

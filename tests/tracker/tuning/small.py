@@ -40,7 +40,7 @@ def saved_rgb(path: Path, seed: int = 0, **changes: Any) -> Tracker:
 
 
 def tuned(method: str, base: Tracker | None = None, file: str = "rgb.safetensors", **settings: Any) -> TunedTracker:
-    """A method around ``base``, every parameter that it adds made random: at the start many of them do nothing."""
+    """Return a method around ``base``. Every parameter that it adds is random, because many do nothing at the start."""
     base = rgb_tracker() if base is None else base
     origin = Origin(file, network_fingerprint(base))
     kind: Any = None

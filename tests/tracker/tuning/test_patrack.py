@@ -18,14 +18,14 @@ from tracker.tuning.patrack import PATrack
 
 
 def rgb_tracker(**changes: Any) -> Tracker:
-    """Depth 4: the default meetings are at 1, 2 and 3."""
+    """Return an RGB tracker of depth 4, whose default meetings are at 1, 2 and 3."""
     torch.manual_seed(0)
     settings = {"depth": 4, "embed_dim": 16, "num_heads": 2, "head_channels": 8, "patch": 8, **changes}
     return build_network(preset("tiny", kind="single_stream", template_size=16, search_size=32, **settings)).eval()
 
 
 def tuned(settings: PATrackSection | None = None, **changes: Any) -> PATrack:
-    """In float64, with adapters of which each changes the answer."""
+    """Return a tuned tracker in float64, in which each adapter changes the answer."""
     network = PATrack(rgb_tracker(**changes), settings or PATrackSection()).double().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

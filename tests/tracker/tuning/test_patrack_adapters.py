@@ -88,7 +88,7 @@ def block_means(maps: Map) -> Map:
 
 
 def mixed_by_hand(state: dict[str, Tensor], grid: list[list[float]], side: int) -> list[list[float]]:
-    """One map's tokens, ``(side * side, DIM)``, through the mixer."""
+    """Run one map's tokens, ``(side * side, DIM)``, through the mixer."""
     low_rank = [linear(state["down.weight"], state["down.bias"], token) for token in grid]
     maps = [[[low_rank[i * side + j][c] for j in range(side)] for i in range(side)] for c in range(8)]
     convolved = each(

@@ -63,7 +63,7 @@ def confidence_of(run: int, name: str) -> np.ndarray:
 
 
 def iou_of(run: int, name: str, index: int) -> float | None:
-    """By hand: two boxes of one size, moved along x."""
+    """Return the IoU by hand of two boxes of the same size, moved along x."""
     if name == "hard" and index in ABSENT:
         return None
     shared = max(0.0, 30.0 - shift_of(run, name, index)) * 20

@@ -74,7 +74,7 @@ class Browser:
             time.sleep(0.02)
 
     def settled(self) -> None:
-        """The picture on the canvas is the one of the frame that is named."""
+        """Wait until the picture on the canvas is that of the frame that is named."""
         self.until(lambda: self.run("return document.getElementById('view')?.dataset.frame") == str(self.frame))
 
     @property
@@ -139,7 +139,7 @@ def _no_complaints(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def check_readouts(browser: Browser, runs: int) -> None:
-    """What is written beside the slider is what the files say of this frame."""
+    """Check that the text beside the slider is what the files say about this frame."""
     name, frame = browser.sequence, browser.frame
     for run in range(runs):
         box = ", ".join(f"{v:.1f}" for v in results_of(run, name)[frame])
@@ -155,7 +155,7 @@ def check_readouts(browser: Browser, runs: int) -> None:
 
 
 def check_picture(browser: Browser) -> None:
-    """The picture behind the boxes is of this frame, on both sides."""
+    """Check that the picture behind the boxes is of this frame, on both sides."""
     for half, gray in ((0, gray_of(browser.frame)), (1, 255 - gray_of(browser.frame))):
         assert max(abs(v - gray) for v in browser.pixel(60, 80, half)) <= 4
 

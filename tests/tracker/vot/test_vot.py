@@ -187,7 +187,7 @@ def test_an_analysis_is_read_by_the_kind_of_its_parts(tmp_path: Path) -> None:
 
 
 def as_rgbt2019(root: Path, target: Path) -> Path:
-    """A LasHeR-like set in the form in which the toolkit keeps VOT-RGBT2019: polygons, and an anchor at each end."""
+    """Return a LasHeR-like set in the form of the toolkit's VOT-RGBT2019, with polygons and an anchor at each end."""
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
         sequence = open_sequence(folder)
         place = target / folder.name

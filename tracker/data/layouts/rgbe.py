@@ -218,9 +218,9 @@ class FE108(Events):
 
 
 def start_frames(root: Path) -> dict[str, int]:
-    """FE108's first frame of the recording for each sequence, from ``pair.txt`` or a file for each sequence.
+    """Return FE108's first frame of the recording for each sequence, from ``pair.txt`` or a file for each sequence.
 
-    ``pair.txt`` (in the root or beside it) has a line ``NAME NUMBER`` each; ``start_frame_idx`` is a folder with
+    ``pair.txt`` (in the root or beside it) has a line ``NAME NUMBER`` for each. ``start_frame_idx`` is a folder with
     ``NAME.txt``, or a file like ``pair.txt``.
     """
     found: dict[str, int] = {}

@@ -47,7 +47,7 @@ _NOT_SKIN = ("hubble_deep_field.jpg", "clock_motion.png", "cell.png")
 
 
 def photograph_folder() -> Path:
-    """scikit-image's data folder.
+    """Return scikit-image's data folder.
 
     Raises:
         RGBXError: scikit-image is not installed.

@@ -193,7 +193,7 @@ def make_sprite(rng: np.random.Generator, shape: str, split: str, pixels: float)
 
 
 def make_screen(rng: np.random.Generator, split: str, width: int, height: int) -> Sprite:
-    """Something to pass behind: a pole, a trunk or a hedge, ``width`` x ``height`` pixels, in a square of its own."""
+    """Draw something to pass behind: a pole, a trunk or a hedge of ``width`` x ``height`` pixels, in its own square."""
     side = max(width, height) + 4
     patch = random_patch(rng, split, (side, side), (0.3, 0.8))
     alpha = np.zeros((side, side), dtype=np.uint8)

@@ -214,7 +214,7 @@ def peek(path: Path) -> tuple[set[str], dict[str, str]]:
 
 
 def _read(path: Path, num_heads: int | None) -> tuple[State, NetworkConfig, dict[str, Any]]:
-    """State by our names, the configuration that it was made for, and meta."""
+    """Return the state under our names, the configuration for which it was made, and the meta."""
     state, metadata = read_tensors(path)
     if METADATA_KEY in metadata:
         return state, *_our_header(path, metadata[METADATA_KEY], num_heads)
@@ -266,7 +266,7 @@ def single_precision(state: Mapping[str, Tensor]) -> State:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content: eight bytes of header length, then a JSON object. A name that says so counts too."""
+    """Return whether a file is safetensors: eight bytes of header length, then a JSON object. Its name counts too."""
     with open(path, "rb") as file:
         start = file.read(9)
     plausible = len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < 100_000_000

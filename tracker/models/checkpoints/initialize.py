@@ -53,15 +53,15 @@ def load_state(config: NetworkConfig, state: Mapping[str, Tensor], source: str) 
 
 
 def initialize_two_stream(rgb: Tracker | Mapping[str, Tensor], config: NetworkConfig | None = None) -> TwoStreamTracker:
-    """SRTrack's initialization: streams and cross blocks start as copies of the RGB tracker's blocks.
+    """Return a two-stream tracker that starts as SRTrack does: streams and cross blocks are copies of RGB blocks.
 
-    ``rgb`` is a single-stream tracker, its state, or a state with OSTrack's published names. ``config``
-    describes the two-stream network; for a tracker it may be left out, and is then the tracker's own with
-    two streams. The copies share no memory with ``rgb`` or each other. Position embeddings are resized where the
-    crops of ``config`` have other sizes, which is logged. Answers in evaluation mode.
+    ``rgb`` is a single-stream tracker, its state, or a state with OSTrack's published names. ``config`` describes the
+    two-stream network. For a tracker it may be left out, and is then the tracker's own with two streams. The copies
+    share no memory with ``rgb`` or each other. Position embeddings are resized if the crops of ``config`` have other
+    sizes, which is logged. The result is in evaluation mode.
 
-    Raises RGBXError with the names that differ where the RGB tracker does not fit ``config``: another
-    width or depth.
+    Raises:
+        RGBXError: with the names that differ, if the RGB tracker does not fit ``config`` (another width or depth).
     """
     if isinstance(rgb, Tracker):
         if config is None:
