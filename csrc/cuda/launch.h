@@ -19,7 +19,7 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Makes a device current during its lifetime, and afterwards the device that was.
+// Makes a device current during its lifetime, and afterward the device that was.
 class OnDevice {
  public:
   explicit OnDevice(int device) {

@@ -52,7 +52,7 @@ def second_derivatives(probed: Probed, loss: Callable[[], Tensor], scale: float,
     training step, and a draw costs about two further backward passes.
 
     The fused kernels of ``scaled_dot_product_attention`` have no second derivative. The block therefore runs with the
-    one kernel that has, and restores the choice of kernels afterwards.
+    one kernel that has, and restores the choice of kernels afterward.
     """
     parameters = probed.parameters
     with sdpa_kernel(SDPBackend.MATH):

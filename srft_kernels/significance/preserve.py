@@ -48,7 +48,7 @@ class Buffers:
 
 @contextmanager
 def generators_restored(seed: int) -> Iterator[None]:
-    """Seed the global generators (torch on CPU and CUDA, NumPy, Python) for the block, and restore them afterwards.
+    """Seed the global generators (torch on CPU and CUDA, NumPy, Python) for the block, and restore them afterward.
 
     With the seed, what a data loader or a dropout layer draws in the block is a function of ``seed``.
     """
@@ -64,7 +64,7 @@ def generators_restored(seed: int) -> Iterator[None]:
 
 @contextmanager
 def model_restored(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put every module in training or evaluation mode for the block, and restore what the block may change afterwards.
+    """Put every module in training or evaluation mode for the block, and restore what the block may change afterward.
 
     It restores training flags, buffers (BatchNorm statistics and counts) in value and identity, and ``requires_grad``
     and ``.grad`` of every parameter. Gradients are put aside for the block, so that a backward pass in it adds to none

@@ -81,7 +81,7 @@ class Sequence(abc.ABC):
     def planes(self, index: int) -> np.ndarray:
         """Return what there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any other.
 
-        Cropping these and adding the zeros afterwards costs half as much.
+        Cropping these and adding the zeros afterward costs half as much.
         """
         image = self.frame(index)
         return image[:, :, :3] if self.rgb_only else image

@@ -44,7 +44,7 @@ def network_device(network: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 @contextmanager
 def evaluation_mode(network: nn.Module | Engine) -> Iterator[None]:
-    """Hold a network in evaluation mode and put every module's own flag back afterwards."""
+    """Hold a network in evaluation mode and put every module's own flag back afterward."""
     if isinstance(network, Engine):
         yield
         return

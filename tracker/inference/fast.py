@@ -99,7 +99,7 @@ class GraphEngine(Engine):
 
     Args:
         network: on a GPU, in fp32, fp16 or bf16; left as it is, but for evaluation mode. Its weights may be
-            changed in place afterwards; its number of tokens (:meth:`set_keep_ratio`) may not.
+            changed in place afterward; its number of tokens (:meth:`set_keep_ratio`) may not.
         window: see :class:`tracker.inference.engine.Locator`.
         compile: put the network through ``torch.compile`` first, which fuses what lies between the matrix products.
 
