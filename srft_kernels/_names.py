@@ -116,8 +116,9 @@ def _by_name(
         )
     if strict and unexpected and missing:
         raise ValueError(
-            f"the {what} and the optimizer differ: it names {shortened(unexpected)}, which the optimizer has not, "
-            f"and lacks {shortened(missing)}; rename it, or pass strict=False if both are meant"
+            f"the {what} and the optimizer differ: it names {shortened(unexpected)}, which the optimizer lacks, "
+            f"and lacks {shortened(missing)}, which the optimizer has; rename it, or pass strict=False if both are "
+            "meant"
         )
     return {p: given[keys[n]] for p, n in zip(params, names, strict=True) if n in keys}
 

@@ -155,7 +155,7 @@ def check_groups(
     devices = {p.device for group in groups for p in group["params"]}
     if len(devices) != 1:
         raise ValueError(
-            f"all parameters must be on one device, got {sorted(map(str, devices))}: wrap one optimizer a device"
+            f"all parameters must be on one device, got {sorted(map(str, devices))}: make one optimizer for each device"
         )
     return mesh, devices.pop()
 

@@ -78,7 +78,7 @@ def check(param: Tensor, name: str, mesh: Any) -> Any:
             "a mesh of one dimension is supported, as fully_shard(module) makes it; keep it in another optimizer"
         )
     if mesh is not None and own != mesh:
-        raise ValueError(f"{name} is on {own}, other parameters on {mesh}: wrap one optimizer a mesh")
+        raise ValueError(f"{name} is on {own}, other parameters on {mesh}: make one optimizer for each mesh")
     return own
 
 

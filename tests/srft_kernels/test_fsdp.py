@@ -182,7 +182,7 @@ def check_placements(_: int, __: Path) -> None:
     with pytest.raises(ValueError, match=r"w is distributed as .* mesh of 2 dim"):
         optimizer([Replicate(), Shard(0)], init_device_mesh("cpu", (1, WORLD)))
     _, present = optimizer([Shard(0)])
-    with pytest.raises(ValueError, match=r"\(4, 3\) is on .*one optimizer a mesh"):
+    with pytest.raises(ValueError, match=r"\(4, 3\) is on .*one optimizer for each mesh"):
         present.add_param_group({"params": [optimizer([Shard(0)], init_device_mesh("cpu", (1,)))[0]]})
     with pytest.raises(ValueError, match=r"w is distributed: .*finite_difference"):
         optimizer([Shard(0)], curvature=srft.Hutchinson(method="autograd"))
