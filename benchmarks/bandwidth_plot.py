@@ -39,7 +39,7 @@ def contestants(device: str) -> list[Contestant]:
 
 
 def seconds_of(watch: Stopwatch, call: Callable[[], object]) -> float:
-    """Return median of as many turns as fit into a share of a second, the caches emptied before each."""
+    """Return the median of as many turns as fit into a share of a second, the caches emptied before each."""
     head_start = HEAD_START * min(watch.host(call) for _ in range(3))
     taken: list[float] = []
     while len(taken) < FEWEST or (len(taken) < MOST and sum(taken) < SECONDS_A_POINT):

@@ -341,7 +341,7 @@ class SRFT(Optimizer):
             group["updates"] += 1
 
     def advance(self) -> None:
-        """The old name of :meth:`prepare_replay`."""
+        """Do what :meth:`prepare_replay` does, of which this is the old name."""
         _deprecated("optimizer.advance()", "optimizer.prepare_replay()")
         self.prepare_replay()
 
@@ -369,7 +369,7 @@ class SRFT(Optimizer):
         return True
 
     def follow(self, paths: dict[Tensor, Tensor] | None) -> bool:
-        """The old name of what :class:`PathIntegral` calls."""
+        """Do what :class:`PathIntegral` calls, under its old name."""
         _deprecated("optimizer.follow()", "PathIntegral(optimizer)")
         return self._record_paths(paths)
 

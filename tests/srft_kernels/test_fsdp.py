@@ -57,7 +57,7 @@ CASES: dict[str, tuple[type[Optimizer], dict[str, Any], dict[str, Any]]] = {
 
 
 def network() -> nn.Module:
-    """Return the last bias has one element, so that the second process has none of it."""
+    """Return a network whose last bias has one element, so that the second process has none of it."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(11, 32), nn.GELU(), nn.Linear(32, 7), nn.LayerNorm(7), nn.Linear(7, 1)).double()
 

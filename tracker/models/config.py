@@ -159,7 +159,7 @@ _VIT_T: dict[str, Any] = {"drop_path": 0.1, "embed_dim": 192, "num_heads": 3, "h
 
 
 def vit_b_256(**changes: Any) -> NetworkConfig:
-    """SRTrack's and OSTrack's 256 network: ViT-B/16, template 128, search 256."""
+    """Return the 256 network of SRTrack and OSTrack: ViT-B/16, template 128, search 256."""
     return NetworkConfig(**_VIT_B, **_SMALL_SIZES).replace(**changes)
 
 
@@ -169,27 +169,27 @@ def vit_b_384(**changes: Any) -> NetworkConfig:
 
 
 def vit_s_256(**changes: Any) -> NetworkConfig:
-    """ViT-S/16 at the 256 sizes."""
+    """Return a ViT-S/16 at the sizes of the 256 network."""
     return NetworkConfig(**_VIT_S, **_SMALL_SIZES).replace(**changes)
 
 
 def vit_s_384(**changes: Any) -> NetworkConfig:
-    """ViT-S/16 at the 384 sizes."""
+    """Return a ViT-S/16 at the sizes of the 384 network."""
     return NetworkConfig(**_VIT_S, **_LARGE_SIZES).replace(**changes)
 
 
 def vit_t_256(**changes: Any) -> NetworkConfig:
-    """ViT-Ti/16 at the 256 sizes."""
+    """Return a ViT-Ti/16 at the sizes of the 256 network."""
     return NetworkConfig(**_VIT_T, **_SMALL_SIZES).replace(**changes)
 
 
 def vit_t_384(**changes: Any) -> NetworkConfig:
-    """ViT-Ti/16 at the 384 sizes."""
+    """Return a ViT-Ti/16 at the sizes of the 384 network."""
     return NetworkConfig(**_VIT_T, **_LARGE_SIZES).replace(**changes)
 
 
 def droptrack_b_384(**changes: Any) -> NetworkConfig:
-    """DropTrack's network: the 384 one with DropMAE's temporal embeddings. Its search factor is 5, not 4."""
+    """Return DropTrack's network: the 384 one with DropMAE's temporal embeddings. Its search factor is 5, not 4."""
     return vit_b_384(temporal=True).replace(**changes)
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 
 def keep_ratio_at(epoch: int, final: float, start: int = 4, length: int = 16) -> float:
-    """OSTrack's warm-up: 1 before epoch ``start``, ``final`` from ``start + length`` on, half a cosine between.
+    """Return the ratio of OSTrack's warm-up, which counts epochs from 1.
 
-    OSTrack counts epochs from 1. A tracker that is fine-tuned from one trained without elimination needs it:
-    dropped at once, tokens that the head relies on would be zero.
+    It is 1 before epoch ``start``, ``final`` from ``start + length`` on, and half a cosine between. A tracker that is
+    fine-tuned from one trained without elimination needs the warm-up: if tokens that the head relies on were dropped at
+    once, they would be zero.
     """
     if epoch < start:
         return 1.0

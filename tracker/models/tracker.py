@@ -170,7 +170,7 @@ class Stream(nn.Module):
 
 
 def _grid_positions(cells: int, dim: int) -> Tensor:
-    """2-D sine-cosine embedding ``(1, cells * cells, dim)``; channels beyond a multiple of 4 stay 0."""
+    """Return a 2-D sine-cosine embedding ``(1, cells * cells, dim)``; channels beyond a multiple of 4 stay 0."""
     grid = torch.zeros(cells * cells, dim)
     if dim >= 4:
         grid[:, : dim // 4 * 4] = build_sincos2d_pos_embed([cells, cells], dim=dim // 4 * 4)
@@ -248,7 +248,7 @@ class Tracker(nn.Module):
         return tokens, kept
 
     def initialize_blocks(self) -> None:
-        """ViT initialization: truncated normal of 0.02 in every linear layer, zero biases."""
+        """Initialize as a ViT is: every linear layer gets a truncated normal of 0.02 and zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -248,9 +248,10 @@ def training_memory(trainer: Trainer) -> int:
 
 
 def task_sequences(config: RunConfig, count: int = 24, length: int = 60) -> dict[str, list[Any]]:
-    """By modality: sequences that no training saw, and RGB ones that show what is left of the old skill.
+    """Return sequences that no training saw, by modality, and RGB ones that show what is left of the old skill.
 
-    Generated where training data are generated; else the test split of the training data, and generated RGB ones.
+    They are generated where the training data are. Otherwise those of the new task are the test split of the training
+    data, and the RGB ones are generated.
     """
     found: dict[str, list[Any]] = {}
     if config.data.source == "synthetic":

@@ -460,7 +460,7 @@ def trained_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def base_fingerprint(network: nn.Module) -> str | None:
-    """Of the network that a tuned one wraps and whose weights its checkpoints leave out; None of any other."""
+    """Return the fingerprint of the network that a tuned one wraps, whose weights no checkpoint holds; else None."""
     origin = network.origin if isinstance(network, TunedTracker) else None
     return None if origin is None else origin.fingerprint
 

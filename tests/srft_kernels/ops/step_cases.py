@@ -65,7 +65,7 @@ class Case:
         return made
 
     def call(self, phase: Phase = Phase.FUSED, settings: Any = None, flags: int = 0, **more: Any) -> StepCall:
-        """Return one step with the case's gradients and products."""
+        """Return the description of one step with the case's gradients and products."""
         if phase is Phase.FUSED:
             more = {"plus": self.plus, "minus": self.minus, **more}
         grads = [] if phase is Phase.AFTER else self.grads

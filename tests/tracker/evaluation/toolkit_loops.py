@@ -166,5 +166,5 @@ def drawn_overlap(a: Box, b: Box, size: tuple[int, int] | None) -> float:
 
 
 def no_ties(errors: list[float]) -> bool:
-    """Return a tie that is decided by the last bit of a root has no truth."""
+    """Return whether no error ties with a threshold, a whole number; the last bit of a root would decide a tie."""
     return all(not math.isfinite(e) or e == round(e) or abs(e - round(e)) > 1e-9 for e in errors)
