@@ -438,7 +438,7 @@ def test_a_failing_stage_is_recorded_and_the_next_ones_run(tmp_path: Path, prete
 
 @bash_only
 def test_tests_that_take_too_long_say_what_they_found(tmp_path: Path, pretender: str) -> None:
-    """They are interrupted, also where a shell in the background ignores interrupts, and the other stages go on."""
+    """They are interrupted, also if a shell in the background ignores interrupts, and the other stages go on."""
     out = tmp_path / "out"
     script = f"trap '' INT; exec bash {SCRIPT} --stages tests,nosync"
     environment = {**NO_DEVICE, "PYTHON": pretender, "OUT": str(out), "BUILD_TAKES": "0", "TESTS_TAKE": "50",

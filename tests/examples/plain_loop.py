@@ -1,4 +1,4 @@
-"""The loop that every training stack stands in for, written out: what the examples' results are compared with."""
+"""The loop that every training stack stands in for, written out. The examples' results are compared with it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""From ``SRFT.step`` to the element: the ways that CONTRIBUTING.md walks are those of the code, and they are short.
+"""The ways that CONTRIBUTING.md walks, from ``SRFT.step`` to the element, are those of the code, and they are short.
 
-In Python the truth is the stack of a real step at the moment when it leaves Python. In C++ it is the text: what a row
-of a table says is entered must be defined in that row's file and named by the code of the file before it.
+In Python they are compared with the stack of a real step at the moment when it leaves Python. In C++ they are compared
+with the text: what a row of a table says is entered must be defined in that row's file and named by the code of the
+file before it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def walks() -> dict[str, list[Stop]]:
 
 
 class Left(Exception):
-    """A step that got as far as what the test stands in for."""
+    """Raised by what a test puts in place of the step, as soon as the step has got that far."""
 
 
 def files_of_stack() -> list[str]:

@@ -166,7 +166,7 @@ def train(optimizer: srft.SRFT, model: nn.Module, loss: Callable[[], Tensor], st
 def test_on_a_diagonal_hessian_srft_is_srft_with_that_prior(
     inner: Any, normalize: Any, method: Any, beta: float
 ) -> None:
-    """H is then (1 - β^draws) times the Hessian, which no mean and no bias may show."""
+    """There H is (1 - β^draws) times the Hessian, and neither the mean nor a bias may show that factor."""
     if beta and inner is RMSprop:
         normalize = "tensor"
     ours, theirs = Quadratic(), Quadratic()

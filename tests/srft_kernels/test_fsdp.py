@@ -202,7 +202,7 @@ def check_placements(_: int, __: Path) -> None:
 
 
 class Scale(nn.Module):
-    """A diagonal Hessian: any signs give it whole."""
+    """A network with a diagonal Hessian, which every choice of signs recovers as a whole."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ def check_curvature(rank: int, _: Path) -> None:
 
 
 def check_diagonal(rank: int, _: Path) -> None:
-    """Estimated on shards, each process with its own samples; a diagonal Hessian is exact in one probe."""
+    """Check the diagonal that is estimated on shards, each process with its own samples. One probe makes it exact."""
     ours, theirs = Scale(5), Scale(5)
     fully_shard(ours, mesh=init_device_mesh("cpu", (WORLD,)))
     x = torch.randn(16, 5, generator=torch.Generator().manual_seed(2)).double()

@@ -270,7 +270,7 @@ class Training(RuleBasedStateMachine):
         self.each(lambda world: world.optimizer.begin_task(gamma=gamma))
 
     def compare(self) -> None:
-        """Weights to the rounding of a step; the native ones then go on from the reference's."""
+        """Compare the weights to the rounding of a step. Then the native ones go on from the reference's."""
         reference, native = self.worlds
         for name, p in reference.params.items():
             q = native.params[name]

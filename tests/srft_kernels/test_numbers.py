@@ -1,4 +1,4 @@
-"""Numbers at the edges of what floating point holds: what a step does with them is defined, on every backend alike."""
+"""A step with numbers at the edges of floating point does what is defined, and every backend does the same."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def is_sound(optimizer: srft.SRFT, p: Tensor) -> bool:
 @pytest.mark.parametrize("mode", ["proximal", "decoupled", "coupled"])
 @pytest.mark.parametrize("strength", [0.0, 1e-30, 1.0, 1e12])
 def test_every_strength_is_the_definition(strength: float, mode: Any, backend: Any) -> None:
-    """One step of SGD agrees in float64, and in float32 to its rounding."""
+    """One step of SGD agrees with the definition: in float64, and in float32 to its rounding."""
     for dtype, rounding in ((torch.float64, 1e-9), (torch.float32, 2e-5)):
         p = nn.Parameter(start(dtype))
         prior = torch.linspace(0.0, 2.0, SIZE, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_only_the_proportions_of_a_prior_count(size: float, normalize: Any, back
 
 @each_backend
 def test_a_prior_of_denormal_numbers_is_none(backend: Any) -> None:
-    """Their inverse is no number in float32, and they have lost their digits."""
+    """The inverse of a denormal number is no number in float32, and such numbers have lost their digits."""
     p = nn.Parameter(start())
     optimizer = wrapped(p, torch.full((SIZE,), 1e-42), SGD, strength=1e12, backend=backend)
     for _ in range(2):

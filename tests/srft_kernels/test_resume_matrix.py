@@ -1,4 +1,4 @@
-"""Every optimizer that can be had: wrapped, it resumes to the bits of an undisturbed run, or wrapping refuses it."""
+"""Every known optimizer, when wrapped, resumes to the bits of an undisturbed run, or wrapping refuses it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def advance(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
-    """Some steps on batches that depend on nothing but their number."""
+    """Take some steps on batches that depend on nothing but their number."""
     if hasattr(optimizer, "train"):  # those without a schedule want to know
         optimizer.train()
     for step in steps:
@@ -80,7 +80,7 @@ def advance(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) ->
 
 
 def through_a_file(value: Any) -> Any:
-    """Saved and loaded as a checkpoint is, without running anything in it."""
+    """Return what was saved and loaded as a checkpoint is, without running anything in it."""
     file = io.BytesIO()
     torch.save(value, file)
     file.seek(0)

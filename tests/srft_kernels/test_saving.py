@@ -101,7 +101,7 @@ def test_a_copy_alone_leaves_the_original_alone() -> None:
 
 @each_inner
 def test_a_checkpoint_by_dcp_resumes_to_the_bits_of_the_whole_run(kind: Any, options: dict[str, Any]) -> None:
-    """Whatever plain torch has to do for it: a fresh optimizer's state is made before it is loaded."""
+    """As DCP requires of plain torch, too, a fresh optimizer's state is made before it is loaded."""
     whole, first, second = network(), network(), network(seed=3)
     through, before, after = make(whole, kind, options), make(first, kind, options), make(second, kind, options)
     train(whole, through, 8)

@@ -24,7 +24,7 @@ MISSING = missing()
 
 
 class Absent(pytest.File):
-    """A test file that cannot even be imported here: one skipped test in its place."""
+    """Collects one skipped test in place of a test file that cannot even be imported here."""
 
     def collect(self) -> list[pytest.Item]:
         return [Skipped.from_parent(self, name="everything")]

@@ -75,7 +75,8 @@ def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None
         for i, (mine, truth) in enumerate(zip(after.params, theirs.params, strict=True)):
             assert torch.equal(mine.isfinite(), truth.isfinite()), i
             finite = truth.isfinite()
-            # A weight is rounded, and what it is made of: where it was, where it is pulled to, how far it went.
+            # The weight is rounded, and so is what it is made of: where it was, where it is pulled to, and how far it
+            # went.
             size = truth.abs() + before[i].abs() + anchors[i].abs()
             error = (mine - truth).abs()[finite]
             assert bool((error <= 4e-6 * size[finite]).all()), (i, float((error / size[finite]).max()))
@@ -86,7 +87,7 @@ def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None
 
 
 def as_torch_steps(make: Callable[[Case], Stepper], *, kappa: float) -> None:
-    """Without a pull, AdamW's step is torch's wherever that is finite, and what damps it only shortens it."""
+    """Check that AdamW's step without a pull is torch's wherever that is finite, and that damping only shortens it."""
     step = make(extreme_case(strength=0.0, kappa=kappa, damping=Damping.RANK))
     case = step.case
     param = torch.nn.Parameter(case.params[0].clone())

@@ -112,8 +112,8 @@ def make_case(
         Setting.BETA1: 0.9,
         Setting.BETA2: 0.99 if inner is Inner.ADAM else 0.1,
         Setting.EPSILON: 1e-8,
-        # Decay through Adam's gradient would be in the second moment, which then is not T, so the wrapper gives T a
-        # state of its own.
+        # If decay went through Adam's gradient, it would be in the second moment, which then is not T. So the wrapper
+        # gives T a state of its own.
         Setting.WEIGHT_DECAY: 0.05 if own or options.get("decoupled_decay") else 0.0,
         Setting.GRADIENT_FACTOR: 1.0,
         Setting.STRENGTH: strength,
@@ -324,7 +324,7 @@ def assert_halves_agree(step: Stepper, dtype: torch.dtype) -> None:
 
 
 def assert_same_statistics(case: Case, truth: Case) -> None:
-    """Ranges and sums within rounding; counts but for elements within rounding of a bin's edge."""
+    """Compare ranges and sums within rounding, and counts but for elements within rounding of a bin's edge."""
     for ours, theirs in zip(case.statistics, truth.statistics, strict=True):
         torch.testing.assert_close(ours[: contract.HISTOGRAM], theirs[: contract.HISTOGRAM], rtol=1e-5, atol=1e-5)
         counted = theirs[contract.HISTOGRAM :].sum()

@@ -36,7 +36,7 @@ from tests.srft_kernels.ops.step_cases import (
 
 @pytest.fixture(autouse=True)
 def _order_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing may depend on which block is first."""
+    """Run the blocks in either order, because nothing may depend on which is first."""
     monkeypatch.setenv("SRFT_CUDA_ON_HOST_ORDER", "7")
 
 

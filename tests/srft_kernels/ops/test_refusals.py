@@ -1,4 +1,4 @@
-"""Whatever the CPU step is given, it steps or it refuses in a sentence; where it refuses it has written nothing."""
+"""The CPU step either takes what it is given or refuses it in a sentence, and then it has written nothing."""
 
 from __future__ import annotations
 

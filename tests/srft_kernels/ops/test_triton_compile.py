@@ -1,6 +1,6 @@
 """The Triton kernels compile ahead of time, for devices that need not be here: NVIDIA's to machine code, AMD's too.
 
-What only the compiler knows of speed is looked at as well: no register is spilled inside a loop, and memory moves 16
+The tests also look at what only the compiler knows of speed: no register is spilled inside a loop, and memory moves 16
 bytes a thread.
 """
 

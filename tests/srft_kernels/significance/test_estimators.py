@@ -1,6 +1,6 @@
-"""The estimators, against per-sample gradients by torch.func and their statistics against theory.
+"""The estimators agree with per-sample gradients by torch.func, and their statistics with theory.
 
-The model is left untouched.
+They leave the model untouched.
 """
 
 from __future__ import annotations
@@ -468,7 +468,7 @@ def test_the_pass_leaves_everything_as_it_found_it(
 
 
 def test_that_test_can_fail() -> None:
-    """The same network under a bare forward and backward pass: everything the pass restores does change."""
+    """A bare forward and backward pass changes everything in the same network that an estimation restores."""
     model = Everything(0, 3, 0.1)
     before = snapshot(model)
     per_sample(model, data((4,), dtype=torch.float32)[0]).sum().backward()
@@ -521,7 +521,7 @@ def outputs(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def regression() -> tuple[nn.Linear, Batch, Tensor]:
-    """Softmax regression, a batch of 6 and the class probabilities of the model, (6, 3)."""
+    """Return a softmax regression, a batch of 6 and the class probabilities of the model, (6, 3)."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = nn.Linear(4, 3, bias=False).double()

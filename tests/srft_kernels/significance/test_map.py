@@ -1,4 +1,4 @@
-"""The significance map: what it accepts, how it is kept, how it is carried to another network, and what it refuses."""
+"""What a significance map accepts, how it is kept, how it is carried to another network, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synaptic intelligence against the paper's formulas written out, and against what it means: the loss's fall."""
+"""Synaptic intelligence agrees with the paper's formulas written out, and with what it means: the fall of the loss."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every command on the pages about data sets, run in its order on a generated set in that layout.
+"""Every command on the pages about data sets runs, in its order, on a generated set in that layout.
 
-What a reader puts in (a downloaded data set, pre-trained weights) is put in here by :data:`STAND_INS`; :data:`SMALL` is
+What a reader puts in (a downloaded data set, pre-trained weights) is put in here by :data:`STAND_INS`. :data:`SMALL` is
 appended to ``rgbx prior`` and ``rgbx train``, so that the recipes themselves are read and then made tiny.
 """
 
@@ -58,7 +58,7 @@ PAIRS = ["pairs.min_frames=4", "pairs.min_present=2"]
 
 
 def commands(page: str) -> list[list[str]]:
-    """Words of every command in the page's bash blocks, in order; backslashes join lines."""
+    """Return the words of every command in the page's bash blocks, in order; backslashes join lines."""
     text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]

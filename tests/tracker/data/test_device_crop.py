@@ -1,4 +1,4 @@
-"""Crops made in batches on a device: those of the host, and those of a float64 reference, within rounding."""
+"""Crops that a device makes in batches are those of the host, and those of a float64 reference, within rounding."""
 
 from __future__ import annotations
 

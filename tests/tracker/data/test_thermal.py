@@ -1,4 +1,4 @@
-"""Thermal images of more than 8 bits: values by hand, files packed by hand, styles that a checkpoint keeps."""
+"""Thermal images of more than 8 bits: the values and the files are made by hand, and a checkpoint keeps the style."""
 
 from __future__ import annotations
 

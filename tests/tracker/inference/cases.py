@@ -15,7 +15,7 @@ from tracker.models.tracker import TrackerOutput
 
 
 class ScriptedNetwork(nn.Module):
-    """Answers given maps, whatever it sees, one set a call; counts its calls."""
+    """Answers the maps that it was given, one set a call, whatever it sees. It counts its calls."""
 
     def __init__(self, answers: ListLike[tuple[np.ndarray, np.ndarray, np.ndarray]], search: int = 128) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""``tracker.Tracker``: the calls that OpenCV's trackers have, against the online tracker."""
+"""``tracker.Tracker`` has the calls of OpenCV's trackers, and answers as the online tracker does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way of running a network against the eager one, and device-side crops against float64."""
+"""Every way of running a network agrees with the eager one, and device-side crops agree with float64."""
 
 from __future__ import annotations
 

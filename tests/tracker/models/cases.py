@@ -11,7 +11,7 @@ from tracker.models.tracker import Tracker, build_network
 
 
 def small(**changes: Any) -> NetworkConfig:
-    """Three layers of width 24; template 2 x 2 and search 4 x 4 cells."""
+    """Return a configuration of three layers of width 24, with 2 x 2 cells of template and 4 x 4 of search."""
     settings: dict[str, Any] = {
         "kind": "single_stream",
         "embed_dim": 24,

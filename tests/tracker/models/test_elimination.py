@@ -50,7 +50,7 @@ def small(**changes: Any) -> NetworkConfig:
 
 
 def lively(config: NetworkConfig, seed: int = 0) -> Tracker:
-    """Float64, evaluation mode, and no tensor at its initial value: attention is far from even."""
+    """Return a float64 network in evaluation mode, no tensor at its initial value, so that attention is uneven."""
     torch.manual_seed(seed)
     network = build_network(config).double().eval()
     with torch.no_grad():
@@ -165,7 +165,10 @@ def slow_mlp(x: Tensor, state: State, name: str) -> Tensor:
 
 
 def slow_features(template: Tensor, search: Tensor, state: State, config: NetworkConfig) -> Tensor:
-    """Features of one sample, ``(Nz + S * S, D)``: tokens in dicts by their cell, ranked with sorted()."""
+    """Return the features of one sample, ``(Nz + S * S, D)``.
+
+    Tokens are in dicts by their cell, ranked with sorted().
+    """
     template_tokens, cells = config.template_cells**2, config.search_cells**2
     row, column = (config.template_cells - 1) // 2, (config.template_cells - 1) // 2
     center = row * config.template_cells + column
@@ -342,7 +345,10 @@ def test_configurations_with_elimination_survive_plain_values() -> None:
 
 
 class SDSTrack:
-    """SDSTrack's network, written out for its weights; only what ranks, drops and brings back is the project's."""
+    """SDSTrack's network, written out for its weights.
+
+    Only what ranks, drops and brings back tokens is the project's.
+    """
 
     HEADS, TEMPLATE, CELLS = 3, 16, 8
 
@@ -381,7 +387,7 @@ class SDSTrack:
         return torch.cat([z, patches(search) + self.state["backbone.pos_embed_x"]], dim=1)
 
     def rgb_layer(self, layer: int, tokens: Tensor, kept: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:
-        """OSTrack's block, untouched: the project's own, with these weights."""
+        """Run OSTrack's block untouched: it is the project's own, with these weights."""
         block = VitBlock(48, self.HEADS, qkv_bias=True, norm_layer=layer_norm)
         prefix = f"backbone.blocks.{layer}."
         own = {n.removeprefix(prefix): t for n, t in self.state.items() if n.startswith(prefix) and "Adapter" not in n}

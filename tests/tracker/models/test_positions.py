@@ -1,4 +1,4 @@
-"""Position embeddings at other sizes: against Pillow's interpolation, and everywhere a network changes its size."""
+"""Position embeddings at other sizes agree with Pillow's interpolation, wherever a network changes its size."""
 
 from __future__ import annotations
 

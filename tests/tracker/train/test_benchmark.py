@@ -1,4 +1,4 @@
-"""The benchmark of training from files starts, finishes and says what it measured: on one step of two samples."""
+"""The benchmark of training from files starts, finishes and says what it measured, on one step of two samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loss against scalar derivations, and against the published reduction over a batch."""
+"""The training loss agrees with scalar derivations, and with the published reduction over a batch."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_focal_loss_equals_the_sum_over_cells() -> None:
 
 
 def test_mean_over_the_batch_is_the_published_batch_loss() -> None:
-    """Published: mean of 1 - GIoU over boxes, mean of L1 over all coordinates, focal sum over positives."""
+    """It is the mean of 1 - GIoU over boxes, the mean of L1 over coordinates, and the focal sum over positives."""
     output = random_output(4, seed=3)
     parts = TrackingLoss()(output, BOXES)
     assert all(part.shape == (4,) for part in parts.values())

@@ -17,7 +17,7 @@ from tracker.tuning.files import tune
 
 
 def small_config(**changes: Any) -> NetworkConfig:
-    """Four layers of width 16; template 2 x 2 and search 4 x 4 cells."""
+    """Return a configuration of four layers of width 16, with 2 x 2 cells of template and 4 x 4 of search."""
     shape = {"embed_dim": 16, "depth": 4, "num_heads": 2, "head_channels": 8, "template_size": 32, "search_size": 64}
     return preset("tiny", kind="single_stream", **{**shape, "cross_layers": (1, 3), **changes})
 
@@ -33,7 +33,7 @@ def rgb_tracker(seed: int = 0, **changes: Any) -> Tracker:
 
 
 def saved_rgb(path: Path, seed: int = 0, **changes: Any) -> Tracker:
-    """That network, and its file."""
+    """Write a small RGB network to a file, and return the network."""
     network = rgb_tracker(seed, **changes)
     save_network(path, network)
     return network
@@ -65,7 +65,7 @@ def saved_teacher(path: Path) -> Path:
 
 
 def crops(config: NetworkConfig, batch: int = 2, seed: int = 3) -> tuple[Tensor, Tensor]:
-    """Random normalized template and search crops, RGB and X."""
+    """Return random normalized template and search crops, RGB and X."""
     generator = torch.Generator().manual_seed(seed)
     return (
         torch.randn(batch, 6, config.template_size, config.template_size, generator=generator),

@@ -1,4 +1,4 @@
-"""Files of tuned networks: what was trained and no more, and no base but their own."""
+"""Files of tuned networks hold what was trained and no more, and fit no base but their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PATrack around a whole network: its layers written out, its parameters counted, and what it refuses."""
+"""PATrack around a whole network: its layers are written out, its parameters counted, and its refusals tried."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_both_modalities_and_every_adapter_reach_the_answer() -> None:
 
 @pytest.mark.parametrize(("template", "search"), [(24, 56), (8, 40)])
 def test_crops_of_any_size_are_taken(template: int, search: int) -> None:
-    """Grids of 3 and 7, and of 1 and 5 cells: the published code has 8 and 16 in it."""
+    """The grids have 3 and 7, and 1 and 5 cells; the published code takes only 8 and 16."""
     torch.manual_seed(0)
     config = preset("tiny", kind="single_stream", depth=4, embed_dim=16, num_heads=2, head_channels=8, patch=8,
                     template_size=template, search_size=search)  # fmt: skip
@@ -139,7 +139,7 @@ def build_on_meta() -> Tracker:
 
 
 def test_recomputed_activations_give_the_same_gradient_of_less_memory() -> None:
-    """With dropout: what is computed twice has to draw the same numbers twice."""
+    """There is dropout, so what is computed twice has to draw the same numbers twice."""
     gradients, sizes = [], []
     for recomputed in (False, True):
         network = tuned().train()

@@ -104,7 +104,7 @@ def mixed_by_hand(state: dict[str, Tensor], grid: list[list[float]], side: int) 
 
 @pytest.mark.parametrize("grids", [(2, 4), (3, 5)])
 def test_a_mixer_takes_each_grid_apart_as_written_out(grids: tuple[int, int]) -> None:
-    """(3, 5): odd sides, which the published code does not take."""
+    """The sides 3 and 5 are odd, which the published code does not take."""
     mixer = seeded(FrequencyMixer(DIM, grids).double())
     given = tokens(grids[0] ** 2 + grids[1] ** 2)
     with torch.no_grad():

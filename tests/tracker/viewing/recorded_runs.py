@@ -1,4 +1,4 @@
-"""A small data set with two runs whose every number is known: what the tests of pages look at."""
+"""A small data set with two runs whose every number is known, for the tests of pages."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ def truth_of(name: str) -> np.ndarray:
 
 
 def gray_of(index: int) -> int:
-    """RGB of frame ``index``; X is 255 less it. So a picture tells which frame it is of."""
+    """Return the level of RGB in frame ``index``; X is 255 less it. So a picture tells which frame it is of."""
     return 10 + 8 * index
 
 
 def shift_of(run: int, name: str, index: int) -> float:
-    """Pixels by which a run's box is too far right. Of ``hard`` the first run loses the target at frame 6."""
+    """Return the pixels by which a run's box is too far right.
+
+    In ``hard`` the first run loses the target at frame 6.
+    """
     if index == 0 or name == "even":
         return 0.0
     if name == "easy":
@@ -71,7 +74,7 @@ def iou_of(run: int, name: str, index: int) -> float | None:
 
 
 def write_example(root: Path) -> Example:
-    """Write it, with confidences; the first run also marks lost frames."""
+    """Write the example, with confidences. The first run also marks lost frames."""
     sequences = []
     for name in NAMES:
         frames = np.empty((FRAMES, HEIGHT, WIDTH, 6), np.uint8)

@@ -1,4 +1,4 @@
-"""What pages hold against the result files that they are made of, what is refused, and the live window."""
+"""Pages hold what is in the result files that they are made of; what is refused; and the live window."""
 
 from __future__ import annotations
 
