@@ -256,6 +256,7 @@ def cells(outcome: Outcome, reference: Outcome) -> list[str]:
 
 
 def spread(values: Sequence[float]) -> str:
+    """Return the mean, and with several values the standard deviation, as text with one decimal."""
     if not values:
         return "–"
     mean = statistics.fmean(values)
@@ -263,10 +264,12 @@ def spread(values: Sequence[float]) -> str:
 
 
 def text(rows: Sequence[Outcome]) -> str:
+    """Return the table as text for a terminal."""
     return aligned_table(HEAD, [cells(row, rows[0]) for row in rows])
 
 
 def markdown(rows: Sequence[Outcome], config: RunConfig, seeds: int, count: int, length: int, shown: str) -> str:
+    """Return the page that is written to ``table.md``."""
     table = [HEAD, ["---", *("---:" for _ in HEAD[1:])], *(cells(row, rows[0]) for row in rows)]
     train, optimizer = config.train, config.optimizer
     damping = f"damping {optimizer.damping}" if optimizer.damping != "none" else "no damping"

@@ -1,7 +1,7 @@
-// What a step makes of one element: transfer significance, the inner optimizer's proposal (Adam or SGD), and the pull.
+// One element of a step: the transfer significance, the inner optimizer's proposal (Adam or SGD), and the pull.
 //
 // Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019) and SGD with momentum, dampening and Nesterov's
-// look-ahead are in torch's order of operations and rounding. The pull is the weighted quadratic of docs/kernels.md.
+// look-ahead follow torch's order of operations and rounding. The pull is the weighted quadratic of docs/kernels.md.
 #pragma once
 
 #include "host_device.h"
@@ -10,7 +10,7 @@ namespace srft {
 
 // ---------------------------------------------------------------- Adam
 
-// Transfer significance, T <- beta T + (1 - beta) g^2, in torch's own rounding of Adam's second moment (the last
+// The transfer significance, T <- beta T + (1 - beta) g^2. It is rounded as torch rounds Adam's second moment (the last
 // multiply-add is fused), so that T can be that state.
 template <class Real>
 SRFT_CORE Real accumulate_square(Real average, Real gradient, Real beta, Real one_minus_beta) {
@@ -28,7 +28,7 @@ struct AdamConstants {
   Real correction2_root;    // sqrt(1 - beta2^t)
 };
 
-// Moments in place. Decays `weight` (AdamW), and returns what the step's denominator is the root of.
+// Updates the moments in place and decays `weight` (AdamW). Returns the number whose root is the step's denominator.
 template <bool kDecoupledWeightDecay, bool kMaximum, class Real>
 SRFT_CORE Real adam_moments(Real& weight, Real gradient, Real& first, Real& second, Real& largest_second,
                             const AdamConstants<Real>& c) {
@@ -37,7 +37,7 @@ SRFT_CORE Real adam_moments(Real& weight, Real gradient, Real& first, Real& seco
   } else {
     gradient = c.decay != Real(0) ? gradient + weight * c.decay : gradient;
   }
-  // torch's lerp changes its base point at a coefficient of one half; 1 - beta1 is below it for every beta1 > 0.5.
+  // torch's lerp changes its base point at a coefficient of one half. 1 - beta1 is below that for every beta1 > 0.5.
   first = c.one_minus_beta1 < Real(0.5) ? fused_multiply_add(c.one_minus_beta1, gradient - first, first)
                                         : fused_multiply_add(c.one_minus_beta1 - Real(1), gradient - first, gradient);
   second = accumulate_square(second, gradient, c.beta2, c.one_minus_beta2);
@@ -46,7 +46,7 @@ SRFT_CORE Real adam_moments(Real& weight, Real gradient, Real& first, Real& seco
   return largest_second;
 }
 
-// Moments in place; returns what the optimizer alone would make of `weight`.
+// Updates the moments in place. Returns what the optimizer alone would make of `weight`.
 template <bool kDecoupledWeightDecay, bool kMaximum, class Real>
 SRFT_CORE Real adam(Real weight, Real gradient, Real& first, Real& second, Real& largest_second,
                     const AdamConstants<Real>& c) {
@@ -55,9 +55,9 @@ SRFT_CORE Real adam(Real weight, Real gradient, Real& first, Real& second, Real&
   return weight + c.negative_step_size * first / denominator;
 }
 
-// The same as start + numerator / denominator, for a pull that divides anyway: numerator and denominator are both
-// torch's times the root of the second bias correction, which saves that division and costs an ulp. Where the average
-// has overflowed, torch divides by infinity and the weight stays; here the numerator is zero then.
+// The same proposal as start + numerator / denominator, for a pull that divides anyway. Both numbers are torch's times
+// the root of the second bias correction, which saves that division and costs one ulp. If the average has overflowed,
+// torch divides by infinity and the weight stays; here the numerator is zero then.
 template <class Real>
 struct AdamQuotient {
   Real start, numerator, denominator;
@@ -86,7 +86,8 @@ struct SgdConstants {
 
 template <bool kMomentum, bool kLookAhead, class Real>
 SRFT_CORE Real sgd(Real weight, Real gradient, Real& buffer, const SgdConstants<Real>& c) {
-  // Not a product with zero: an infinite weight stays infinite, as in torch.
+  // An infinite weight times a decay of zero would be NaN, so the product is taken only if there is a decay. Then the
+  // weight stays infinite, as in torch.
   gradient = c.weight_decay != Real(0) ? fused_multiply_add(weight, c.weight_decay, gradient) : gradient;
   if (kMomentum) {
     buffer = fused_multiply_add(c.momentum, buffer, c.one_minus_dampening * gradient);
@@ -97,27 +98,27 @@ SRFT_CORE Real sgd(Real weight, Real gradient, Real& buffer, const SgdConstants<
 
 // ---------------------------------------------------------------- the pull
 
-// Toward the anchor with weight w_p, and toward where the element just was with weight w_t.
+// The pull goes toward the anchor with weight w_p, and toward the element's present value with weight w_t.
 
-// A weight so large that the blend below is its target to the last bit; beyond it, infinity over infinity would be
-// near.
+// A weight so large that the blend below is its target to the last bit. Larger weights would soon give infinity over
+// infinity.
 template <class Real>
 SRFT_CORE Real bounded_weight(Real weight) {
   return weight < Real(1e18) ? weight : Real(1e18);
 }
 
-// The exact minimizer of (x - proposed)^2/2 + w_p (x - anchor)^2/2 + w_t (x - current)^2/2, written as a step from
-// `proposed` so that no weight means no change, to the bit.
+// Returns the exact minimizer of (x - proposed)^2/2 + w_p (x - anchor)^2/2 + w_t (x - current)^2/2. It is written as a
+// step from `proposed`, so that weights of zero change no bit.
 template <class Real>
 SRFT_CORE Real proximal(Real proposed, Real current, Real anchor, Real anchor_weight, Real current_weight) {
   const Real pull = anchor_weight * (anchor - proposed) + current_weight * (current - proposed);
   return proposed + pull / (Real(1) + anchor_weight + current_weight);
 }
 
-// The same for a proposal that is start + numerator / denominator, with one division for both: the proposal put into
-// the minimizer above and the whole written as a step from `start`. No weight means the proposal, to the bit. The
-// weights are bounded here, at 1e9 for float, so that no product overflows; beyond it the blend is its target but for a
-// billionth of the way.
+// The same for a proposal that is start + numerator / denominator, with one division for both. The proposal is inserted
+// into the minimizer above, and the whole is written as a step from `start`. Weights of zero give the proposal, to the
+// bit. The weights are bounded here, at 1e9 for float, so that no product overflows. Beyond that bound the blend would
+// differ from its target by a billionth of the way.
 template <class Real>
 SRFT_CORE Real proximal_quotient(Real start, Real numerator, Real denominator, Real current, Real anchor,
                                  Real anchor_weight, Real current_weight) {
@@ -128,13 +129,13 @@ SRFT_CORE Real proximal_quotient(Real start, Real numerator, Real denominator, R
   return start + (numerator + denominator * pull) / (denominator * (Real(1) + anchor_weight + current_weight));
 }
 
-// Its first order, as AdamW decouples weight decay.
+// Returns the first order of that minimizer, in the way in which AdamW decouples weight decay.
 template <class Real>
 SRFT_CORE Real decoupled(Real proposed, Real current, Real anchor, Real anchor_weight, Real current_weight) {
   return proposed + (anchor_weight * (anchor - proposed) + current_weight * (current - proposed));
 }
 
-// The classical penalty's gradient (EWC, L2-SP), for optimizers that do not rescale.
+// Returns the gradient of the classical penalty (EWC, L2-SP), for optimizers that do not rescale.
 template <class Real>
 SRFT_CORE Real coupled(Real gradient, Real current, Real anchor, Real anchor_weight) {
   return gradient + anchor_weight * (current - anchor);

@@ -1,8 +1,8 @@
-// A fused step of Adam or AdamW over one chunk of one tensor, the pull and the damping by its second moment in one
-// loop: the configurations that most people run. Compiled once per instruction set, like loops.cpp.
+// A fused step of Adam or AdamW over one chunk of one tensor, with the pull and the damping by its second moment in one
+// loop. Most people run these configurations. The file is compiled once per instruction set, like loops.cpp.
 //
-// loops.cpp has the same step, and every other, in stages over a block; one loop keeps the divider, the table lookups
-// and the memory busy at the same time.
+// loops.cpp has this step and all others in stages over a block. One loop keeps the divider, the table lookups and the
+// memory busy at the same time.
 #include "../core/element.h"
 #include "block.h"
 #include "chunk.h"
@@ -14,7 +14,7 @@ namespace {
 // How the damping of an element follows from its T.
 enum class DampingKind { kNone, kByRank, kByMean };
 
-// What stays the same over a chunk.
+// The numbers that stay the same over a chunk.
 template <class Real>
 struct PassConstants {
   AdamConstants<Real> adam;
@@ -24,23 +24,23 @@ struct PassConstants {
   bool hold;  // an element whose gradient is not finite stays as it is
 };
 
-// A block of every tensor that a pass reads and writes. `prior_term` and `transfer_term` are what each element adds to
-// the sums of the penalty.
+// One block of every tensor that a pass reads and writes. `prior_term` and `transfer_term` are what each element adds
+// to the sums of the penalty.
 template <class Real>
 struct PassBlock {
   const Real *weight, *gradient, *anchor, *prior;
   Real *first, *second, *out, *prior_term, *transfer_term;
 };
 
-// Memory that a chunk is read from, and how far into it one element lies.
+// The memory that a chunk is read from, and the distance between its elements.
 struct Stream {
   const char* base;
   int bytes;
 };
-constexpr int kStreams = 6;  // parameter, gradient, two moments; anchor and prior last, where there is a pull
+constexpr int kStreams = 6;  // parameter, gradient, two moments; then anchor and prior if there is a pull
 
-// The hardware fetches ahead within a page of 4 KB; these many elements ahead, software has the next page's translation
-// and its first lines ready. Worth a tenth of the step.
+// The hardware prefetches within a page of 4 KB. This many elements ahead, software fetches the next page's translation
+// and first lines, which saves a tenth of the step.
 constexpr int kStrip = 32;
 constexpr int kAhead = 512;
 
@@ -51,14 +51,14 @@ SRFT_CORE void prefetch(const Stream* streams, int count, int64_t element) {
   }
 }
 
-// A block. Returns how many of its gradients were finite.
+// Takes the step over a block. Returns how many of its gradients were finite.
 template <bool kDecoupledWeightDecay, bool kPull, DampingKind kDamping, bool kExact, class Real>
 int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& constants, const Stream* streams,
               int64_t offset) {
   constexpr bool kDamp = kDamping != DampingKind::kNone;
   const PassBlock<Real> s = block;
   const PassConstants<Real> c = constants;
-  const int32_t propagate = constants.hold ? 0 : 1;  // no bool: g++ finds no vector mask for a captured one
+  const int32_t propagate = constants.hold ? 0 : 1;  // not a bool, because g++ finds no vector mask for a captured one
   int32_t finite = 0;
   const auto element = [&](int i) __attribute__((always_inline)) {
     const Real g = s.gradient[i], current = s.weight[i];
@@ -77,7 +77,7 @@ int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& co
     Real anchor_weight = 0, current_weight = 0;
     if (kPull) {
       const Real distance = current - a;
-      const Real significance = absolute(s.prior[i]);  // of H, where that is the prior
+      const Real significance = absolute(s.prior[i]);  // the absolute value matters if H is the prior
       s.prior_term[i] = significance * distance * distance;
       anchor_weight = bounded_weight(c.prior_weight * significance);
     }
@@ -133,7 +133,7 @@ AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, DampingKind damping,
   return pull ? chosen_pass<false, true, Real>(damping, exact) : chosen_pass<false, false, Real>(damping, exact);
 }
 
-// Where what is not stored as Real is converted to and from, and what the sums are taken of.
+// Buffers for the conversion of what is not stored as Real, and for the terms of the sums.
 template <class Real>
 struct PassBuffers {
   alignas(64) Real weight[kBlock];

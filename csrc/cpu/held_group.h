@@ -1,8 +1,8 @@
-// The tensors of a parameter group, held from step to step and checked in every one of them, whoever calls and with
-// whatever. A step that is refused has written nothing.
+// The tensors of a parameter group. They are held from step to step and checked in every step, whatever the caller
+// passes. A step that is refused has written nothing.
 //
-// A group keeps references to its state, not to its parameters and gradients, which come with every step: a reference
-// here would keep them from being swapped or freed.
+// A group keeps references to its state, but not to its parameters and gradients, which come with every step. A
+// reference here would keep them from being swapped or freed.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 namespace srft::ops {
 
-// What a group has of each parameter besides the parameter itself, in the order of hold_group's arguments.
+// What a group keeps for each parameter besides the parameter itself, in the order of hold_group's arguments.
 enum State { kFirst, kSecond, kMaximum, kPrevious, kAnchor, kPrior, kTransfer, kCurvature, kPath, kStates };
 constexpr const char* kStateNames[kStates] = {
     "first moment", "second moment", "maximum of second moments", "weights before the step",
@@ -34,7 +34,7 @@ struct Span {
 struct Form {
   int32_t dtype;
   DType kind;
-  int64_t size, bytes;  // elements, and bytes of one
+  int64_t size, bytes;  // the number of elements, and the bytes of one
   std::vector<int64_t> sizes, strides;
 
   explicit Form(const Tensor& param, const Metadata& m)
@@ -137,7 +137,7 @@ class HeldGroup {
   void check_state(int k, size_t i, const Tensor& param) {
     const Tensor& t = state_[k][i];
     const Metadata m(t);
-    if (m.numel() == 0) return;  // this parameter has none
+    if (m.numel() == 0) return;  // this parameter has no such state
     const Form& form = forms_[i];
     STD_TORCH_CHECK(is_cpu(m), "srft: the ", kStateNames[k], " of parameter ", i, " is not on the CPU");
     STD_TORCH_CHECK(m.lies_like(Metadata(param)), "srft: the ", kStateNames[k], " of parameter ", i,
@@ -163,7 +163,7 @@ class HeldGroup {
                     " for a group of ", forms_.size(), " parameters");
   }
 
-  // Where a tensor of a step lies, which must be as its parameter was.
+  // Returns the address of a step's tensor, which must have the form that its parameter had.
   void* checked(const Tensor& tensor, size_t i, const char* what) const {
     const Form& form = forms_[i];
     const Metadata m(tensor);
@@ -177,7 +177,8 @@ class HeldGroup {
     return address_of(tensor);
   }
 
-  // The state's addresses, after a check that none was freed since. What an optimizer needs has to be there.
+  // Finds the state's addresses, after a check that no state was freed since, and that the optimizer has all that it
+  // needs.
   void point_to_state(const cpu::Options& options) {
     auto* statistics = static_cast<double*>(row_memory(statistics_, ScalarType::Double, kStatistics, "statistics"));
     auto* steps = static_cast<float*>(row_memory(steps_, ScalarType::Float, 1, "steps"));
@@ -230,7 +231,7 @@ class HeldGroup {
     return place;
   }
 
-  // Where everything lies that a step writes, and that no two tensors share it.
+  // Finds the memory that a step writes, and refuses tensors that share it.
   void find_spans() {
     written_.clear();
     read_.clear();
@@ -265,8 +266,8 @@ class HeldGroup {
   }
   bool overlaps_written(uintptr_t begin, uintptr_t end) const { return overlaps(written_, begin, end); }
 
-  // A parameter and its gradient against the state. A gradient may be its own parameter: elements are read before they
-  // are written.
+  // Refuses a parameter or gradient that shares memory with the state. A gradient may be its own parameter, because
+  // elements are read before they are written.
   void check_alone(const void* param, const void* grad, size_t i) const {
     const Form& form = forms_[i];
     const auto span = [&](const void* at) { return reinterpret_cast<uintptr_t>(at); };
@@ -277,7 +278,7 @@ class HeldGroup {
     STD_TORCH_CHECK(!shares, "srft: parameter ", i, " or its gradient shares memory with the optimizer's state");
   }
 
-  // Parameters against one another, and gradients against the parameters of others.
+  // Refuses parameters that share memory with one another, and gradients that share it with the parameters of others.
   void check_parameters_apart() {
     std::vector<Span>& spans = parameters_;
     bool same = spans.size() == count_sized();
@@ -311,7 +312,7 @@ class HeldGroup {
                       i, " shares memory with a parameter");
     }
   }
-  // The half of a step that writes gradients, too.
+  // The same for gradients among themselves, in the half of a step that writes them.
   void check_gradients_apart() const {
     std::vector<Span> spans;
     for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -333,7 +334,7 @@ class HeldGroup {
   Tensor steps_, statistics_, scales_;
   std::vector<Form> forms_;
   std::vector<cpu::Tensor> tensors_;
-  std::array<std::vector<uintptr_t>, kStates> places_;  // of the state, as it was last looked at
+  std::array<std::vector<uintptr_t>, kStates> places_;  // addresses of the state, as they were last found
   std::vector<Span> written_, read_, parameters_;       // sorted
   std::vector<uintptr_t> order_of_parameters_;
 };

@@ -1,4 +1,4 @@
-// The significance penalty on the CPU: lists of tensors as plain pointers, and nothing else.
+// The significance penalty on the CPU: the operators' lists of tensors as plain pointers.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -36,7 +36,7 @@ namespace {
 
 using namespace srft::ops;
 
-// A tensor as the penalty's loops read it: contiguous, and widened where they do not know its dtype.
+// Returns a tensor as the penalty's loops read it: contiguous, and widened if they do not know its dtype.
 Tensor readable(const Tensor& tensor) {
   const ScalarType dtype = tensor.scalar_type();
   return torch::stable::contiguous(is_known(dtype) ? tensor : torch::stable::to(tensor, ScalarType::Float));
@@ -47,7 +47,7 @@ double number(const Tensor& tensor, const char* what) {
   return *static_cast<const double*>(torch::stable::to(tensor, ScalarType::Double).const_data_ptr());
 }
 
-// The lists of the penalty, and the contiguous copies that they point into.
+// The lists of the penalty, and the contiguous copies to which they point.
 struct PenaltyLists {
   PenaltyLists(const TensorList& params, const TensorList& anchors, const TensorList& significance) {
     STD_TORCH_CHECK(params.size() == anchors.size() && params.size() == significance.size(),

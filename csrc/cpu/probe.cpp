@@ -1,4 +1,4 @@
-// Probes on the CPU: lists of tensors as plain pointers, after a check that they belong together.
+// Probes on the CPU: the operators' lists of tensors as plain pointers, after a check that they belong together.
 #include <torch/csrc/stable/library.h>
 
 #include <initializer_list>
@@ -36,8 +36,8 @@ namespace {
 
 using namespace srft::ops;
 
-// The lists of a probe's operator, by name; the first is the one that is written. `tensors` are the numbers that key
-// each tensor.
+// The lists of a probe's operator, by name. The operator writes the first one. `tensors` are the numbers that key each
+// tensor.
 struct ProbeLists {
   struct Named {
     const char* name;

@@ -24,7 +24,7 @@ struct Task {
   int64_t begin, end;
 };
 
-// What one tensor's chunks found together. The keys are there where the step counts them.
+// What one tensor's chunks found together. The keys are present if the step counts them.
 struct Keys {
   int64_t histogram[kBins] = {};
   float smallest = std::numeric_limits<float>::infinity();
@@ -45,8 +45,8 @@ std::vector<Task> tasks_of(const std::vector<Tensor>& tensors, const std::vector
   return tasks;
 }
 
-// Counts of one worker, added to its tensor's when the worker goes on to another: integers, so the order does not
-// matter.
+// The counts of one worker. They are added to its tensor's when the worker goes on to another one. They are integers,
+// so the order does not matter.
 class KeyCollector {
  public:
   KeyCollector(std::vector<Keys>& found, std::mutex& mutex) : found_(found), mutex_(mutex) { clear(); }
@@ -80,7 +80,7 @@ class KeyCollector {
   SampledKeys keys_;
 };
 
-// Whether a tensor's step may go through the loop of Adam alone, which reads one significance and changes none.
+// Returns whether a tensor's step can run in the loop of Adam alone, which reads one significance and changes none.
 bool is_fused_adam(const Options& o, const Tensor& t) {
   return o.inner() == kAdam && !o.has(kAmsgrad) && o.mode() != kCoupled && !o.has(kTransferToAnchor) && !t.transfer &&
          !t.plus && !t.path && !(t.prior && t.curvature);
@@ -106,7 +106,7 @@ Gathered run(const Loops& kernel, const Options& options, const std::vector<Tens
       over_chunk(options, tensor, task.begin, task.end, sums[i], keys.of(task.tensor));
     }
   };
-  // Many small tensors are not worth waking a thread for.
+  // Waking a thread costs more than the work on many small tensors.
   int64_t elements = 0;
   for (const Task& task : tasks) elements += task.end - task.begin;
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), elements / (kChunk / 2));
@@ -225,7 +225,8 @@ namespace {
 
 using namespace srft::ops;
 
-// Groups by number. Never destroyed, because tensors are not to be freed after torch's own libraries are gone.
+// The groups by number. They are never destroyed, because tensors must not be freed after torch's own libraries are
+// gone.
 struct Registry {
   std::mutex mutex;
   int64_t next = 1;

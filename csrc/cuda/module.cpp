@@ -1,5 +1,5 @@
-// The CUDA library for Python: plans (plan.cpp), the penalty, probes, and what was built. Addresses and streams are
-// whole numbers; nothing of torch is needed, so one build serves every torch.
+// The CUDA library for Python: plans (plan.cpp), the penalty, probes, and a record of what was built. Addresses and
+// streams are passed as whole numbers. Nothing of torch is needed, so one build serves every torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -35,7 +35,8 @@ std::vector<py::dict> devices() {
   return found;
 }
 
-// Sizes, dtypes (three a tensor) and addresses (four a tensor, the last 0 where there is no gradient).
+// Makes the tensors of a penalty from their sizes, dtypes (three a tensor) and addresses (four a tensor, of which the
+// last is 0 if there is no gradient).
 std::vector<cuda::PenaltyTensor> penalty_tensors(const std::vector<int64_t>& sizes, const std::vector<int>& dtypes,
                                                  const std::vector<uintptr_t>& addresses) {
   if (dtypes.size() != 3 * sizes.size() || addresses.size() != 4 * sizes.size()) {
@@ -50,7 +51,8 @@ std::vector<cuda::PenaltyTensor> penalty_tensors(const std::vector<int64_t>& siz
   return tensors;
 }
 
-// Sizes, numbers, dtypes (of target and from) and addresses (of target, from and minus; 0 where nothing is read).
+// Makes the tensors of a probe from their sizes, numbers, dtypes (of target and from) and addresses (of target, from
+// and minus; 0 if nothing is read).
 std::vector<cuda::ProbeTensor> probe_tensors(const std::vector<int64_t>& sizes, const std::vector<uint32_t>& numbers,
                                              const std::vector<int>& dtypes, const std::vector<uintptr_t>& addresses) {
   if (numbers.size() != sizes.size() || dtypes.size() != 2 * sizes.size() || addresses.size() != 3 * sizes.size()) {

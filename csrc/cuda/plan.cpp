@@ -16,7 +16,8 @@ namespace {
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
 
 size_t words_needed(size_t tensors, int columns) {
-  // Addresses; sizes; first units, one more than tensors, and rows, two in a word.
+  // Each tensor has its addresses and its size. First units, of which there is one more than tensors, and rows are two
+  // in a word.
   return tensors * size_t(columns) + tensors + (tensors + 2) / 2 + (tensors + 1) / 2;
 }
 
@@ -27,7 +28,7 @@ void set_half(uint64_t* words, size_t i, uint32_t value) {
 
 bool is_aligned(uintptr_t address) { return address % 16 == 0; }
 
-// Whether a launch has words for a column: what comes with a step may be anywhere, so a place is kept for it.
+// Returns whether a launch has words for a column. Those that come with every step always have.
 bool is_there(const PlanTensors& tensors, Column column) {
   if (column == kParam || column == kGrad) return true;
   return tensors.has(column == kPlus || column == kMinus ? kCurvature : column);
@@ -66,7 +67,8 @@ StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
       launches_.back().members.push_back(i);
     }
   }
-  // All launches of a step run one after the other, so they share the blocks' reports; each has its own tensors'.
+  // All launches of a step run one after the other, so they share the blocks' reports. Each has its own tensors'
+  // counters.
   auto* each = static_cast<TensorScratch*>(scratch);
   auto* reports = reinterpret_cast<BlockReport*>(each + count_);
   auto* sums = reinterpret_cast<double*>(reports + kMostBlocks);
@@ -104,7 +106,7 @@ void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
     const uint32_t i = launch.members[k];
     const uint64_t size = uint64_t(tensors.sizes[i]);
     const bool wide = tensors.anchor_dtypes[i] != launch.dtype;
-    uint64_t aligned = 0;  // an address that is not there is aligned
+    uint64_t aligned = 0;  // a missing address counts as aligned
     for (int c = 0; c < kColumns; ++c) {
       const bool is = c < kFirst || is_aligned(reinterpret_cast<uintptr_t>(tensors.at(Column(c), i)));
       aligned |= uint64_t(is) << (kAlignedShift + c);
@@ -202,7 +204,7 @@ StepPlan make_plan(std::vector<int64_t> sizes, const std::vector<int>& dtypes, c
   return StepPlan(tensors, device, pointer<void>(scratch));
 }
 
-// Where a list of addresses begins in memory of the host, and how many they are.
+// A list of addresses in the host's memory: where it begins, and its length.
 using List = std::pair<uintptr_t, size_t>;
 
 void step(StepPlan& plan, List params, List grads, List plus, List minus, const std::array<double, kSettings>& settings,
@@ -221,7 +223,7 @@ void bind_step_plan(py::module_& m) {
   m.def("capacity", &StepPlan::capacity, py::arg("columns"),
         "Tensors that one launch takes, if each has so many addresses.");
   m.def("scratch_bytes", &StepPlan::scratch_bytes, py::arg("tensors"));
-  // Of this module alone: the tests load the same code, compiled for the host, beside it.
+  // The class is local to this module, because the tests load the same code, compiled for the host, beside it.
   py::class_<StepPlan>(m, "Plan", py::module_local(), "A parameter group's tensors on a device, cut into launches.")
       .def(py::init(&make_plan), py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"),
            py::arg("columns"), py::arg("steps"), py::arg("statistics"), py::arg("scales"), py::arg("device"),

@@ -1,6 +1,6 @@
 // The kernels of a step: the walk of a block over its segments, and the elements of a segment. There are three kinds:
-// AdamW with the proximal pull, which most people run, held to few registers; every other fused step and the half after
-// an unfused inner step; the half before it.
+// AdamW with the proximal pull, which most people run and which is held to few registers; every other fused step and
+// the half after an unfused inner step; and the half before it.
 #pragma once
 
 #include "../core/element.h"
@@ -16,8 +16,8 @@ __device__ __forceinline__ void walk(const StepArguments& a) {
   using Stored = typename Pass::Stored;
   using Real = typename ArithmeticOf<Stored>::Real;
   const StepHeader& h = a.header;
-  // What all threads know lies here and is read where it is needed, addresses and the loop's variable too: registers
-  // are for the elements.
+  // What all threads share lies here and is read where it is needed, including addresses and the loop's variable.
+  // Registers are left for the elements.
   __shared__ Shared<Real> shared;
   __shared__ View<Stored> view;
   if (threadIdx.x < kSettings) {
@@ -31,8 +31,8 @@ __device__ __forceinline__ void walk(const StepArguments& a) {
     shared.report = {};
   }
   __syncthreads();
-  if (shared.skipped && !h.flags.has(kCountSkipped)) return;  // every block alike
-  if (threadIdx.x == 0) {                                     // seen by all at the first segment's barrier
+  if (shared.skipped && !h.flags.has(kCountSkipped)) return;  // all blocks return
+  if (threadIdx.x == 0) {                                     // the first segment's barrier makes it visible to all
     const double* s = shared.settings;
     shared.draw = {uint64_t(s[kProbeSeedHigh]) << 32 | uint64_t(s[kProbeSeedLow]), uint32_t(s[kProbeStep])};
   }
@@ -46,15 +46,15 @@ __device__ __forceinline__ void walk(const StepArguments& a) {
       Pass::elements(h, view, shared, sums);
       end_segment(a, shared.tensor, sums, shared);
     }
-    __syncthreads();  // the segment is through with what is shared
+    __syncthreads();  // the segment no longer needs what is shared
     if (threadIdx.x == 0) ++shared.tensor;
     __syncthreads();
   }
   end_block(h, shared);
 }
 
-// AdamW, the proximal pull, T the second moment; damping by rank or none. csrc/cpu/adam_loops.cpp is the same on the
-// CPU.
+// AdamW with the proximal pull, with the second moment as T, and with damping by rank or none. csrc/cpu/adam_pass.h is
+// the same on the CPU.
 template <class Stored_, bool kRanked>
 struct FusedAdam {
   using Stored = Stored_;
@@ -140,7 +140,7 @@ struct FusedAdam {
   }
 };
 
-// P^ of a thread's elements, from P and H.
+// Returns P^ of a thread's elements, from P and H.
 template <class Stored, class Real, bool kWhole, int kCount>
 __device__ __forceinline__ void load_significance(const View<Stored>& view, const SegmentConstants<Real>& c,
                                                   const Turn<kWhole, kCount>& turn, Real (&significance)[kCount]) {
@@ -166,8 +166,8 @@ __device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& 
   load(view.plus + at, n, turn.whole(kPlus), plus);
   if (view.minus) load(view.minus + at, n, turn.whole(kMinus), minus);
   const bool from_gradient = !view.minus && h.flags.has(kFoldGradient);
-  // A turn lies within a word of 32 signs, so one call of Philox serves it; the other threads of those 128 elements
-  // make the same call, which costs less than passing it on, beside all that a turn reads.
+  // A turn lies within a word of 32 signs, so one call of Philox serves it. The other threads of those 128 elements
+  // make the same call. Next to everything that a turn reads, that costs less than passing the result on.
   const int64_t element = shared.from + at;
   uint32_t words[4];
   probe_words(shared.draw, shared.number, uint64_t(element) / kSigns, words);
@@ -186,8 +186,8 @@ __device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& 
   return double(sum);
 }
 
-// Adds to the path what a thread's gradients say of the moves, from weight to weight as they are stored (Zenke, Poole
-// and Ganguli 2017, equation 3).
+// Adds to the path the product of a thread's gradients and moves, from weight to weight as they are stored (Zenke,
+// Poole and Ganguli 2017, equation 3).
 template <class Stored, class Real, bool kWhole, int kCount>
 __device__ __forceinline__ void follow_path(const View<Stored>& view, const Turn<kWhole, kCount>& turn,
                                             const Real (&gradient)[kCount], Real factor, const Real (&before)[kCount],
@@ -208,11 +208,11 @@ __device__ __forceinline__ void follow_path(const View<Stored>& view, const Turn
 // What T does to an element besides being kept.
 struct Transfer {
   bool known;    // there is a T: a state of its own, or Adam's second moment
-  bool damps;    // toward where the element was
+  bool damps;    // pulls toward the element's present value
   bool anchors;  // toward the anchor
 };
 
-// Every fused step, and the half of an unfused one after the inner optimizer's: csrc/cpu/loops.cpp, any_step.
+// Every fused step, and the half after the inner step of an unfused one, like `process` in csrc/cpu/loops.cpp.
 template <class Stored_>
 struct AnyStep {
   using Stored = Stored_;
@@ -251,7 +251,7 @@ struct AnyStep {
     t.damps = t.known && h.flags.damps_in(h.phase);
     t.anchors = t.known && pulls && h.flags.transfer_to_anchor();
     const bool blends = (pulls || t.damps) && !coupled_pull;
-    if (!fused && !blends && !h.flags.sums_in(h.phase)) return;  // nothing to add to what the inner optimizer stored
+    if (!fused && !blends && !h.flags.sums_in(h.phase)) return;  // the inner optimizer has stored the result already
     const Stored* current_at = view.previous ? view.previous : view.param;
 
     over_turns<kCount>(view, size, [&](const auto turn) {
@@ -339,8 +339,9 @@ struct AnyStep {
   }
 };
 
-// The half of an unfused step before the inner one: T, the penalty and in coupled mode its gradient, gradients that are
-// not finite shown to the inner optimizer as zero, a copy of the weights where the damping will need it.
+// The half of an unfused step before the inner one. It updates T, computes the penalty and in coupled mode its
+// gradient, sets gradients that are not finite to zero for the inner optimizer, and copies the weights if the damping
+// will need them.
 template <class Stored_>
 struct Prepare {
   using Stored = Stored_;
@@ -403,9 +404,10 @@ struct Prepare {
   }
 };
 
-// Resident blocks a multiprocessor that registers are held to: three of 256 threads, each with six loads of 16 bytes
-// under way, are 73 KB in flight, about three times what latency times bandwidth asks of an H200's. Four compile
-// without a spill, too (64 registers), but leave less room to have loads under way: which is faster is to be measured.
+// The resident blocks of a multiprocessor for which registers are limited. Three blocks of 256 threads, each with six
+// loads of 16 bytes under way, have 73 KB in flight, about three times latency times bandwidth of an H200. Four blocks
+// compile without a spill too (64 registers) but leave less room for loads under way. Which is faster has not been
+// measured.
 template <class Stored, bool kRanked>
 __global__ void __launch_bounds__(kThreads, sizeof(Stored) == 8 ? 2 : 3)
     fused_adam_kernel(const __grid_constant__ StepArguments arguments) {

@@ -1,7 +1,8 @@
-"""From ``SRFT.step`` to the element: the ways that CONTRIBUTING.md walks are those of the code, and they are short.
+"""The ways that CONTRIBUTING.md walks, from ``SRFT.step`` to the element, are those of the code, and they are short.
 
-In Python the truth is the stack of a real step at the moment when it leaves Python. In C++ it is the text: what a row
-of a table says is entered must be defined in that row's file and named by the code of the file before it.
+In Python they are compared with the stack of a real step at the moment when it leaves Python. In C++ they are compared
+with the text: what a row of a table says is entered must be defined in that row's file and named by the code of the
+file before it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Stop:
 
 
 def walks() -> dict[str, list[Stop]]:
-    """The three ways of CONTRIBUTING.md; the later ones begin as the first does."""
+    """Return the three ways of CONTRIBUTING.md. The later ones begin as the first does."""
     section = (REPOSITORY / "CONTRIBUTING.md").read_text().split("## Follow one gradient")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (\d)\. `([^`]+)` \| ([^|]+) \|", section, flags=re.MULTILINE)
     ways: list[list[tuple[int, Stop]]] = []
@@ -55,11 +56,11 @@ def walks() -> dict[str, list[Stop]]:
 
 
 class Left(Exception):
-    """A step that got as far as what the test stands in for."""
+    """Raised by what a test puts in place of the step, as soon as the step has got that far."""
 
 
 def files_of_stack() -> list[str]:
-    """The files of this package that are being run, from the outermost on, each once."""
+    """Return the files of this package that are being run, from the outermost on, each once."""
     files = [frame.filename for frame in traceback.extract_stack()]
     inside = [f.removeprefix(f"{REPOSITORY}/") for f in files if f.startswith(f"{REPOSITORY}/srft_kernels/")]
     return list(dict.fromkeys(inside))
@@ -137,7 +138,7 @@ def test_the_python_files_are_those_of_a_steps_stack(backend: str) -> None:
 
 
 def code_of(file: str) -> str:
-    """A file without comments, as far as a line can tell."""
+    """Return a file without comments, as far as single lines show them."""
     comment = r"#.*" if file.endswith(".py") else r"//.*"
     return re.sub(comment, "", (REPOSITORY / file).read_text())
 

@@ -48,6 +48,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the file of the checkpoint of a step."""
     return folder / f"step_{step:08d}.ckpt"
 
 

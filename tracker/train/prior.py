@@ -29,7 +29,7 @@ from tracker.tuning.base import TunedTracker
 
 
 def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[str, Any]]:
-    """The first ``prior.samples`` training pairs of the old task, in batches.
+    """Return the first ``prior.samples`` training pairs of the old task, in batches.
 
     The RGB tracker sees the RGB half of RGB-X data. Where its own data are not at hand, the target data can therefore
     stand in for them.

@@ -17,10 +17,7 @@ torch.set_num_threads(int(sys.argv[2]))
 
 
 def digests(code: str, threads: tuple[int, ...] = (1,)) -> dict[tuple[str, int], str]:
-    """What ``code``, which follows :data:`START`, prints under each instruction set of this machine.
-
-    The widest runs with each number of ``threads``, the others with one.
-    """
+    """Return what ``code``, which follows :data:`START`, prints under each instruction set of this machine."""
     best, names = library.capability(), library.build.instruction_sets
     narrower = names[: names.index(best)]
     answers = {}

@@ -36,12 +36,12 @@ from tests.srft_kernels.ops.step_cases import (
 
 @pytest.fixture(autouse=True)
 def _order_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing may depend on which block is first."""
+    """Run the blocks in either order, because nothing may depend on which is first."""
     monkeypatch.setenv("SRFT_CUDA_ON_HOST_ORDER", "7")
 
 
 def stepper(module: Any, case: Case) -> Stepper:
-    """A case and its plan by the kernels compiled for the host."""
+    """Return a case and its plan by the kernels compiled for the host."""
     return Stepper(case, functools.partial(CudaPlan, module=module))
 
 
@@ -319,7 +319,7 @@ def test_a_tensor_takes_whole_units_and_at_least_one(module: Any, size: int, uni
 
 
 def plan_of_sizes(module: Any, sizes: list[int], dtypes: list[int]) -> Any:
-    """A plan over tensors that are nowhere: only its arithmetic is looked at."""
+    """Return a plan over tensors that are nowhere: only its arithmetic is looked at."""
     n = len(sizes)
     columns = {name: [16] * n for name in ("first_moments", "second_moments", "anchors", "priors")}
     return module.Plan(

@@ -23,7 +23,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def assert_is_the_reference(tensors: Lists, strength: Tensor, grad: Tensor) -> None:
-    """The gradient to the bit, being one element's arithmetic; the value up to the order of its float64 sum."""
+    """Compare with the reference: the gradient to the bit, and the value up to the order of its float64 sum."""
     value, truth = FORWARD(*tensors, strength), penalty_reference(*tensors, strength)
     assert (value.dtype, value.shape) == (truth.dtype, truth.shape)
     # Non-negative terms, so each side is wrong by at most one float64 rounding a level of its additions: here 32 in a

@@ -11,7 +11,7 @@ from tracker.models.tracker import Tracker, build_network
 
 
 def small(**changes: Any) -> NetworkConfig:
-    """Three layers of width 24; template 2 x 2 and search 4 x 4 cells."""
+    """Return a configuration of three layers of width 24, with 2 x 2 cells of template and 4 x 4 of search."""
     settings: dict[str, Any] = {
         "kind": "single_stream",
         "embed_dim": 24,
@@ -26,12 +26,12 @@ def small(**changes: Any) -> NetworkConfig:
 
 
 def seeded(config: NetworkConfig, seed: int = 0) -> Tracker:
-    """The network of a configuration with the initial weights of a seed, in evaluation mode."""
+    """Return the network of a configuration with the initial weights of a seed, in evaluation mode."""
     torch.manual_seed(seed)
     return build_network(config).eval()
 
 
 def same(a: Tracker, b: Tracker) -> bool:
-    """Whether two networks have the same parameters and buffers, to the bit."""
+    """Return whether two networks have the same parameters and buffers, to the bit."""
     first, second = a.state_dict(), b.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -1,4 +1,4 @@
-"""Files: what is written comes back, published layouts are read, and everything else gets one sentence."""
+"""Files that were written are read back, published layouts are read, and everything else is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def trap(flag: str) -> None:
 
 
 class Trap:
-    """Unpickled by ordinary pickle, this runs code."""
+    """An object that runs code when ordinary pickle loads it."""
 
     def __init__(self, flag: Path) -> None:
         self.flag = flag
@@ -174,14 +174,14 @@ def test_what_a_checkpoint_carries_besides_tensors_is_never_run(tmp_path: Path) 
 
 
 class Meter:
-    """As OSTrack's statistics: an ordinary object, with whatever its training put into it."""
+    """An ordinary object, as OSTrack's statistics are, with whatever its training put into it."""
 
     def __init__(self, value: Any) -> None:
         self.value, self.history = value, [value, None]
 
 
 class Settings:
-    """As OSTrack's: objects in objects, paths, devices, dictionaries."""
+    """Objects in objects, paths, devices and dictionaries, as OSTrack's settings are."""
 
     def __init__(self) -> None:
         self.env = Meter("runs/tensorboard")
@@ -191,7 +191,7 @@ class Settings:
 
 
 def test_a_training_checkpoint_of_the_published_code_is_read(tmp_path: Path) -> None:
-    """Everything that lies beside ``net`` in the files that OSTrack's and SRTrack's trainers write."""
+    """It has everything that lies beside ``net`` in the files that OSTrack's and SRTrack's trainers write."""
     network = seeded(small())
     optimizer = torch.optim.AdamW(network.parameters())
     for parameter in network.parameters():
@@ -215,7 +215,7 @@ def test_a_training_checkpoint_of_the_published_code_is_read(tmp_path: Path) -> 
 
 
 class Bomb:
-    """Unpickled by ordinary pickle, this runs a command; ``os.system`` is one that torch will not name harmless."""
+    """Runs a command when ordinary pickle loads it. ``os.system`` is one that torch will not name harmless."""
 
     def __init__(self, command: str) -> None:
         self.command = command

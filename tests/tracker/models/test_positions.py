@@ -1,4 +1,4 @@
-"""Position embeddings at other sizes: against Pillow's interpolation, and everywhere a network changes its size."""
+"""Position embeddings at other sizes agree with Pillow's interpolation, wherever a network changes its size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILI
 
 
 def by_pillow(positions: Tensor, cells: int, interpolation: str) -> Tensor:
-    """Every channel as a picture of its own."""
+    """Return every channel as a picture of its own."""
     side = round(positions.shape[1] ** 0.5)
     channels = []
     for channel in positions[0].T.reshape(-1, side, side).numpy():

@@ -1,4 +1,4 @@
-"""``rgbx weights``: what it says of a file, and that what it converts is what the library makes of it."""
+"""``rgbx weights`` describes files, and what it converts is what the library makes of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def refused(*arguments: object) -> str:
 
 @pytest.fixture
 def ostrack(tmp_path: Path) -> Path:
-    """A published RGB checkpoint, as its trainer leaves it."""
+    """Return a published RGB checkpoint, as its trainer leaves it."""
     path = tmp_path / "OSTrack_ep0300.pth.tar"
     torch.save({"epoch": 300, "net": to_ostrack(seeded(small()).state_dict()), "optimizer": {"state": {}}}, path)
     return path
@@ -106,7 +106,7 @@ def test_a_preset_gives_the_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("stored", ["timm.safetensors", "deit.pth", "mae.pth"])
 def test_a_plain_vit_is_the_start_of_a_tracker(tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through timm's own network: its blocks and norm on the tracker's tokens give the tracker's features."""
+    """The blocks and the norm of timm's own network, on the tracker's tokens, give the tracker's features."""
     monkeypatch.setitem(PRESETS, "small", lambda **changes: small(**changes))
     torch.manual_seed(3)
     vit = VisionTransformer(img_size=40, patch_size=8, embed_dim=24, depth=4, num_heads=2, num_classes=5).eval()

@@ -29,7 +29,7 @@ def config_of_run() -> RunConfig:
 
 
 def start(folder: Path, pairs: PairDataset) -> int:
-    """A process that goes on with the run in ``folder`` from its newest checkpoint, or begins it; its number."""
+    """Return a process that goes on with the run in ``folder`` from its newest checkpoint, or begins it; its number."""
     child = os.fork()
     if child:
         return child

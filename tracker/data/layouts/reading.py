@@ -102,7 +102,9 @@ def open_pair(
     Boxes are read from ``groundtruth.txt`` in the folder that holds the RGB folder, which also names the sequence.
 
     Args:
-        modality: what ``x`` holds; by its name where None.
+        rgb: folder of RGB images.
+        x: folder of X images.
+        modality: what ``x`` holds. None finds out by its name.
         style: how X becomes a picture.
 
     Raises:
@@ -127,10 +129,11 @@ def open_dataset(
 
     Args:
         root: folder of sequences' folders (or one sequence's folder).
-        layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``, decided for each sequence.
-        split, val_share: see :func:`~tracker.data.layouts.splits.sequence_folders`.
-        broken: ``"raise"``, or ``"skip"``: log what is wrong with a sequence and leave it out.
+        layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``, which decides for each sequence.
+        split: see :func:`~tracker.data.layouts.splits.sequence_folders`.
+        broken: ``"raise"``, or ``"skip"``, which logs what is wrong with a sequence and leaves it out.
         style: how X becomes a picture.
+        val_share: see :func:`~tracker.data.layouts.splits.sequence_folders`.
         progress: show a progress bar.
         faulty_boxes: see :func:`open_sequence`.
 
