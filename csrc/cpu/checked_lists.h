@@ -78,7 +78,7 @@ struct ProbeLists {
   std::vector<cpu::ProbeTensor> tensors;
 
  private:
-  // What is written may share memory with nothing but what is read for the very same elements.
+  // Refuses tensors that share memory with one that is written, unless they are read for the very same elements.
   void check_apart(const char* what, const char* leading) const {
     std::vector<Stretch> written;
     const auto stretch = [](const void* at, int64_t size, DType dtype, size_t i) {

@@ -56,7 +56,7 @@ struct Form {
   }
 };
 
-// The device of a group, and its name for messages. Of CPUs there is one, whatever its number.
+// The device of a group, and its name for messages. The index of a CPU does not matter, because there is one.
 struct Place {
   int32_t type, index;
   const char* name;
@@ -71,7 +71,7 @@ struct Place {
 
 class HeldGroup {
  public:
-  // Where `steps` lie is the group's device, which must be of the library's kind.
+  // The group's device is that of `steps`, and must be of the library's kind.
   HeldGroup(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics,
             Tensor scales, torch::headeronly::DeviceType device)
       : place_(Place::of(steps, device)),
@@ -159,15 +159,15 @@ class HeldGroup {
   size_t count() const { return forms_.size(); }
   const Form& form(size_t i) const { return forms_[i]; }
   const Place& place() const { return place_; }
-  // Whether the group has any state of a kind.
+  // Returns whether the group has any state of a kind.
   bool has(int k) const { return !state_[k].empty(); }
-  // Where a tensor of state lies, as of the last look; null where the parameter has none.
+  // Returns where a tensor of state lay at the last look, or null if the parameter has none.
   void* state(int k, size_t i) const { return state_[k].empty() ? nullptr : known_[k][i].address; }
   DType anchor_dtype(size_t i) const { return state(kAnchor, i) ? dtype_of(state_[kAnchor][i]) : forms_[i].kind; }
   void* steps() const { return known_rows_[0].address; }
   void* statistics() const { return known_rows_[1].address; }
   void* scales() const { return known_rows_[2].address; }
-  // Grows when state has moved.
+  // Returns a number that grows whenever state has moved.
   int64_t moves() const { return moves_; }
 
  private:
@@ -246,7 +246,8 @@ class HeldGroup {
     }
   }
 
-  // Whether any tensor of state has other memory than at the last look. What has the same was checked then.
+  // Returns whether any tensor of state has other memory than at the last look. State with the same memory was checked
+  // then.
   bool has_moved() const {
     bool moved = false;
     for (int k = 0; k < kStates; ++k) {
@@ -257,8 +258,8 @@ class HeldGroup {
     return moved;
   }
 
-  // Checks all state, and finds where everything lies that a step writes: no two tensors may share it. Where it refuses,
-  // the next step looks again.
+  // Checks all state, and finds where everything lies that a step writes: no two tensors may share it. Where it
+  // refuses, the next step looks again.
   void look_at_state() {
     for (auto& list : known_) list.clear();
     for (int k = 0; k < kStates; ++k) known_[k].resize(state_[k].size());

@@ -1,4 +1,4 @@
-// What Python knows by number: a number that nobody was given finds nothing.
+// Objects that Python knows by number. A number that was never given out finds nothing.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace srft::ops {
 
-// To be made with `new` and never destroyed: tensors are not to be freed after torch's own libraries are gone.
+// It is made with `new` and never destroyed, because tensors must not be freed after torch's own libraries are gone.
 template <class T>
 class Numbered {
  public:
@@ -23,7 +23,7 @@ class Numbered {
     const auto found = all_.find(number);
     return found == all_.end() ? std::nullopt : std::optional<T>(found->second);
   }
-  // What is kept no longer; whoever calls this lets it go, outside the lock.
+  // Returns what is then kept no longer. The caller lets it go, outside the lock.
   std::optional<T> take(int64_t number) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = all_.find(number);

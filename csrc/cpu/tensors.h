@@ -93,7 +93,7 @@ struct Metadata {
     }
     return true;
   }
-  // Whether the elements fill their memory without gaps or overlaps, in any order of dimensions.
+  // Returns whether the elements fill their memory without gaps or overlaps, in any order of dimensions.
   bool is_dense() const {
     if (!is_strided()) return false;
     int64_t expected = 1, d = dims - 1;
@@ -127,7 +127,7 @@ inline void* address_of(const Tensor& tensor) {
   return address;
 }
 
-// A tensor's memory: while this is the same, as many elements are where they were.
+// A tensor's memory. While it stays the same, as many elements are where they were.
 struct Memory {
   void* address = nullptr;  // null also where there are no elements
   int64_t bytes = -1, offset = -1;

@@ -1,6 +1,6 @@
-// The one door into the CUDA kernels: operators that check the tensors they are given, as those of the CPU do and by the
-// same code (../cpu/held_group.h, checked_lists.h), whoever calls and with whatever. Torch's stable ABI is all that is
-// asked of torch, and its CUDA library only for the stream, where it is loaded.
+// The one door into the CUDA kernels: operators that check the tensors they are given, as those of the CPU do and by
+// the same code (../cpu/held_group.h, checked_lists.h), whoever calls and with whatever. Torch's stable ABI is all that
+// is asked of torch, and its CUDA library only for the stream, where it is loaded.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -32,7 +32,7 @@ cudaStream_t current_stream(int) { return nullptr; }
 #else
 constexpr DeviceType kHere = DeviceType::CUDA;
 
-// Torch's current stream on a device. No caller is asked for it: a stream is an address like any other.
+// Returns torch's current stream on a device. No caller is asked for it, because a stream is an address like any other.
 cudaStream_t current_stream(int device) {
   using Get = AOTITorchError (*)(int32_t, void**);
   static const Get get = [] {
@@ -78,8 +78,8 @@ class Group {
     };
     cuda::StepCall call{};
     std::copy(settings.begin(), settings.end(), call.settings.begin());
-    call.device_settings = static_cast<const double*>(
-        numbers(device_settings, ScalarType::Double, kSettings, "the settings in memory"));
+    call.device_settings =
+        static_cast<const double*>(numbers(device_settings, ScalarType::Double, kSettings, "the settings in memory"));
     call.means = static_cast<const double*>(numbers(means, ScalarType::Double, 2, "sum and count of T"));
     call.found_inf = static_cast<const float*>(numbers(found_inf, ScalarType::Float, 1, "found_inf"));
     call.grad_scale = static_cast<const float*>(numbers(grad_scale, ScalarType::Float, 1, "grad_scale"));
@@ -105,7 +105,7 @@ class Group {
   int64_t launches() const { return int64_t(plan_->launches()); }
 
  private:
-  // Where everything is that does not come with a step, cut into launches.
+  // Makes the plan anew from where the state lies.
   void plan() {
     PlanTensors t{};
     const size_t n = held_.count();
@@ -169,7 +169,7 @@ void step_group(int64_t group, int64_t params, int64_t grads, int64_t plus, int6
 
 // ---------------------------------------------------------------- the penalty
 
-// The number that a penalty is multiplied by, on the device.
+// Returns where the number lies by which a penalty is multiplied.
 const double* checked_number(const Tensor& tensor, const TensorList& params, const char* what) {
   const Metadata m(tensor);
   STD_TORCH_CHECK(m.device_type == int32_t(kHere) && m.dims == 0 && m.dtype == int32_t(ScalarType::Double) &&
@@ -230,8 +230,8 @@ std::vector<cuda::ProbeTensor> on_device(const ProbeLists& lists, const char* wh
     STD_TORCH_CHECK(!t.minus || t.minus_dtype == t.from_dtype, what, " needs plus and minus of one dtype, at position ",
                     i);
     const auto place = [](const void* at) { return reinterpret_cast<uintptr_t>(at); };
-    tensors.push_back({t.size, t.number, t.dtype, t.from ? t.from_dtype : t.dtype, place(t.target), place(t.from),
-                       place(t.minus)});
+    tensors.push_back(
+        {t.size, t.number, t.dtype, t.from ? t.from_dtype : t.dtype, place(t.target), place(t.from), place(t.minus)});
   }
   return tensors;
 }
