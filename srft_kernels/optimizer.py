@@ -258,6 +258,9 @@ class SRFT(OldNames, Optimizer):
         if found_inf is not None and self._plans.mesh is not None:
             found_inf = sharded.anywhere(found_inf, self._plans.mesh)
         work = [self._plans.collect(index) for index in range(len(self.param_groups))]
+        if self._plans.made:
+            self._plans.made = False
+            self._watch.note_state()
         if running is not None:
             running.prepare(work)
         on_device = self.device.type == "cuda" and self._inner.fused

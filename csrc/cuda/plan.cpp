@@ -1,12 +1,8 @@
-// A step on a GPU: which tensors go into which launch, with which kernel and which arguments, and the plan as Python
-// has it.
+// A step on a GPU: which tensors go into which launch, with which kernel and which arguments. Nothing is checked here:
+// operators.cpp is the door.
 #include "plan.h"
 
-#include <pybind11/stl.h>
-
 #include <algorithm>
-#include <map>
-#include <string>
 
 #include "launch.h"
 
@@ -47,6 +43,28 @@ size_t StepPlan::scratch_bytes(size_t tensors) {
          kSums * (kMostBlocks + tensors) * sizeof(double) + sizeof(double);
 }
 
+std::vector<std::vector<uint32_t>> StepPlan::cut(const std::vector<int64_t>& sizes, const std::vector<DType>& dtypes,
+                                                 int columns) {
+  const size_t most = capacity(columns);
+  std::vector<std::vector<uint32_t>> launches;
+  for (DType dtype : kDTypes) {
+    uint64_t units = 0;
+    bool open = false;
+    for (uint32_t i = 0; i < sizes.size(); ++i) {
+      if (dtypes[i] != dtype) continue;
+      if (!open || launches.back().size() == most) {
+        launches.emplace_back();
+        units = 0;
+        open = true;
+      }
+      launches.back().push_back(i);
+      units += units_of(uint64_t(sizes[i]));
+      if (units >= uint64_t(1) << 32) throw std::invalid_argument("srft: a group has more than 8e12 elements");
+    }
+  }
+  return launches;
+}
+
 StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
     : count_(tensors.count()),
       device_(device),
@@ -57,15 +75,9 @@ StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
   for (size_t i = 0; i < count_; ++i) mixes_ = mixes_ || (tensors.at(kPrior, i) && tensors.at(kCurvature, i));
   int columns = 0;
   for (int c = 0; c < kColumns; ++c) columns += is_there(tensors, Column(c)) ? 1 : 0;
-  const size_t most = capacity(columns);
-  for (DType dtype : kDTypes) {
-    for (uint32_t i = 0; i < count_; ++i) {
-      if (tensors.dtypes[i] != dtype) continue;
-      if (launches_.empty() || launches_.back().dtype != dtype || launches_.back().members.size() == most) {
-        launches_.push_back({dtype, {}, 0, std::make_unique<StepArguments>()});
-      }
-      launches_.back().members.push_back(i);
-    }
+  for (std::vector<uint32_t>& members : cut(tensors.sizes, tensors.dtypes, columns)) {
+    const DType dtype = tensors.dtypes[members.front()];
+    launches_.push_back({dtype, std::move(members), 0, std::make_unique<StepArguments>()});
   }
   // All launches of a step run one after the other, so they share the blocks' reports. Each has its own tensors'
   // counters.
@@ -116,19 +128,18 @@ void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
     set_half(a.words + a.header.rows, k, i);
     launch.units += units_of(size);
   }
-  if (launch.units >= uint64_t(1) << 32) throw std::invalid_argument("srft: a group has more than 8e12 elements");
   set_half(a.words + a.header.starts, n, uint32_t(launch.units));
 }
 
 void StepPlan::point(Launch& launch, const Moving& moving) const {
   StepArguments& a = *launch.arguments;
-  const Addresses* lists[] = {&moving.params, &moving.grads, &moving.plus, &moving.minus};
+  const std::vector<const void*>* lists[] = {&moving.params, &moving.grads, &moving.plus, &moving.minus};
   uint64_t* size = a.words + a.header.sizes;
   for (size_t k = 0; k < launch.members.size(); ++k) {
     const uint32_t i = launch.members[k];
     for (int c = kParam; c <= kMinus; ++c) {
       if (a.header.column[c] == kNoColumn) continue;
-      const uintptr_t address = lists[c]->count == 0 ? 0 : uintptr_t(lists[c]->first[i]);
+      const uintptr_t address = lists[c]->empty() ? 0 : reinterpret_cast<uintptr_t>((*lists[c])[i]);
       a.words[a.header.column[c] + k] = address;
       const uint64_t bit = uint64_t(1) << (kAlignedShift + c);
       size[k] = is_aligned(address) ? size[k] | bit : size[k] & ~bit;
@@ -148,15 +159,6 @@ uint32_t StepPlan::resident(DType dtype, StepKernel kernel) {
 }
 
 void StepPlan::step(const Moving& moving, const StepCall& call) {
-  const auto fits = [&](const Addresses& list, bool may_be_empty) {
-    return list.count == count_ || (list.count == 0 && may_be_empty);
-  };
-  if (!fits(moving.params, false) || !fits(moving.grads, call.phase == Phase::kAfter) || !fits(moving.plus, true) ||
-      !fits(moving.minus, true)) {
-    throw std::invalid_argument("srft: the plan was made for " + std::to_string(count_) + " parameters, got " +
-                                std::to_string(moving.params.count) + ", " + std::to_string(moving.grads.count) +
-                                " gradients and " + std::to_string(moving.plus.count) + " products");
-  }
   const OnDevice guard(device_);
   bool reset = (call.flags & kResetPenalties) != 0;
   for (Launch& launch : launches_) {
@@ -189,50 +191,6 @@ void StepPlan::step(const Moving& moving, const StepCall& call) {
       case DType::kFloat16: launch_step<Half>(kernel, *launch.arguments, call.stream); break;
     }
   }
-}
-
-// ---------------------------------------------------------------- the plan for Python
-
-namespace {
-
-namespace py = pybind11;
-
-StepPlan make_plan(std::vector<int64_t> sizes, const std::vector<int>& dtypes, const std::vector<int>& anchor_dtypes,
-                   const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps, uintptr_t statistics,
-                   uintptr_t scales, int device, uintptr_t scratch) {
-  const PlanTensors tensors(std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, scales);
-  return StepPlan(tensors, device, pointer<void>(scratch));
-}
-
-// A list of addresses in the host's memory: where it begins, and its length.
-using List = std::pair<uintptr_t, size_t>;
-
-void step(StepPlan& plan, List params, List grads, List plus, List minus, const std::array<double, kSettings>& settings,
-          uintptr_t device_settings, uintptr_t means, uintptr_t found_inf, uintptr_t grad_scale, uintptr_t report,
-          int flags, int phase, uintptr_t stream) {
-  const auto list = [](const List& of) { return StepPlan::Addresses{pointer<const int64_t>(of.first), of.second}; };
-  plan.step({list(params), list(grads), list(plus), list(minus)},
-            {settings, pointer<const double>(device_settings), pointer<const double>(means),
-             pointer<const float>(found_inf), pointer<const float>(grad_scale), pointer<double>(report), flags,
-             static_cast<Phase>(phase), reinterpret_cast<cudaStream_t>(stream)});
-}
-
-}  // namespace
-
-void bind_step_plan(py::module_& m) {
-  m.def("capacity", &StepPlan::capacity, py::arg("columns"),
-        "Tensors that one launch takes, if each has so many addresses.");
-  m.def("scratch_bytes", &StepPlan::scratch_bytes, py::arg("tensors"));
-  // The class is local to this module, because the tests load the same code, compiled for the host, beside it.
-  py::class_<StepPlan>(m, "Plan", py::module_local(), "A parameter group's tensors on a device, cut into launches.")
-      .def(py::init(&make_plan), py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"),
-           py::arg("columns"), py::arg("steps"), py::arg("statistics"), py::arg("scales"), py::arg("device"),
-           py::arg("scratch"))
-      .def_property_readonly("launches", &StepPlan::launches)
-      .def_property_readonly("tensors_by_launch", &StepPlan::tensors_by_launch)
-      .def("step", &step, py::arg("params"), py::arg("grads"), py::arg("plus"), py::arg("minus"), py::arg("settings"),
-           py::arg("device_settings"), py::arg("means"), py::arg("found_inf"), py::arg("grad_scale"), py::arg("report"),
-           py::arg("flags"), py::arg("phase"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace srft::cuda
