@@ -1,10 +1,22 @@
-// A step on a GPU: which tensors go into which launch, with which kernel and which arguments. Nothing is checked here:
-// operators.cpp is the door.
+// A step on a GPU, and the one door into it: the operator srft_cuda::step_group_ has everything that comes with a step
+// checked, as the CPU's does and by the same code (../cpu/held_group.h). A plan decides which tensors go into which
+// launch, with which kernel and which arguments.
 #include "plan.h"
 
-#include <algorithm>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "../cpu/held_group.h"
+#include "../cpu/layouts.h"
+#include "../cpu/numbered.h"
 #include "launch.h"
+#include "torch_device.h"
 
 namespace srft::cuda {
 namespace {
@@ -194,3 +206,148 @@ void StepPlan::step(const Moving& moving, const StepCall& call) {
 }
 
 }  // namespace srft::cuda
+
+// ---------------------------------------------------------------- the operators
+
+namespace {
+
+using namespace srft;
+using namespace srft::ops;
+using cuda::current_stream;
+using cuda::device_of;
+using cuda::kHere;
+using MaybeTensor = std::optional<Tensor>;
+
+constexpr Column kColumnOf[kStates] = {srft::kFirst, srft::kSecond,   srft::kMaximum,   srft::kPrevious, srft::kAnchor,
+                                       srft::kPrior, srft::kTransfer, srft::kCurvature, srft::kPath};
+
+class Group {
+ public:
+  Group(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics, Tensor scales)
+      : held_(params, std::move(state), steps, std::move(statistics), std::move(scales), kHere),
+        device_(device_of(steps)),
+        scratch_(torch::stable::new_zeros(steps, {int64_t(cuda::StepPlan::scratch_bytes(params.size()))},
+                                          ScalarType::Byte)) {
+    plan();
+  }
+
+  void step(const std::array<TensorList, 4>& lists, const std::vector<double>& settings,
+            const MaybeTensor& device_settings, const MaybeTensor& means, const MaybeTensor& found_inf,
+            const MaybeTensor& grad_scale, const Tensor& report, int64_t flags, int64_t phase) {
+    const std::lock_guard<std::mutex> lock(held_.mutex);
+    const cpu::Options options = held_.checked_options(settings, report, flags, phase);
+    const auto numbers = [&](const MaybeTensor& t, ScalarType dtype, int64_t count, const char* what) -> const void* {
+      if (!t) return nullptr;
+      held_.check_numbers(*t, dtype, count, what);
+      return address_of(*t);
+    };
+    cuda::StepCall call{};
+    std::copy(settings.begin(), settings.end(), call.settings.begin());
+    call.device_settings =
+        static_cast<const double*>(numbers(device_settings, ScalarType::Double, kSettings, "the settings in memory"));
+    call.means = static_cast<const double*>(numbers(means, ScalarType::Double, 2, "sum and count of T"));
+    call.found_inf = static_cast<const float*>(numbers(found_inf, ScalarType::Float, 1, "found_inf"));
+    call.grad_scale = static_cast<const float*>(numbers(grad_scale, ScalarType::Float, 1, "grad_scale"));
+    STD_TORCH_CHECK((call.means != nullptr) == options.means_globally(),
+                    "srft: sum and count of T over all tensors are wanted by normalize=\"global\" and by no other");
+    const std::vector<cpu::Tensor>& tensors =
+        held_.checked_tensors(options, lists[0], lists[1], lists[2], lists[3], report);
+    if (held_.moves() != moves_) plan();
+    moving_.params.clear(), moving_.grads.clear(), moving_.plus.clear(), moving_.minus.clear();
+    for (const cpu::Tensor& t : tensors) {
+      moving_.params.push_back(t.param);
+      moving_.grads.push_back(t.grad);
+      moving_.plus.push_back(t.plus);
+      moving_.minus.push_back(t.minus);
+    }
+    call.report = static_cast<double*>(address_of(report));
+    call.flags = int(flags);
+    call.phase = options.phase;
+    call.stream = current_stream(device_);
+    plan_->step(moving_, call);
+  }
+
+  int64_t launches() const { return int64_t(plan_->launches()); }
+
+ private:
+  // Makes the plan anew from where the state lies.
+  void plan() {
+    PlanTensors t{};
+    const size_t n = held_.count();
+    for (size_t i = 0; i < n; ++i) {
+      t.sizes.push_back(held_.form(i).size);
+      t.dtypes.push_back(held_.form(i).kind);
+      t.anchor_dtypes.push_back(held_.anchor_dtype(i));
+    }
+    for (int k = 0; k < kStates; ++k) {
+      std::vector<void*>& column = t.columns[kColumnOf[k]];
+      for (size_t i = 0; held_.has(k) && i < n; ++i) column.push_back(held_.state(k, i));
+    }
+    t.steps = static_cast<float*>(held_.steps());
+    t.statistics = static_cast<double*>(held_.statistics());
+    t.scales = static_cast<const double*>(held_.scales());
+    plan_.emplace(t, device_, address_of(scratch_));
+    moves_ = held_.moves();
+  }
+
+  HeldGroup held_;
+  int device_;
+  Tensor scratch_;
+  std::optional<cuda::StepPlan> plan_;
+  int64_t moves_ = -1;
+  cuda::StepPlan::Moving moving_;
+};
+
+Numbered<std::shared_ptr<Group>>& groups() {
+  static auto* const all = new Numbered<std::shared_ptr<Group>>;
+  return *all;
+}
+
+std::shared_ptr<Group> group_of(int64_t number) {
+  const auto found = groups().find(number);
+  STD_TORCH_CHECK(found.has_value(), "srft: there is no group ", number, ": it was dropped, or never made");
+  return *found;
+}
+
+int64_t hold_group(TensorList params, TensorList first_moments, TensorList second_moments,
+                   TensorList max_second_moments, TensorList previous, TensorList anchors, TensorList priors,
+                   TensorList transfers, TensorList curvatures, TensorList paths, Tensor steps, Tensor statistics,
+                   Tensor scales) {
+  return groups().keep(std::make_shared<Group>(
+      params,
+      std::array<TensorList, kStates>{std::move(first_moments), std::move(second_moments),
+                                      std::move(max_second_moments), std::move(previous), std::move(anchors),
+                                      std::move(priors), std::move(transfers), std::move(curvatures), std::move(paths)},
+      std::move(steps), std::move(statistics), std::move(scales)));
+}
+
+void drop_group(int64_t group) { groups().take(group); }
+
+int64_t launches_of_group(int64_t group) { return group_of(group)->launches(); }
+
+void step_group(int64_t group, int64_t params, int64_t grads, int64_t plus, int64_t minus, std::vector<double> settings,
+                MaybeTensor device_settings, MaybeTensor means, MaybeTensor found_inf, MaybeTensor grad_scale,
+                Tensor report, int64_t flags, int64_t phase) {
+  const std::array<TensorList, 4> lists = {taken_look(params), taken_look(grads), taken_look(plus), taken_look(minus)};
+  group_of(group)->step(lists, settings, device_settings, means, found_inf, grad_scale, report, flags, phase);
+}
+
+}  // namespace
+
+SRFT_LIBRARY(SRFT_CUDA_OPERATORS, m) {
+  m.def(
+      "hold_group(Tensor[] params, Tensor[] first_moments, Tensor[] second_moments, Tensor[] max_second_moments, "
+      "Tensor[] previous, Tensor[] anchors, Tensor[] priors, Tensor[] transfers, Tensor[] curvatures, Tensor[] paths, "
+      "Tensor steps, Tensor statistics, Tensor scales) -> int");
+  m.def("drop_group(int group) -> ()");
+  m.def("launches_of_group(int group) -> int");
+  m.def(
+      "step_group_(int group, int params, int grads, int plus, int minus, float[] settings, Tensor? device_settings, "
+      "Tensor? means, Tensor? found_inf, Tensor? grad_scale, Tensor(a!) report, int flags, int phase) -> ()");
+}
+SRFT_LIBRARY_IMPL(SRFT_CUDA_OPERATORS, CompositeExplicitAutograd, m) {
+  m.impl("hold_group", TORCH_BOX(&hold_group));
+  m.impl("drop_group", TORCH_BOX(&drop_group));
+  m.impl("launches_of_group", TORCH_BOX(&launches_of_group));
+  m.impl("step_group_", TORCH_BOX(&step_group));
+}
