@@ -98,7 +98,7 @@ def _compact(rows: Sequence[tuple[Tensor, Tensor]]) -> dict[Tensor, dict[str, Te
     return found
 
 
-def _statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
+def statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
     """Return statistics as the kernels keep them, from either form in which they are saved.
 
     They are empty if they were not saved.
@@ -242,7 +242,7 @@ def _load_extra(own: dict[str, Any], param: Tensor, values: Mapping[str, Any], i
     if "transfer" in own or "transfer" in values:
         _state.put(own, "transfer", param, values.get("transfer"))
     if "transfer_statistics" in own or "transfer_statistics" in values:
-        own["transfer_statistics"] = _statistics_of(values, param.device)
+        own["transfer_statistics"] = statistics_of(values, param.device)
 
 
 # ---------------------------------------------------------------- hooks

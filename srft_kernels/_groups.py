@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
-from srft_kernels import _options, _state
+from srft_kernels import _checkpoint, _options, _state
 from srft_kernels._curvature_state import RunningCurvature
 from srft_kernels._inner import InnerOptimizer
 from srft_kernels._names import checked_maps, name_of
@@ -222,6 +222,9 @@ class GroupWatch:
                     raise RuntimeError(
                         f"optimizer.state was given what no step could use, {name} of {name_of(param, groups)}: {found}"
                     )
+            if "transfer_histogram" in own:  # as saved: ZeRO loads the state of each parameter itself
+                own["transfer_statistics"] = _checkpoint.statistics_of(own, param.device)
+                del own["transfer_histogram"]
             changed = changed or bool(others)
         self.note_state()
         if changed:

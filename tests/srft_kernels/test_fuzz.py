@@ -295,7 +295,7 @@ class Training(RuleBasedStateMachine):
         """By hand, in both worlds; one that is refused is put back."""
         for world in self.worlds:
             own = world.optimizer.state.get(world.params[name], {})
-            if which not in own:
+            if own.get(which) is None:
                 return
         before = [world.optimizer.state[world.params[name]][which] for world in self.worlds]
         for world, tensor in zip(self.worlds, before, strict=True):
