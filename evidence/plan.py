@@ -255,7 +255,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
-    "vision-frozen": list(vision_frozen("fashion", (0, 1))),
+    "vision-frozen": list(vision_frozen("fashion", (0,))),
     "vision-few": list(vision_longer("fashion", (0, 1), shots=2)),
     "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
