@@ -1,6 +1,6 @@
-// The one door into the CUDA kernels: operators that check the tensors they are given, as those of the CPU do and by
-// the same code (../cpu/held_group.h, checked_lists.h), whoever calls and with whatever. Torch's stable ABI is all that
-// is asked of torch, and its CUDA library only for the stream, where it is loaded.
+// The operators that are the only entry to the CUDA kernels. They check the tensors that they are given, for every
+// caller, as those of the CPU do and by the same code (../cpu/held_group.h, checked_lists.h). Of torch they need only
+// the stable ABI, and its CUDA library only for the stream, if it is loaded.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -32,7 +32,7 @@ cudaStream_t current_stream(int) { return nullptr; }
 #else
 constexpr DeviceType kHere = DeviceType::CUDA;
 
-// Returns torch's current stream on a device. No caller is asked for it, because a stream is an address like any other.
+// Returns torch's current stream on a device. No caller passes it, because an address could not be checked.
 cudaStream_t current_stream(int device) {
   using Get = AOTITorchError (*)(int32_t, void**);
   static const Get get = [] {
@@ -267,7 +267,8 @@ void fold_probes(TensorList estimates, TensorList plus, TensorList minus, double
 
 }  // namespace
 
-// The operators' namespace: of this library alone, for the tests load the same code, compiled for the host, beside it.
+// The operators' namespace is a name of this library alone, because the tests load the same code, compiled for the
+// host, beside it.
 #define SRFT_LIBRARY(name, m) STABLE_TORCH_LIBRARY(name, m)
 #define SRFT_LIBRARY_IMPL(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)
 SRFT_LIBRARY(SRFT_CUDA_OPERATORS, m) {

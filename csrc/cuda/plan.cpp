@@ -1,5 +1,5 @@
-// A step on a GPU: which tensors go into which launch, with which kernel and which arguments. Nothing is checked here:
-// operators.cpp is the door.
+// A step on a GPU: which tensors go into which launch, with which kernel and which arguments. Nothing is checked here,
+// because operators.cpp has checked it.
 #include "plan.h"
 
 #include <algorithm>
