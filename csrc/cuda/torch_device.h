@@ -14,7 +14,7 @@ inline cudaStream_t current_stream(int) { return nullptr; }
 #else
 constexpr ops::DeviceType kHere = ops::DeviceType::CUDA;
 
-// Returns torch's current stream on a device. No caller is asked for it, because a stream is an address like any other.
+// Returns torch's current stream on a device. No caller passes it, because an address could not be checked.
 inline cudaStream_t current_stream(int device) {
   using Get = AOTITorchError (*)(int32_t, void**);
   static const Get get = [] {
@@ -35,6 +35,7 @@ inline int device_of(const ops::Tensor& tensor) {
 
 }  // namespace srft::cuda
 
-// The operators' namespace: of this library alone, for the tests load the same code, compiled for the host, beside it.
+// The operators' namespace is a name of this library alone, because the tests load the same code, compiled for the
+// host, beside it.
 #define SRFT_LIBRARY(name, m) STABLE_TORCH_LIBRARY_FRAGMENT(name, m)
 #define SRFT_LIBRARY_IMPL(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)
