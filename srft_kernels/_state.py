@@ -145,8 +145,8 @@ def set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None
     started = 1.0 if own.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
     count = own.get(inner.counter)
     count = started if count is None else count
-    known = isinstance(count, Tensor) and count.dtype == torch.float32 and count.device == param.device
-    if not known or count.dim():
+    fits = isinstance(count, Tensor) and (count.dtype, count.device) == (torch.float32, param.device)
+    if not isinstance(count, Tensor) or not fits or count.dim() > 0:
         own[inner.counter] = torch.tensor(float(count), dtype=torch.float32, device=param.device)
 
 
