@@ -108,7 +108,8 @@ std::map<std::string, bool> rules(int flags, int phase) {
           {"folds_in", f.folds_in(p)}};
 }
 
-// Which objects an optimizer's state holds: the addresses of every parameter's dictionary, and of its keys and values.
+// Returns which objects an optimizer's state holds: the addresses of every parameter's dictionary, and of its keys and
+// values.
 py::bytes identities(const py::dict& state) {
   std::string all;
   const auto add = [&](PyObject* object) { all.append(reinterpret_cast<const char*>(&object), sizeof object); };

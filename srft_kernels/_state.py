@@ -145,8 +145,8 @@ def set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None
     started = 1.0 if own.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
     count = own.get(inner.counter)
     count = started if count is None else count
-    known = isinstance(count, Tensor) and count.dtype == torch.float32 and count.device == param.device
-    if not known or count.dim():
+    fits = isinstance(count, Tensor) and (count.dtype, count.device) == (torch.float32, param.device)
+    if not isinstance(count, Tensor) or not fits or count.dim() > 0:
         own[inner.counter] = torch.tensor(float(count), dtype=torch.float32, device=param.device)
 
 
@@ -162,12 +162,13 @@ def lay_out(own: dict[str, Any], param: Tensor) -> None:
 
 
 def misfit(param: Tensor, name: str, value: Any) -> str:
-    """Why no step could work with what stands in a parameter's state under a name; empty where one could.
+    """Return why no step could work with what a parameter's state holds under a name, or an empty string if one could.
 
     Args:
         param: The parameter.
-        name: The state's name: a tensor of the parameter's shape, statistics of T, or a count of steps.
-        value: What stands there, set by hand or come with a checkpoint. None is nothing: averages begin anew.
+        name: The state's name. It stands for a tensor of the parameter's shape, statistics of T, or a count of steps.
+        value: What the state holds, which was set by hand or came with a checkpoint. None fits, because averages then
+            begin anew.
     """
     if value is None:
         return ""

@@ -1,5 +1,5 @@
-// The lists of tensors that the operators of probes and of the penalty are called with, checked, whoever calls and with
-// whatever. What is refused has written nothing.
+// Checks the lists of tensors that the operators of probes and of the penalty are called with. These checks hold for
+// every caller, and refuse a list before anything is written.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -17,14 +17,14 @@ namespace srft::ops {
 
 using torch::headeronly::DeviceType;
 
-// Memory of a list's tensor, and its place in the list.
+// The memory of one tensor of a list, and the tensor's place in the list.
 struct Stretch {
   uintptr_t begin, end;
   size_t at;
   bool operator<(const Stretch& other) const { return begin < other.begin; }
 };
 
-// The lists of a probe's operator, by name; the first is the one that is written. `numbers` key each tensor.
+// The lists of a probe's operator, by name. The operator writes the first one. `numbers` key each tensor.
 struct ProbeLists {
   struct Named {
     const char* name;
@@ -108,7 +108,7 @@ struct ProbeLists {
   }
 };
 
-// Refuses a penalty's tensor without the memory that its elements need.
+// Refuses a penalty's tensor if it lacks the memory that its elements need.
 inline void check_memory(const Tensor& tensor, const std::string& what) {
   const Metadata m(tensor);
   const bool there = m.is_strided() && (m.numel() == 0 || (is_known(tensor.scalar_type())
@@ -118,7 +118,8 @@ inline void check_memory(const Tensor& tensor, const std::string& what) {
                   " has less memory than elements: its storage was freed or shrunk");
 }
 
-// Refuses lists of a penalty that are not of equal lengths and shapes, and on one device of the library's kind.
+// Refuses the lists of a penalty unless they have equal lengths and shapes, and lie on one device of the library's
+// kind.
 inline void check_penalty(DeviceType device, const TensorList& params, const TensorList& anchors,
                           const TensorList& significance) {
   STD_TORCH_CHECK(params.size() == anchors.size() && params.size() == significance.size(),
@@ -136,7 +137,7 @@ inline void check_penalty(DeviceType device, const TensorList& params, const Ten
   }
 }
 
-// A tensor as the penalty's loops read it: contiguous, and widened where they do not know its dtype.
+// Returns a tensor as the penalty's loops read it: contiguous, and widened if they do not know its dtype.
 inline Tensor readable(const Tensor& tensor) {
   const ScalarType dtype = tensor.scalar_type();
   return torch::stable::contiguous(is_known(dtype) ? tensor : torch::stable::to(tensor, ScalarType::Float));

@@ -56,7 +56,7 @@ struct Form {
   }
 };
 
-// The device of a group, and its name for messages. The index of a CPU does not matter, because there is one.
+// The device of a group, and its name for messages. All CPUs count as one, whatever their number.
 struct Place {
   int32_t type, index;
   const char* name;
@@ -71,7 +71,7 @@ struct Place {
 
 class HeldGroup {
  public:
-  // The group's device is that of `steps`, and must be of the library's kind.
+  // The group's device is the one on which `steps` lies. It must be of the library's kind.
   HeldGroup(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics,
             Tensor scales, torch::headeronly::DeviceType device)
       : place_(Place::of(steps, device)),
@@ -120,7 +120,7 @@ class HeldGroup {
     return options;
   }
 
-  // Refuses what is not `count` contiguous numbers on the group's device.
+  // Refuses a tensor that is not `count` contiguous numbers on the group's device.
   void check_numbers(const Tensor& t, ScalarType dtype, int64_t count, const char* what) const {
     const Metadata m(t);
     STD_TORCH_CHECK(place_.has(m) && m.dtype == int32_t(dtype) && m.numel() == count && m.is_contiguous() &&
@@ -215,8 +215,8 @@ class HeldGroup {
     return address_of(tensor);
   }
 
-  // The state's addresses, after a look at what was replaced, freed or resized since the last. What an optimizer needs
-  // has to be there.
+  // Finds the state's addresses, after a look at what was replaced, freed or resized since the last look, and a check
+  // that the optimizer has all that it needs.
   void point_to_state(const cpu::Options& options) {
     if (has_moved()) look_at_state();
     for (size_t i = 0; i < forms_.size(); ++i) {
@@ -246,8 +246,8 @@ class HeldGroup {
     }
   }
 
-  // Returns whether any tensor of state has other memory than at the last look. State with the same memory was checked
-  // then.
+  // Returns whether any tensor of state has other memory than at the last look. Tensors with the same memory were
+  // checked then.
   bool has_moved() const {
     bool moved = false;
     for (int k = 0; k < kStates; ++k) {
@@ -258,8 +258,8 @@ class HeldGroup {
     return moved;
   }
 
-  // Checks all state, and finds where everything lies that a step writes: no two tensors may share it. Where it
-  // refuses, the next step looks again.
+  // Checks all state, and finds all memory that a step writes, which no two tensors may share. If it refuses, the next
+  // step looks again.
   void look_at_state() {
     for (auto& list : known_) list.clear();
     for (int k = 0; k < kStates; ++k) known_[k].resize(state_[k].size());
@@ -291,7 +291,7 @@ class HeldGroup {
                       " shares memory with state that a step writes");
     }
     std::sort(read.begin(), read.end());
-    // What is only read may overlap: each end becomes the furthest so far, which `overlaps` asks for.
+    // Tensors that are only read may overlap. Each end becomes the furthest so far, which `overlaps` asks for.
     for (size_t j = 1; j < read.size(); ++j) read[j].end = std::max(read[j].end, read[j - 1].end);
     written_ = std::move(written);
     read_ = std::move(read);
@@ -310,8 +310,8 @@ class HeldGroup {
     auto after = std::lower_bound(sorted.begin(), sorted.end(), Span{end, 0, 0});
     return after != sorted.begin() && std::prev(after)->end > begin;
   }
-  // A parameter and its gradient against the state. A gradient may be its own parameter: elements are read before they
-  // are written.
+  // Refuses a parameter or gradient that shares memory with the state. A gradient may be its own parameter, because
+  // elements are read before they are written.
   void check_alone(const void* param, const void* grad, size_t i) const {
     const Form& form = forms_[i];
     const auto span = [&](const void* at) { return reinterpret_cast<uintptr_t>(at); };
@@ -371,7 +371,7 @@ class HeldGroup {
     }
   }
 
-  // The report, which a step writes, against all else.
+  // Refuses a report, which a step writes, if it shares memory with anything else.
   void check_report_apart(const Tensor& report) const {
     const uintptr_t begin = reinterpret_cast<uintptr_t>(address_of(report)), end = begin + kReport * sizeof(double);
     bool shares = overlaps(written_, begin, end) || overlaps(read_, begin, end) || overlaps(parameters_, begin, end);

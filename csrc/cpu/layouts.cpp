@@ -1,4 +1,4 @@
-// srft::look: how a list of tensors lies in memory, and where, in one call (srft_kernels/ops/layouts.py).
+// srft::look finds how and where a list of tensors lies in memory, in one call (srft_kernels/ops/layouts.py).
 #include "layouts.h"
 
 #include <torch/csrc/stable/library.h>

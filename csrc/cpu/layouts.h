@@ -6,7 +6,8 @@
 
 namespace srft::ops {
 
-// Returns the list of a look and forgets it. 0 stands for an empty list, and any other number is refused.
+// Returns the list of a look and forgets it. The number 0 stands for an empty list; any other number that is unknown is
+// refused.
 __attribute__((visibility("default"))) TensorList taken_look(int64_t number);
 
 }  // namespace srft::ops

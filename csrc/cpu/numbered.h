@@ -1,4 +1,4 @@
-// Objects that Python knows by number. A number that was never given out finds nothing.
+// Keeps objects that Python knows by number. A number that was never given out finds nothing.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,8 @@
 
 namespace srft::ops {
 
-// It is made with `new` and never destroyed, because tensors must not be freed after torch's own libraries are gone.
+// An object of this class is made with `new` and never destroyed, because tensors must not be freed after torch's own
+// libraries are gone.
 template <class T>
 class Numbered {
  public:
@@ -23,7 +24,7 @@ class Numbered {
     const auto found = all_.find(number);
     return found == all_.end() ? std::nullopt : std::optional<T>(found->second);
   }
-  // Returns what is then kept no longer. The caller lets it go, outside the lock.
+  // Returns the object and keeps it no longer. The caller frees it, outside the lock.
   std::optional<T> take(int64_t number) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = all_.find(number);

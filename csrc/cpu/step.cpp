@@ -1,4 +1,4 @@
-// The CPU step, and the one door into it: the operator srft::step_group_ has everything that comes with a step checked
+// The CPU step, and its only entry: the operator srft::step_group_ has everything that comes with a step checked
 // (held_group.h), works out what each tensor's elements share, and gives their chunks to torch's threads.
 #include "step.h"
 

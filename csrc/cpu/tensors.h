@@ -127,7 +127,7 @@ inline void* address_of(const Tensor& tensor) {
   return address;
 }
 
-// A tensor's memory. While it stays the same, as many elements are where they were.
+// A tensor's memory. As long as it compares equal, as many elements are where they were.
 struct Memory {
   void* address = nullptr;  // null also where there are no elements
   int64_t bytes = -1, offset = -1;

@@ -13,7 +13,7 @@ inline void check(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string("srft: ") + what + ": " + cudaGetErrorString(status));
 }
 
-// Makes a device current for as long as it lives, and then the one that was.
+// Makes a device current during its lifetime, and afterward the device that was.
 class OnDevice {
  public:
   explicit OnDevice(int device) {

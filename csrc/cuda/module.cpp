@@ -1,5 +1,5 @@
-// What the CUDA library was built of, and its arithmetic of launches, for Python. Whatever touches a tensor is an
-// operator (operators.cpp).
+// Tells Python how the CUDA library was built, and how it divides tensors into launches. Whatever touches a tensor is
+// an operator (operators.cpp).
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,6 +1,5 @@
-// The door into the CUDA kernels of the penalty and of probes: operators that check the tensors they are given, as
-// those of the CPU do and by the same code (../cpu/checked_lists.h), whoever calls and with whatever. plan.cpp is the
-// step's.
+// The operators of the penalty and of probes on a GPU. They check the tensors that they are given, for every caller, as
+// those of the CPU do and by the same code (../cpu/checked_lists.h). plan.cpp has the step's operator.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 

@@ -1,4 +1,4 @@
-// A step on a GPU, and the one door into it: the operator srft_cuda::step_group_ has everything that comes with a step
+// A step on a GPU and its only entry. The operator srft_cuda::step_group_ has everything that comes with a step
 // checked, as the CPU's does and by the same code (../cpu/held_group.h). A plan decides which tensors go into which
 // launch, with which kernel and which arguments.
 #include "plan.h"

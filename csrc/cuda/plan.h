@@ -31,11 +31,13 @@ class StepPlan {
   // Returns how many tensors one launch takes if each has `columns` addresses.
   static size_t capacity(int columns);
 
-  // Which tensors go into which launch: of one dtype, as many as fit, and fewer than 2^32 units.
+  // Returns which tensors go into which launch. Those of a launch have one dtype and fewer than 2^32 units, and there
+  // are as many as fit.
   static std::vector<std::vector<uint32_t>> cut(const std::vector<int64_t>& sizes, const std::vector<DType>& dtypes,
                                                 int columns);
 
-  // One address a tensor. `grads` may be empty after an unfused step, `plus` and `minus` where nothing is folded.
+  // Each list has one address a tensor. `grads` may be empty after an unfused inner step, and `plus` and `minus` if
+  // nothing is folded.
   struct Moving {
     std::vector<const void*> params, grads, plus, minus;
   };

@@ -1,4 +1,4 @@
-// The tensors of one parameter group as plain pointers: what a plan is made from.
+// The tensors of one parameter group as plain pointers. A plan is made from them.
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <torch/headeronly/core/DeviceType.h>
 
 #include "../cpu/tensors.h"
 #include "arguments.h"
@@ -9,12 +10,12 @@
 namespace srft::cuda {
 
 #if defined(SRFT_CUDA_ON_HOST)
-constexpr ops::DeviceType kHere = ops::DeviceType::CPU;
+constexpr torch::headeronly::DeviceType kHere = torch::headeronly::DeviceType::CPU;
 inline cudaStream_t current_stream(int) { return nullptr; }
 #else
-constexpr ops::DeviceType kHere = ops::DeviceType::CUDA;
+constexpr torch::headeronly::DeviceType kHere = torch::headeronly::DeviceType::CUDA;
 
-// Returns torch's current stream on a device. No caller is asked for it, because a stream is an address like any other.
+// Returns torch's current stream on a device. No caller passes it, because an address could not be checked.
 inline cudaStream_t current_stream(int device) {
   using Get = AOTITorchError (*)(int32_t, void**);
   static const Get get = [] {
@@ -35,6 +36,7 @@ inline int device_of(const ops::Tensor& tensor) {
 
 }  // namespace srft::cuda
 
-// The operators' namespace: of this library alone, for the tests load the same code, compiled for the host, beside it.
+// The operators' namespace is a name of this library alone, because the tests load the same code, compiled for the
+// host, beside it.
 #define SRFT_LIBRARY(name, m) STABLE_TORCH_LIBRARY_FRAGMENT(name, m)
 #define SRFT_LIBRARY_IMPL(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)

@@ -22,8 +22,8 @@ class Layouts:
     """What :func:`look` saw.
 
     Attributes:
-        fingerprint: The same for tensors that lie alike.
-        addresses: int64 on the CPU, one a tensor; 0 for one without elements.
+        fingerprint: A number that is the same for tensors that lie alike.
+        addresses: int64 on the CPU, one for each tensor; 0 if it has no elements.
     """
 
     __slots__ = ("_number", "addresses", "fingerprint")
@@ -34,12 +34,15 @@ class Layouts:
         self._number = number
 
     def take(self) -> int:
-        """The number by which a step of the compiled library takes over the tensors that were seen, once."""
+        """Return the number by which a step of the compiled library takes over the tensors that were seen, once.
+
+        Afterward the number is 0.
+        """
         number, self._number = self._number, 0
         return number
 
     def __del__(self) -> None:
-        if self._number:  # no step took it: the tensors are to be held no longer
+        if self._number:  # no step took it, so the tensors need not be held any longer
             _forget(self._number)
 
 

@@ -90,7 +90,7 @@ class StepCall:
     seen_grads: Layouts | None = None
 
     def looks(self) -> tuple[Layouts, Layouts, Layouts, Layouts]:
-        """Looks at parameters, gradients, ``plus`` and ``minus``: those that the caller had, or new ones."""
+        """Return the looks at parameters, gradients, ``plus`` and ``minus``: those that the caller had, or new ones."""
         return (
             self.seen_params or look(self.params),
             self.seen_grads or look(self.grads),

@@ -292,7 +292,7 @@ class Training(RuleBasedStateMachine):
         what=st.sampled_from(sorted(REPLACEMENTS)),
     )
     def replace_a_tensor_of_state(self, name: str, which: str, what: str) -> None:
-        """By hand, in both worlds; one that is refused is put back."""
+        """Replace a tensor by hand, in both worlds. One that is refused is put back."""
         for world in self.worlds:
             own = world.optimizer.state.get(world.params[name], {})
             if own.get(which) is None:

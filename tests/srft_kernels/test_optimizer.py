@@ -649,7 +649,7 @@ def test_an_optimizer_under_way_is_taken_over() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "prior", "anchor", "step"])
 def test_a_tensor_of_state_that_is_replaced_by_hand_counts_from_the_next_step(backend: Any, name: str) -> None:
-    """As if it had been written where it was; torch's optimizers read their state in every step."""
+    """It counts as if it had been written in place, because torch's optimizers read their state in every step."""
     worlds = []
     for replaces in (False, True):
         torch.manual_seed(0)
@@ -663,7 +663,7 @@ def test_a_tensor_of_state_that_is_replaced_by_hand_counts_from_the_next_step(ba
                 own[name] = own[name] * 3
             elif step == 1:
                 own[name].mul_(3)
-                if name in ("prior", "anchor"):  # whose means are known from when they were given
+                if name in ("prior", "anchor"):  # their means are known from when they were given
                     optimizer._plans.forget()
         worlds.append((p.detach().clone(), own[name].clone()))
     assert torch.equal(worlds[0][0], worlds[1][0])
@@ -718,7 +718,7 @@ def test_state_that_no_step_could_use_is_refused_and_may_be_put_back(backend: An
     ],
 )
 def test_a_checkpoint_with_numbers_that_no_step_could_use_changes_nothing(name: str, value: Any, words: str) -> None:
-    """NaN in the range of a histogram was an index into the memory before a table."""
+    """Once a NaN in the range of a histogram gave an index into the memory before a table."""
     torch.manual_seed(0)
     p = nn.Parameter(torch.randn(40))
     optimizer = srft.SRFT(AdamW([("p", p)], lr=1e-2), {"p": torch.rand(40)}, kappa=0.5)

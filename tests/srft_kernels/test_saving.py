@@ -387,7 +387,7 @@ def test_many_small_layers_save_in_few_bytes(width: int) -> None:
 
 
 def test_what_the_smallest_layers_save_beside_their_tensors_is_the_list_of_them() -> None:
-    """Some seventy bytes an entry, which torch's own optimizers write as well, and few records of memory."""
+    """The list takes some seventy bytes an entry, as for torch's own optimizers; records of memory are few."""
 
     def saved(optimizer: Optimizer) -> tuple[int, int, int, int]:
         buffer = io.BytesIO()

@@ -1,7 +1,8 @@
-"""ZeRO: torch's ``ZeroRedundancyOptimizer`` inside of the wrapper, and the wrapper inside of it, on two processes."""
+"""ZeRO on two processes: torch's ``ZeroRedundancyOptimizer`` inside of the wrapper, and the wrapper inside of it."""
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 from datetime import timedelta
@@ -34,7 +35,7 @@ def prior_of(model: nn.Module) -> dict[Tensor, Tensor]:
 
 
 def batch(step: int, rank: int, world: int) -> Tensor:
-    """This process's share of eight samples."""
+    """Return this process's share of eight samples."""
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
     return x[rank::world]
 
@@ -51,7 +52,7 @@ def around(kind: type[AdamW], model: nn.Module) -> srft.SRFT:
 
 
 def check_inside(rank: int) -> None:
-    """Parameters' averages are shared out among the processes; anchors and priors are everywhere."""
+    """Check that the processes share the averages out by parameter, while anchors and priors are everywhere."""
     whole = network()
     train(whole, around(OwnAdamW, whole), range(STEPS))
     model = network()
@@ -64,7 +65,7 @@ def check_inside(rank: int) -> None:
 
 
 def check_outside(rank: int) -> None:
-    """Anchors and priors are shared out with the averages."""
+    """Check that anchors and priors are shared out with the averages."""
     whole = network()
     train(whole, around(AdamW, whole), range(STEPS))
     model = network()
@@ -78,7 +79,7 @@ def check_outside(rank: int) -> None:
     optimizer = ZeroRedundancyOptimizer(model.parameters(), make, lr=1e-2)
     train(parallel, optimizer, range(3), rank, WORLD)
     optimizer.consolidate_state_dict(to=0)
-    saved = [optimizer.state_dict() if rank == 0 else None]
+    saved = [copy.deepcopy(optimizer.state_dict()) if rank == 0 else None]  # whose tensors are the live ones
     dist.broadcast_object_list(saved)
     again = network()
     again.load_state_dict(model.state_dict())

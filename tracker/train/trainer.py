@@ -250,9 +250,10 @@ class Trainer:
 
     @contextlib.contextmanager
     def _loader_deaths(self) -> Iterator[None]:
-        """Say in one sentence that a loader process died, and what there is to go on from.
+        """Report in one sentence that a loader process died, and from which checkpoint to go on.
 
-        Torch tells of it in the midst of a step, so nothing is saved then: the last checkpoint is of a whole one.
+        Torch raises the error in the middle of a step, so nothing is saved then; the last checkpoint is of a whole
+        step.
         """
         try:
             yield

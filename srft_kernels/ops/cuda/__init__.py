@@ -1,1 +1,1 @@
-"""The compiled CUDA kernels: the host's side of ``csrc/cuda``, a file for the step, the penalty and the probes each."""
+"""The host side of the compiled CUDA kernels in ``csrc/cuda``: a file each for the step, the penalty and the probes."""

@@ -15,15 +15,16 @@ from srft_kernels.ops.plan import STATE_LISTS, StepCall, StepTensors
 
 
 class CudaPlan:
-    """A :class:`.plan.StepPlan` of the compiled CUDA kernels; ``csrc/cuda/plan.cpp`` cuts it into launches.
+    """A :class:`.plan.StepPlan` of the compiled CUDA kernels. ``csrc/cuda/plan.cpp`` divides it into launches.
 
     Args:
         tensors: What the plan is made over.
         module: The library; None takes the installed one.
 
     Raises:
-        RuntimeError: When made, for tensors of other sizes, dtypes, devices or layouts than :class:`.plan.StepTensors`
-            says, or that share memory; in a step also for what has changed since. Nothing is written then.
+        RuntimeError: When the plan is made, if the tensors have other sizes, dtypes, devices or layouts than
+            :class:`.plan.StepTensors` says, or share memory. In a step, also if one has changed since. Nothing is
+            written then.
     """
 
     def __init__(self, tensors: StepTensors, module: Any = None) -> None:

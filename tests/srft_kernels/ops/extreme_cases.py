@@ -43,9 +43,9 @@ EXTREMES: list[dict[str, Any]] = [
 def extreme_case(
     *, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSOR, taken: float = 4.0, **options: Any
 ) -> Case:
-    """Every combination of gradient, prior and second moment, in one tensor, beside one of zeros.
+    """Return every combination of gradient, prior and second moment, in one tensor, beside one of zeros.
 
-    ``taken`` are the steps taken before: a float32, whose whole numbers end at 2^24.
+    ``taken`` is the number of steps taken before, in a float32, whose whole numbers end at 2^24.
     """
     size = len(EVERY)
     options = {"decoupled_decay": options.get("inner", Inner.ADAM) is Inner.ADAM, "kappa": 0.5} | options

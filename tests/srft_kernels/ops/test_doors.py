@@ -1,4 +1,4 @@
-"""Every entry of the compiled libraries, called with whatever: a sentence or an answer, and never a byte elsewhere.
+"""Every operator of the compiled libraries answers any call or refuses it in a sentence, and never writes elsewhere.
 
 Every tensor lies between two stretches of known bytes, which are looked at after each call. The CUDA library is the one
 that runs on the host (cuda_on_host/).
@@ -26,13 +26,13 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Yard:
-    """Tensors that lie between fences."""
+    """Keeps tensors between fences, which are known bytes."""
 
     def __init__(self) -> None:
         self._rooms: list[Tensor] = []
 
     def place(self, tensor: Tensor, shift: int = 0) -> Tensor:
-        """A copy with a fence on both sides, ``shift`` elements off an aligned place."""
+        """Return a copy with a fence on both sides, ``shift`` elements off an aligned place."""
         bytes_ = tensor.numel() * tensor.element_size()
         before = FENCE + shift * tensor.element_size()
         room = torch.full((before + bytes_ + FENCE,), KNOWN, dtype=torch.uint8)
@@ -66,7 +66,7 @@ def shrunk(tensor: Tensor) -> Tensor:
     return copy
 
 
-# What is put in the place of a tensor. Each is given the tensor and the yard.
+# Each of these returns what is put in the place of a tensor, and is given the tensor and the yard.
 SUBSTITUTES: list[Callable[[Tensor, Yard], Any]] = [
     *(lambda t, yard, dtype=dtype: yard.place(t.to(dtype)) for dtype in DTYPES),
     lambda t, yard: yard.place(t.int()),
@@ -90,7 +90,7 @@ NUMBERS = [0, 1, -1, 2, 3, 7, 2**31, 2**32, 2**40, -(2**40), 2**63 - 1, float("n
 
 
 def changed(value: Any, others: list[Tensor], chance: random.Random, yard: Yard) -> Any:
-    """Something else in the place of an argument, or in a list of its own."""
+    """Return something else in the place of an argument, or of an item of a list."""
     if isinstance(value, Tensor):
         if others and chance.random() < 0.25:
             other = chance.choice(others)
@@ -121,9 +121,9 @@ def tensors_of(arguments: list[Any]) -> list[Tensor]:
 def harass(
     operator: Callable[..., Any], make: Callable[[Yard], list[Any]], *, seed: int, calls: int = 150, refuses: int = 50
 ) -> None:
-    """Call an operator with right arguments, then with one or two of them changed, many times.
+    """Call an operator with right arguments, and then many times with one or two of them changed.
 
-    So many calls must be refused and one answered at least, else the changes are none that matter.
+    At least ``refuses`` calls must be refused and one answered, because otherwise the changes do not matter.
     """
     chance = random.Random(seed)
     answered = refused = 0
@@ -273,7 +273,7 @@ def test_looks() -> None:
     ],
 )
 def test_the_arithmetic_of_launches_refuses_nonsense(module: Any, entry: str, arguments: tuple[Any, ...]) -> None:
-    """Some of these divided by zero, which ends the process."""
+    """Without the checks some of these divide by zero, which ends the process."""
     with pytest.raises(ValueError, match="srft"):
         getattr(module, entry)(*arguments)
 

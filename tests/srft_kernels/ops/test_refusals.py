@@ -29,7 +29,7 @@ SHAPES = ((7,), (0,), (33, 65), ())
 
 
 class Door:
-    """One library's way into the step: what makes its plans, and its operator."""
+    """The way into the step of one library: what makes its plans, and its operator."""
 
     def __init__(self, name: str, make_plan: Callable[[StepTensors], Any], operators: Any) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class Door:
         phase: int = 0,
         on_device: Sequence[Tensor | None] = (None,) * 4,
     ) -> None:
-        """The operator with looks at the lists; ``on_device`` are settings, means, found_inf and grad_scale."""
+        """Call the operator with looks at the lists. ``on_device`` has settings, means, found_inf and grad_scale."""
         looks = [look(listed).take() for listed in lists]
         more = on_device if self.name == "cuda" else ()
         self.operators.step_group_(group, *looks, settings, *more, report, flags, phase)
@@ -317,7 +317,7 @@ def test_state_in_other_memory_is_followed_and_of_another_dtype_refused(door: Do
 def test_whatever_the_statistics_are_no_bin_lies_outside_the_table(
     door: Door, dtype: torch.dtype, number: float, place: int
 ) -> None:
-    """They come with a checkpoint. An index that follows from NaN was one of the memory before the table."""
+    """The statistics come with a checkpoint. Once a NaN in them gave an index before the table."""
     case = make_case(shapes=((3000,), (7,)), dtype=dtype, decoupled_decay=True)
     step = Stepper(case, door.make_plan)
     step()
