@@ -13,7 +13,9 @@ def add(model: nn.Module) -> list[str]:
     """Put updates beside the linear layers of all blocks, in place, and freeze the layers; names of what was added."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS), model)
+    # The projection of patches is called "proj" too.
+    layers = rf"blocks\..+\.({'|'.join(TARGETS)})"
+    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=layers), model)
     return [name for name, _ in model.named_parameters() if ".lora_" in name]
 
 
