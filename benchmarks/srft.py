@@ -24,9 +24,9 @@ def backend_option(device: torch.device, backend: str) -> dict[str, Any]:
 
 
 def wrap(inner: Optimizer, prior: dict[Any, torch.Tensor] | None, **options: Any) -> srft.SRFT:
-    """SRFT, or :class:`Unavailable` where the backend that was asked for is not there."""
+    """SRFT with rank damping where nothing else is said, or :class:`Unavailable` where its backend is not there."""
     try:
-        return srft.SRFT(inner, prior, **options)
+        return srft.SRFT(inner, prior, **{"damping": "rank", "normalize": "tensor", **options})
     except (RuntimeError, ValueError) as error:
         if "backend" not in str(error):
             raise

@@ -35,8 +35,9 @@ class SRFT(Optimizer):
         θ ← (θ' + w_p a + w_t θ) / (1 + w_p + w_t)
         w_p = ηλκP̂/ρ,  w_t = (1-κ) μ/(1-μ)
 
-    where a is the anchor, P̂ the prior significance over its mean, ρ the RMS of the anchor tensor (at least 1e-3), and μ
-    rises with the rank of the transfer significance T among its tensor's.
+    where a is the anchor, P̂ the prior significance over its mean in all tensors, and ρ the RMS of the anchor tensor (at
+    least 1e-3). w_t is 0 by default; with ``damping="rank"`` μ rises with the rank of the transfer significance T among
+    its tensor's.
 
     Parameters may be distributed as FSDP2's ``fully_shard`` makes them, before the optimizer is made: ``Shard(0)`` or
     ``Replicate()`` on one mesh of one dimension. Means and ranks are then those of whole tensors. Every process takes
@@ -59,15 +60,17 @@ class SRFT(Optimizer):
             number of steps taken. By default it is 1 with a prior and 0 without.
         mode: ``"proximal"``, ``"decoupled"`` or ``"coupled"``. Coupled adds λκP̂(θ-a) to the gradient (EWC, L2-SP). It
             has no damping, because a pull toward where a weight is has no gradient there.
-        normalize: The mean that P (and T, where its size matters) is divided by: ``"tensor"``, ``"global"`` or None.
+        normalize: The mean that P (and T, where its size matters) is divided by: over all tensors (``"global"``), over
+            each one (``"tensor"``), or None.
         damping: How T holds an element where it just was: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None.
+            Without a prior and without damping every step is the inner optimizer's.
         mu: (μ_min, μ_max) of rank damping.
         tau: τ of mean damping.
         transfer: ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
             ``transfer_beta``), or ``"auto"``: the first where it is possible.
         transfer_beta: β of a T that is a state of its own.
         transfer_anchor: ``"previous"``, or ``"initial"``: T pulls to the anchor as well, S = κP̂ + (1-κ)T̂ as one
-            weighted quadratic.
+            weighted quadratic, and nothing is damped, whatever ``damping`` is.
         curvature: A :class:`Hutchinson`: the Hessian's diagonal, estimated on the way, is the prior significance or
             part of it. ``step`` then wants a closure in every ``curvature.every``-th step.
         nonfinite: ``"hold"`` leaves an element whose gradient is not finite as it is, and counts it; an inner optimizer
@@ -95,8 +98,8 @@ class SRFT(Optimizer):
         strength: float = 10.0,
         kappa: Kappa | float | None = None,
         mode: Literal["proximal", "decoupled", "coupled"] = "proximal",
-        normalize: Literal["tensor", "global"] | None = "tensor",
-        damping: Literal["rank", "mean"] | None = "rank",
+        normalize: Literal["tensor", "global"] | None = "global",
+        damping: Literal["rank", "mean"] | None = None,
         mu: tuple[float, float] = (0.25, 0.65),
         tau: float = 1.0,
         transfer: Literal["auto", "second_moment", "own"] = "auto",

@@ -15,7 +15,7 @@ import srft_kernels as srft
 STEPS = 6
 OPTIONS: dict[str, dict[str, Any]] = {
     "held by a prior": {"kappa": 1.0},
-    "damped": {"kappa": 0.5},
+    "damped": {"kappa": 0.5, "damping": "rank"},
     "coupled": {"kappa": 1.0, "mode": "coupled"},
 }
 REFUSED = {"torch.LBFGS", "torch.SparseAdam"}

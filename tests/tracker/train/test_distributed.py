@@ -31,7 +31,7 @@ SMALL = preset(
 SETTINGS = (
     "data.sequences=2", "data.length=20", "data.width=96", "data.height=72", "train.epochs=1",
     "train.samples_per_epoch=24", "train.batch_size=4", "train.log_every=1", "train.lr=1e-3", "train.device=cpu",
-    "optimizer.name=srft", "train.checkpoint_every=2", "train.keep_checkpoints=5",
+    "optimizer.name=srft", "optimizer.damping=rank", "train.checkpoint_every=2", "train.keep_checkpoints=5",
     "train.crops=device", "train.accumulate=2",
     # At the target's cell the loss is continuous in the weights, so that rounding stays rounding.
     "loss.cell=target",
