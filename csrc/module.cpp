@@ -94,7 +94,7 @@ std::map<std::string, long> contract() {
   };
 }
 
-// Everything that follows from a step's flags, for the test that compares it with srft_kernels/ops/flags.py.
+// Returns everything that follows from a step's flags, for the test that compares it with srft_kernels/ops/flags.py.
 std::map<std::string, bool> rules(int flags, int phase) {
   const srft::Flags f{flags};
   const auto p = static_cast<srft::Phase>(phase);

@@ -1,4 +1,4 @@
-"""Param groups as users change them: options between steps, groups that are added, state that is replaced."""
+"""Param groups as users change them: options between steps, groups that are added, and state that is replaced."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from srft_kernels._inner import InnerOptimizer
 from srft_kernels._names import checked_maps
 from srft_kernels._plans import Plans
 
-# By wrapped optimizer: which options each of its groups had of its own, before and after it was wrapped.
+# For each wrapped optimizer, which options each of its groups had of its own, before and after it was wrapped.
 _WRAPPED: WeakKeyDictionary[Optimizer, list[frozenset[str]]] = WeakKeyDictionary()
 
 
 def unwrapped(inner: Optimizer) -> tuple[list[frozenset[str]], list[dict[str, Any]]]:
-    """An optimizer's groups without what an earlier wrapper has left in them.
+    """Return an optimizer's groups without what an earlier wrapper has left in them.
 
     Returns:
         Which options each group has of its own, and the groups with these alone.
@@ -34,13 +34,13 @@ def unwrapped(inner: Optimizer) -> tuple[list[frozenset[str]], list[dict[str, An
 
 
 class GroupWatch:
-    """The groups and the state that a wrapper shares with the optimizer inside, looked at before every step.
+    """Watches the groups and the state that a wrapper shares with the optimizer inside, before every step.
 
     Args:
-        optimizer: The wrapper. Its ``param_groups``, and its ``state`` where the inner one is fused, are the inner
-            optimizer's objects.
+        optimizer: The wrapper. Its ``param_groups`` are the inner optimizer's objects, and so is its ``state`` if the
+            inner optimizer is fused.
         inner: The optimizer inside.
-        plans: The plans that are forgotten where state changes.
+        plans: The plans that are forgotten when state changes.
         running: The estimate of curvature, or None.
         own_options: Which options each group has of its own (:func:`unwrapped`).
     """
@@ -71,20 +71,20 @@ class GroupWatch:
         return self._running is not None
 
     def note(self) -> None:
-        """Take the groups as they are for known."""
+        """Remember the groups as they are now."""
         self._groups = list(self._optimizer.param_groups)
         self._seen = [_options.snapshot(group, self._inner) for group in self._groups]
         self._kept = len(self._state)
 
     def accept_changes(self, anew: bool = False) -> None:
-        """Check what was changed since the last step, and make the state that it wants.
+        """Check what has changed since the last step, and make the state that the changes need.
 
         Args:
             anew: Whether anchors and priors are about to be given anew, so that none has to be there.
 
         Raises:
-            ValueError: For options that are out of range, or want an anchor or a prior that was not kept.
-            RuntimeError: If the inner optimizer has been wrapped by another wrapper since, or state was deleted.
+            ValueError: For options that are out of range, or that need an anchor or a prior which was not kept.
+            RuntimeError: If another wrapper has wrapped the inner optimizer since, or if state was deleted.
         """
         optimizer, inside = self._optimizer, self._inner.optimizer
         if _WRAPPED.get(inside) is not self.own_options:
@@ -135,7 +135,7 @@ class GroupWatch:
             )
 
     def _adopt_group(self, index: int, group: dict[str, Any]) -> None:
-        """A group that was added to the inner optimizer, or has come with a state that it loaded by itself."""
+        """Adopt a group that was added to the inner optimizer, or that came with a state which it loaded by itself."""
         old = self._groups[index] if index < len(self._groups) else None
         if old is not None and list(map(id, old["params"])) == list(map(id, group["params"])):
             group.update({key: value for key, value in old.items() if key not in group})
@@ -149,8 +149,8 @@ class GroupWatch:
         """Complete a new group's options and make its state.
 
         Args:
-            index: Its place among the groups.
-            proposed: The group with all options, to be checked.
+            index: Its position among the groups.
+            proposed: The group with all options, which are checked here.
         """
         group = self._optimizer.param_groups[index]
         options = _options.checked(proposed, self._inner)
@@ -168,7 +168,7 @@ class GroupWatch:
         self.note()
 
     def _adopt_state(self) -> None:
-        """Someone has given the optimizer another state: averages are those, the wrapper's own part goes along."""
+        """Adopt a state that someone has given the optimizer: take its averages, and add the wrapper's own entries."""
         optimizer, inside, kept = self._optimizer, self._inner.optimizer, self._state
         if not self._inner.fused:
             optimizer.state = kept  # type: ignore[assignment]
@@ -190,10 +190,13 @@ class GroupWatch:
 
         Args:
             prior: The prior of what was learned last, or None.
-            gamma: What remains of the present prior, or None.
+            gamma: The share of the present prior that remains, or None.
             anchor: ``"current"``, or a mapping.
-            changes: Options for all groups; None leaves one as it is.
+            changes: Options for all groups. None leaves an option as it is.
             strict: Whether every tensor has to fit its parameter.
+
+        Raises:
+            ValueError: If an argument or a tensor does not fit. Nothing is changed then.
         """
         self.accept_changes(anew=True)
         groups = self._optimizer.param_groups

@@ -1,9 +1,8 @@
-// The CUDA library for Python: plans, the penalty, probes, and what was built. Addresses and streams are whole numbers;
-// nothing of torch is needed, so one build serves every torch.
+// The CUDA library for Python: plans (plan.cpp), the penalty, probes, and a record of what was built. Addresses and
+// streams are passed as whole numbers. Nothing of torch is needed, so one build serves every torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <map>
 #include <string>
 #include <vector>
 
@@ -17,11 +16,7 @@ namespace py = pybind11;
 namespace {
 
 using namespace srft;
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
+using cuda::pointer;
 
 std::vector<py::dict> devices() {
   int count = 0;
@@ -40,30 +35,8 @@ std::vector<py::dict> devices() {
   return found;
 }
 
-cuda::StepPlan make_plan(std::vector<int64_t> sizes, const std::vector<int>& dtypes,
-                         const std::vector<int>& anchor_dtypes,
-                         const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps,
-                         uintptr_t statistics, uintptr_t scales, int device, uintptr_t scratch) {
-  const PlanTensors tensors(std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, scales);
-  return cuda::StepPlan(tensors, device, pointer<void>(scratch));
-}
-
-// Where a list of addresses begins in memory of the host, and how many they are.
-using List = std::pair<uintptr_t, size_t>;
-
-void step(cuda::StepPlan& plan, List params, List grads, List plus, List minus,
-          const std::array<double, kSettings>& settings, uintptr_t device_settings, uintptr_t means,
-          uintptr_t found_inf, uintptr_t grad_scale, uintptr_t report, int flags, int phase, uintptr_t stream) {
-  const auto list = [](const List& of) {
-    return cuda::StepPlan::Addresses{pointer<const int64_t>(of.first), of.second};
-  };
-  plan.step({list(params), list(grads), list(plus), list(minus)},
-            {settings, pointer<const double>(device_settings), pointer<const double>(means),
-             pointer<const float>(found_inf), pointer<const float>(grad_scale), pointer<double>(report), flags,
-             static_cast<Phase>(phase), reinterpret_cast<cudaStream_t>(stream)});
-}
-
-// Sizes, dtypes (three a tensor) and addresses (four a tensor, the last 0 where there is no gradient).
+// Makes the tensors of a penalty from their sizes, dtypes (three a tensor) and addresses (four a tensor, of which the
+// last is 0 if there is no gradient).
 std::vector<cuda::PenaltyTensor> penalty_tensors(const std::vector<int64_t>& sizes, const std::vector<int>& dtypes,
                                                  const std::vector<uintptr_t>& addresses) {
   if (dtypes.size() != 3 * sizes.size() || addresses.size() != 4 * sizes.size()) {
@@ -78,7 +51,8 @@ std::vector<cuda::PenaltyTensor> penalty_tensors(const std::vector<int64_t>& siz
   return tensors;
 }
 
-// Sizes, numbers, dtypes (of target and from) and addresses (of target, from and minus; 0 where nothing is read).
+// Makes the tensors of a probe from their sizes, numbers, dtypes (of target and from) and addresses (of target, from
+// and minus; 0 if nothing is read).
 std::vector<cuda::ProbeTensor> probe_tensors(const std::vector<int64_t>& sizes, const std::vector<uint32_t>& numbers,
                                              const std::vector<int>& dtypes, const std::vector<uintptr_t>& addresses) {
   if (numbers.size() != sizes.size() || dtypes.size() != 2 * sizes.size() || addresses.size() != 3 * sizes.size()) {
@@ -104,9 +78,6 @@ PYBIND11_MODULE(SRFT_CUDA_MODULE, m) {
   m.attr("unit") = cuda::kUnit;
   m.attr("most_blocks") = cuda::kMostBlocks;
   m.def("devices", &devices, "Capability and multiprocessors of every device; RuntimeError where CUDA cannot be used.");
-  m.def("capacity", &cuda::StepPlan::capacity, py::arg("columns"),
-        "Tensors that one launch takes, if each has so many addresses.");
-  m.def("scratch_bytes", &cuda::StepPlan::scratch_bytes, py::arg("tensors"));
   m.def(
       "shares",
       [](uint64_t units, uint32_t blocks) {
@@ -121,17 +92,7 @@ PYBIND11_MODULE(SRFT_CUDA_MODULE, m) {
       [](uint64_t units, uint32_t blocks, uint64_t unit) { return cuda::Partition{units, blocks}.block_of(unit); },
       py::arg("units"), py::arg("blocks"), py::arg("unit"));
   m.def("units_of", [](uint64_t size) { return cuda::units_of(size); }, py::arg("size"));
-  // Of this module alone: the tests load the same code, compiled for the host, beside it.
-  py::class_<cuda::StepPlan>(m, "Plan", py::module_local(),
-                             "A parameter group's tensors on a device, cut into launches.")
-      .def(py::init(&make_plan), py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"),
-           py::arg("columns"), py::arg("steps"), py::arg("statistics"), py::arg("scales"), py::arg("device"),
-           py::arg("scratch"))
-      .def_property_readonly("launches", &cuda::StepPlan::launches)
-      .def_property_readonly("tensors_by_launch", &cuda::StepPlan::tensors_by_launch)
-      .def("step", &step, py::arg("params"), py::arg("grads"), py::arg("plus"), py::arg("minus"), py::arg("settings"),
-           py::arg("device_settings"), py::arg("means"), py::arg("found_inf"), py::arg("grad_scale"), py::arg("report"),
-           py::arg("flags"), py::arg("phase"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+  cuda::bind_step_plan(m);
   m.def("penalty_scratch_bytes", &cuda::penalty_scratch_bytes);
   m.def("penalty_zeroed_bytes", &cuda::penalty_zeroed_bytes);
   m.def(

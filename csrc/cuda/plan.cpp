@@ -1,6 +1,12 @@
+// A step on a GPU: which tensors go into which launch, with which kernel and which arguments, and the plan as Python
+// has it.
 #include "plan.h"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
+#include <map>
+#include <string>
 
 #include "launch.h"
 
@@ -10,7 +16,8 @@ namespace {
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
 
 size_t words_needed(size_t tensors, int columns) {
-  // Addresses; sizes; first units, one more than tensors, and rows, two in a word.
+  // Each tensor has its addresses and its size. First units, of which there is one more than tensors, and rows are two
+  // in a word.
   return tensors * size_t(columns) + tensors + (tensors + 2) / 2 + (tensors + 1) / 2;
 }
 
@@ -21,7 +28,7 @@ void set_half(uint64_t* words, size_t i, uint32_t value) {
 
 bool is_aligned(uintptr_t address) { return address % 16 == 0; }
 
-// Whether a launch has words for a column: what comes with a step may be anywhere, so a place is kept for it.
+// Returns whether a launch has words for a column. Those that come with every step always have.
 bool is_there(const PlanTensors& tensors, Column column) {
   if (column == kParam || column == kGrad) return true;
   return tensors.has(column == kPlus || column == kMinus ? kCurvature : column);
@@ -60,7 +67,8 @@ StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
       launches_.back().members.push_back(i);
     }
   }
-  // All launches of a step run one after the other, so they share the blocks' reports; each has its own tensors'.
+  // All launches of a step run one after the other, so they share the blocks' reports. Each has its own tensors'
+  // counters.
   auto* each = static_cast<TensorScratch*>(scratch);
   auto* reports = reinterpret_cast<BlockReport*>(each + count_);
   auto* sums = reinterpret_cast<double*>(reports + kMostBlocks);
@@ -98,7 +106,7 @@ void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
     const uint32_t i = launch.members[k];
     const uint64_t size = uint64_t(tensors.sizes[i]);
     const bool wide = tensors.anchor_dtypes[i] != launch.dtype;
-    uint64_t aligned = 0;  // an address that is not there is aligned
+    uint64_t aligned = 0;  // a missing address counts as aligned
     for (int c = 0; c < kColumns; ++c) {
       const bool is = c < kFirst || is_aligned(reinterpret_cast<uintptr_t>(tensors.at(Column(c), i)));
       aligned |= uint64_t(is) << (kAlignedShift + c);
@@ -181,6 +189,50 @@ void StepPlan::step(const Moving& moving, const StepCall& call) {
       case DType::kFloat16: launch_step<Half>(kernel, *launch.arguments, call.stream); break;
     }
   }
+}
+
+// ---------------------------------------------------------------- the plan for Python
+
+namespace {
+
+namespace py = pybind11;
+
+StepPlan make_plan(std::vector<int64_t> sizes, const std::vector<int>& dtypes, const std::vector<int>& anchor_dtypes,
+                   const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps, uintptr_t statistics,
+                   uintptr_t scales, int device, uintptr_t scratch) {
+  const PlanTensors tensors(std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, scales);
+  return StepPlan(tensors, device, pointer<void>(scratch));
+}
+
+// A list of addresses in the host's memory: where it begins, and its length.
+using List = std::pair<uintptr_t, size_t>;
+
+void step(StepPlan& plan, List params, List grads, List plus, List minus, const std::array<double, kSettings>& settings,
+          uintptr_t device_settings, uintptr_t means, uintptr_t found_inf, uintptr_t grad_scale, uintptr_t report,
+          int flags, int phase, uintptr_t stream) {
+  const auto list = [](const List& of) { return StepPlan::Addresses{pointer<const int64_t>(of.first), of.second}; };
+  plan.step({list(params), list(grads), list(plus), list(minus)},
+            {settings, pointer<const double>(device_settings), pointer<const double>(means),
+             pointer<const float>(found_inf), pointer<const float>(grad_scale), pointer<double>(report), flags,
+             static_cast<Phase>(phase), reinterpret_cast<cudaStream_t>(stream)});
+}
+
+}  // namespace
+
+void bind_step_plan(py::module_& m) {
+  m.def("capacity", &StepPlan::capacity, py::arg("columns"),
+        "Tensors that one launch takes, if each has so many addresses.");
+  m.def("scratch_bytes", &StepPlan::scratch_bytes, py::arg("tensors"));
+  // The class is local to this module, because the tests load the same code, compiled for the host, beside it.
+  py::class_<StepPlan>(m, "Plan", py::module_local(), "A parameter group's tensors on a device, cut into launches.")
+      .def(py::init(&make_plan), py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"),
+           py::arg("columns"), py::arg("steps"), py::arg("statistics"), py::arg("scales"), py::arg("device"),
+           py::arg("scratch"))
+      .def_property_readonly("launches", &StepPlan::launches)
+      .def_property_readonly("tensors_by_launch", &StepPlan::tensors_by_launch)
+      .def("step", &step, py::arg("params"), py::arg("grads"), py::arg("plus"), py::arg("minus"), py::arg("settings"),
+           py::arg("device_settings"), py::arg("means"), py::arg("found_inf"), py::arg("grad_scale"), py::arg("report"),
+           py::arg("flags"), py::arg("phase"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace srft::cuda

@@ -1,5 +1,7 @@
-// A group's tensors cut into launches, and the arguments of each kept from step to step.
+// A group's tensors divided into launches. The arguments of each launch are kept from step to step.
 #pragma once
+
+#include <pybind11/pybind11.h>
 
 #include <array>
 #include <memory>
@@ -10,10 +12,10 @@
 
 namespace srft::cuda {
 
-// What a step brings that a plan does not know. Addresses are of the device.
+// What a step brings that a plan does not know. Addresses are on the device.
 struct StepCall {
   std::array<double, kSettings> settings;
-  const double* device_settings;  // read instead, if not null
+  const double* device_settings;  // read instead of `settings` if not null
   const double* means;            // sum and count of T over all tensors, for normalize="global"
   const float* found_inf;
   const float* grad_scale;
@@ -25,18 +27,18 @@ struct StepCall {
 
 class StepPlan {
  public:
-  // `scratch` are scratch_bytes of zeros on the device, which nobody else uses.
+  // `scratch` is scratch_bytes of zeros on the device, which nobody else uses.
   StepPlan(const PlanTensors& tensors, int device, void* scratch);
   static size_t scratch_bytes(size_t tensors);
-  // How many tensors one launch takes, if each has `columns` addresses.
+  // Returns how many tensors one launch takes if each has `columns` addresses.
   static size_t capacity(int columns);
 
-  // Addresses, one a tensor, in memory of the host.
+  // The addresses of tensors, one each, in the host's memory.
   struct Addresses {
     const int64_t* first;
     size_t count;
   };
-  // `grads` may be empty after an unfused step, `plus` and `minus` where nothing is folded.
+  // `grads` may be empty after an unfused inner step, and `plus` and `minus` if nothing is folded.
   struct Moving {
     Addresses params, grads, plus, minus;
   };
@@ -51,7 +53,7 @@ class StepPlan {
  private:
   struct Launch {
     DType dtype;
-    std::vector<uint32_t> members;  // places of its tensors in the plan
+    std::vector<uint32_t> members;  // positions of its tensors in the plan
     uint64_t units;
     std::unique_ptr<StepArguments> arguments;
   };
@@ -62,9 +64,12 @@ class StepPlan {
   size_t count_;
   int device_;
   bool has_maximum_, has_transfer_, has_path_;
-  bool mixes_;  // some tensor has a prior and a curvature
+  bool mixes_;  // whether some tensor has both a prior and a curvature
   std::vector<Launch> launches_;
   uint32_t resident_[4][kStepKernels] = {};
 };
+
+// Makes the plan known to Python as `Plan`, with what it asks of its caller.
+void bind_step_plan(pybind11::module_& m);
 
 }  // namespace srft::cuda

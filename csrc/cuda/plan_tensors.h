@@ -1,5 +1,5 @@
-// The tensors of one parameter group as plain pointers, as srft_kernels/ops/cuda/plan.py hands them over: what a plan
-// of any device is made from.
+// The tensors of one parameter group as plain pointers, as srft_kernels/ops/cuda/plan.py passes them. A plan is made
+// from them.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ constexpr const char* kColumnNames[kColumns] = {
 struct PlanTensors {
   std::vector<int64_t> sizes;
   std::vector<DType> dtypes, anchor_dtypes;
-  std::vector<uintptr_t> columns[kColumns];  // each empty, or one address a tensor; 0 where that tensor has none
+  std::vector<uintptr_t> columns[kColumns];  // each is empty or has one address a tensor, 0 if that tensor has none
   float* steps;                              // (n,)
   double* statistics;                        // (n, kStatistics)
   const double* scales;                      // (n, kScales)

@@ -100,7 +100,7 @@ def pickled(world: World) -> World:
 
 
 def answer_of(action: Callable[[], Any]) -> str:
-    """What an action refuses, in its words; empty where it does it."""
+    """Return what an action refuses, in its words; empty where it does it."""
     try:
         action()
     except (ValueError, RuntimeError, TypeError) as error:
@@ -270,7 +270,7 @@ class Training(RuleBasedStateMachine):
         self.each(lambda world: world.optimizer.begin_task(gamma=gamma))
 
     def compare(self) -> None:
-        """Weights to the rounding of a step; the native ones then go on from the reference's."""
+        """Compare the weights to the rounding of a step. Then the native ones go on from the reference's."""
         reference, native = self.worlds
         for name, p in reference.params.items():
             q = native.params[name]

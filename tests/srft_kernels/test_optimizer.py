@@ -1,4 +1,4 @@
-"""SRFT as a torch optimizer: against torch's optimizers, against the definitions, and as a citizen of torch.optim."""
+"""SRFT behaves as an optimizer of torch.optim does, and agrees with torch's optimizers and with the definitions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_without_strength_it_is_the_inner_optimizer(
 
 @pytest.mark.skipif(not library.available, reason=library.reason)
 def test_without_strength_the_bits_are_those_of_fused_adamw() -> None:
-    """Where torch's vector code and ours run the same operations (whole vectors): nearly all bits."""
+    """Nearly all bits agree where torch's vector code and ours run the same operations (whole vectors)."""
     torch.manual_seed(0)
     start = torch.randn(64, 1024)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
@@ -102,7 +102,7 @@ def one_step(p0: Tensor, gradient: Tensor, **options: Any) -> tuple[Tensor, srft
     mode=st.sampled_from(["proximal", "decoupled"]),
 )
 def test_the_step_is_the_definition(seed: int, strength: float, kappa: float, mode: str) -> None:
-    """Against section 2 written out with torch's AdamW for θ' and a sort for the rank."""
+    """The step is section 2 written out, with torch's AdamW for θ' and a sort for the rank."""
     torch.manual_seed(seed)
     start, anchor = torch.randn(40, dtype=torch.float64), torch.randn(40, dtype=torch.float64)
     # Well apart, so that each has a bin of its own and the histogram's rank is the sort's.
@@ -152,7 +152,7 @@ def test_the_proximal_step_minimizes_its_objective() -> None:
 
 @pytest.mark.parametrize(("strength", "distance"), [(1.0, 1.0), (10.0, 0.1)])
 def test_strength_has_the_unit_that_is_promised(strength: float, distance: float) -> None:
-    """An element of average significance, pushed by full-size Adam steps, rests one RMS (a tenth) from the anchor."""
+    """An element of average significance that full-size Adam steps push rests one RMS (a tenth) from the anchor."""
     p = nn.Parameter(torch.full((1000,), 0.02))
     optimizer = srft.SRFT(
         AdamW([p], lr=1e-4, weight_decay=0.0), prior={p: torch.ones(1000)}, strength=strength, kappa=1.0
@@ -165,7 +165,7 @@ def test_strength_has_the_unit_that_is_promised(strength: float, distance: float
 
 
 def test_coupled_is_the_classical_penalty() -> None:
-    """EWC around SGD: the gradient of λ/2 Σ P̂ (θ - a)² by autograd, in the loss."""
+    """EWC around SGD has the gradient of λ/2 Σ P̂ (θ - a)² in the loss, here by autograd."""
     ours, theirs = network(dtype=torch.float64), network(dtype=torch.float64)
     prior = {n: t.double() for n, t in prior_of(ours).items()}
     anchor = {n: p.detach() + 0.1 for n, p in ours.named_parameters()}
@@ -195,7 +195,7 @@ def test_coupled_is_the_classical_penalty() -> None:
 
 
 def test_one_weighted_quadratic_toward_the_anchor() -> None:
-    """transfer_anchor="initial": S = κP̂ + (1-κ)T̂."""
+    """With ``transfer_anchor="initial"`` the significance is S = κP̂ + (1-κ)T̂."""
     torch.manual_seed(0)
     start, gradient, prior = torch.randn(50).double(), torch.randn(50).double(), torch.rand(50).double()
     anchor = start + 0.1
@@ -254,7 +254,7 @@ def test_global_normalization_divides_by_the_mean_over_all_tensors() -> None:
 
 
 def sketch_ranks(squares: Tensor) -> Tensor:
-    """The rank that the kernels give the elements of a T that has stood still for a step, from the damping."""
+    """Return the rank that the kernels give the elements of a T that has stood still for a step, from the damping."""
     p = nn.Parameter(torch.zeros(squares.shape))
     optimizer = srft.SRFT(SGD([p], lr=1.0), strength=0.0, kappa=0.0, damping="rank", transfer_beta=0.0, mu=(0.0, 0.5))
     for _ in range(2):
@@ -515,7 +515,7 @@ def test_an_unfused_inner_optimizer_is_shown_a_zero() -> None:
 
 
 def test_grad_scaler() -> None:
-    """Scaled gradients give the unscaled step; a step with an infinity is skipped whole and leaves no trace."""
+    """Scaled gradients give the unscaled step; a step with an infinity is skipped as a whole and leaves no trace."""
     ours, theirs = network(), network()
     wrapped = srft.SRFT(AdamW(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.5, damping="rank")
     plain = srft.SRFT(AdamW(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5, damping="rank")
@@ -779,7 +779,7 @@ def test_placements_other_than_fsdps_are_refused_by_name() -> None:
 
 
 def test_distributed_data_parallel_gives_every_rank_the_same_step() -> None:
-    """DDP leaves dense parameters with averaged gradients: nothing here knows of it."""
+    """DDP leaves dense parameters with averaged gradients, so SRFT need not know of it."""
     dist = pytest.importorskip("torch.distributed")
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo")
@@ -807,7 +807,7 @@ def test_what_it_wraps() -> None:
 
 
 def test_memory_is_what_is_promised() -> None:
-    """Beside AdamW's eight bytes a parameter: four for the prior, four for the anchor; nothing for T."""
+    """Beside AdamW's eight bytes a parameter, the prior takes four, the anchor takes four, and T takes none."""
     model = nn.Linear(1000, 1000, bias=False)
     optimizer = srft.SRFT(AdamW(model.named_parameters()), prior=prior_of(model))
     per_parameter = {name: size / 1e6 for name, size in optimizer.state_bytes().items()}

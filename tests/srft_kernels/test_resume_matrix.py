@@ -1,4 +1,4 @@
-"""Every optimizer that can be had: wrapped, it resumes to the bits of an undisturbed run, or wrapping refuses it."""
+"""Every known optimizer, when wrapped, resumes to the bits of an undisturbed run, or wrapping refuses it."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ PACKAGES = {
 
 
 def cases() -> list[str]:
-    """Every optimizer by its package and name. Those of packages that are not installed skip."""
+    """Return every optimizer by its package and name. Those of packages that are not installed skip."""
     return [f"{package}.{name}" for package, (_, names) in PACKAGES.items() for name in names]
 
 
 def make(kind: str, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer by its default options, with a learning rate where it takes one."""
+    """Return the optimizer by its default options, with a learning rate where it takes one."""
     package, name = kind.split(".")
     module = pytest.importorskip(PACKAGES[package][0])
     if not hasattr(module, name):
@@ -62,7 +62,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def advance(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
-    """Some steps on batches that depend on nothing but their number."""
+    """Take some steps on batches that depend on nothing but their number."""
     if hasattr(optimizer, "train"):  # those without a schedule want to know
         optimizer.train()
     for step in steps:
@@ -80,7 +80,7 @@ def advance(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) ->
 
 
 def through_a_file(value: Any) -> Any:
-    """Saved and loaded as a checkpoint is, without running anything in it."""
+    """Return what was saved and loaded as a checkpoint is, without running anything in it."""
     file = io.BytesIO()
     torch.save(value, file)
     file.seek(0)
@@ -88,7 +88,7 @@ def through_a_file(value: Any) -> Any:
 
 
 def resumes(build: Callable[[nn.Module], torch.optim.Optimizer]) -> bool:
-    """Whether a run that stops in the middle ends on the bits of one that does not."""
+    """Return whether a run that stops in the middle ends on the bits of one that does not."""
     whole = network()
     advance(whole, build(whole), range(STEPS))
     first = network()

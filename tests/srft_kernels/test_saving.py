@@ -101,7 +101,7 @@ def test_a_copy_alone_leaves_the_original_alone() -> None:
 
 @each_inner
 def test_a_checkpoint_by_dcp_resumes_to_the_bits_of_the_whole_run(kind: Any, options: dict[str, Any]) -> None:
-    """Whatever plain torch has to do for it: a fresh optimizer's state is made before it is loaded."""
+    """As DCP requires of plain torch, too, a fresh optimizer's state is made before it is loaded."""
     whole, first, second = network(), network(), network(seed=3)
     through, before, after = make(whole, kind, options), make(first, kind, options), make(second, kind, options)
     train(whole, through, 8)
@@ -199,7 +199,7 @@ class Around(Optimizer):
 
 
 def resumed(build: Callable[[nn.Module], srft.SRFT]) -> tuple[Tensor, Tensor, srft.SRFT]:
-    """The weights of a whole run, of one that was resumed from a file, and the optimizer of that."""
+    """Return the weights of a whole run, of one that was resumed from a file, and the optimizer of that."""
     whole, first, second = network(), network(), network(seed=5)
     train(whole, build(whole), 8)
     before = build(first)
@@ -249,7 +249,10 @@ def test_bitsandbytes_resumes_to_the_same_bits() -> None:
 
 
 def test_a_state_that_the_inner_optimizer_loads_by_itself_is_adopted() -> None:
-    """``optimizer.inner.load_state_dict`` of torch's own checkpoint: averages are those, prior and anchor stay."""
+    """``optimizer.inner.load_state_dict`` takes torch's own checkpoint.
+
+    Its averages are used; prior and anchor stay.
+    """
     ours, theirs = network(), network()
     plain = AdamW(theirs.named_parameters(), lr=1e-2)
     train(theirs, plain, 3)
@@ -269,7 +272,7 @@ def test_a_state_that_the_inner_optimizer_loads_by_itself_is_adopted() -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether ``weights_only`` loading takes it."""
+    """Return whether ``weights_only`` loading takes it."""
     if isinstance(value, dict):
         return all(is_plain(v) for v in value.values())
     if isinstance(value, (list, tuple)):
@@ -339,7 +342,7 @@ def test_step_hooks_of_both_optimizers_run_once_each_around_one_that_is_not_fuse
 
 @pytest.mark.parametrize("kind", [AdamW, RMSprop])
 def test_loading_adds_little_memory(kind: Any) -> None:
-    """At most 2.5 times the parameters' bytes at its peak, the checkpoint itself not counted."""
+    """The peak is at most 2.5 times the parameters' bytes, not counting the checkpoint itself."""
     size = 1 << 20
     model = nn.Linear(1 << 10, 1 << 10, bias=False)
     optimizer = make(model, kind)
@@ -357,7 +360,10 @@ def test_loading_adds_little_memory(kind: Any) -> None:
 )
 @pytest.mark.parametrize(("kind", "own"), [(AdamW, 0), (SGD, 0), (RMSprop, 8)])
 def test_a_first_step_adds_little_memory(kind: Any, own: int, options: dict[str, Any]) -> None:
-    """At most eight bytes an element of the largest tensor; torch's RMSprop makes its state then, and takes as much."""
+    """It adds at most eight bytes an element of the largest tensor.
+
+    RMSprop of torch makes its state in that step and takes as much.
+    """
     size = 1 << 20
     model = nn.Linear(1 << 10, 1 << 10, bias=False)
     inner = kind(model.named_parameters(), lr=1e-2)

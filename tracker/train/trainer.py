@@ -455,12 +455,12 @@ def _eliminates(network: nn.Module) -> bool:
 
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds of the network: all of it, or of a tuned one what its file would."""
+    """Return what a checkpoint holds of the network: all of it, or of a tuned one what its file would."""
     return network.saved_state() if isinstance(network, TunedTracker) else network.state_dict()
 
 
 def base_fingerprint(network: nn.Module) -> str | None:
-    """Of the network that a tuned one wraps and whose weights its checkpoints leave out; None of any other."""
+    """Return the fingerprint of the network that a tuned one wraps, whose weights no checkpoint holds; else None."""
     origin = network.origin if isinstance(network, TunedTracker) else None
     return None if origin is None else origin.fingerprint
 

@@ -14,12 +14,12 @@ from srft_kernels.ops.tensors import DTYPE_CODES, addresses
 
 
 def _readable(tensor: Tensor) -> Tensor:
-    """As the kernels read it: contiguous, and widened where they do not know its dtype."""
+    """Return the tensor as the kernels read it: contiguous, and widened to float32 if they do not know its dtype."""
     return (tensor if tensor.dtype in DTYPE_CODES else tensor.float()).contiguous()
 
 
 def _number(tensor: Tensor, device: torch.device) -> Tensor:
-    """A 0-d float64 on the device; one on the CPU travels with the launch that fills it."""
+    """Return a 0-d float64 tensor on the device. A number on the CPU travels with the launch that fills the tensor."""
     if tensor.device.type == "cpu" and device.type != "cpu":
         return torch.full((), float(tensor), dtype=torch.float64, device=device)
     return tensor.to(device, torch.float64)
@@ -34,7 +34,7 @@ class CudaPenalty:
     def value(
         self, params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
     ) -> Tensor:
-        """:func:`.reference.penalty.penalty_reference`."""
+        """Compute :func:`.reference.penalty.penalty_reference`."""
         penalty.check_lists(params, anchors, significance, strength)
         device = params[0].device if params else strength.device
         lists = [[_readable(t) for t in tensors] for tensors in (params, anchors, significance)]
@@ -61,7 +61,7 @@ class CudaPenalty:
         significance: Sequence[Tensor],
         strength: Tensor,
     ) -> list[Tensor]:
-        """:func:`.reference.penalty.penalty_backward_reference`."""
+        """Compute :func:`.reference.penalty.penalty_backward_reference`."""
         penalty.check_lists(params, anchors, significance, strength)
         device = params[0].device if params else strength.device
         lists = [[_readable(t) for t in tensors] for tensors in (params, anchors, significance)]

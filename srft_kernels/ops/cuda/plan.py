@@ -1,4 +1,4 @@
-"""A parameter group's step on a GPU by the compiled kernels: one launch a dtype and for every few hundred tensors."""
+"""A parameter group's step on a GPU by the compiled kernels, with one launch for each dtype and few hundred tensors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from srft_kernels.ops.tensors import DTYPE_CODES, addresses
 
 
 class CudaPlan:
-    """A :class:`.plan.StepPlan` of the compiled CUDA kernels; ``csrc/cuda/plan.cpp`` cuts it into launches."""
+    """A :class:`.plan.StepPlan` of the compiled CUDA kernels. ``csrc/cuda/plan.cpp`` divides it into launches."""
 
     def __init__(self, tensors: StepTensors, module: Any = None) -> None:
         module = module or cuda_library.build
         device = tensors.steps.device
-        self._tensors = tensors  # the plan holds their addresses
+        self._tensors = tensors  # keeps the tensors alive, because the plan holds their addresses
         self._device = device
         self._scratch = torch.zeros(module.scratch_bytes(len(tensors.params)), dtype=torch.uint8, device=device)
         anchors = tensors.anchors or tensors.params
@@ -41,10 +41,10 @@ class CudaPlan:
         self.launches: int = self._plan.launches
 
     def step(self, call: StepCall) -> None:
-        """:meth:`.plan.StepPlan.step`."""
+        """Take one step, as :meth:`.plan.StepPlan.step` defines it."""
         on_device = isinstance(call.settings, Tensor)
         means = self._global_sums(StepFlags.of(call.flags))
-        # Kept until the library has read them, which is before this returns.
+        # The library has read these before this function returns, so the local name keeps them long enough.
         moving = call.addresses()
         self._plan.step(
             *((column.data_ptr(), column.numel()) for column in moving),
@@ -60,7 +60,7 @@ class CudaPlan:
         )
 
     def _global_sums(self, flags: StepFlags) -> Tensor | None:
-        """Sum and count of T over all tensors, where a step divides by their common mean."""
+        """Return the sum and the count of T over all tensors if a step divides by their common mean, else None."""
         if not flags.means_globally:
             return None
         return self._tensors.statistics[:, contract.SUM : contract.COUNT + 1].sum(dim=0)

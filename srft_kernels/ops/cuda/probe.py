@@ -17,14 +17,13 @@ from srft_kernels.ops.tensors import DTYPE_CODES, addresses
 
 
 class CudaProbe:
-    """The compiled probe kernels: one launch for each combination of dtypes, and for every few hundred tensors."""
+    """The compiled probe kernels, with one launch for each combination of dtypes and few hundred tensors."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
 
     def fill(self, out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[int]) -> None:
-        """:func:`.reference.probe.fill_reference`."""
-        probe.check_fill(out, step, tensors)
+        """Compute :func:`.reference.probe.fill_reference`."""
         self._module.fill_probes(**_described(out, [], [], seed, step, tensors))
 
     def perturb(
@@ -36,8 +35,7 @@ class CudaProbe:
         step: int,
         tensors: Sequence[int],
     ) -> None:
-        """:func:`.reference.probe.perturb_reference`."""
-        probe.check_perturb(params, originals, step, tensors)
+        """Compute :func:`.reference.probe.perturb_reference`."""
         read = [probe.readable(o, p) for o, p in zip(originals, params, strict=True)]
         self._module.perturb(**_described(params, read, [], seed, step, tensors), scale=scale)
 
@@ -52,8 +50,7 @@ class CudaProbe:
         step: int,
         tensors: Sequence[int],
     ) -> None:
-        """:func:`.reference.probe.fold_reference`."""
-        probe.check_fold(estimates, plus, minus, step, tensors)
+        """Compute :func:`.reference.probe.fold_reference`."""
         plus, minus = probe.of_one_dtype(estimates, plus, minus)
         self._module.fold_probes(**_described(estimates, plus, minus, seed, step, tensors), decay=decay, weight=weight)
 

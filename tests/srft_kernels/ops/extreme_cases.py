@@ -39,7 +39,7 @@ EXTREMES: list[dict[str, Any]] = [
 
 
 def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSOR, **options: Any) -> Case:
-    """Every combination of gradient, prior and second moment, in one tensor, beside one of zeros."""
+    """Return every combination of gradient, prior and second moment, in one tensor, beside one of zeros."""
     size = len(EVERY)
     options = {"decoupled_decay": options.get("inner", Inner.ADAM) is Inner.ADAM, "kappa": 0.5} | options
     case = make_case(shapes=((size,), (9,)), **options)
@@ -60,7 +60,7 @@ def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSO
 
 
 def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None:
-    """Two steps of a backend beside the reference in the same arithmetic: finite where it is, and the same there.
+    """Compare two steps of a backend with the reference in the same arithmetic: finite where it is, and the same there.
 
     ``make`` takes a case and returns a stepper of it, whose ``case`` may lie on another device.
     """
@@ -75,7 +75,8 @@ def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None
         for i, (mine, truth) in enumerate(zip(after.params, theirs.params, strict=True)):
             assert torch.equal(mine.isfinite(), truth.isfinite()), i
             finite = truth.isfinite()
-            # A weight is rounded, and what it is made of: where it was, where it is pulled to, how far it went.
+            # The weight is rounded, and so is what it is made of: where it was, where it is pulled to, and how far it
+            # went.
             size = truth.abs() + before[i].abs() + anchors[i].abs()
             error = (mine - truth).abs()[finite]
             assert bool((error <= 4e-6 * size[finite]).all()), (i, float((error / size[finite]).max()))
@@ -86,7 +87,7 @@ def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None
 
 
 def as_torch_steps(make: Callable[[Case], Stepper], *, kappa: float) -> None:
-    """Without a pull, AdamW's step is torch's wherever that is finite, and what damps it only shortens it."""
+    """Check that AdamW's step without a pull is torch's wherever that is finite, and that damping only shortens it."""
     step = make(extreme_case(strength=0.0, kappa=kappa, damping=Damping.RANK))
     case = step.case
     param = torch.nn.Parameter(case.params[0].clone())

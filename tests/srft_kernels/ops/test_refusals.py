@@ -1,4 +1,4 @@
-"""Whatever the CPU step is given, it steps or it refuses in a sentence; where it refuses it has written nothing."""
+"""The CPU step either takes what it is given or refuses it in a sentence, and then it has written nothing."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_what_has_no_memory_is_never_seen_twice(make: Callable[[], Tensor]) -> N
 
 
 def test_plain_python_sees_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the library is not built, the same are alike and the same differ."""
+    """If the library is not built, the same layouts are alike and the same differ."""
     test_addresses_are_where_tensors_begin()
     monkeypatch.setattr("srft_kernels.ops.layouts.library", type(library)(None, "not built"))
     test_addresses_are_where_tensors_begin()

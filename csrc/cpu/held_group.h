@@ -1,9 +1,9 @@
-// The one door into the CPU step: groups of tensors that are held from step to step, and checked in every one of them,
-// whoever calls and with whatever. A step that is refused has written nothing.
+// The tensors of a parameter group. They are held from step to step and checked in every step, whatever the caller
+// passes. A step that is refused has written nothing.
 //
-// A group keeps references to its state, not to its parameters and gradients, which come with every step: a reference
-// here would keep them from being swapped or freed.
-#include <torch/csrc/stable/library.h>
+// A group keeps references to its state, but not to its parameters and gradients, which come with every step. A
+// reference here would keep them from being swapped or freed.
+#pragma once
 
 #include <algorithm>
 #include <array>
@@ -11,15 +11,12 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "../cpu/step.h"
+#include "chunk.h"
 #include "tensors.h"
 
-namespace {
+namespace srft::ops {
 
-using namespace srft;
-using namespace srft::ops;
-
-// What a group has of each parameter besides the parameter itself, in the order of hold_group's arguments.
+// What a group keeps for each parameter besides the parameter itself, in the order of hold_group's arguments.
 enum State { kFirst, kSecond, kMaximum, kPrevious, kAnchor, kPrior, kTransfer, kCurvature, kPath, kStates };
 constexpr const char* kStateNames[kStates] = {
     "first moment", "second moment", "maximum of second moments", "weights before the step",
@@ -37,7 +34,7 @@ struct Span {
 struct Form {
   int32_t dtype;
   DType kind;
-  int64_t size, bytes;  // elements, and bytes of one
+  int64_t size, bytes;  // the number of elements, and the bytes of one
   std::vector<int64_t> sizes, strides;
 
   explicit Form(const Tensor& param, const Metadata& m)
@@ -58,11 +55,12 @@ struct Form {
   }
 };
 
-bool is_cpu(const Metadata& m) { return m.device_type == int32_t(torch::headeronly::DeviceType::CPU); }
+inline bool is_cpu(const Metadata& m) { return m.device_type == int32_t(torch::headeronly::DeviceType::CPU); }
 
-class Group {
+class HeldGroup {
  public:
-  Group(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics, Tensor scales)
+  HeldGroup(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics,
+            Tensor scales)
       : state_(std::move(state)),
         steps_(std::move(steps)),
         statistics_(std::move(statistics)),
@@ -87,11 +85,33 @@ class Group {
     find_spans();
   }
 
-  void step(const TensorList& params, const TensorList& grads, const TensorList& plus, const TensorList& minus,
-            const std::vector<double>& settings, const Tensor& report, int64_t flags, int64_t phase) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+  // The choices and numbers of a step, after a check that a step has such ones.
+  static cpu::Options checked_options(const std::vector<double>& settings, const Tensor& report, int64_t flags,
+                                      int64_t phase) {
     cpu::Options options{};
-    set_options(options, settings, report, flags, phase);
+    constexpr int64_t kEveryFlag = (int64_t{kFoldGradient} << 1) - 1;
+    STD_TORCH_CHECK(settings.size() == kSettings, "srft: ", settings.size(), " settings, not ", int(kSettings));
+    STD_TORCH_CHECK(0 <= phase && phase <= 2, "srft: a step has no phase ", phase);
+    STD_TORCH_CHECK((flags & ~kEveryFlag) == 0, "srft: unknown flags ", flags);
+    options.bits = int32_t(flags);
+    options.phase = static_cast<Phase>(phase);
+    STD_TORCH_CHECK(options.inner() <= kSgd && options.mode() <= kCoupled && options.damping() <= kMean &&
+                        options.normalize() <= kAbsolute,
+                    "srft: the flags ", flags, " have a field with a value that stands for nothing");
+    STD_TORCH_CHECK((options.inner() == kNone) == (options.phase != Phase::kFused),
+                    "srft: a step with an inner optimizer is fused, and one without has a half before and one after");
+    std::copy(settings.begin(), settings.end(), options.settings);
+    const Metadata m(report);
+    STD_TORCH_CHECK(is_cpu(m) && m.dtype == int32_t(ScalarType::Double) && m.numel() == kReport &&
+                        report.is_contiguous() && has_memory(report, m, 8),
+                    "srft: the report must be ", kReport, " contiguous float64 numbers on the CPU");
+    return options;
+  }
+
+  // Where all tensors of a step lie, after a check that they are still what the group was made for and that nothing
+  // which the step writes shares memory with anything else. What is returned is the group's own, until the next step.
+  std::vector<cpu::Tensor>& checked_tensors(const cpu::Options& options, const TensorList& params,
+                                            const TensorList& grads, const TensorList& plus, const TensorList& minus) {
     const bool folds = options.folds_in(options.phase);
     check_count(params, "parameters", false);
     check_count(grads, "gradients", options.phase == Phase::kAfter);
@@ -108,14 +128,16 @@ class Group {
     }
     check_parameters_apart();
     if (options.phase == Phase::kBefore) check_gradients_apart();
-    cpu::step(options, tensors_, static_cast<double*>(report.mutable_data_ptr()));
+    return tensors_;
   }
+
+  std::mutex mutex;  // a step has its group to itself
 
  private:
   void check_state(int k, size_t i, const Tensor& param) {
     const Tensor& t = state_[k][i];
     const Metadata m(t);
-    if (m.numel() == 0) return;  // this parameter has none
+    if (m.numel() == 0) return;  // this parameter has no such state
     const Form& form = forms_[i];
     STD_TORCH_CHECK(is_cpu(m), "srft: the ", kStateNames[k], " of parameter ", i, " is not on the CPU");
     STD_TORCH_CHECK(m.lies_like(Metadata(param)), "srft: the ", kStateNames[k], " of parameter ", i,
@@ -136,32 +158,12 @@ class Group {
                     "srft: ", what, " must be contiguous on the CPU, with ", width, " numbers a parameter");
   }
 
-  void set_options(cpu::Options& options, const std::vector<double>& settings, const Tensor& report, int64_t flags,
-                   int64_t phase) const {
-    constexpr int64_t kEveryFlag = (int64_t{kFoldGradient} << 1) - 1;
-    STD_TORCH_CHECK(settings.size() == kSettings, "srft: ", settings.size(), " settings, not ", int(kSettings));
-    STD_TORCH_CHECK(0 <= phase && phase <= 2, "srft: a step has no phase ", phase);
-    STD_TORCH_CHECK((flags & ~kEveryFlag) == 0, "srft: unknown flags ", flags);
-    options.bits = int32_t(flags);
-    options.phase = static_cast<Phase>(phase);
-    STD_TORCH_CHECK(options.inner() <= kSgd && options.mode() <= kCoupled && options.damping() <= kMean &&
-                        options.normalize() <= kAbsolute,
-                    "srft: the flags ", flags, " have a field with a value that stands for nothing");
-    STD_TORCH_CHECK((options.inner() == kNone) == (options.phase != Phase::kFused),
-                    "srft: a step with an inner optimizer is fused, and one without has a half before and one after");
-    std::copy(settings.begin(), settings.end(), options.settings);
-    const Metadata m(report);
-    STD_TORCH_CHECK(is_cpu(m) && m.dtype == int32_t(ScalarType::Double) && m.numel() == kReport &&
-                        report.is_contiguous() && has_memory(report, m, 8),
-                    "srft: the report must be ", kReport, " contiguous float64 numbers on the CPU");
-  }
-
   void check_count(const TensorList& list, const char* what, bool may_be_empty) const {
     STD_TORCH_CHECK(list.size() == forms_.size() || (may_be_empty && list.empty()), "srft: ", list.size(), " ", what,
                     " for a group of ", forms_.size(), " parameters");
   }
 
-  // Where a tensor of a step lies, which must be as its parameter was.
+  // Returns the address of a step's tensor, which must have the form that its parameter had.
   void* checked(const Tensor& tensor, size_t i, const char* what) const {
     const Form& form = forms_[i];
     const Metadata m(tensor);
@@ -175,7 +177,8 @@ class Group {
     return address_of(tensor);
   }
 
-  // The state's addresses, after a check that none was freed since. What an optimizer needs has to be there.
+  // Finds the state's addresses, after a check that no state was freed since, and that the optimizer has all that it
+  // needs.
   void point_to_state(const cpu::Options& options) {
     auto* statistics = static_cast<double*>(row_memory(statistics_, ScalarType::Double, kStatistics, "statistics"));
     auto* steps = static_cast<float*>(row_memory(steps_, ScalarType::Float, 1, "steps"));
@@ -228,7 +231,7 @@ class Group {
     return place;
   }
 
-  // Where everything lies that a step writes, and that no two tensors share it.
+  // Finds the memory that a step writes, and refuses tensors that share it.
   void find_spans() {
     written_.clear();
     read_.clear();
@@ -263,8 +266,8 @@ class Group {
   }
   bool overlaps_written(uintptr_t begin, uintptr_t end) const { return overlaps(written_, begin, end); }
 
-  // A parameter and its gradient against the state. A gradient may be its own parameter: elements are read before they
-  // are written.
+  // Refuses a parameter or gradient that shares memory with the state. A gradient may be its own parameter, because
+  // elements are read before they are written.
   void check_alone(const void* param, const void* grad, size_t i) const {
     const Form& form = forms_[i];
     const auto span = [&](const void* at) { return reinterpret_cast<uintptr_t>(at); };
@@ -275,7 +278,7 @@ class Group {
     STD_TORCH_CHECK(!shares, "srft: parameter ", i, " or its gradient shares memory with the optimizer's state");
   }
 
-  // Parameters against one another, and gradients against the parameters of others.
+  // Refuses parameters that share memory with one another, and gradients that share it with the parameters of others.
   void check_parameters_apart() {
     std::vector<Span>& spans = parameters_;
     bool same = spans.size() == count_sized();
@@ -309,7 +312,7 @@ class Group {
                       i, " shares memory with a parameter");
     }
   }
-  // The half of a step that writes gradients, too.
+  // The same for gradients among themselves, in the half of a step that writes them.
   void check_gradients_apart() const {
     std::vector<Span> spans;
     for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -327,80 +330,13 @@ class Group {
     return size_t(std::count_if(forms_.begin(), forms_.end(), [](const Form& form) { return form.size > 0; }));
   }
 
-  std::mutex mutex_;
   std::array<TensorList, kStates> state_;
   Tensor steps_, statistics_, scales_;
   std::vector<Form> forms_;
   std::vector<cpu::Tensor> tensors_;
-  std::array<std::vector<uintptr_t>, kStates> places_;  // of the state, as it was last looked at
+  std::array<std::vector<uintptr_t>, kStates> places_;  // addresses of the state, as they were last found
   std::vector<Span> written_, read_, parameters_;       // sorted
   std::vector<uintptr_t> order_of_parameters_;
 };
 
-// Groups by number. Never destroyed, because tensors are not to be freed after torch's own libraries are gone.
-struct Registry {
-  std::mutex mutex;
-  int64_t next = 1;
-  std::unordered_map<int64_t, std::shared_ptr<Group>> groups;
-};
-Registry& registry() {
-  static auto* const all = new Registry;
-  return *all;
-}
-
-int64_t hold_group(TensorList params, TensorList first_moments, TensorList second_moments,
-                   TensorList max_second_moments, TensorList previous, TensorList anchors, TensorList priors,
-                   TensorList transfers, TensorList curvatures, TensorList paths, Tensor steps, Tensor statistics,
-                   Tensor scales) {
-  auto group = std::make_shared<Group>(
-      params,
-      std::array<TensorList, kStates>{std::move(first_moments), std::move(second_moments),
-                                      std::move(max_second_moments), std::move(previous), std::move(anchors),
-                                      std::move(priors), std::move(transfers), std::move(curvatures), std::move(paths)},
-      std::move(steps), std::move(statistics), std::move(scales));
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.groups.emplace(all.next, std::move(group));
-  return all.next++;
-}
-
-void drop_group(int64_t group) {
-  std::shared_ptr<Group> last;  // its tensors are freed outside the lock
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto found = all.groups.find(group);
-  if (found == all.groups.end()) return;
-  last = std::move(found->second);
-  all.groups.erase(found);
-}
-
-void step_group(int64_t group, TensorList params, TensorList grads, TensorList plus, TensorList minus,
-                std::vector<double> settings, Tensor report, int64_t flags, int64_t phase) {
-  std::shared_ptr<Group> held;
-  {
-    Registry& all = registry();
-    const std::lock_guard<std::mutex> lock(all.mutex);
-    const auto found = all.groups.find(group);
-    if (found != all.groups.end()) held = found->second;
-  }
-  STD_TORCH_CHECK(held, "srft: there is no group ", group, ": it was dropped, or never made");
-  held->step(params, grads, plus, minus, settings, report, flags, phase);
-}
-
-}  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(srft, m) {
-  m.def(
-      "hold_group(Tensor[] params, Tensor[] first_moments, Tensor[] second_moments, Tensor[] max_second_moments, "
-      "Tensor[] previous, Tensor[] anchors, Tensor[] priors, Tensor[] transfers, Tensor[] curvatures, Tensor[] paths, "
-      "Tensor steps, Tensor statistics, Tensor scales) -> int");
-  m.def("drop_group(int group) -> ()");
-  m.def(
-      "step_group_(int group, Tensor(a!)[] params, Tensor(b!)[] grads, Tensor[] plus, Tensor[] minus, "
-      "float[] settings, Tensor(c!) report, int flags, int phase) -> ()");
-}
-STABLE_TORCH_LIBRARY_IMPL(srft, CompositeExplicitAutograd, m) {
-  m.impl("hold_group", TORCH_BOX(&hold_group));
-  m.impl("drop_group", TORCH_BOX(&drop_group));
-  m.impl("step_group_", TORCH_BOX(&step_group));
-}
+}  // namespace srft::ops

@@ -1,4 +1,4 @@
-// srft::look: how a list of tensors lies in memory, and where, in one call (srft_kernels/ops/layouts.py).
+// srft::look finds how and where a list of tensors lies in memory, in one call (srft_kernels/ops/layouts.py).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -11,7 +11,7 @@ namespace {
 
 using namespace srft::ops;
 
-// Bytes of an element, for the dtypes that kernels know; of others no memory is looked at.
+// Returns the bytes of an element, for the dtypes that kernels know. The memory of other tensors is not looked at.
 int64_t element_size(int32_t dtype) {
   switch (static_cast<ScalarType>(dtype)) {
     case ScalarType::Double: return 8;
@@ -28,7 +28,7 @@ class Fingerprint {
     hash_ = (hash_ ^ x) * 0x9e3779b97f4a7c15u;
     hash_ ^= hash_ >> 29;
   }
-  // Makes this fingerprint one that is never seen again.
+  // Makes this fingerprint one that never repeats.
   void spoil() {
     static std::atomic<uint64_t> times{0};
     add(0x5b0117ed5b0117edu + ++times);
