@@ -98,7 +98,7 @@ def _compact(rows: Sequence[tuple[Tensor, Tensor]]) -> dict[Tensor, dict[str, Te
     return found
 
 
-def _statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
+def statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
     """Return statistics as the kernels keep them, from either form in which they are saved.
 
     They are empty if they were not saved.
@@ -134,11 +134,13 @@ def check(loaded: StateDict, groups: Groups, inner: InnerOptimizer) -> list[dict
     if sizes[0] != sizes[1]:
         raise ValueError(f"the checkpoint has parameter groups of sizes {sizes[0]}, this optimizer {sizes[1]}")
     wrong = []
+    known = (*SIZED_STATE, *EXTRA_STATE, inner.counter)
     for theirs, ours in zip(saved, groups, strict=True):
         for key, param in zip(theirs["params"], ours["params"], strict=True):
             for name, value in loaded["state"].get(key, {}).items():
-                if name in SIZED_STATE and isinstance(value, Tensor) and value.shape != param.shape:
-                    wrong.append(f"{name} of {name_of(param, groups)}: {tuple(value.shape)}, not {tuple(param.shape)}")
+                found = _state.misfit(param, name, value) if name in known else ""
+                if found:
+                    wrong.append(f"{name} of {name_of(param, groups)}: {found}")
     if wrong:
         raise ValueError(f"the checkpoint does not fit this model: {shortened(wrong)}")
     options = []
@@ -240,7 +242,7 @@ def _load_extra(own: dict[str, Any], param: Tensor, values: Mapping[str, Any], i
     if "transfer" in own or "transfer" in values:
         _state.put(own, "transfer", param, values.get("transfer"))
     if "transfer_statistics" in own or "transfer_statistics" in values:
-        own["transfer_statistics"] = _statistics_of(values, param.device)
+        own["transfer_statistics"] = statistics_of(values, param.device)
 
 
 # ---------------------------------------------------------------- hooks

@@ -8,14 +8,25 @@ from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
-from srft_kernels import _options, _state
+from srft_kernels import _checkpoint, _options, _state
 from srft_kernels._curvature_state import RunningCurvature
 from srft_kernels._inner import InnerOptimizer
-from srft_kernels._names import checked_maps
+from srft_kernels._names import checked_maps, name_of
 from srft_kernels._plans import Plans
+from srft_kernels.ops.native import library
 
 # For each wrapped optimizer, which options each of its groups had of its own, before and after it was wrapped.
 _WRAPPED: WeakKeyDictionary[Optimizer, list[frozenset[str]]] = WeakKeyDictionary()
+
+
+def _identities(state: Mapping[Any, Any]) -> Any:
+    """Return which objects an optimizer's state holds, to be compared.
+
+    With 350 parameters it takes some ten microseconds.
+    """
+    if library.available:
+        return library.build.identities(state)
+    return [(id(own), *map(id, own), *map(id, own.values())) for own in state.values()]
 
 
 def unwrapped(inner: Optimizer) -> tuple[list[frozenset[str]], list[dict[str, Any]]]:
@@ -61,7 +72,8 @@ class GroupWatch:
         self._state: _state.State = optimizer.state
         self._groups: list[dict[str, Any]] = []
         self._seen: list[tuple[Any, ...]] = []
-        self._kept = 0  # how many parameters have state
+        self._kept: dict[Any, Any] = {}  # what each parameter's state holds
+        self._identities: Any = None
         self.note()
         _WRAPPED[inner.optimizer] = own_options
 
@@ -74,7 +86,12 @@ class GroupWatch:
         """Remember the groups as they are now."""
         self._groups = list(self._optimizer.param_groups)
         self._seen = [_options.snapshot(group, self._inner) for group in self._groups]
-        self._kept = len(self._state)
+        self.note_state()
+
+    def note_state(self) -> None:
+        """Remember the tensors of state, on which plans work."""
+        self._kept = {param: dict(own) for param, own in self._state.items() if isinstance(own, dict)}
+        self._identities = _identities(self._state)
 
     def accept_changes(self, anew: bool = False) -> None:
         """Check what has changed since the last step, and make the state that the changes need.
@@ -96,11 +113,8 @@ class GroupWatch:
             optimizer.param_groups = inside.param_groups
         if optimizer.state is not self._state or (self._inner.fused and inside.state is not self._state):
             self._adopt_state()
-        if len(self._state) < self._kept:
-            raise RuntimeError(
-                "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside again, "
-                "or set the averages to zero in place if only they are to begin anew"
-            )
+        if self._identities != _identities(self._state):
+            self._accept_state(anew)
         for index, group in enumerate(optimizer.param_groups):
             if index >= len(self._groups) or group is not self._groups[index]:
                 self._adopt_group(index, group)
@@ -180,8 +194,49 @@ class GroupWatch:
                 replaced[param] = {**replaced.get(param, {}), **extra}
                 _state.set_count(replaced[param], self._inner, param)
         optimizer.state = inside.state = replaced
-        self._state, self._kept = replaced, len(replaced)
+        self._state = replaced
+        self.note_state()
         self._plans.forget()
+
+    def _accept_state(self, anew: bool) -> None:
+        """Take over tensors that someone has put into a parameter's state, or find out what they took from it.
+
+        Raises:
+            RuntimeError: The state was emptied, has lost an anchor, a prior or a curvature, or holds what no step could
+                use.
+        """
+        groups = self._optimizer.param_groups
+        ours = (*_state.SIZED_STATE, *_state.EXTRA_STATE, self._inner.counter)
+        changed = False
+        for param, before in self._kept.items():
+            own = self._state.get(param)
+            if not isinstance(own, dict):
+                raise RuntimeError(
+                    "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside "
+                    "again, or set the averages to zero in place if only they are to begin anew"
+                )
+            given_anew = ("anchor", "prior") if anew else ()
+            kept = [name for name in ("anchor", "prior", "curvature") if name in before and name not in given_anew]
+            lost = [name for name in kept if own.get(name) is None]
+            if lost:
+                raise RuntimeError(
+                    f"optimizer.state of parameter {name_of(param, groups)} has lost its {' and its '.join(lost)}: put "
+                    "it back, or call optimizer.begin_task(prior), which anchors the weights where they are"
+                )
+            others = [name for name in ours if own.get(name) is not before.get(name)]
+            for name in others:
+                found = _state.misfit(param, name, own.get(name))
+                if found:
+                    raise RuntimeError(
+                        f"optimizer.state was given what no step could use, {name} of {name_of(param, groups)}: {found}"
+                    )
+            if "transfer_histogram" in own:  # as saved: ZeRO loads the state of each parameter itself
+                own["transfer_statistics"] = _checkpoint.statistics_of(own, param.device)
+                del own["transfer_histogram"]
+            changed = changed or bool(others)
+        self.note_state()
+        if changed:
+            self._plans.forget()
 
     def begin_task(
         self, prior: Any, gamma: float | None, anchor: Any, changes: Mapping[str, Any], strict: bool

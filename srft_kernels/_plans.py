@@ -19,7 +19,7 @@ from srft_kernels.curvature import Hutchinson
 from srft_kernels.ops import contract, initial_statistics
 from srft_kernels.ops.contract import Inner, Phase, Setting
 from srft_kernels.ops.flags import StepFlags
-from srft_kernels.ops.layouts import look
+from srft_kernels.ops.layouts import Layouts, look
 from srft_kernels.ops.plan import StepCall, StepPlan, StepTensors
 from srft_kernels.ops.tensors import is_dense
 from srft_kernels.sharded import Sharing, is_sharded, local, probe_numbers
@@ -54,8 +54,8 @@ class GroupStep:
     grads: list[Tensor]
     values: list[float]  # the settings, in the order of contract.Setting
     laid_out: bool  # whether the gradients lie as the kernels read them
-    param_addresses: Tensor
-    grad_addresses: Tensor
+    seen_params: Layouts
+    seen_grads: Layouts
     flags: int = 0  # the flags of the product that this step folds into H
     plus: list[Tensor] = field(default_factory=list)
     minus: list[Tensor] = field(default_factory=list)
@@ -98,6 +98,7 @@ class Plans:
         self.of_group: dict[int, GroupPlan] = {}
         self.outdated: list[GroupPlan] = []  # captured plans that steps no longer use, where a replay would still write
         self.paths: dict[Tensor, Tensor] | None = None  # the sums of a PathIntegral, by parameter
+        self.made = False  # whether a plan, which lays state out anew, was made since the flag was last read
         self.renewed = False  # whether a plan was made whose scales do not have the factor of H yet
 
     def forget(self) -> None:
@@ -133,7 +134,7 @@ class Plans:
             plan = self._plan(index, group, having, own.fingerprint)
         values = options.settings_of(group, self._inner)
         laid_out = plan.dense_layout == given.fingerprint
-        return GroupStep(group, plan, grads, values, laid_out, own.addresses, given.addresses)
+        return GroupStep(group, plan, grads, values, laid_out, own, given)
 
     def _plan(self, index: int, group: dict[str, Any], having: list[bool], layout: int) -> GroupPlan:
         if self.capturing():
@@ -165,6 +166,7 @@ class Plans:
             sharing=Sharing(self.mesh, chosen, self._device) if any(is_sharded(p) for p in chosen) else None,
         )
         self.of_group[index] = plan
+        self.made = True
         return plan
 
     def _tensors(self, group: Mapping[str, Any], chosen: Sequence[Tensor]) -> StepTensors:
@@ -330,9 +332,9 @@ class Plans:
                 grad_scale=grad_scale,
                 plus=work.plus,
                 minus=work.minus,
-                # The inner optimizer may have moved the parameters since their addresses were read.
-                param_addresses=work.param_addresses if plan.dense and phase is not Phase.AFTER else None,
-                grad_addresses=work.grad_addresses if grads and work.laid_out else None,
+                # The inner optimizer may have moved the parameters since they were looked at.
+                seen_params=work.seen_params if plan.dense and phase is not Phase.AFTER else None,
+                seen_grads=work.seen_grads if grads and work.laid_out else None,
             )
         )
         if plan.sharing is not None and flags.gathers_in(phase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, TypeAlias
@@ -142,8 +143,10 @@ def complete(state: State, group: Mapping[str, Any], inner: InnerOptimizer, para
 def set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None:
     """Set the count of steps as float32 on the parameter's device, whatever form it had."""
     started = 1.0 if own.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
-    count = own.get(inner.counter, started)
-    if not isinstance(count, Tensor) or count.dtype != torch.float32 or count.device != param.device:
+    count = own.get(inner.counter)
+    count = started if count is None else count
+    fits = isinstance(count, Tensor) and (count.dtype, count.device) == (torch.float32, param.device)
+    if not isinstance(count, Tensor) or not fits or count.dim() > 0:
         own[inner.counter] = torch.tensor(float(count), dtype=torch.float32, device=param.device)
 
 
@@ -153,8 +156,42 @@ def lay_out(own: dict[str, Any], param: Tensor) -> None:
         if name not in SIZED_STATE or not isinstance(value, Tensor):
             continue
         dtype = anchor_dtype(param, value) if name == "anchor" else element_dtype(param)
-        if value.dtype != dtype or local(value).stride() != dense_strides(local(param)):
+        misplaced = value.device != param.device or is_distributed(value) != is_distributed(param)
+        if misplaced or value.dtype != dtype or local(value).stride() != dense_strides(local(param)):
             own[name] = copy_beside(param, dtype, value)
+
+
+def misfit(param: Tensor, name: str, value: Any) -> str:
+    """Return why no step could work with what a parameter's state holds under a name, or an empty string if one could.
+
+    Args:
+        param: The parameter.
+        name: The state's name. It stands for a tensor of the parameter's shape, statistics of T, or a count of steps.
+        value: What the state holds, which was set by hand or came with a checkpoint. None fits, because averages then
+            begin anew.
+    """
+    if value is None:
+        return ""
+    shapes: tuple[tuple[int, ...], ...] = (tuple(param.shape),)
+    if name == "transfer_statistics":
+        shapes = ((contract.STATISTICS,), (contract.HISTOGRAM,))
+    elif name == "transfer_histogram":
+        shapes = ((contract.BINS,),)
+    elif name not in SIZED_STATE:  # a count
+        if isinstance(value, (int, float)):
+            return "" if math.isfinite(value) and value >= 0 else f"{value}, not a count"
+        shapes = ((), (1,))
+    if not isinstance(value, Tensor):
+        return f"{value!r:.100}, not a tensor"
+    if value.layout != torch.strided or value.is_complex() or value.device.type == "meta":
+        return f"{value.layout} and {value.dtype} on {value.device}, not real numbers in memory"
+    if tuple(value.shape) not in shapes:
+        return f"{tuple(value.shape)}, not {shapes[0]}"
+    if name == "transfer_statistics":  # the sums behind the range may overflow, or propagate what is not finite
+        value = torch.cat([value[: contract.SUM], value[contract.HISTOGRAM :]])
+    if name not in SIZED_STATE and not bool(value.isfinite().all()):
+        return "numbers that are not finite"
+    return ""
 
 
 def put(own: dict[str, Any], name: str, param: Tensor, value: Tensor | None) -> None:

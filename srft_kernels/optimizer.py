@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from srft_kernels._groups import GroupWatch, unwrapped
 from srft_kernels._inner import InnerOptimizer
 from srft_kernels._layout import any_nonfinite
 from srft_kernels._names import checked_maps
+from srft_kernels._old_names import OldNames
 from srft_kernels._plans import GroupStep, Plans
 from srft_kernels._state import EXTRA_STATE as EXTRA_STATE
 from srft_kernels.curvature import Hutchinson
@@ -25,7 +25,7 @@ from srft_kernels.ops.plan import count_nonfinite
 from srft_kernels.schedule import ConstantKappa, Kappa, as_schedule
 
 
-class SRFT(Optimizer):
+class SRFT(OldNames, Optimizer):
     """Hold every weight back in proportion to its significance, in the optimizer's own pass over memory.
 
     Around :class:`torch.optim.AdamW`, :class:`~torch.optim.Adam` and :class:`~torch.optim.SGD` one kernel computes the
@@ -216,12 +216,6 @@ class SRFT(Optimizer):
         return self._report[contract.NONFINITE].long()
 
     @property
-    def nonfinite(self) -> Tensor:
-        """The old name of :attr:`nonfinite_count`."""
-        _deprecated("optimizer.nonfinite", "optimizer.nonfinite_count")
-        return self.nonfinite_count
-
-    @property
     def kappa(self) -> float:
         """The κ of the first group's next step."""
         return _options.kappa_of(self.param_groups[0])
@@ -267,6 +261,9 @@ class SRFT(Optimizer):
         if found_inf is not None and self._plans.mesh is not None:
             found_inf = sharded.anywhere(found_inf, self._plans.mesh)
         work = [self._plans.collect(index) for index in range(len(self.param_groups))]
+        if self._plans.made:
+            self._plans.made = False
+            self._watch.note_state()
         if running is not None:
             running.prepare(work)
         on_device = self.device.type == "cuda" and self._inner.fused
@@ -343,11 +340,6 @@ class SRFT(Optimizer):
             self._plans.write_settings(index)
             group["updates"] += 1
 
-    def advance(self) -> None:
-        """Do what :meth:`prepare_replay` does, of which this is the old name."""
-        _deprecated("optimizer.advance()", "optimizer.prepare_replay()")
-        self.prepare_replay()
-
     def train(self) -> None:
         """Put an inner optimizer that has modes, such as a schedule-free one, into its training mode."""
         getattr(self.inner, "train", lambda: None)()
@@ -370,11 +362,6 @@ class SRFT(Optimizer):
         self._plans.paths = paths
         self._plans.forget()
         return True
-
-    def follow(self, paths: dict[Tensor, Tensor] | None) -> bool:
-        """Do what :class:`PathIntegral` calls, under its old name."""
-        _deprecated("optimizer.follow()", "PathIntegral(optimizer)")
-        return self._record_paths(paths)
 
     # ------------------------------------------------------------------ groups and tasks
 
@@ -453,7 +440,3 @@ class SRFT(Optimizer):
         if self._running is not None:
             self._running.find()
         _checkpoint.run_hooks(self, "_optimizer_load_state_dict_post_hooks")
-
-
-def _deprecated(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)

@@ -35,8 +35,10 @@ SRFT_CORE float rank_key(float transfer) { return float(int32_t(float_bits(trans
 
 SRFT_CORE int32_t rank_bin(float transfer, float low, float density) {
   float position = (rank_key(transfer) - low) * density + 2.0f;
-  position = position < 1.0f ? 1.0f : position;
-  position = position > 255.0f ? 255.0f : position;
+  // With the comparisons in this order NaN becomes 1. So the bin is one of the table's whatever the range is, which may
+  // come with a checkpoint.
+  position = position > 1.0f ? position : 1.0f;
+  position = position < 255.0f ? position : 255.0f;
   // This is a mask and not a conditional, because g++ turns a conditional into one between two addresses of a table and
   // then vectorizes nothing.
   const int32_t nonzero = transfer >= 1.17549435e-38f ? -1 : 0;

@@ -9,7 +9,7 @@
 #include <array>
 #include <memory>
 #include <mutex>
-#include <unordered_map>
+#include <string>
 
 #include "chunk.h"
 #include "tensors.h"
@@ -24,9 +24,10 @@ constexpr const char* kStateNames[kStates] = {
     "path"};
 constexpr bool is_written(int state) { return state != kAnchor && state != kPrior; }
 
+constexpr int64_t kRows = -1;
 struct Span {
   uintptr_t begin, end;
-  int64_t owner;  // the parameter that it belongs to
+  int64_t owner;  // the parameter that it belongs to, or kRows
   bool operator<(const Span& other) const { return begin < other.begin; }
 };
 
@@ -55,19 +56,33 @@ struct Form {
   }
 };
 
-inline bool is_cpu(const Metadata& m) { return m.device_type == int32_t(torch::headeronly::DeviceType::CPU); }
+// The device of a group, and its name for messages. All CPUs count as one, whatever their number.
+struct Place {
+  int32_t type, index;
+  const char* name;
+  static Place of(const Tensor& tensor, torch::headeronly::DeviceType expected) {
+    const bool on_cpu = expected == torch::headeronly::DeviceType::CPU;
+    return {int32_t(expected), Metadata(tensor).device_index, on_cpu ? "the CPU" : "the group's CUDA device"};
+  }
+  bool has(const Metadata& m) const {
+    return m.device_type == type && (type == int32_t(torch::headeronly::DeviceType::CPU) || m.device_index == index);
+  }
+};
 
 class HeldGroup {
  public:
+  // The group's device is the one on which `steps` lies. It must be of the library's kind.
   HeldGroup(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics,
-            Tensor scales)
-      : state_(std::move(state)),
+            Tensor scales, torch::headeronly::DeviceType device)
+      : place_(Place::of(steps, device)),
+        state_(std::move(state)),
         steps_(std::move(steps)),
         statistics_(std::move(statistics)),
         scales_(std::move(scales)) {
     for (size_t i = 0; i < params.size(); ++i) {
       const Metadata m(params[i]);
-      STD_TORCH_CHECK(is_cpu(m), "srft: parameter ", i, " is not on the CPU: this library steps CPU tensors alone");
+      STD_TORCH_CHECK(place_.has(m), "srft: parameter ", i, " is not on ", place_.name,
+                      ": a library steps the tensors of its own device alone");
       STD_TORCH_CHECK(m.is_strided() && m.is_dense(), "srft: parameter ", i,
                       " is not dense: a plan is made for a dense copy of it");
       forms_.emplace_back(params[i], m);
@@ -76,18 +91,14 @@ class HeldGroup {
       STD_TORCH_CHECK(state_[k].empty() || state_[k].size() == params.size(), "srft: ", state_[k].size(),
                       " tensors as ", kStateNames[k], " for ", params.size(),
                       " parameters: give one each, or none at all");
-      for (size_t i = 0; i < state_[k].size(); ++i) check_state(k, i, params[i]);
     }
-    check_rows(steps_, ScalarType::Float, 1, "steps");
-    check_rows(statistics_, ScalarType::Double, kStatistics, "statistics");
-    check_rows(scales_, ScalarType::Double, kScales, "scales");
     tensors_.resize(params.size());
-    find_spans();
+    look_at_state();
   }
 
   // The choices and numbers of a step, after a check that a step has such ones.
-  static cpu::Options checked_options(const std::vector<double>& settings, const Tensor& report, int64_t flags,
-                                      int64_t phase) {
+  cpu::Options checked_options(const std::vector<double>& settings, const Tensor& report, int64_t flags,
+                               int64_t phase) const {
     cpu::Options options{};
     constexpr int64_t kEveryFlag = (int64_t{kFoldGradient} << 1) - 1;
     STD_TORCH_CHECK(settings.size() == kSettings, "srft: ", settings.size(), " settings, not ", int(kSettings));
@@ -101,17 +112,28 @@ class HeldGroup {
     STD_TORCH_CHECK((options.inner() == kNone) == (options.phase != Phase::kFused),
                     "srft: a step with an inner optimizer is fused, and one without has a half before and one after");
     std::copy(settings.begin(), settings.end(), options.settings);
-    const Metadata m(report);
-    STD_TORCH_CHECK(is_cpu(m) && m.dtype == int32_t(ScalarType::Double) && m.numel() == kReport &&
-                        report.is_contiguous() && has_memory(report, m, 8),
-                    "srft: the report must be ", kReport, " contiguous float64 numbers on the CPU");
+    for (int k : {kProbeSeedLow, kProbeSeedHigh, kProbeStep}) {
+      STD_TORCH_CHECK(!options.folds_in(options.phase) || (0 <= settings[size_t(k)] && settings[size_t(k)] < 0x1p32),
+                      "srft: the seed and the step of a probe are numbers from 0 to 2^32 - 1");
+    }
+    check_numbers(report, ScalarType::Double, kReport, "the report");
     return options;
+  }
+
+  // Refuses a tensor that is not `count` contiguous numbers on the group's device.
+  void check_numbers(const Tensor& t, ScalarType dtype, int64_t count, const char* what) const {
+    const Metadata m(t);
+    STD_TORCH_CHECK(place_.has(m) && m.dtype == int32_t(dtype) && m.numel() == count && m.is_contiguous() &&
+                        (count == 0 || has_memory(t, m, dtype == ScalarType::Double ? 8 : 4)),
+                    "srft: ", what, " must be ", count, " contiguous ",
+                    dtype == ScalarType::Double ? "float64" : "float32", " numbers on ", place_.name);
   }
 
   // Where all tensors of a step lie, after a check that they are still what the group was made for and that nothing
   // which the step writes shares memory with anything else. What is returned is the group's own, until the next step.
   std::vector<cpu::Tensor>& checked_tensors(const cpu::Options& options, const TensorList& params,
-                                            const TensorList& grads, const TensorList& plus, const TensorList& minus) {
+                                            const TensorList& grads, const TensorList& plus, const TensorList& minus,
+                                            const Tensor& report) {
     const bool folds = options.folds_in(options.phase);
     check_count(params, "parameters", false);
     check_count(grads, "gradients", options.phase == Phase::kAfter);
@@ -128,34 +150,50 @@ class HeldGroup {
     }
     check_parameters_apart();
     if (options.phase == Phase::kBefore) check_gradients_apart();
+    check_report_apart(report);
     return tensors_;
   }
 
   std::mutex mutex;  // a step has its group to itself
 
+  size_t count() const { return forms_.size(); }
+  const Form& form(size_t i) const { return forms_[i]; }
+  const Place& place() const { return place_; }
+  // Returns whether the group has any state of a kind.
+  bool has(int k) const { return !state_[k].empty(); }
+  // Returns where a tensor of state lay at the last look, or null if the parameter has none.
+  void* state(int k, size_t i) const { return state_[k].empty() ? nullptr : known_[k][i].address; }
+  DType anchor_dtype(size_t i) const { return state(kAnchor, i) ? dtype_of(state_[kAnchor][i]) : forms_[i].kind; }
+  void* steps() const { return known_rows_[0].address; }
+  void* statistics() const { return known_rows_[1].address; }
+  void* scales() const { return known_rows_[2].address; }
+  // Returns a number that grows whenever state has moved.
+  int64_t moves() const { return moves_; }
+
  private:
-  void check_state(int k, size_t i, const Tensor& param) {
+  void check_state(int k, size_t i) const {
     const Tensor& t = state_[k][i];
     const Metadata m(t);
     if (m.numel() == 0) return;  // this parameter has no such state
     const Form& form = forms_[i];
-    STD_TORCH_CHECK(is_cpu(m), "srft: the ", kStateNames[k], " of parameter ", i, " is not on the CPU");
-    STD_TORCH_CHECK(m.lies_like(Metadata(param)), "srft: the ", kStateNames[k], " of parameter ", i,
+    STD_TORCH_CHECK(place_.has(m), "srft: the ", kStateNames[k], " of parameter ", i, " is not on ", place_.name);
+    STD_TORCH_CHECK(form.fits(m), "srft: the ", kStateNames[k], " of parameter ", i,
                     " has another shape or layout than the parameter");
-    const ScalarType dtype = t.scalar_type();
-    const bool beside = k == kPrevious || (k == kAnchor && dtype != form.state());
-    STD_TORCH_CHECK(dtype == (beside ? param.scalar_type() : form.state()), "srft: the ", kStateNames[k],
-                    " of parameter ", i,
+    const int32_t wide = int32_t(form.state());
+    const bool may_be_beside = k == kPrevious || k == kAnchor;
+    STD_TORCH_CHECK((m.dtype == wide && k != kPrevious) || (may_be_beside && m.dtype == form.dtype), "srft: the ",
+                    kStateNames[k], " of parameter ", i,
                     " has the wrong dtype: state is float64 for float64 and float32 for all others; an anchor may have "
                     "its parameter's");
+    STD_TORCH_CHECK(has_memory(t, m, bytes_of(dtype_of(t))), "srft: the ", kStateNames[k], " of parameter ", i,
+                    " has less memory than elements: its storage was freed or shrunk");
   }
 
-  void check_rows(const Tensor& t, ScalarType dtype, int64_t width, const char* what) const {
-    const Metadata m(t);
-    const int64_t bytes = dtype == ScalarType::Double ? 8 : 4;
-    STD_TORCH_CHECK(is_cpu(m) && m.dtype == int32_t(dtype) && m.is_strided() && t.is_contiguous() &&
-                        m.numel() == width * int64_t(forms_.size()) && (m.numel() == 0 || has_memory(t, m, bytes)),
-                    "srft: ", what, " must be contiguous on the CPU, with ", width, " numbers a parameter");
+  void check_rows() const {
+    const int64_t n = int64_t(forms_.size());
+    check_numbers(steps_, ScalarType::Float, n, "steps");
+    check_numbers(statistics_, ScalarType::Double, n * kStatistics, "statistics");
+    check_numbers(scales_, ScalarType::Double, n * kScales, "scales");
   }
 
   void check_count(const TensorList& list, const char* what, bool may_be_empty) const {
@@ -167,7 +205,7 @@ class HeldGroup {
   void* checked(const Tensor& tensor, size_t i, const char* what) const {
     const Form& form = forms_[i];
     const Metadata m(tensor);
-    STD_TORCH_CHECK(is_cpu(m) && m.dtype == form.dtype, "srft: ", what, " ", i,
+    STD_TORCH_CHECK(place_.has(m) && m.dtype == form.dtype, "srft: ", what, " ", i,
                     " has another dtype or device than the parameter that the plan was made for");
     STD_TORCH_CHECK(form.fits(m), "srft: ", what, " ", i,
                     " has another shape or layout than the parameter that the plan was made for");
@@ -177,17 +215,14 @@ class HeldGroup {
     return address_of(tensor);
   }
 
-  // Finds the state's addresses, after a check that no state was freed since, and that the optimizer has all that it
-  // needs.
+  // Finds the state's addresses, after a look at what was replaced, freed or resized since the last look, and a check
+  // that the optimizer has all that it needs.
   void point_to_state(const cpu::Options& options) {
-    auto* statistics = static_cast<double*>(row_memory(statistics_, ScalarType::Double, kStatistics, "statistics"));
-    auto* steps = static_cast<float*>(row_memory(steps_, ScalarType::Float, 1, "steps"));
-    auto* scales = static_cast<const double*>(row_memory(scales_, ScalarType::Double, kScales, "scales"));
-    bool moved = false;
+    if (has_moved()) look_at_state();
     for (size_t i = 0; i < forms_.size(); ++i) {
       const Form& form = forms_[i];
-      void* place[kStates] = {};
-      for (int k = 0; k < kStates; ++k) place[k] = state_memory(k, i, moved);
+      void* place[kStates];
+      for (int k = 0; k < kStates; ++k) place[k] = state(k, i);
       STD_TORCH_CHECK(form.size == 0 || options.inner() != kAdam || (place[kFirst] && place[kSecond]),
                       "srft: Adam needs both moments of parameter ", i);
       STD_TORCH_CHECK(form.size == 0 || !options.has(kAmsgrad) || options.inner() != kAdam || place[kMaximum],
@@ -195,7 +230,7 @@ class HeldGroup {
       cpu::Tensor& t = tensors_[i];
       t.size = form.size;
       t.dtype = form.kind;
-      t.anchor_dtype = place[kAnchor] ? dtype_of(state_[kAnchor][i]) : form.kind;
+      t.anchor_dtype = anchor_dtype(i);
       t.first_moment = place[kFirst];
       t.second_moment = place[kSecond];
       t.max_second_moment = place[kMaximum];
@@ -205,67 +240,76 @@ class HeldGroup {
       t.transfer = place[kTransfer];
       t.curvature = place[kCurvature];
       t.path = place[kPath];
-      t.statistics = statistics + i * kStatistics;
-      t.taken = steps + i;
-      t.scales = scales + i * kScales;
+      t.statistics = static_cast<double*>(statistics()) + i * kStatistics;
+      t.taken = static_cast<float*>(steps()) + i;
+      t.scales = static_cast<const double*>(scales()) + i * kScales;
     }
-    if (moved) find_spans();
   }
 
-  void* row_memory(const Tensor& t, ScalarType dtype, int64_t width, const char* what) const {
-    check_rows(t, dtype, width, what);
-    return address_of(t);
-  }
-
-  void* state_memory(int k, size_t i, bool& moved) {
-    if (state_[k].empty()) return nullptr;
-    const Tensor& t = state_[k][i];
-    const Metadata m(t);
-    const int64_t size = m.numel();
-    if (size == 0 && places_[k][i] == 0) return nullptr;
-    const int64_t bytes = bytes_of(dtype_of(t));
-    STD_TORCH_CHECK(forms_[i].fits(m) && has_memory(t, m, bytes), "srft: the ", kStateNames[k], " of parameter ", i,
-                    " was freed or resized since the plan was made");
-    void* place = address_of(t);
-    moved = moved || reinterpret_cast<uintptr_t>(place) != places_[k][i];
-    return place;
-  }
-
-  // Finds the memory that a step writes, and refuses tensors that share it.
-  void find_spans() {
-    written_.clear();
-    read_.clear();
+  // Returns whether any tensor of state has other memory than at the last look. Tensors with the same memory were
+  // checked then.
+  bool has_moved() const {
+    bool moved = false;
     for (int k = 0; k < kStates; ++k) {
-      places_[k].assign(state_[k].size(), 0);
+      for (size_t i = 0; i < state_[k].size(); ++i) moved = moved || known_[k][i] != Memory::of(state_[k][i]);
+    }
+    const Tensor* rows[] = {&steps_, &statistics_, &scales_};
+    for (int r = 0; r < 3; ++r) moved = moved || known_rows_[r] != Memory::of(*rows[r]);
+    return moved;
+  }
+
+  // Checks all state, and finds all memory that a step writes, which no two tensors may share. If it refuses, the next
+  // step looks again.
+  void look_at_state() {
+    for (auto& list : known_) list.clear();
+    for (int k = 0; k < kStates; ++k) known_[k].resize(state_[k].size());
+    for (Memory& m : known_rows_) m = {};
+    std::vector<Span> written, read;
+    for (int k = 0; k < kStates; ++k) {
       for (size_t i = 0; i < state_[k].size(); ++i) {
-        const Metadata m(state_[k][i]);
-        if (m.numel() == 0) continue;
-        const int64_t bytes = bytes_of(dtype_of(state_[k][i]));
-        STD_TORCH_CHECK(has_memory(state_[k][i], m, bytes), "srft: the ", kStateNames[k], " of parameter ", i,
-                        " has less memory than elements: its storage was freed or shrunk");
+        check_state(k, i);
+        const int64_t size = Metadata(state_[k][i]).numel();
+        if (size == 0) continue;
         const uintptr_t begin = reinterpret_cast<uintptr_t>(address_of(state_[k][i]));
-        places_[k][i] = begin;
-        (is_written(k) ? written_ : read_).push_back({begin, begin + uintptr_t(m.numel() * bytes), int64_t(i)});
+        const int64_t bytes = size * bytes_of(dtype_of(state_[k][i]));
+        (is_written(k) ? written : read).push_back({begin, begin + uintptr_t(bytes), int64_t(i)});
       }
     }
-    std::sort(written_.begin(), written_.end());
-    for (size_t j = 1; j < written_.size(); ++j) {
-      STD_TORCH_CHECK(written_[j - 1].end <= written_[j].begin, "srft: state of parameters ", written_[j - 1].owner,
-                      " and ", written_[j].owner, " shares memory: each needs its own");
+    check_rows();
+    const auto add = [](std::vector<Span>& to, const Tensor& t, int64_t width) {
+      const uintptr_t begin = reinterpret_cast<uintptr_t>(address_of(t));
+      if (t.numel() > 0) to.push_back({begin, begin + uintptr_t(t.numel() * width), kRows});
+    };
+    add(written, steps_, 4), add(written, statistics_, 8), add(read, scales_, 8);
+    std::sort(written.begin(), written.end());
+    for (size_t j = 1; j < written.size(); ++j) {
+      STD_TORCH_CHECK(written[j - 1].end <= written[j].begin, "srft: state of ", owner_of(written[j - 1]), " and ",
+                      owner_of(written[j]), " shares memory: each needs its own");
     }
-    for (const Span& span : read_) {
-      STD_TORCH_CHECK(!overlaps_written(span.begin, span.end), "srft: the anchor or the prior of parameter ",
-                      span.owner, " shares memory with state that a step writes");
+    for (const Span& span : read) {
+      STD_TORCH_CHECK(!overlaps(written, span.begin, span.end), "srft: the anchor or the prior of ", owner_of(span),
+                      " shares memory with state that a step writes");
     }
-    std::sort(read_.begin(), read_.end());
+    std::sort(read.begin(), read.end());
+    // Tensors that are only read may overlap. Each end becomes the furthest so far, which `overlaps` asks for.
+    for (size_t j = 1; j < read.size(); ++j) read[j].end = std::max(read[j].end, read[j - 1].end);
+    written_ = std::move(written);
+    read_ = std::move(read);
+    for (int k = 0; k < kStates; ++k) {
+      for (size_t i = 0; i < state_[k].size(); ++i) known_[k][i] = Memory::of(state_[k][i]);
+    }
+    known_rows_ = {Memory::of(steps_), Memory::of(statistics_), Memory::of(scales_)};
+    ++moves_;
+  }
+
+  static std::string owner_of(const Span& span) {
+    return span.owner == kRows ? "the group" : "parameter " + std::to_string(span.owner);
   }
 
   static bool overlaps(const std::vector<Span>& sorted, uintptr_t begin, uintptr_t end) {
     auto after = std::lower_bound(sorted.begin(), sorted.end(), Span{end, 0, 0});
     return after != sorted.begin() && std::prev(after)->end > begin;
   }
-  bool overlaps_written(uintptr_t begin, uintptr_t end) const { return overlaps(written_, begin, end); }
-
   // Refuses a parameter or gradient that shares memory with the state. A gradient may be its own parameter, because
   // elements are read before they are written.
   void check_alone(const void* param, const void* grad, size_t i) const {
@@ -273,8 +317,8 @@ class HeldGroup {
     const auto span = [&](const void* at) { return reinterpret_cast<uintptr_t>(at); };
     const uintptr_t bytes = uintptr_t(form.size * form.bytes);
     bool shares =
-        overlaps_written(span(param), span(param) + bytes) || overlaps(read_, span(param), span(param) + bytes);
-    if (grad && !shares) shares = overlaps_written(span(grad), span(grad) + bytes);
+        overlaps(written_, span(param), span(param) + bytes) || overlaps(read_, span(param), span(param) + bytes);
+    if (grad && !shares) shares = overlaps(written_, span(grad), span(grad) + bytes);
     STD_TORCH_CHECK(!shares, "srft: parameter ", i, " or its gradient shares memory with the optimizer's state");
   }
 
@@ -326,16 +370,31 @@ class HeldGroup {
                       " and ", spans[j].owner, " share memory, and this step writes them: give each its own");
     }
   }
+
+  // Refuses a report, which a step writes, if it shares memory with anything else.
+  void check_report_apart(const Tensor& report) const {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(address_of(report)), end = begin + kReport * sizeof(double);
+    bool shares = overlaps(written_, begin, end) || overlaps(read_, begin, end) || overlaps(parameters_, begin, end);
+    for (size_t i = 0; i < tensors_.size() && !shares; ++i) {
+      const uintptr_t grad = reinterpret_cast<uintptr_t>(tensors_[i].grad);
+      shares = grad && grad < end && begin < grad + uintptr_t(forms_[i].size * forms_[i].bytes);
+    }
+    STD_TORCH_CHECK(!shares, "srft: the report shares memory with a parameter, a gradient or state");
+  }
+
   size_t count_sized() const {
     return size_t(std::count_if(forms_.begin(), forms_.end(), [](const Form& form) { return form.size > 0; }));
   }
 
+  Place place_;
   std::array<TensorList, kStates> state_;
   Tensor steps_, statistics_, scales_;
   std::vector<Form> forms_;
   std::vector<cpu::Tensor> tensors_;
-  std::array<std::vector<uintptr_t>, kStates> places_;  // addresses of the state, as they were last found
-  std::vector<Span> written_, read_, parameters_;       // sorted
+  std::array<std::vector<Memory>, kStates> known_;  // of the state, as it was last looked at
+  std::array<Memory, 3> known_rows_;
+  int64_t moves_ = 0;
+  std::vector<Span> written_, read_, parameters_;  // sorted
   std::vector<uintptr_t> order_of_parameters_;
 };
 

@@ -2,11 +2,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <deque>
-
+#include "checked_lists.h"
 #include "over_chunks.h"
 #include "penalty.h"
-#include "tensors.h"
 
 namespace srft::cpu {
 
@@ -36,42 +34,15 @@ namespace {
 
 using namespace srft::ops;
 
-// Returns a tensor as the penalty's loops read it: contiguous, and widened if they do not know its dtype.
-Tensor readable(const Tensor& tensor) {
-  const ScalarType dtype = tensor.scalar_type();
-  return torch::stable::contiguous(is_known(dtype) ? tensor : torch::stable::to(tensor, ScalarType::Float));
-}
-
 double number(const Tensor& tensor, const char* what) {
-  STD_TORCH_CHECK(tensor.dim() == 0, "significance_penalty: ", what, " must be 0-d");
+  STD_TORCH_CHECK(tensor.dim() == 0 && tensor.is_cpu(), "significance_penalty: ", what,
+                  " must be 0-d, and on the CPU as the parameters are");
+  check_memory(tensor, what);
   return *static_cast<const double*>(torch::stable::to(tensor, ScalarType::Double).const_data_ptr());
 }
 
-// The lists of the penalty, and the contiguous copies to which they point.
-struct PenaltyLists {
-  PenaltyLists(const TensorList& params, const TensorList& anchors, const TensorList& significance) {
-    STD_TORCH_CHECK(params.size() == anchors.size() && params.size() == significance.size(),
-                    "significance_penalty: ", params.size(), " parameters, ", anchors.size(), " anchors, ",
-                    significance.size(), " significances");
-    for (size_t i = 0; i < params.size(); ++i) {
-      for (const TensorList* list : {&anchors, &significance}) {
-        bool same = (*list)[i].dim() == params[i].dim();
-        for (int64_t d = 0; same && d < params[i].dim(); ++d) same = (*list)[i].size(d) == params[i].size(d);
-        STD_TORCH_CHECK(same, "significance_penalty: shapes differ at position ", i);
-      }
-      const Tensor& p = kept.emplace_back(readable(params[i]));
-      const Tensor& a = kept.emplace_back(readable(anchors[i]));
-      const Tensor& s = kept.emplace_back(readable(significance[i]));
-      tensors.push_back({p.numel(), dtype_of(p), dtype_of(a), dtype_of(s), p.const_data_ptr(), a.const_data_ptr(),
-                         s.const_data_ptr(), nullptr});
-    }
-  }
-  std::deque<Tensor> kept;
-  std::vector<srft::cpu::PenaltyTensor> tensors;
-};
-
 Tensor significance_penalty(TensorList params, TensorList anchors, TensorList significance, Tensor strength) {
-  const PenaltyLists lists(params, anchors, significance);
+  const PenaltyLists lists(DeviceType::CPU, params, anchors, significance);
   bool wide = false;
   for (const Tensor& p : params) wide = wide || p.scalar_type() == ScalarType::Double;
   const double value = 0.5 * number(strength, "strength") * srft::cpu::penalty_sum(lists.tensors);
@@ -83,7 +54,7 @@ Tensor significance_penalty(TensorList params, TensorList anchors, TensorList si
 
 TensorList significance_penalty_backward(Tensor grad, TensorList params, TensorList anchors, TensorList significance,
                                          Tensor strength) {
-  PenaltyLists lists(params, anchors, significance);
+  PenaltyLists lists(DeviceType::CPU, params, anchors, significance);
   TensorList gradients;
   for (size_t i = 0; i < params.size(); ++i) {
     gradients.push_back(torch::stable::new_empty(params[i], params[i].sizes(), lists.kept[3 * i].scalar_type()));

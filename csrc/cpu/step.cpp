@@ -1,4 +1,4 @@
-// The CPU step, and the one door into it: the operator srft::step_group_ has everything that comes with a step checked
+// The CPU step, and its only entry: the operator srft::step_group_ has everything that comes with a step checked
 // (held_group.h), works out what each tensor's elements share, and gives their chunks to torch's threads.
 #include "step.h"
 
@@ -11,10 +11,11 @@
 #include <limits>
 #include <memory>
 #include <mutex>
-#include <unordered_map>
 
 #include "../core/rank.h"
 #include "held_group.h"
+#include "layouts.h"
+#include "numbered.h"
 
 namespace srft::cpu {
 namespace {
@@ -225,15 +226,8 @@ namespace {
 
 using namespace srft::ops;
 
-// The groups by number. They are never destroyed, because tensors must not be freed after torch's own libraries are
-// gone.
-struct Registry {
-  std::mutex mutex;
-  int64_t next = 1;
-  std::unordered_map<int64_t, std::shared_ptr<HeldGroup>> groups;
-};
-Registry& registry() {
-  static auto* const all = new Registry;
+Numbered<std::shared_ptr<HeldGroup>>& groups() {
+  static auto* const all = new Numbered<std::shared_ptr<HeldGroup>>;
   return *all;
 }
 
@@ -246,37 +240,22 @@ int64_t hold_group(TensorList params, TensorList first_moments, TensorList secon
       std::array<TensorList, kStates>{std::move(first_moments), std::move(second_moments),
                                       std::move(max_second_moments), std::move(previous), std::move(anchors),
                                       std::move(priors), std::move(transfers), std::move(curvatures), std::move(paths)},
-      std::move(steps), std::move(statistics), std::move(scales));
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.groups.emplace(all.next, std::move(group));
-  return all.next++;
+      std::move(steps), std::move(statistics), std::move(scales), torch::headeronly::DeviceType::CPU);
+  return groups().keep(std::move(group));
 }
 
-void drop_group(int64_t group) {
-  std::shared_ptr<HeldGroup> last;  // its tensors are freed outside the lock
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto found = all.groups.find(group);
-  if (found == all.groups.end()) return;
-  last = std::move(found->second);
-  all.groups.erase(found);
-}
+void drop_group(int64_t group) { groups().take(group); }
 
-void step_group(int64_t group, TensorList params, TensorList grads, TensorList plus, TensorList minus,
-                std::vector<double> settings, Tensor report, int64_t flags, int64_t phase) {
-  std::shared_ptr<HeldGroup> held;
-  {
-    Registry& all = registry();
-    const std::lock_guard<std::mutex> lock(all.mutex);
-    const auto found = all.groups.find(group);
-    if (found != all.groups.end()) held = found->second;
-  }
-  STD_TORCH_CHECK(held, "srft: there is no group ", group, ": it was dropped, or never made");
-  const std::lock_guard<std::mutex> lock(held->mutex);
-  const srft::cpu::Options options = HeldGroup::checked_options(settings, report, flags, phase);
-  srft::cpu::step(options, held->checked_tensors(options, params, grads, plus, minus),
-                  static_cast<double*>(report.mutable_data_ptr()));
+void step_group(int64_t group, int64_t params, int64_t grads, int64_t plus, int64_t minus, std::vector<double> settings,
+                Tensor report, int64_t flags, int64_t phase) {
+  const TensorList listed[] = {taken_look(params), taken_look(grads), taken_look(plus), taken_look(minus)};
+  const auto held = groups().find(group);
+  STD_TORCH_CHECK(held.has_value(), "srft: there is no group ", group, ": it was dropped, or never made");
+  HeldGroup& one = **held;
+  const std::lock_guard<std::mutex> lock(one.mutex);
+  const srft::cpu::Options options = one.checked_options(settings, report, flags, phase);
+  srft::cpu::step(options, one.checked_tensors(options, listed[0], listed[1], listed[2], listed[3], report),
+                  static_cast<double*>(address_of(report)));
 }
 
 }  // namespace
@@ -288,8 +267,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(srft, m) {
       "Tensor steps, Tensor statistics, Tensor scales) -> int");
   m.def("drop_group(int group) -> ()");
   m.def(
-      "step_group_(int group, Tensor(a!)[] params, Tensor(b!)[] grads, Tensor[] plus, Tensor[] minus, "
-      "float[] settings, Tensor(c!) report, int flags, int phase) -> ()");
+      "step_group_(int group, int params, int grads, int plus, int minus, float[] settings, Tensor(a!) report, "
+      "int flags, int phase) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(srft, CompositeExplicitAutograd, m) {
   m.impl("hold_group", TORCH_BOX(&hold_group));

@@ -83,6 +83,16 @@ struct Metadata {
     }
     return true;
   }
+  bool is_contiguous() const {
+    if (!is_strided()) return false;
+    if (numel() == 0) return true;
+    int64_t expected = 1;
+    for (int64_t d = dims - 1; d >= 0; --d) {
+      if (sizes[d] != 1 && strides[d] != expected) return false;
+      expected *= sizes[d];
+    }
+    return true;
+  }
   // Returns whether the elements fill their memory without gaps or overlaps, in any order of dimensions.
   bool is_dense() const {
     if (!is_strided()) return false;
@@ -116,5 +126,22 @@ inline void* address_of(const Tensor& tensor) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor.get(), &address));
   return address;
 }
+
+// A tensor's memory. As long as it compares equal, as many elements are where they were.
+struct Memory {
+  void* address = nullptr;  // null also where there are no elements
+  int64_t bytes = -1, offset = -1;
+  int32_t dtype = -1;
+
+  static Memory of(const Tensor& tensor) {
+    Memory m;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &m.dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &m.bytes));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &m.offset));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor.get(), &m.address));
+    return m;
+  }
+  bool operator==(const Memory&) const = default;
+};
 
 }  // namespace srft::ops

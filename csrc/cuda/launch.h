@@ -13,12 +13,6 @@ inline void check(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string("srft: ") + what + ": " + cudaGetErrorString(status));
 }
 
-// What Python hands over as a whole number.
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
 // Makes a device current during its lifetime, and afterward the device that was.
 class OnDevice {
  public:

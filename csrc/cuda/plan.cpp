@@ -1,14 +1,22 @@
-// A step on a GPU: which tensors go into which launch, with which kernel and which arguments, and the plan as Python
-// has it.
+// A step on a GPU and its only entry. The operator srft_cuda::step_group_ has everything that comes with a step
+// checked, as the CPU's does and by the same code (../cpu/held_group.h). A plan decides which tensors go into which
+// launch, with which kernel and which arguments.
 #include "plan.h"
 
-#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <map>
-#include <string>
+#include <array>
+#include <memory>
+#include <mutex>
+#include <optional>
 
+#include "../cpu/held_group.h"
+#include "../cpu/layouts.h"
+#include "../cpu/numbered.h"
 #include "launch.h"
+#include "torch_device.h"
 
 namespace srft::cuda {
 namespace {
@@ -47,6 +55,28 @@ size_t StepPlan::scratch_bytes(size_t tensors) {
          kSums * (kMostBlocks + tensors) * sizeof(double) + sizeof(double);
 }
 
+std::vector<std::vector<uint32_t>> StepPlan::cut(const std::vector<int64_t>& sizes, const std::vector<DType>& dtypes,
+                                                 int columns) {
+  const size_t most = capacity(columns);
+  std::vector<std::vector<uint32_t>> launches;
+  for (DType dtype : kDTypes) {
+    uint64_t units = 0;
+    bool open = false;
+    for (uint32_t i = 0; i < sizes.size(); ++i) {
+      if (dtypes[i] != dtype) continue;
+      if (!open || launches.back().size() == most) {
+        launches.emplace_back();
+        units = 0;
+        open = true;
+      }
+      launches.back().push_back(i);
+      units += units_of(uint64_t(sizes[i]));
+      if (units >= uint64_t(1) << 32) throw std::invalid_argument("srft: a group has more than 8e12 elements");
+    }
+  }
+  return launches;
+}
+
 StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
     : count_(tensors.count()),
       device_(device),
@@ -57,15 +87,9 @@ StepPlan::StepPlan(const PlanTensors& tensors, int device, void* scratch)
   for (size_t i = 0; i < count_; ++i) mixes_ = mixes_ || (tensors.at(kPrior, i) && tensors.at(kCurvature, i));
   int columns = 0;
   for (int c = 0; c < kColumns; ++c) columns += is_there(tensors, Column(c)) ? 1 : 0;
-  const size_t most = capacity(columns);
-  for (DType dtype : kDTypes) {
-    for (uint32_t i = 0; i < count_; ++i) {
-      if (tensors.dtypes[i] != dtype) continue;
-      if (launches_.empty() || launches_.back().dtype != dtype || launches_.back().members.size() == most) {
-        launches_.push_back({dtype, {}, 0, std::make_unique<StepArguments>()});
-      }
-      launches_.back().members.push_back(i);
-    }
+  for (std::vector<uint32_t>& members : cut(tensors.sizes, tensors.dtypes, columns)) {
+    const DType dtype = tensors.dtypes[members.front()];
+    launches_.push_back({dtype, std::move(members), 0, std::make_unique<StepArguments>()});
   }
   // All launches of a step run one after the other, so they share the blocks' reports. Each has its own tensors'
   // counters.
@@ -116,19 +140,18 @@ void StepPlan::pack(const PlanTensors& tensors, Launch& launch) const {
     set_half(a.words + a.header.rows, k, i);
     launch.units += units_of(size);
   }
-  if (launch.units >= uint64_t(1) << 32) throw std::invalid_argument("srft: a group has more than 8e12 elements");
   set_half(a.words + a.header.starts, n, uint32_t(launch.units));
 }
 
 void StepPlan::point(Launch& launch, const Moving& moving) const {
   StepArguments& a = *launch.arguments;
-  const Addresses* lists[] = {&moving.params, &moving.grads, &moving.plus, &moving.minus};
+  const std::vector<const void*>* lists[] = {&moving.params, &moving.grads, &moving.plus, &moving.minus};
   uint64_t* size = a.words + a.header.sizes;
   for (size_t k = 0; k < launch.members.size(); ++k) {
     const uint32_t i = launch.members[k];
     for (int c = kParam; c <= kMinus; ++c) {
       if (a.header.column[c] == kNoColumn) continue;
-      const uintptr_t address = lists[c]->count == 0 ? 0 : uintptr_t(lists[c]->first[i]);
+      const uintptr_t address = lists[c]->empty() ? 0 : reinterpret_cast<uintptr_t>((*lists[c])[i]);
       a.words[a.header.column[c] + k] = address;
       const uint64_t bit = uint64_t(1) << (kAlignedShift + c);
       size[k] = is_aligned(address) ? size[k] | bit : size[k] & ~bit;
@@ -148,15 +171,6 @@ uint32_t StepPlan::resident(DType dtype, StepKernel kernel) {
 }
 
 void StepPlan::step(const Moving& moving, const StepCall& call) {
-  const auto fits = [&](const Addresses& list, bool may_be_empty) {
-    return list.count == count_ || (list.count == 0 && may_be_empty);
-  };
-  if (!fits(moving.params, false) || !fits(moving.grads, call.phase == Phase::kAfter) || !fits(moving.plus, true) ||
-      !fits(moving.minus, true)) {
-    throw std::invalid_argument("srft: the plan was made for " + std::to_string(count_) + " parameters, got " +
-                                std::to_string(moving.params.count) + ", " + std::to_string(moving.grads.count) +
-                                " gradients and " + std::to_string(moving.plus.count) + " products");
-  }
   const OnDevice guard(device_);
   bool reset = (call.flags & kResetPenalties) != 0;
   for (Launch& launch : launches_) {
@@ -191,48 +205,149 @@ void StepPlan::step(const Moving& moving, const StepCall& call) {
   }
 }
 
-// ---------------------------------------------------------------- the plan for Python
+}  // namespace srft::cuda
+
+// ---------------------------------------------------------------- the operators
 
 namespace {
 
-namespace py = pybind11;
+using namespace srft;
+using namespace srft::ops;
+using cuda::current_stream;
+using cuda::device_of;
+using cuda::kHere;
+using MaybeTensor = std::optional<Tensor>;
 
-StepPlan make_plan(std::vector<int64_t> sizes, const std::vector<int>& dtypes, const std::vector<int>& anchor_dtypes,
-                   const std::map<std::string, std::vector<uintptr_t>>& columns, uintptr_t steps, uintptr_t statistics,
-                   uintptr_t scales, int device, uintptr_t scratch) {
-  const PlanTensors tensors(std::move(sizes), dtypes, anchor_dtypes, columns, steps, statistics, scales);
-  return StepPlan(tensors, device, pointer<void>(scratch));
+constexpr Column kColumnOf[kStates] = {srft::kFirst, srft::kSecond,   srft::kMaximum,   srft::kPrevious, srft::kAnchor,
+                                       srft::kPrior, srft::kTransfer, srft::kCurvature, srft::kPath};
+
+class Group {
+ public:
+  Group(const TensorList& params, std::array<TensorList, kStates> state, Tensor steps, Tensor statistics, Tensor scales)
+      : held_(params, std::move(state), steps, std::move(statistics), std::move(scales), kHere),
+        device_(device_of(steps)),
+        scratch_(torch::stable::new_zeros(steps, {int64_t(cuda::StepPlan::scratch_bytes(params.size()))},
+                                          ScalarType::Byte)) {
+    plan();
+  }
+
+  void step(const std::array<TensorList, 4>& lists, const std::vector<double>& settings,
+            const MaybeTensor& device_settings, const MaybeTensor& means, const MaybeTensor& found_inf,
+            const MaybeTensor& grad_scale, const Tensor& report, int64_t flags, int64_t phase) {
+    const std::lock_guard<std::mutex> lock(held_.mutex);
+    const cpu::Options options = held_.checked_options(settings, report, flags, phase);
+    const auto numbers = [&](const MaybeTensor& t, ScalarType dtype, int64_t count, const char* what) -> const void* {
+      if (!t) return nullptr;
+      held_.check_numbers(*t, dtype, count, what);
+      return address_of(*t);
+    };
+    cuda::StepCall call{};
+    std::copy(settings.begin(), settings.end(), call.settings.begin());
+    call.device_settings =
+        static_cast<const double*>(numbers(device_settings, ScalarType::Double, kSettings, "the settings in memory"));
+    call.means = static_cast<const double*>(numbers(means, ScalarType::Double, 2, "sum and count of T"));
+    call.found_inf = static_cast<const float*>(numbers(found_inf, ScalarType::Float, 1, "found_inf"));
+    call.grad_scale = static_cast<const float*>(numbers(grad_scale, ScalarType::Float, 1, "grad_scale"));
+    STD_TORCH_CHECK((call.means != nullptr) == options.means_globally(),
+                    "srft: sum and count of T over all tensors are wanted by normalize=\"global\" and by no other");
+    const std::vector<cpu::Tensor>& tensors =
+        held_.checked_tensors(options, lists[0], lists[1], lists[2], lists[3], report);
+    if (held_.moves() != moves_) plan();
+    moving_.params.clear(), moving_.grads.clear(), moving_.plus.clear(), moving_.minus.clear();
+    for (const cpu::Tensor& t : tensors) {
+      moving_.params.push_back(t.param);
+      moving_.grads.push_back(t.grad);
+      moving_.plus.push_back(t.plus);
+      moving_.minus.push_back(t.minus);
+    }
+    call.report = static_cast<double*>(address_of(report));
+    call.flags = int(flags);
+    call.phase = options.phase;
+    call.stream = current_stream(device_);
+    plan_->step(moving_, call);
+  }
+
+  int64_t launches() const { return int64_t(plan_->launches()); }
+
+ private:
+  // Makes the plan anew from where the state lies.
+  void plan() {
+    PlanTensors t{};
+    const size_t n = held_.count();
+    for (size_t i = 0; i < n; ++i) {
+      t.sizes.push_back(held_.form(i).size);
+      t.dtypes.push_back(held_.form(i).kind);
+      t.anchor_dtypes.push_back(held_.anchor_dtype(i));
+    }
+    for (int k = 0; k < kStates; ++k) {
+      std::vector<void*>& column = t.columns[kColumnOf[k]];
+      for (size_t i = 0; held_.has(k) && i < n; ++i) column.push_back(held_.state(k, i));
+    }
+    t.steps = static_cast<float*>(held_.steps());
+    t.statistics = static_cast<double*>(held_.statistics());
+    t.scales = static_cast<const double*>(held_.scales());
+    plan_.emplace(t, device_, address_of(scratch_));
+    moves_ = held_.moves();
+  }
+
+  HeldGroup held_;
+  int device_;
+  Tensor scratch_;
+  std::optional<cuda::StepPlan> plan_;
+  int64_t moves_ = -1;
+  cuda::StepPlan::Moving moving_;
+};
+
+Numbered<std::shared_ptr<Group>>& groups() {
+  static auto* const all = new Numbered<std::shared_ptr<Group>>;
+  return *all;
 }
 
-// A list of addresses in the host's memory: where it begins, and its length.
-using List = std::pair<uintptr_t, size_t>;
+std::shared_ptr<Group> group_of(int64_t number) {
+  const auto found = groups().find(number);
+  STD_TORCH_CHECK(found.has_value(), "srft: there is no group ", number, ": it was dropped, or never made");
+  return *found;
+}
 
-void step(StepPlan& plan, List params, List grads, List plus, List minus, const std::array<double, kSettings>& settings,
-          uintptr_t device_settings, uintptr_t means, uintptr_t found_inf, uintptr_t grad_scale, uintptr_t report,
-          int flags, int phase, uintptr_t stream) {
-  const auto list = [](const List& of) { return StepPlan::Addresses{pointer<const int64_t>(of.first), of.second}; };
-  plan.step({list(params), list(grads), list(plus), list(minus)},
-            {settings, pointer<const double>(device_settings), pointer<const double>(means),
-             pointer<const float>(found_inf), pointer<const float>(grad_scale), pointer<double>(report), flags,
-             static_cast<Phase>(phase), reinterpret_cast<cudaStream_t>(stream)});
+int64_t hold_group(TensorList params, TensorList first_moments, TensorList second_moments,
+                   TensorList max_second_moments, TensorList previous, TensorList anchors, TensorList priors,
+                   TensorList transfers, TensorList curvatures, TensorList paths, Tensor steps, Tensor statistics,
+                   Tensor scales) {
+  return groups().keep(std::make_shared<Group>(
+      params,
+      std::array<TensorList, kStates>{std::move(first_moments), std::move(second_moments),
+                                      std::move(max_second_moments), std::move(previous), std::move(anchors),
+                                      std::move(priors), std::move(transfers), std::move(curvatures), std::move(paths)},
+      std::move(steps), std::move(statistics), std::move(scales)));
+}
+
+void drop_group(int64_t group) { groups().take(group); }
+
+int64_t launches_of_group(int64_t group) { return group_of(group)->launches(); }
+
+void step_group(int64_t group, int64_t params, int64_t grads, int64_t plus, int64_t minus, std::vector<double> settings,
+                MaybeTensor device_settings, MaybeTensor means, MaybeTensor found_inf, MaybeTensor grad_scale,
+                Tensor report, int64_t flags, int64_t phase) {
+  const std::array<TensorList, 4> lists = {taken_look(params), taken_look(grads), taken_look(plus), taken_look(minus)};
+  group_of(group)->step(lists, settings, device_settings, means, found_inf, grad_scale, report, flags, phase);
 }
 
 }  // namespace
 
-void bind_step_plan(py::module_& m) {
-  m.def("capacity", &StepPlan::capacity, py::arg("columns"),
-        "Tensors that one launch takes, if each has so many addresses.");
-  m.def("scratch_bytes", &StepPlan::scratch_bytes, py::arg("tensors"));
-  // The class is local to this module, because the tests load the same code, compiled for the host, beside it.
-  py::class_<StepPlan>(m, "Plan", py::module_local(), "A parameter group's tensors on a device, cut into launches.")
-      .def(py::init(&make_plan), py::kw_only(), py::arg("sizes"), py::arg("dtypes"), py::arg("anchor_dtypes"),
-           py::arg("columns"), py::arg("steps"), py::arg("statistics"), py::arg("scales"), py::arg("device"),
-           py::arg("scratch"))
-      .def_property_readonly("launches", &StepPlan::launches)
-      .def_property_readonly("tensors_by_launch", &StepPlan::tensors_by_launch)
-      .def("step", &step, py::arg("params"), py::arg("grads"), py::arg("plus"), py::arg("minus"), py::arg("settings"),
-           py::arg("device_settings"), py::arg("means"), py::arg("found_inf"), py::arg("grad_scale"), py::arg("report"),
-           py::arg("flags"), py::arg("phase"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+SRFT_LIBRARY(SRFT_CUDA_OPERATORS, m) {
+  m.def(
+      "hold_group(Tensor[] params, Tensor[] first_moments, Tensor[] second_moments, Tensor[] max_second_moments, "
+      "Tensor[] previous, Tensor[] anchors, Tensor[] priors, Tensor[] transfers, Tensor[] curvatures, Tensor[] paths, "
+      "Tensor steps, Tensor statistics, Tensor scales) -> int");
+  m.def("drop_group(int group) -> ()");
+  m.def("launches_of_group(int group) -> int");
+  m.def(
+      "step_group_(int group, int params, int grads, int plus, int minus, float[] settings, Tensor? device_settings, "
+      "Tensor? means, Tensor? found_inf, Tensor? grad_scale, Tensor(a!) report, int flags, int phase) -> ()");
 }
-
-}  // namespace srft::cuda
+SRFT_LIBRARY_IMPL(SRFT_CUDA_OPERATORS, CompositeExplicitAutograd, m) {
+  m.impl("hold_group", TORCH_BOX(&hold_group));
+  m.impl("drop_group", TORCH_BOX(&drop_group));
+  m.impl("launches_of_group", TORCH_BOX(&launches_of_group));
+  m.impl("step_group_", TORCH_BOX(&step_group));
+}

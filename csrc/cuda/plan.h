@@ -1,8 +1,6 @@
 // A group's tensors divided into launches. The arguments of each launch are kept from step to step.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <array>
 #include <memory>
 #include <vector>
@@ -33,22 +31,18 @@ class StepPlan {
   // Returns how many tensors one launch takes if each has `columns` addresses.
   static size_t capacity(int columns);
 
-  // The addresses of tensors, one each, in the host's memory.
-  struct Addresses {
-    const int64_t* first;
-    size_t count;
-  };
-  // `grads` may be empty after an unfused inner step, and `plus` and `minus` if nothing is folded.
+  // Returns which tensors go into which launch. Those of a launch have one dtype and fewer than 2^32 units, and there
+  // are as many as fit.
+  static std::vector<std::vector<uint32_t>> cut(const std::vector<int64_t>& sizes, const std::vector<DType>& dtypes,
+                                                int columns);
+
+  // Each list has one address a tensor. `grads` may be empty after an unfused inner step, and `plus` and `minus` if
+  // nothing is folded.
   struct Moving {
-    Addresses params, grads, plus, minus;
+    std::vector<const void*> params, grads, plus, minus;
   };
   void step(const Moving& moving, const StepCall& call);
   size_t launches() const { return launches_.size(); }
-  std::vector<std::vector<uint32_t>> tensors_by_launch() const {
-    std::vector<std::vector<uint32_t>> all;
-    for (const Launch& launch : launches_) all.push_back(launch.members);
-    return all;
-  }
 
  private:
   struct Launch {
@@ -68,8 +62,5 @@ class StepPlan {
   std::vector<Launch> launches_;
   uint32_t resident_[4][kStepKernels] = {};
 };
-
-// Makes the plan known to Python as `Plan`, with what it asks of its caller.
-void bind_step_plan(pybind11::module_& m);
 
 }  // namespace srft::cuda

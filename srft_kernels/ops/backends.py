@@ -112,7 +112,7 @@ def plan_maker(backend: Backend | None, device: torch.device) -> tuple[Backend, 
 # The compiled CPU kernels register themselves when their library is loaded, and torch prefers them to these.
 _PENALTIES = (penalty_reference, penalty_backward_reference)
 _PROBES = (fill_reference, perturb_reference, fold_reference)
-_CHECKS = (probe.check_fill, probe.check_perturb, probe.check_fold)
+_CHECKS: tuple[Callable[..., None], ...] = (probe.check_fill, probe.check_perturb, probe.check_fold)
 
 
 @functools.cache

@@ -32,12 +32,13 @@ class CpuPlan:
         """Take one step, as :meth:`.plan.StepPlan.step` defines it."""
         if call.skipped_by_host():
             return
+        params, grads, plus, minus = call.looks()
         torch.ops.srft.step_group_.default(
             self._group,
-            call.params,
-            call.grads,
-            call.plus,
-            call.minus,
+            params.take(),
+            grads.take(),
+            plus.take(),
+            minus.take(),
             call.settings_on_host(),
             call.report,
             call.flags,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +18,32 @@ from srft_kernels.ops import contract
 from srft_kernels.ops.native import library
 
 
-@dataclass(frozen=True)
 class Layouts:
-    """The result of :func:`look`."""
+    """What :func:`look` saw.
 
-    fingerprint: int
-    addresses: Tensor  # int64 on the CPU, one for each tensor; 0 if it has no elements
+    Attributes:
+        fingerprint: A number that is the same for tensors that lie alike.
+        addresses: int64 on the CPU, one for each tensor; 0 if it has no elements.
+    """
+
+    __slots__ = ("_number", "addresses", "fingerprint")
+
+    def __init__(self, fingerprint: int, addresses: Tensor, number: int = 0) -> None:
+        self.fingerprint = fingerprint
+        self.addresses = addresses
+        self._number = number
+
+    def take(self) -> int:
+        """Return the number by which a step of the compiled library takes over the tensors that were seen, once.
+
+        Afterward the number is 0.
+        """
+        number, self._number = self._number, 0
+        return number
+
+    def __del__(self) -> None:
+        if self._number:  # no step took it, so the tensors need not be held any longer
+            _forget(self._number)
 
 
 def look(tensors: Sequence[Tensor]) -> Layouts:
@@ -35,7 +55,7 @@ def look(tensors: Sequence[Tensor]) -> Layouts:
     if not tensors:
         return _NOTHING
     if library.available:
-        return Layouts(*torch.ops.srft.look.default(tensors))
+        return Layouts(*_look(tensors))
     return Layouts(
         hash(tuple(_form(t) for t in tensors)),
         torch.tensor([t.data_ptr() if t.layout == torch.strided and t.numel() else 0 for t in tensors]),
@@ -54,6 +74,9 @@ def _form(tensor: Tensor) -> object:
         return next(_never)
     return tensor.dtype, tensor.device, tensor.shape, strides
 
+
+_look: Any = torch.ops.srft.look.default if library.available else None
+_forget: Any = torch.ops.srft.forget_look.default if library.available else None
 
 if library.available:
     # Nothing here has a derivative, so these dispatch keys are skipped to save autograd's work for each tensor.

@@ -47,8 +47,8 @@ def load() -> NativeLibrary:
 
 
 def load_cuda() -> NativeLibrary:
-    """Load the CUDA library, which does not link to torch. Whether there is a device is not checked here."""
-    # looks in this package alone, because an import could find another package's file
+    """Load the CUDA library, or say why there is none. Whether there is a device is not checked here."""
+    # in this package alone, because an import could find another package's file
     if not any(LIBRARY_FILE.parent.glob("_cuda.*")):
         return NativeLibrary(
             None, "the CUDA kernels were not built: install with nvcc and a CUDA build of torch present (pip install .)"

@@ -72,8 +72,8 @@ class StepCall:
         grad_scale: float32, one element, on the device, by which gradients are divided; or None.
         plus: With ``FOLD``, z (plus - minus) is folded into the curvatures. Laid out and scaled as ``grads``.
         minus: As ``plus``. An empty list stands for zeros, or with ``FOLD_GRADIENT`` for the gradients.
-        param_addresses: The addresses of ``params``, if the caller has looked at them already.
-        grad_addresses: The addresses of ``grads``, likewise.
+        seen_params: What the caller saw of ``params``, if it has looked at them already; for one step.
+        seen_grads: What it saw of ``grads``, likewise.
     """
 
     params: Sequence[Tensor]
@@ -86,23 +86,16 @@ class StepCall:
     grad_scale: Tensor | None = None
     plus: Sequence[Tensor] = ()
     minus: Sequence[Tensor] = ()
-    param_addresses: Tensor | None = None
-    grad_addresses: Tensor | None = None
+    seen_params: Layouts | None = None
+    seen_grads: Layouts | None = None
 
-    def addresses(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the addresses of parameters, gradients, ``plus`` and ``minus``.
-
-        Each is int64 on the CPU, and empty or of length n.
-        """
-
-        def seen(tensors: Sequence[Tensor], known: Tensor | None) -> Tensor:
-            return look(tensors).addresses if known is None else known
-
+    def looks(self) -> tuple[Layouts, Layouts, Layouts, Layouts]:
+        """Return the looks at parameters, gradients, ``plus`` and ``minus``: those that the caller had, or new ones."""
         return (
-            seen(self.params, self.param_addresses),
-            seen(self.grads, self.grad_addresses),
-            seen(self.plus, None),
-            seen(self.minus, None),
+            self.seen_params or look(self.params),
+            self.seen_grads or look(self.grads),
+            look(self.plus),
+            look(self.minus),
         )
 
     def skipped_by_host(self) -> bool:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-
-# The numbers of csrc/core/dtype.h.
-DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -41,8 +36,3 @@ def lie_alike(a: Tensor, b: Tensor) -> bool:
         or a.numel() == 0
         or all(size == 1 or x == y for size, x, y in zip(a.shape, a.stride(), b.stride(), strict=True))
     )
-
-
-def addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """Return the addresses of the tensors' first elements, 0 for a tensor without elements."""
-    return [t.data_ptr() if t.numel() else 0 for t in tensors]

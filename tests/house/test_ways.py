@@ -71,20 +71,28 @@ def leave(*_: Any, **__: Any) -> None:
 
 
 class Library:
-    """What CudaPlan asks of the CUDA library, up to the step itself."""
+    """What CudaPlan asks of the CUDA library: the name of its operators."""
 
-    launches = 1
+    operators = "srft_cuda_stand_in"
+
+
+class Operators:
+    """What CudaPlan asks of those operators, up to the step itself."""
+
+    class step_group_:
+        default = staticmethod(leave)
 
     @staticmethod
-    def scratch_bytes(tensors: int) -> int:
-        return tensors
+    def hold_group(*_: Any) -> int:
+        return 0
 
-    class Plan:
-        launches = 1
-        step = staticmethod(leave)
+    @staticmethod
+    def drop_group(group: int) -> None:
+        pass
 
-        def __init__(self, **_: Any) -> None:
-            pass
+    @staticmethod
+    def launches_of_group(group: int) -> int:
+        return 1
 
 
 class Kernels:
@@ -109,6 +117,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(torch.ops.srft.step_group_, "default", leave)
         maker = plan_maker("native", torch.device("cpu"))[1]
     elif request.param == "cuda":
+        monkeypatch.setattr(torch.ops, Library.operators, Operators(), raising=False)
 
         def maker(tensors: Any) -> CudaPlan:
             return CudaPlan(tensors, Library())

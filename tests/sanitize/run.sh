@@ -36,10 +36,11 @@ if [ "$what" != threads ]; then
   LD_PRELOAD=$("$compiler" -print-file-name=libasan.so):$("$compiler" -print-file-name=libubsan.so) \
     ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
     PYTHONPATH=$tree OMP_NUM_THREADS=2 "$PYTHON" -m pytest -q -x -p no:cacheprovider -p no:xdist \
-    tests/srft_kernels/ops/test_refusals.py tests/srft_kernels/ops/test_extremes.py \
-    tests/srft_kernels/ops/test_step.py tests/srft_kernels/ops/test_penalty_native.py \
-    -k "${SRFT_SANITIZE_TESTS-test_refusals or (test_extremes and not cuda) or (test_step and (sizes or survives or \
-(halves and float16))) or views or expanded or lists}"
+    tests/srft_kernels/ops/test_refusals.py tests/srft_kernels/ops/test_doors.py \
+    tests/srft_kernels/ops/test_extremes.py tests/srft_kernels/ops/test_step.py \
+    tests/srft_kernels/ops/test_penalty_native.py \
+    -k "${SRFT_SANITIZE_TESTS-((test_refusals or test_extremes) and not cuda) or (test_doors and cpu) or (test_step and \
+(sizes or survives or (halves and float16))) or views or expanded or lists}"
   cd "$here"
 fi
 

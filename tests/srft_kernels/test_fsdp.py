@@ -132,7 +132,7 @@ def check_nonfinite_in_one_shard(rank: int, _: Path) -> None:
         next(ours.parameters()).grad.to_local()[-1, 0] = torch.nan
     sharded.step()
     assert all(torch.equal(b, p.to_local()) for b, p in zip(before, ours.parameters(), strict=True))
-    assert int(sharded.nonfinite) == rank  # of this process's shards
+    assert int(sharded.nonfinite_count) == rank  # of this process's shards
 
 
 def check_saved_and_loaded(rank: int, folder: Path) -> None:

@@ -686,6 +686,94 @@ def test_an_optimizer_under_way_is_taken_over() -> None:
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "prior", "anchor", "step"])
+def test_a_tensor_of_state_that_is_replaced_by_hand_counts_from_the_next_step(backend: Any, name: str) -> None:
+    """It counts as if it had been written in place, because torch's optimizers read their state in every step."""
+    worlds = []
+    for replaces in (False, True):
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(40))
+        optimizer = srft.SRFT(AdamW([("p", p)], lr=1e-2), {"p": torch.rand(40)}, kappa=0.5, backend=backend)
+        for step in range(4):
+            p.grad = torch.randn(40)
+            optimizer.step()
+            own = optimizer.state[p]
+            if step == 1 and replaces:
+                own[name] = own[name] * 3
+            elif step == 1:
+                own[name].mul_(3)
+                if name in ("prior", "anchor"):  # their means are known from when they were given
+                    optimizer._plans.forget()
+        worlds.append((p.detach().clone(), own[name].clone()))
+    assert torch.equal(worlds[0][0], worlds[1][0])
+    assert torch.equal(worlds[0][1], worlds[1][1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda own: own.update(exp_avg=torch.zeros(99)), r"exp_avg of p: \(99,\), not \(40,\)"),
+        (lambda own: own.update(exp_avg_sq=torch.zeros(40).to_sparse()), "exp_avg_sq of p: torch.sparse_coo"),
+        (lambda own: own.update(exp_avg=[0.0] * 40), "exp_avg of p: .*, not a tensor"),
+        (lambda own: own.update(exp_avg=torch.zeros(40, dtype=torch.complex64)), "not real numbers"),
+        (lambda own: own.update(step=-1), "step of p: -1, not a count"),
+        (lambda own: own.update(step=torch.tensor(float("nan"))), "not finite"),
+        (lambda own: own.pop("prior"), "has lost its prior"),
+        (lambda own: (own.pop("anchor"), own.pop("prior")), "has lost its anchor and its prior"),
+        (lambda own: own.update(anchor=None), "has lost its anchor"),
+    ],
+)
+def test_state_that_no_step_could_use_is_refused_and_may_be_put_back(backend: Any, change: Any, words: str) -> None:
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(40))
+    optimizer = srft.SRFT(AdamW([("p", p)], lr=1e-2), {"p": torch.rand(40)}, kappa=0.5, backend=backend)
+    p.grad = torch.randn(40)
+    optimizer.step()
+    own = optimizer.state[p]
+    good, weights = dict(own), p.detach().clone()
+    change(own)
+    for action in (optimizer.step, optimizer.state_dict, optimizer.step):
+        with pytest.raises(RuntimeError, match=words):
+            action()
+    assert torch.equal(p, weights)
+    own.clear()
+    own.update(good)
+    optimizer.step()
+    assert not torch.equal(p, weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("transfer_statistics", torch.full((8,), float("nan"), dtype=torch.float64), "not finite"),
+        ("transfer_statistics", torch.zeros(300, dtype=torch.float64), "transfer_statistics of p: "),
+        ("transfer_histogram", torch.zeros(17), "transfer_histogram of p: "),
+        ("exp_avg", "a word", "exp_avg of p: 'a word', not a tensor"),
+        ("exp_avg", torch.zeros(40, device="meta"), "not real numbers in memory"),
+        ("prior", torch.zeros(40).to_sparse(), "prior of p: torch.sparse_coo"),
+        ("step", torch.tensor(float("inf")), "not finite"),
+        ("step", -3.0, "not a count"),
+    ],
+)
+def test_a_checkpoint_with_numbers_that_no_step_could_use_changes_nothing(name: str, value: Any, words: str) -> None:
+    """Once a NaN in the range of a histogram gave an index into the memory before a table."""
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(40))
+    optimizer = srft.SRFT(AdamW([("p", p)], lr=1e-2), {"p": torch.rand(40)}, kappa=0.5)
+    p.grad = torch.randn(40)
+    optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    wrong = copy.deepcopy(before)
+    wrong["state"][0][name] = value
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(wrong)
+    after = optimizer.state_dict()
+    for key, tensor in before["state"][0].items():
+        assert torch.equal(tensor, after["state"][0][key]), key
+
+
 def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
     model = network()
     optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5, damping="rank")

@@ -219,7 +219,7 @@ class TritonPlan:
     def step(self, call: StepCall) -> None:
         """Take one step, as :meth:`.plan.StepPlan.step` defines it."""
         with on(self._device):
-            moving = tuple(column.tolist() for column in call.addresses())
+            moving = tuple(seen.addresses.tolist() for seen in call.looks())
             settings = call.settings
             values = settings if isinstance(settings, Tensor) else self._settings.of([float(s) for s in settings])
             options = [group.options(call.flags, call.phase) for group in self._groups]

@@ -33,13 +33,20 @@ EXTREMES: list[dict[str, Any]] = [
     {"amsgrad": True},
     {"inner": Inner.SGD, "lr": 1e-6},
     {"inner": Inner.SGD, "lr": 1e-6, "damping": Damping.MEAN},
+    *({"taken": taken, "damping": d} for taken in (1e6, 2.0**24) for d in (Damping.RANK, Damping.MEAN)),
+    {"taken": 1e6, "own": True, "mode": Mode.DECOUPLED},
     {"kappa": 1.5},
     {"kappa": -0.5},
 ]
 
 
-def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSOR, **options: Any) -> Case:
-    """Return every combination of gradient, prior and second moment, in one tensor, beside one of zeros."""
+def extreme_case(
+    *, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSOR, taken: float = 4.0, **options: Any
+) -> Case:
+    """Return every combination of gradient, prior and second moment, in one tensor, beside one of zeros.
+
+    ``taken`` is the number of steps taken before, in a float32, whose whole numbers end at 2^24.
+    """
     size = len(EVERY)
     options = {"decoupled_decay": options.get("inner", Inner.ADAM) is Inner.ADAM, "kappa": 0.5} | options
     case = make_case(shapes=((size,), (9,)), **options)
@@ -53,6 +60,7 @@ def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSO
     if case.first:
         case.first[:] = [torch.zeros(size), torch.zeros(9)]
     case.settings[Setting.LEARNING_RATE] = lr
+    case.steps = [torch.tensor(taken) for _ in case.params]
     case.settings[Setting.WEIGHT_DECAY] = 0.0
     case.scales[:, :2] = torch.tensor([1.0, 10.0], dtype=torch.float64)
     case.flags |= int(normalize) << 6

@@ -315,7 +315,7 @@ def assert_halves_agree(step: Stepper, dtype: torch.dtype) -> None:
                 )
         for p, g in zip(case.params, case.grads, strict=True):
             p.sub_((1e-3 * g.sign()).to(p.dtype))
-        truth = Case(**{**vars(truth), "params": [p.cpu().double() for p in case.params]})
+        truth = Case(**{**vars(truth), "params": [p.cpu().double().clone() for p in case.params]})
         step(Phase.AFTER)
         reference_step(truth, Phase.AFTER)
         after = moved(case, "cpu")

@@ -486,7 +486,7 @@ class Training:
     def values(self) -> list[Tensor]:
         """Return weights, state, and what the optimizer reports."""
         state = [v for p in self.params for v in self.optimizer.state[p].values() if isinstance(v, Tensor)]
-        reports = [self.optimizer.prior_penalty, self.optimizer.transfer_penalty, self.optimizer.nonfinite]
+        reports = [self.optimizer.prior_penalty, self.optimizer.transfer_penalty, self.optimizer.nonfinite_count]
         return [t.detach().clone() for t in (*self.params, *state, *reports)]
 
 
@@ -539,7 +539,7 @@ def test_twenty_steps_are_those_of_the_cpu(make: Make, options: dict[str, Any]) 
     for training in (there, here):
         training.run(0, 20)
     assert_close(here, there)
-    assert int(here.optimizer.nonfinite) == 0
+    assert int(here.optimizer.nonfinite_count) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -603,8 +603,8 @@ def test_a_step_does_not_wait_for_the_device(make: Make, options: dict[str, Any]
     optimizer = training.optimizer
     with without_synchronization():
         optimizer.step()
-        read = [optimizer.penalty, optimizer.prior_penalty, optimizer.transfer_penalty, optimizer.nonfinite]
-        optimizer.advance()
+        read = [optimizer.penalty, optimizer.prior_penalty, optimizer.transfer_penalty, optimizer.nonfinite_count]
+        optimizer.prepare_replay()
     assert float(read[0]) == pytest.approx(float(read[1]) + float(read[2]))
     assert float(read[0]) > 0
 
@@ -658,7 +658,7 @@ def test_a_captured_step_is_the_eager_one_while_its_numbers_move(
     for step in range(2, 10):
         eager.run(step, 1)
         replayed.draw_gradients(step)
-        replayed.optimizer.advance()
+        replayed.optimizer.prepare_replay()
         graph.replay()
         for schedule in schedules:
             schedule.step()
@@ -685,12 +685,12 @@ def test_a_captured_step_under_a_scaler_skips_on_the_device() -> None:
     for p in training.params:
         p.grad.mul_(8)  # type: ignore[union-attr]
     found.fill_(1)
-    optimizer.advance()
+    optimizer.prepare_replay()
     graph.replay()
     for a, b in zip(before, training.values(), strict=True):
         assert torch.equal(a, b)
     found.fill_(0)
-    optimizer.advance()
+    optimizer.prepare_replay()
     graph.replay()
     twin = Training(ADAMW, kappa=0.5)
     twin.run(0, 3)
@@ -719,13 +719,13 @@ def test_a_captured_step_whose_state_was_replaced_is_not_advanced(how: str) -> N
         optimizer.load_state_dict(optimizer.state_dict())
     optimizer.step()
     with pytest.raises(RuntimeError, match="capture it again"):
-        optimizer.advance()
+        optimizer.prepare_replay()
     graph.replay()  # writes where nobody reads, and nowhere else
     assert kept is not None
     again = torch.cuda.CUDAGraph()
     with torch.cuda.graph(again):
         optimizer.step()
-    optimizer.advance()
+    optimizer.prepare_replay()
     again.replay()
     torch.cuda.synchronize()
 
@@ -745,7 +745,7 @@ def test_held_elements_stay_and_are_counted() -> None:
     assert big[3, 5] == before[3, 5]
     assert big[399, 499] == before[399, 499]
     assert int((big == before).sum()) < 10
-    assert int(training.optimizer.nonfinite) == 2
+    assert int(training.optimizer.nonfinite_count) == 2
     assert bool(training.optimizer.penalty.isfinite())
 
 
@@ -758,7 +758,7 @@ def test_a_step_with_an_element_that_is_not_finite_is_skipped_without_waiting() 
     training.params[-1].grad[7, 7] = float("inf")  # type: ignore[index]
     with without_synchronization():
         training.optimizer.step()
-    assert int(training.optimizer.nonfinite) == 1
+    assert int(training.optimizer.nonfinite_count) == 1
     for a, b in zip(before[:-1], training.values()[:-1], strict=True):
         assert torch.equal(a, b)
     for t in (training, twin):

@@ -318,21 +318,10 @@ def test_a_tensor_takes_whole_units_and_at_least_one(module: Any, size: int, uni
     assert module.units_of(size) == units
 
 
-def plan_of_sizes(module: Any, sizes: list[int], dtypes: list[int]) -> Any:
-    """Return a plan over tensors that are nowhere: only its arithmetic is looked at."""
-    n = len(sizes)
-    columns = {name: [16] * n for name in ("first_moments", "second_moments", "anchors", "priors")}
-    return module.Plan(
-        sizes=sizes, dtypes=dtypes, anchor_dtypes=dtypes, columns=columns, steps=16, statistics=16, scales=16,
-        device=0, scratch=16,
-    )  # fmt: skip
-
-
 def test_any_number_of_tensors_is_cut_into_launches(module: Any) -> None:
     most = module.capacity(6)
     dtypes = [i % 4 for i in range(10_000)]
-    plan = plan_of_sizes(module, [i % 5000 for i in range(10_000)], dtypes)
-    launches = plan.tensors_by_launch
+    launches = module.launches([i % 5000 for i in range(10_000)], dtypes, 6)
     assert sorted(i for launch in launches for i in launch) == list(range(10_000))
     for launch in launches:
         assert 1 <= len(launch) <= most
@@ -342,7 +331,6 @@ def test_any_number_of_tensors_is_cut_into_launches(module: Any) -> None:
 
 
 def test_sizes_beyond_what_32_bits_count(module: Any) -> None:
-    plan = plan_of_sizes(module, [0, 2**31 + 5, 3, 2**34, 0], [0] * 5)
-    assert plan.launches == 1
+    assert module.launches([0, 2**31 + 5, 3, 2**34, 0], [0] * 5, 6) == [[0, 1, 2, 3, 4]]
     with pytest.raises(ValueError, match="8e12 elements"):
-        plan_of_sizes(module, [2**43, 2**43], [0, 0])
+        module.launches([2**43, 2**43], [0, 0], 6)

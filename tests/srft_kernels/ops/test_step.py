@@ -81,14 +81,17 @@ def test_the_order_of_sums_does_not_depend_on_threads() -> None:
 
 DIGEST = """
 from srft_kernels.ops.cpu import CpuPlan
+from tests.srft_kernels.ops.extreme_cases import EXTREMES, extreme_case
 from tests.srft_kernels.ops.step_cases import Stepper, make_case
 from srft_kernels.ops.contract import Damping, Inner, Mode
-digest = hashlib.sha256()
+digest, cases = hashlib.sha256(), []
 for options in ({"decoupled_decay": True}, {"inner": Inner.SGD, "damping": Damping.MEAN}, {"dtype": torch.bfloat16},
                 {"dtype": torch.float16, "mode": Mode.DECOUPLED}, {"dtype": torch.float64, "transfer_to_anchor": True},
                 {"curved": True, "product": "less gradient", "follows": True},
                 {"curved": True, "product": "less minus", "dtype": torch.bfloat16}, {"curved": True}):
-    case = make_case(**options)
+    cases.append(make_case(**options))
+cases += [extreme_case(**options) for options in EXTREMES]
+for case in cases:
     step = Stepper(case, CpuPlan)
     for _ in range(2):
         step()

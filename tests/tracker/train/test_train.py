@@ -111,6 +111,37 @@ def test_loader_processes_do_not_change_the_bits(pairs: PairDataset) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_dead_loader_process_is_one_sentence_and_the_last_checkpoint_is_kept(
+    pairs: PairDataset, tmp_path: Path, every: int
+) -> None:
+    config = run_config("train.workers=1", f"train.checkpoint_every={every}", "optimizer.name=srft")
+    whole = trainer_of(config, pairs)
+    whole.run(until=6)
+    dying = trainer_of(config, pairs, tmp_path)
+    plain, calls = dying.loss, []
+
+    def loss(output: Any, boxes: torch.Tensor) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            assert dying._loader is not None
+            (worker,) = dying._loader._iterator._workers  # type: ignore[union-attr]
+            worker.kill()
+            worker.join()
+        return plain(output, boxes)
+
+    dying.loss = loss
+    said = r"resume from .*step_0000000\d\.ckpt" if every else "no checkpoint was due before"
+    with pytest.raises(RGBXError, match=rf"a loader process died after step \d, as the system .*{said}"):
+        dying.run(until=6)
+    if every:
+        rest = trainer_of(config, pairs, tmp_path)
+        rest.resume(tmp_path)
+        assert 2 <= rest.step <= 3
+        rest.run(until=6)
+        assert_same(whole.state(), rest.state())
+
+
 def test_signal_stops_between_steps_and_saves(pairs: PairDataset, tmp_path: Path) -> None:
     config = run_config("optimizer.name=srft", "optimizer.damping=rank")
     whole = trainer_of(config, pairs)
