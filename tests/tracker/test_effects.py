@@ -152,7 +152,7 @@ CASES = [
         )
         for key, value in (("rgb_masked", "0.1"), ("x_masked", "0.1"), ("same_tokens", "false"))
     ),
-    of_command("optimizer.name", "srft"),
+    Case("optimizer.name", "srft", "", "optimizer.damping=mean", "prior", "train"),
     Case("optimizer.name", "srft", "", "optimizer.damping=mean"),
     Case(
         "optimizer.name", "srft", "optimizer.mode=coupled optimizer.damping=rank",
@@ -173,7 +173,7 @@ CASES = [
     Case("optimizer.damping", "mean", COUPLED, f"{SRFT} {PRIOR}"),
     Case("optimizer.damping", "mean", f"{PRIOR} optimizer.kappa=constant optimizer.kappa_start=1", PRIOR),
     Case("optimizer.mu", "[0, 0.5]", f"{SRFT} optimizer.damping=mean", DAMPED),
-    Case("optimizer.mu", "[0, 0.5]", f"{COUPLED} optimizer.damping=rank", f"{PRIOR} optimizer.damping=rank"),
+    Case("optimizer.mu", "[0, 0.5]", COUPLED, f"{PRIOR} optimizer.damping=rank"),
     of_command("prior.estimator", "mas", "train", "prior"),
     Case("prior.draws", "3", "prior.estimator=mas", "prior.estimator=gnb", "prior", "prior"),
     of_command("validation.every", "2"),
