@@ -333,7 +333,9 @@ def pinned(name: str) -> dict[str, str]:
 def test_what_the_project_depends_on_is_locked_and_the_oldest_is_what_it_allows() -> None:
     project = (REPOSITORY / "pyproject.toml").read_text()
     wanted = [project.split("dependencies = [", 1)[1].split("]", 1)[0]]
-    wanted += [project.split(f"\n{extra} = [", 1)[1].split("\n]", 1)[0] for extra in ("docs", "tracker", "test")]
+    wanted += [
+        project.split(f"\n{extra} = [", 1)[1].split("\n]", 1)[0] for extra in ("docs", "optimizers", "tracker", "test")
+    ]
     bounds = dict(re.findall(r'"([A-Za-z][\w-]+)>=([\d.]+)"', "".join(wanted)))
     assert {"torch", "timm", "pytest"} <= bounds.keys()
     locked, oldest = pinned("locked.txt"), pinned("oldest.txt")
