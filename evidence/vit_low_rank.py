@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-RANK, ALPHA = 16, 32.0
+RANK, ALPHA = 16, 32
 TARGETS = ["qkv", "proj", "fc1", "fc2"]
 """As the tracker's ``tuning=lora`` has them."""
 
