@@ -90,10 +90,10 @@ def usual(bench: str) -> dict[str, Any]:
 
 
 def gathered(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> dict[str, Results]:
-    """The results of every family that has any."""
+    """The results of every family that has any. Families of one name, such as LoRA, are of different benches."""
     listed = list(records)
-    found = {family.name: results_of(family, listed, task, shared) for family in COMPARED}
-    return {name: results for name, results in found.items() if results}
+    found = [(family.name, results_of(family, listed, task, shared)) for family in COMPARED]
+    return {name: results for name, results in found if results}
 
 
 def best_adamw(found: Mapping[str, Results]) -> str | None:
@@ -301,7 +301,8 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         drawn = {family: results for family, results in found.items() if family in DRAWN}
         plane(drawn, before, figures / f"{stem}.png", new, old, f"{title}: {label}")
         lines += [f"![{title}, {label}: new against kept](figures/{stem}.png)", ""]
-        counts = {family.name: tried(family, records, task, dict(shared)) for family in COMPARED}
+        every = [(family.name, tried(family, records, task, dict(shared))) for family in COMPARED]
+        counts = {name: count for name, count in every if count}
         lines += [*methods_table(found, before, counts), ""]
         if {"SRFT", "AdamW"} <= set(found):
             sensitivity(found, figures / f"{stem}-rates.png", f"{title}: {label}")
