@@ -39,6 +39,12 @@ OTHERS = (
     Family("linear probe", "probe"),
     Family("LP-FT", "lpft"),
     Family("RGB stream frozen", "xonly"),
+    Family("streams frozen", "adamw", {"tuning": "frozen"}),
+    Family("LoRA", "adamw", {"tuning": "lora"}),
+    Family("adapters", "adamw", {"tuning": "adapters"}),
+    Family("SDSTrack", "adamw", {"tuning": "sdstrack"}),
+    Family("PATrack", "adamw", {"tuning": "patrack"}),
+    Family("distilled student", "adamw", {"tuning": "distill"}),
     Family("L2-SP, in the loss", "l2sp", {"estimator": "uniform"}),
     Family("EWC, in the loss", "ewc"),
 )
@@ -52,6 +58,10 @@ HELD = (
     Family("SRFT, MAS", "srft", {"estimator": "mas"}),
     Family("SRFT, MAS on the new images", "srft", {"estimator": "mas_few"}),
     Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
+    Family("SRFT, global mean, κ falls, X stream without a prior", "srft", {**plan.FALLING, "x": "none"}),
+    Family("streams frozen, SRFT", "srft", {"tuning": "frozen"}),
+    Family("SDSTrack, SRFT", "srft", {"tuning": "sdstrack"}),
+    Family("distilled student, SRFT", "srft", {"tuning": "distill"}),
     Family("pull in Adam's metric", "metric"),
 )
 COMPARED = (*ADAMW, *OTHERS, *HELD)
@@ -261,9 +271,12 @@ def changed(shared: Iterable[tuple[str, Any]], bench: str) -> str:
     return f" ({', '.join(different)})" if different else ""
 
 
-def before_of(records: Iterable[Record], task: str) -> list[float]:
-    """The mean of the measures before training."""
-    return [float(v) for v in np.mean([record.before for record in records if record.trial.task == task], axis=0)]
+def before_of(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> list[float]:
+    """The mean over seeds of the measures before training."""
+    seeds = {
+        r.trial.seed: r.before for r in records if r.trial.task == task and shared.items() <= r.trial.settings.items()
+    }
+    return [float(v) for v in np.mean(list(seeds.values()), axis=0)]
 
 
 def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list[str]:
@@ -275,7 +288,7 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
             continue
         label = f"{task}{changed(shared, bench)}"
         stem = f"{bench}-{label}".translate(str.maketrans(" ", "-", "(),"))
-        before = before_of(records, task)
+        before = before_of(records, task, dict(shared))
         lines += [f"### {label}", ""]
         drawn = {family: results for family, results in found.items() if family in DRAWN}
         plane(drawn, before, figures / f"{stem}.png", new, old, f"{title}: {label}")

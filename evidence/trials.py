@@ -28,6 +28,9 @@ MEASURES = ("target_validation", "target", "kept_validation", "kept")
 
 Value = str | int | float | None
 
+UNSAID: dict[str, dict[str, Value]] = {"tracking": {"tests": 16, "frames": 30, "precision": "bf16"}}
+"""Options that the first records of a bench do not name, because there was nothing to choose from."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -39,11 +42,16 @@ class Trial:
     seed: int
     options: tuple[tuple[str, Value], ...]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options, with those that were not named."""
+        return {**UNSAID.get(self.bench, {}), **dict(self.options)}
+
     def __getitem__(self, name: str) -> Any:
-        return dict(self.options)[name]
+        return self.settings[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        return dict(self.options).get(name, default)
+        return self.settings.get(name, default)
 
     @property
     def key(self) -> str:
