@@ -60,6 +60,7 @@ def configuration(one: Trial) -> RunConfig:
             f"train.precision={one['precision']}",
             f"train.lr={one.get('lr', 1e-4)}",
             f"prior.estimator={one.get('estimator', 'fisher')}",
+            "prior.samples=1024",
         ],
     )
 
