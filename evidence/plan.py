@@ -246,7 +246,7 @@ PARTS: dict[str, list[Trial]] = {
     "digits-tasks": list(digits_methods(DIGITS_TASKS[1:], FEW_SEEDS)),
     "vision-core": list(vision_core(FEW_SEEDS)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
-    "tracking-short": list(tracking_short(FEW_SEEDS)),
+    "tracking-short": sorted(tracking_short(FEW_SEEDS), key=lambda one: one.seed),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),
     "digits-row": list(digits_in_a_row(FEW_SEEDS)),
