@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from evidence import methods
-from evidence.tracking_success import measured, pretrained
+from evidence.tracking_success import Success, measured, pretrained
 from evidence.trials import ROOT, Record, Trial, trial
 from srft_kernels import SignificanceMap
 from tracker.config import RunConfig, load_config
@@ -66,9 +66,9 @@ def configuration(one: Trial) -> RunConfig:
 
 
 @functools.lru_cache(maxsize=8)
-def _before(modality: str, seed: int, precision: str, tests: int, frames: int) -> list[float]:
+def _before(modality: str, seed: int, precision: str, tests: int, frames: int) -> Success:
     untouched = trial("tracking", modality, "untouched", seed, precision=precision, tests=tests, frames=frames)
-    return measured(initialize_two_stream(pretrained()[0]), untouched).measures
+    return measured(initialize_two_stream(pretrained()[0]), untouched)
 
 
 def rgb_prior(one: Trial) -> SignificanceMap:
@@ -189,6 +189,7 @@ def run(one: Trial) -> Record:
     training = time.perf_counter() - start
     final = measured(made.network, one, details=True)
     readouts = {"final": final.measures}
+    scores = {**{f"{name} before": values for name, values in before.scores.items()}, **final.scores}
     first, network = made.first, made.network
     if one.method == "merged" or (one.method == "adamw" and one["tests"] > 16 and "tuning" not in dict(one.options)):
         last = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -199,4 +200,5 @@ def run(one: Trial) -> Record:
             methods.load(network, {**last, **methods.merged(first, last, made.prior, 1.0)})
             readouts["merge1"] = measured(network, one).measures
     facts = {**made.facts, **final.facts, "training seconds": training, "seconds": time.perf_counter() - start}
-    return Record(one, before, readouts, {name: float(f"{value:.4g}") for name, value in facts.items()})
+    rounded = {name: float(f"{value:.4g}") for name, value in facts.items()}
+    return Record(one, before.measures, readouts, rounded, scores=scores if one["tests"] > 16 else {})

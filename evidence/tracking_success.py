@@ -95,6 +95,8 @@ class Success(NamedTuple):
 
     measures: list[float]
     facts: dict[str, float]
+    scores: dict[str, list[float]]
+    """Of every test sequence: ``new`` and ``kept``."""
 
 
 def measured(network: Tracker | TunedTracker, one: Trial, details: bool = False) -> Success:
@@ -107,17 +109,20 @@ def measured(network: Tracker | TunedTracker, one: Trial, details: bool = False)
     network.eval()
     measures: list[float] = []
     facts: dict[str, float] = {}
+    every: dict[str, list[float]] = {}
     for task, judged in ((one.task, network), ("rgb", rgb_alone(network))):
         for part, number in (("validation", validation_count(count)), ("test", count)):
             tests = tests_of(task, part, number, seed, one["frames"])
             found = scores(judged, tests.sequences, bf16)
             measures.append(round(float(found.mean()), 2))
+            name = "new" if task == one.task else "kept"
+            if part == "test":
+                every[name] = [round(float(value), 1) for value in found]
             if part == "test" and details:
-                name = "new" if task == one.task else "kept"
                 facts[f"{name} error"] = float(found.std(ddof=1)) / math.sqrt(count)
                 if name == "new":
                     facts |= by_condition(found, tests.conditions)
-    return Success(measures, facts | (on_real(network, one.task) if details else {}))
+    return Success(measures, facts | (on_real(network, one.task) if details else {}), every)
 
 
 def by_condition(found: np.ndarray, conditions: ListLike[frozenset[str]]) -> dict[str, float]:
