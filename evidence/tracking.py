@@ -101,11 +101,13 @@ def _few(modality: str, count: int, seed: int) -> list[Any]:
 def started(one: Trial, config: RunConfig) -> Tracker | TunedTracker:
     """The network that a trial trains, at its start."""
     rgb = pretrained()[0]
+    if config.tuning == "distill":
+        config = config.model_copy(update={"distill": config.distill.model_copy(update={"teacher": teacher_of(one)})})
+    # Behind the teacher's training, which draws at random too.
+    seed_everything(config.train.seed, config.train.deterministic)
     if config.tuning == "full":
         return initialize_two_stream(rgb)
     network = tune(copy.deepcopy(rgb), config.tuning, getattr(config, config.tuning, None))
-    if config.tuning == "distill":
-        config = config.model_copy(update={"distill": config.distill.model_copy(update={"teacher": teacher_of(one)})})
     network.begin_training(config, load_tracker)
     return network
 
@@ -148,7 +150,6 @@ class Trained:
 def trained(one: Trial) -> Trained:
     """Train a trial's network, and keep it in a file."""
     config = configuration(one)
-    seed_everything(config.train.seed, config.train.deterministic)
     network = started(one, config)
     needs_prior = one.method not in ("adamw", "xonly")
     made = Trained(network, prior_of(one, network) if needs_prior else None)

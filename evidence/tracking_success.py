@@ -34,7 +34,7 @@ REAL = {"thermal": "tno_nato_camp", "event": "eventsot_ball1"}
 """A real sequence of a modality, in the folder ``real`` of the shared data."""
 
 
-class Tests(NamedTuple):
+class HeldOut(NamedTuple):
     """Sequences, and what is hard about each: ``night``, ``fog``, ``lookalike``, ``x fails``."""
 
     sequences: ListLike[Any]
@@ -54,7 +54,7 @@ def validation_count(tests: int) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def tests_of(modality: str, part: str, count: int, seed: int, frames: int) -> Tests:
+def held_out(modality: str, part: str, count: int, seed: int, frames: int) -> HeldOut:
     """Those of a trial's seed. All seeds share what they choose on, and up to 16 test sequences are shared too."""
     first = 0 if part == "validation" or count <= 16 else seed * count
     start = VALIDATION_SEED if part == "validation" else TEST_SEED
@@ -65,7 +65,7 @@ def tests_of(modality: str, part: str, count: int, seed: int, frames: int) -> Te
         scene = sequence.scene
         found = {scene.condition} | ({"lookalike"} if scene.lookalikes else set())
         conditions.append(frozenset(found | ({"x fails"} if scene.x_fails else set())))
-    return Tests(sequences, conditions)
+    return HeldOut(sequences, conditions)
 
 
 def scores(network: Tracker | TunedTracker, sequences: ListLike[Sequence], bf16: bool) -> np.ndarray:
@@ -112,7 +112,7 @@ def measured(network: Tracker | TunedTracker, one: Trial, details: bool = False)
     every: dict[str, list[float]] = {}
     for task, judged in ((one.task, network), ("rgb", rgb_alone(network))):
         for part, number in (("validation", validation_count(count)), ("test", count)):
-            tests = tests_of(task, part, number, seed, one["frames"])
+            tests = held_out(task, part, number, seed, one["frames"])
             found = scores(judged, tests.sequences, bf16)
             measures.append(round(float(found.mean()), 2))
             name = "new" if task == one.task else "kept"
