@@ -145,6 +145,35 @@ def methods_table(found: Mapping[str, Results], before: Sequence[float]) -> list
     return lines
 
 
+def examples_table(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> list[str]:
+    """Where records hold the score of every test example: what each method changed, paired over all seeds' examples.
+
+    The intervals are of other examples and not of other training runs: with one seed they are too narrow.
+    """
+    lines = [
+        "| method | learning rate, λ | seeds | examples | new | against untouched | kept | against untouched |",
+        "|---|---|---:|---:|---:|---|---:|---|",
+    ]
+    listed = [record for record in records if record.trial.task == task and record.scores]
+    for family in COMPARED:
+        if family.readout != "final":
+            continue
+        found: dict[tuple[Any, Any], list[Record]] = {}
+        for record in listed:
+            if family.holds(record, shared):
+                found.setdefault((record.trial.get("lr"), record.trial.get("strength")), []).append(record)
+        for (lr, strength), made in found.items():
+            cells = []
+            for name in ("new", "kept"):
+                after, before = (np.concatenate([r.scores[n] for r in made]) for n in (name, f"{name} before"))
+                change = estimate(list(after - before))
+                cells += [f"{after.mean():.1f}", f"{change.mean:+.1f} ± {change.half:.1f}"]
+            count = sum(len(record.scores["new"]) for record in made)
+            where = shown((lr, strength, "final"))
+            lines.append(f"| {family.name} | {where} | {len(made)} | {count} | {' | '.join(cells)} |")
+    return lines if len(lines) > 2 else []
+
+
 def settings_table(records: Sequence[Record], task: str) -> list[str]:
     """The settings of SRFT, each at its own best learning rate and strength, against the plain one."""
     shared = plan.DIGITS
@@ -294,6 +323,9 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         plane(drawn, before, figures / f"{stem}.png", new, old, f"{title}: {label}")
         lines += [f"![{title}, {label}: new against kept](figures/{stem}.png)", ""]
         lines += [*methods_table(found, before), ""]
+        examples = examples_table(records, task, dict(shared))
+        if examples:
+            lines += ["Each configuration on its test examples, paired with the untouched network:", "", *examples, ""]
         if {"SRFT", "AdamW"} <= set(found):
             sensitivity(found, figures / f"{stem}-rates.png", f"{title}: {label}")
             lines += [f"![{title}, {label}: learning rate](figures/{stem}-rates.png)", ""]
