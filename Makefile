@@ -25,8 +25,8 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra tr
 .DELETE_ON_ERROR:
 .PHONY: test check lint format demo docs evidence bench sanitize lock setup clean
 
-# A file's tests stay together, because they share what is slow to make; threads of their own would only get in each
-# other's way.
+# The tests of a file stay in one process, because they share what is slow to make. More threads in each process would
+# only slow the others down.
 test: lint check
 
 check: $(READY)
@@ -47,12 +47,12 @@ format: $(READY)
 demo: $(READY)
 	$(BIN)/rgbx demo
 
-# MkDocs warns of a successor of its own on every run; the versions here are held below it.
+# MkDocs warns about its own successor on every run. The versions here stay below that.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "make: open build/site/index.html"
 
-# At most an hour on two cores. EVIDENCE=all is everything, for a GPU; parts by name are in evidence/plan.py.
+# This takes at most an hour on two cores. EVIDENCE=all runs everything, for a GPU. evidence/plan.py names the parts.
 EVIDENCE ?= short
 evidence: $(VENV)/.evidence
 	$(BIN)/python -m evidence run $(EVIDENCE)
@@ -66,7 +66,7 @@ $(VENV)/.evidence: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
-# torch decides about the packages of CUDA that it needs, to the last digit, so they are left out.
+# torch pins the CUDA packages that it needs exactly, so they are left out.
 lock: $(READY)
 	$(PIP) install uv
 	echo 'torchvision>=0.25' | $(UV) pyproject.toml - | grep -vE '^(nvidia|cuda)-' > requirements/locked.txt
@@ -81,12 +81,12 @@ setup: $(READY)
 clean:
 	rm -rf $(VENV) .venvs build *.egg-info srft_kernels/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 
-# One sentence for each thing that only the person at the machine can mend.
+# Each of these sentences is about something that only the user can mend.
 define need
 @{ $(1); } >/dev/null 2>&1 || { echo "make: $(2)" >&2; exit 1; }
 endef
 
-# A version that is known to work may have left the registry, or may not be there for this Python or machine.
+# A version that is known to work may be missing from the registry, or for this Python or machine.
 define install
 @$(PIP) install $(if $(LOCK),--constraint $(LOCK)) $(1) $(if $(LOCK),|| { \
   echo "make: a version of $(LOCK) cannot be had here: installing what pyproject.toml allows" >&2; $(PIP) install $(1); })

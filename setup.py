@@ -43,7 +43,7 @@ def is_set(name: str, environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def stop(sentence: str) -> SystemExit:
-    """Ends the build with a sentence and nothing else: build front ends print a traceback for any other exception."""
+    """Return what ends the build with a sentence only; for other exceptions, build front ends print a traceback."""
     return SystemExit(f"\nsrft-kernels: {sentence}\n")
 
 
@@ -70,7 +70,7 @@ def require_compiler() -> None:
 
 
 def tool(name: str) -> str:
-    """The program that the PyPI package ``name`` brings: beside Python where a virtual environment is not activated."""
+    """Return the program that the PyPI package ``name`` installs, also if its environment is not activated."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     found = shutil.which(name, path=folders)
     if not found:
@@ -79,7 +79,7 @@ def tool(name: str) -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
+    """Return the number of cores that this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -89,12 +89,12 @@ def cores() -> int:
 
 
 class NoCuda(Exception):
-    """Why there will be no CUDA kernels: a clause that can follow "CUDA kernels were not built: "."""
+    """Says why there will be no CUDA kernels, in a clause that can follow "CUDA kernels were not built: "."""
 
 
 @dataclass(frozen=True)
 class Cuda:
-    """What the CUDA kernels are compiled with and for."""
+    """What the CUDA kernels are compiled with, and for which GPUs."""
 
     nvcc: str
     release: str
@@ -102,7 +102,10 @@ class Cuda:
 
 
 def find_nvcc(environment: Mapping[str, str], usual: Path = USUAL_TOOLKIT) -> str:
-    """CUDA_HOME or CUDA_PATH where one is set, for then that toolkit is meant and no other; PATH; the usual folder."""
+    """Return the path of nvcc, in CUDA_HOME or CUDA_PATH where one is set, else on PATH, else in the usual folder.
+
+    A toolkit that is named is meant and no other. Raises NoCuda where nvcc is not found.
+    """
     for name in ("CUDA_HOME", "CUDA_PATH"):
         if folder := environment.get(name):
             found = shutil.which("nvcc", path=str(Path(folder, "bin")))
@@ -123,10 +126,9 @@ def _order(architecture: str) -> tuple[int, int, str]:
 
 
 def parse_architectures(listed: str) -> tuple[str, ...]:
-    """``TORCH_CUDA_ARCH_LIST`` as sorted numbers, each with "+PTX" where that is wanted; empty for an empty list.
+    """Return ``TORCH_CUDA_ARCH_LIST`` as sorted numbers, each with "+PTX" if that is wanted.
 
-    >>> parse_architectures("9.0+PTX;8.0 8.6,8.6")
-    ('8.0', '8.6', '9.0+PTX')
+    An empty list gives none.
     """
     wanted: dict[str, bool] = {}
     for word in re.split(r"[\s;,]+", listed.strip(" \t\n;,")):
@@ -143,7 +145,7 @@ def parse_architectures(listed: str) -> tuple[str, ...]:
 
 
 def choose_architectures(listed: str, known: Collection[str], nvcc: str) -> tuple[str, ...]:
-    """Those asked for, all of which nvcc must know; where none are, those of the default that it knows.
+    """Return the architectures that were asked for, all of which nvcc must know, or those of the default that it knows.
 
     ``known`` has nvcc's own names without any suffix, such as "sm_90".
     """
@@ -169,7 +171,10 @@ def choose_architectures(listed: str, known: Collection[str], nvcc: str) -> tupl
 
 
 def output_of(*command: str) -> str:
-    """Standard output; raises NoCuda with the line that tells most where the command fails."""
+    """Return a command's standard output.
+
+    Raises NoCuda where the command fails, with the line of its output that tells most.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -183,13 +188,13 @@ def output_of(*command: str) -> str:
 
 
 def host_compiler(environment: Mapping[str, str]) -> str | None:
-    """The C++ compiler that nvcc calls, where it shall not look for one itself: CUDAHOSTCXX, or CXX as for the rest."""
+    """Return the C++ compiler that nvcc is to call, or None to let it look for one: CUDAHOSTCXX, else CXX."""
     named = shlex.split(environment.get("CUDAHOSTCXX") or environment.get("CXX") or "")
-    # More words than one are a launcher or options, which nvcc does not take; and what nvcc was told itself goes first.
+    # More than one word is a launcher or options, which nvcc does not take; and NVCC_CCBIN has precedence.
     return named[0] if len(named) == 1 and not environment.get("NVCC_CCBIN") else None
 
 
-# What the kernels ask of nvcc, C++20, which came with 12.0; the runtime to link; and a host compiler that it takes.
+# What the kernels ask of nvcc: C++20, which came with 12.0, the runtime to link, and a host compiler that it takes.
 TRIAL = """
 #include <cuda_runtime.h>
 template <class T> concept Number = requires(T x) { x + x; };
@@ -211,14 +216,17 @@ def try_nvcc(nvcc: str, environment: Mapping[str, str], architecture: str) -> No
 
 
 def torch_cuda() -> tuple[str, str | None]:
-    """The version of the installed torch and its CUDA's: read, because importing it takes seconds."""
+    """Return the versions of the installed torch and its CUDA, read from a file; importing torch takes seconds."""
     found = importlib.util.find_spec("torch")
     version = runpy.run_path(str(Path(str(found and found.origin)).with_name("version.py")))
     return str(version["__version__"]), version.get("cuda")
 
 
 def choose_cuda(environment: Mapping[str, str] = os.environ) -> Cuda:
-    """What to build CUDA kernels with; raises NoCuda where they are not wanted or not possible."""
+    """Return what to build CUDA kernels with.
+
+    Raises NoCuda where they are not wanted or not possible.
+    """
     if is_set("SRFT_NO_CUDA", environment):
         raise NoCuda("SRFT_NO_CUDA was set")
     if environment.get("SRFT_CUDA") == "0":
@@ -245,7 +253,10 @@ def choose_cuda(environment: Mapping[str, str] = os.environ) -> Cuda:
 
 
 def cuda_or_reason() -> tuple[Cuda | None, str]:
-    """What to build CUDA kernels with, or None and why not. An error where they were asked for by name."""
+    """Return what to build CUDA kernels with, or None and why not.
+
+    Ends the build where they were asked for by name and cannot be built.
+    """
     asked = is_set("SRFT_CUDA")
     if asked and is_set("SRFT_NO_CUDA"):
         raise stop("SRFT_CUDA and SRFT_NO_CUDA are both set and contradict each other: unset one.")
@@ -286,9 +297,9 @@ class CMakeBuild(build_ext):
             options += [f"-DCMAKE_CUDA_COMPILER={cuda.nvcc}", f"-DSRFT_JOBS={jobs}"]
             if ccbin := host_compiler(os.environ):
                 options += [f"-DCMAKE_CUDA_HOST_COMPILER={shutil.which(ccbin) or ccbin}"]
-        # Not setuptools' folder, which is a new one in every editable install: this one stays, so that a second build
-        # compiles only what has changed. Where anything has moved that CMake remembers, as the environment of an
-        # isolated build does every time, it starts from a fresh cache.
+        # This is not setuptools' folder, which is a new one in every editable install: this one stays, so that a second
+        # build compiles only what has changed. Where something has moved that CMake remembers, as the environment of an
+        # isolated build does every time, the build starts from a fresh cache.
         build = HERE / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         build.mkdir(parents=True, exist_ok=True)
         torch = importlib.util.find_spec("torch")
@@ -302,7 +313,7 @@ class CMakeBuild(build_ext):
         self._call(cmake, *fresh, *("-S", str(HERE), "-B", str(build), "-G", "Ninja"), *options)
         stamp.write_text(environment)
         self._call(cmake, "--build", str(build), "--parallel", str(jobs))
-        # One from an earlier build would pass for this one's.
+        # A library left over from an earlier build would pass for this one's.
         for left_over in self._destination().glob("_cuda*.so"):
             left_over.unlink()
         self._call(cmake, "--install", str(build), "--prefix", str(self._destination()))
@@ -320,8 +331,8 @@ class CMakeBuild(build_ext):
     def _destination(self) -> Path:
         return HERE / PACKAGE if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / PACKAGE
 
-    # The libraries, under the names that setuptools expects: in the folder that wheels are made of, and where they are
-    # instead when the install is editable.
+    # The two methods below tell setuptools the names of the libraries: in the folder that wheels are made of, and where
+    # they really are when the install is editable.
     def get_outputs(self) -> list[str]:
         return sorted(str(Path(self.build_lib, PACKAGE, path.name)) for path in self._destination().glob("_*.so"))
 

@@ -1,1 +1,1 @@
-"""Benchmarks that a sceptic can rerun: ``pytest benchmarks --benchmark-only``."""
+"""Benchmarks that a skeptic can rerun: ``pytest benchmarks --benchmark-only``."""

@@ -39,7 +39,7 @@ def contestants(device: str) -> list[Contestant]:
 
 
 def seconds_of(watch: Stopwatch, call: Callable[[], object]) -> float:
-    """Median of as many turns as fit into a share of a second, the caches emptied before each."""
+    """Return the median of as many turns as fit into a share of a second, the caches emptied before each."""
     head_start = HEAD_START * min(watch.host(call) for _ in range(3))
     taken: list[float] = []
     while len(taken) < FEWEST or (len(taken) < MOST and sum(taken) < SECONDS_A_POINT):
@@ -48,7 +48,7 @@ def seconds_of(watch: Stopwatch, call: Callable[[], object]) -> float:
 
 
 def measure(device: torch.device, smallest: int, largest: int) -> list[dict[str, Any]]:
-    """One series a contestant: elements, seconds, GB/s."""
+    """Return one series for each contestant: elements, seconds, GB/s."""
     watch = Stopwatch(device, cold=True)
     series: dict[str, dict[str, Any]] = {}
     for power in range(smallest, largest + 1):
@@ -77,7 +77,7 @@ def _last(entry: dict[str, Any]) -> str:
 
 
 def draw(series: list[dict[str, Any]], title: str, path: Path) -> bool:
-    """False where there is no matplotlib to draw with."""
+    """Draw the plot. Return False if there is no matplotlib to draw with."""
     try:
         import matplotlib
     except ImportError:

@@ -1,5 +1,7 @@
-"""What others do: EWC as a careful user writes it, the same mathematics in eager torch and compiled, the published
-update, and the low-memory optimizers of bitsandbytes and torchao where they are installed.
+"""The optimizers and penalties that SRFT is compared with.
+
+They are EWC as a careful user writes it, the same mathematics in eager torch and compiled, the published update, and
+the low-memory optimizers of bitsandbytes and torchao if they are installed.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ BETA = 0.999
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 SMALLEST_RMS = 1e-3
-COUPLING = STRENGTH * 1e-6  # small: the gradients are used again
+COUPLING = STRENGTH * 1e-6  # small, because the gradients are used again
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """One graph for each shape, with room for all shapes of a network."""
+    """Compile a function, one graph for each shape, with room for all shapes of a network."""
     torch._dynamo.config.recompile_limit = 64
     made: Callable[..., Tensor] = torch.compile(function, dynamic=False)
     return made
@@ -90,7 +92,7 @@ def regularized_adamw(
 
 
 def ewc_compiled(work: Workload) -> Running:
-    """The whole of it under torch.compile, one graph for each shape: what Inductor can make of the same work."""
+    """Compile all of EWC and AdamW, one graph for each shape: what Inductor can make of the same work."""
     function = compiled(regularized_adamw)
     weights, anchors = [p.detach() for p in work.parameters], work.weights
     states = [[torch.zeros_like(w) for w in weights] for _ in range(3)]
@@ -105,7 +107,7 @@ def ewc_compiled(work: Workload) -> Running:
 
 
 def ewc_compiled_alone(work: Workload) -> Running:
-    """Only the regularization under torch.compile, then fused AdamW: what a user of both would have."""
+    """Compile the regularization alone, then run fused AdamW: what a user of both would have."""
     function = compiled(regularize)
     weights = [p.detach() for p in work.parameters]
     transfers = [torch.zeros_like(w) for w in weights]
@@ -133,7 +135,10 @@ EWC_COMPILED = Contestant("ewc_compiled", "torch.compile of EWC and AdamW", traf
 
 
 def folded_priors(work: Workload) -> list[Tensor]:
-    """P̂ / rho of every tensor: what does not change from step to step, made once as a careful user would."""
+    """Return P̂ / rho of every tensor.
+
+    It does not change from step to step, so a careful user would compute it once.
+    """
     return [
         p / p.mean() / a.square().mean().sqrt().clamp(min=SMALLEST_RMS)
         for p, a in zip(work.priors, work.weights, strict=True)
@@ -172,7 +177,7 @@ def prior_alone(
     rate: Tensor,
     root: Tensor,
 ) -> Tensor:
-    """SRFT's step with kappa 1 in plain operations. ``rate`` is lr / (1 - beta1^t), ``root`` sqrt(1 - beta2^t)."""
+    """Take SRFT's step with kappa 1 in plain operations. ``rate`` is lr / (1 - beta1^t), ``root`` sqrt(1 - beta2^t)."""
     distance = weight - anchor
     value = (0.5 * STRENGTH) * (folded * distance * distance).sum()
     first.lerp_(gradient, 1 - BETA1)
@@ -184,9 +189,9 @@ def prior_alone(
 
 
 def prior_compiled(work: Workload, flat: bool = False) -> Running:
-    """:func:`prior_alone` under torch.compile: one graph a size, or one kernel over everything laid end to end.
+    """Compile :func:`prior_alone`: one graph for each size, or one kernel over everything laid end to end.
 
-    The second is out of reach of a model whose parameters are separate tensors; it is what Inductor reaches without the
+    A model whose parameters are separate tensors cannot use the second. It shows what Inductor reaches without the
     launches.
     """
     function = compiled(prior_alone)
@@ -228,7 +233,7 @@ PRIOR_COMPILED_FLAT = Contestant(
 
 
 def published_update(work: Workload) -> Running:
-    """The update of SRTrack's release as its trainer takes it: clone, step, rank by a sort, blend."""
+    """Return the update of SRTrack's release as its trainer takes it: clone, step, rank by a sort, blend."""
     parameters = work.parameters
     optimizer = AdamW(parameters, lr=LR, weight_decay=DECAY, fused=True)
     kept = [torch.zeros_like(p) for p in parameters]
@@ -257,18 +262,21 @@ PUBLISHED = Contestant("published", "published update, eager", traffic.PUBLISHED
 
 
 def bitsandbytes(work: Workload, which: str) -> Running:
-    """Of small tensors (under 4096 elements) bitsandbytes keeps float32 moments whatever is asked."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its CPU build looks for kernels on a hub: nothing here downloads
+    """Make an optimizer of bitsandbytes.
+
+    It keeps float32 moments for small tensors (under 4096 elements) in any case.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its CPU build looks for kernels on a hub, and nothing here downloads
     try:
         import bitsandbytes as found
-    except Exception as error:  # a wheel for another CUDA fails in ways of its own
+    except Exception as error:  # a wheel for another CUDA may raise any error
         raise Unavailable(f"bitsandbytes does not import ({type(error).__name__})") from error
     chosen: Any = getattr(found.optim, which)
     return running(chosen(work.parameters, lr=LR, weight_decay=DECAY))
 
 
 def torchao(work: Workload) -> Running:
-    """Two 8-bit moments; it compiles its step, one graph for each shape."""
+    """Make torchao's optimizer with two 8-bit moments. It compiles its step, one graph for each shape."""
     try:
         from torchao.optim import AdamW8bit
     except Exception as error:

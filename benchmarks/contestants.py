@@ -1,4 +1,4 @@
-"""Who is compared: a name, the bytes that a step must move, and how to make one that steps a workload."""
+"""What is compared: a name, the bytes that a step must move, and how to make something that steps a workload."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LR, DECAY, MOMENTUM, STRENGTH = 1e-4, 1e-4, 0.9, 10.0
 
 
 class Unavailable(Exception):
-    """Why a contestant cannot run here; the sentence stands in its row."""
+    """Says why a contestant cannot run here. The sentence is shown in its row."""
 
 
 @dataclass
@@ -29,9 +29,11 @@ class Running:
 
 @dataclass(frozen=True)
 class Contestant:
-    """``make`` is called on the spot, because each holds gigabytes. ``baseline`` is the key of the contestant whose
-    time is 1.00; ``same_as`` the key of one that is entered once and timed twice a round; ``slow`` ones take few
-    rounds.
+    """One row of a table.
+
+    ``make`` is called just before the row is timed, because each contestant holds gigabytes. ``baseline`` is the key of
+    the contestant whose time is 1.00. ``same_as`` is the key of one that is made once and timed twice a round. ``slow``
+    ones take few rounds.
     """
 
     key: str
@@ -44,7 +46,7 @@ class Contestant:
 
 
 def tensor_bytes(tensor: Tensor) -> int:
-    """Of a tensor's memory; of the tensors inside, where it is a wrapper such as torchao's 8-bit state."""
+    """Return the bytes of a tensor's memory, or of the tensors inside a wrapper such as torchao's 8-bit state."""
     if hasattr(tensor, "__tensor_flatten__"):
         return sum(tensor_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * tensor.element_size()
@@ -55,7 +57,7 @@ def bytes_of(tensors: Iterable[object]) -> int:
 
 
 def state_bytes(optimizer: Optimizer) -> int:
-    """Of everything that an optimizer keeps beside the parameters, and of the one inside it."""
+    """Return the bytes of everything that an optimizer, and one inside it, keeps beside the parameters."""
     inside = getattr(optimizer, "inner", None)
     states = [*optimizer.state.values(), *(inside.state.values() if inside is not None else ())]
     return bytes_of({id(v): v for state in states for v in state.values()}.values())

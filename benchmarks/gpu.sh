@@ -4,15 +4,15 @@
 #   benchmarks/gpu.sh --stages first     build, kernel tests, no synchronization, memory and race checks
 #   benchmarks/gpu.sh --stages second    build, benchmarks, their plot, counters of the kernels
 #   benchmarks/gpu.sh --stages third     build, Triton, uninitialized memory, the tracker's tests and its speed
-#   benchmarks/gpu.sh --stages build,nosync   some of it; without --stages: all, as far as the time goes
+#   benchmarks/gpu.sh --stages build,nosync   some stages; without --stages all of them, as far as the time allows
 #   benchmarks/gpu.sh --dry-run          what would run, and nothing else
 #
-# A stage's output lies in $OUT/stages (OUT: benchmarks/results) while it runs, so that it is there whatever happens;
-# <card>.json, <card>.md, <card>-bandwidth.png and <card>.log are made of it in the end. Those of several calls are put
-# together with `python -m benchmarks.report --collect FOLDER... --out FOLDER`. Nothing is downloaded: $PYTHON (python3)
-# has to have torch, cmake, ninja, pybind11, pytest, pytest-benchmark, hypothesis and timm already; pytest-xdist shortens
-# the tests. Every stage has a limit of time; one that fails is recorded, the next ones run, and the exit status is 1 (3
-# without a device). Where there is no git, SRFT_COMMIT names the commit.
+# A stage's output is in $OUT/stages (OUT: benchmarks/results) while it runs, so that it is kept whatever happens. In
+# the end <card>.json, <card>.md, <card>-bandwidth.png and <card>.log are made from it. `python -m benchmarks.report
+# --collect FOLDER... --out FOLDER` combines the output of several calls. Nothing is downloaded: $PYTHON (python3) needs
+# torch, cmake, ninja, pybind11, pytest, pytest-benchmark, hypothesis and timm. pytest-xdist shortens the tests. Every
+# stage has a time limit. A stage that fails is recorded, the next ones run, and the exit status is 1 (3 without a
+# device). Where there is no git, SRFT_COMMIT names the commit.
 set -uo pipefail
 
 STAGES=(build tests nosync memcheck racecheck kernels bench plot ncu triton initcheck tracker track)
@@ -87,8 +87,8 @@ if [ -z "$dry" ]; then
   rm -f "$work"/*.log "$work"/*.json "$work"/*.png "$work"/*.csv "$work/stages.tsv"
 fi
 failures=0
-# An interrupt, and not a termination: pytest then says what it has found so far. A shell in the background has interrupts
-# ignored, and so would everything that it starts.
+# An interrupt lets pytest say what it has found so far; a termination would not. A shell in the background ignores
+# interrupts, and so would everything that it starts.
 interruptible=()
 if env --default-signal=INT true 2>/dev/null; then interruptible=(env --default-signal=INT); fi
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-${device#*;}}
@@ -165,8 +165,8 @@ stage tests 200 required "${on_gpu[@]}" "${workers[@]}" --maxfail=20 -k "not tri
 
 stage nosync 40 required "$PYTHON" -m benchmarks.sanitizer_case --forbid-synchronization
 
-# Without torch's caching allocator every tensor is an allocation of its own, and a step outside it is seen. Of kernels
-# only ours are looked at, and torch's own tries of the driver are no errors.
+# Without torch's caching allocator every tensor is an allocation of its own, so that a step outside of it is seen. Only
+# our kernels are checked, and torch's own probing of the driver is no error.
 if sanitizer=$(tool compute-sanitizer); then
   check=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --error-exitcode 9 --kernel-regex kns=srft
     --report-api-errors no)
@@ -179,7 +179,7 @@ fi
 
 stage kernels 30 optional "$PYTHON" -m benchmarks.kernel_facts "$work/kernels.json"
 
-# The tables come first: what is last goes without where time runs out.
+# The tables come first, because the last part is left out if time runs out.
 stage bench 300 required env SRFT_BENCH_OUT="$work" "$PYTHON" -m pytest benchmarks/test_host.py \
   benchmarks/test_ratios.py benchmarks/test_hutchinson.py benchmarks/test_loader.py --benchmark-only -m gpu -q \
   -p no:cacheprovider
@@ -202,10 +202,10 @@ stage triton 240 required "${on_gpu[@]}" "${workers[@]}" --maxfail=20 -k triton 
 
 if [ -n "${check+set}" ]; then stage initcheck 80 required "${check[@]}" --tool initcheck "${case_of[@]}"; fi
 
-# They skip where the tracker's libraries are not.
+# These skip if the tracker's libraries are not installed.
 stage tracker 90 required "${on_gpu[@]}" tests/tracker
 
-# Frames a second, in the stages' output; compiling takes most of it.
+# This measures frames a second, in the stages' output. Compiling takes most of its time.
 stage track 120 optional "$PYTHON" -m pytest benchmarks/test_tracking_speed.py --benchmark-only -m gpu -q \
   -p no:cacheprovider
 

@@ -1,4 +1,4 @@
-"""Many tensors of hardly any data: what one `step()` takes of the host."""
+"""Many tensors with hardly any data, which show the host time of one `step()`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TENSORS, ELEMENTS = 350, 4
 
 
 def host_rows(device: str) -> list[tuple[str, str]]:
-    """(key, name) of every optimizer that is timed."""
+    """Return (key, name) of every optimizer that is timed."""
     rows = [("adamw_fused", "torch AdamW(fused=True)"), ("adamw_foreach", "torch AdamW(foreach=True)")]
     for backend, label in BACKENDS[device].items():
         for kappa in ("1", "0.5"):
@@ -21,7 +21,7 @@ def host_rows(device: str) -> list[tuple[str, str]]:
 
 
 def make(key: str, device: torch.device) -> Optimizer:
-    """The optimizer of a row, over tensors with gradients."""
+    """Return the optimizer of a row, over tensors with gradients."""
     parameters = [torch.nn.Parameter(torch.randn(ELEMENTS, device=device)) for _ in range(TENSORS)]
     for p in parameters:
         p.grad = torch.randn_like(p)

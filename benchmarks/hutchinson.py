@@ -1,8 +1,8 @@
 """One update of Hutchinson's estimate by finite differences, by double backward, and as timm's Adahessian takes it.
 
 An update is a forward and a backward pass, which leave the loss's gradients for a training step, and one probe of the
-curvature folded into its estimate; the optimizer's step is not in it, in any row. What an update takes beyond a plain
-forward and backward pass stands in columns of its own, for time and for memory.
+curvature folded into its estimate. No row includes the optimizer's step. What an update takes beyond a plain forward
+and backward pass has columns of its own, for time and for memory.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from benchmarks.training import CLASSES, SIDE, SMALL_LR, TRAINED
 from benchmarks.workload import ROUNDS, timm_network
 from srft_kernels.curvature import evaluate, fold
 
-TURNS = max(2, ROUNDS // 3)  # an update takes several times as long as what the other tables are of
+TURNS = max(2, ROUNDS // 3)  # an update takes several times as long as a step of the other tables
 MIB = 2**20
 
-# By section, what autocast computes in: on a GPU both, on a CPU the first.
+# By section, the dtype in which autocast computes. A GPU has both sections, a CPU only the first.
 AUTOCAST: dict[str, torch.dtype | None] = {"hutchinson": None, "hutchinson_bf16": torch.bfloat16}
 
 PLAIN, REFERENCE = "plain", "srft_autograd"
@@ -67,7 +67,7 @@ def note(name: str, device: str) -> str:
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most memory that ``call`` holds at a time, above what was held before it.
+    """Return the most memory that ``call`` holds at a time, above what was held before it.
 
     On a GPU, what torch's allocator has given out. On a CPU, the running sum of every allocation and release of torch's
     allocator, from its profiler: temporaries inside an operator count; a library's own workspace does not, nor does
@@ -134,7 +134,7 @@ class Updates:
         fold(self.parameters, numbers, into, product)
 
     def contestant(self, key: str) -> Callable[[], object]:
-        """What is timed: one update."""
+        """Return what is timed: one update."""
         if key == PLAIN:
             return self.plain
         if key in SPECS:
@@ -147,14 +147,17 @@ class Updates:
         return self.adahessian()
 
     def adahessian(self) -> Callable[[], object]:
-        """timm's, up to where it has its estimate: ``step()`` begins with the same two calls. The moving average and
-        the weights' step are left out, as in the other rows."""
+        """Return timm's update up to where it has its estimate.
+
+        ``step()`` begins with the same two calls. The moving average and the weights' step are left out, as in the
+        other rows.
+        """
         from timm.optim import Adahessian
 
         optimizer = Adahessian(self.parameters, lr=SMALL_LR, update_each=1, n_samples=1)
 
         def update() -> None:
-            # The fused kernels of attention have no second derivative: a user has to ask for the one that has.
+            # The fused kernels of attention have no second derivative, so a user has to ask for one that has.
             with sdpa_kernel(SDPBackend.MATH):
                 self.loss(self.autocast).backward(create_graph=True)
                 optimizer.zero_hessian()
@@ -163,14 +166,16 @@ class Updates:
         return update
 
     def settle(self) -> None:
-        """The same state before every update: no gradients, and nothing left of a graph, which gradients that were
-        made with ``create_graph`` hold and are held by."""
+        """Restore the same state before every update: no gradients, and nothing left of a graph.
+
+        Gradients that were made with ``create_graph`` hold their graph, and it holds them.
+        """
         self.network.zero_grad()
         gc.collect()
         wait(self.device)
 
     def estimate(self, spec: srft.Hutchinson, autocast: torch.dtype | None) -> list[Tensor]:
-        """z ⊙ Hz for draw 0, which is the same probe in every method."""
+        """Return z ⊙ Hz for draw 0, which is the same probe in every method."""
         found = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.ours(spec, found, 0, autocast)
         for tensor in found:
@@ -179,7 +184,7 @@ class Updates:
         return found
 
     def errors(self, keys: Sequence[str]) -> dict[str, float | str]:
-        """‖a - b‖ / ‖b‖ over all parameters, b by double backward in float32."""
+        """Return ‖a - b‖ / ‖b‖ over all parameters, with b by double backward in float32."""
         said: dict[str, float | str] = {"adahessian": "draws its own probe"}
         if self.autocast is None:
             said[REFERENCE] = "the reference"
@@ -198,8 +203,10 @@ def relative_error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
 
 
 def hutchinson_section(device: torch.device, name: str = "hutchinson") -> dict[str, Any]:
-    """Turns, as in :mod:`benchmarks.interleave`. Time is the wall's. Peaks are taken before the
-    turns, because on a CPU the profiler that counts allocations takes time itself."""
+    """Take turns as in :mod:`benchmarks.interleave`, timed by the wall clock.
+
+    Peaks are taken before the turns, because on a CPU the profiler that counts allocations takes time itself.
+    """
     updates = Updates(device, AUTOCAST[name])
     found = {row["key"]: row for row in empty_rows()}
     entered: dict[str, Callable[[], object]] = {}

@@ -1,4 +1,4 @@
-"""All contestants of a table take turns in one process, so that a noisy machine is equally unkind to all."""
+"""Lets all contestants of a table take turns in one process, so that a noisy machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.workload import ROUNDS, Workload
 
 SLOW_ROUNDS = 2
 HEAD_START = 1.5  # of the host's own time: a launch that comes late would be timed as the device's work
-# No further contestant is entered once a process is this old: what has been timed is worth more than one more row.
+# No further contestant starts once a process is this old, because finished rows are worth more than one more row.
 SECONDS = float(os.environ.get("SRFT_BENCH_SECONDS", "inf"))
 BEGUN = time.monotonic()
 
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def why_absent(error: Exception) -> str:
-    """What stands below the table for a row without figures."""
+    """Return what stands below the table for a row without figures."""
     if isinstance(error, Unavailable):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -35,7 +35,7 @@ def why_absent(error: Exception) -> str:
 
 
 def failures(section: dict[str, Any]) -> list[str]:
-    """Rows of our own that broke: figures of the others are kept, and the run fails."""
+    """Return the rows of our own that broke. The figures of the others are kept, and the run fails."""
     return [
         f"{row['contestant']} {row['why']}"
         for row in section["rows"]
@@ -44,7 +44,7 @@ def failures(section: dict[str, Any]) -> list[str]:
 
 
 def after_first_steps(contestant: Contestant, work: Workload) -> Running:
-    """These allocate, compile and gather statistics."""
+    """Make a contestant and take its first steps, which allocate, compile and gather statistics."""
     made = contestant.make(work)
     for _ in range(1 if contestant.slow else 2):
         made.step()
@@ -52,7 +52,7 @@ def after_first_steps(contestant: Contestant, work: Workload) -> Running:
 
 
 def enter(contestants: list[Contestant], work: Workload) -> tuple[dict[str, Running], dict[str, str]]:
-    """Those that run here, after their first steps; and why the others do not."""
+    """Return the contestants that run here, after their first steps, and why the others do not."""
     entered: dict[str, Running] = {}
     absent: dict[str, str] = {}
     for c in contestants:
@@ -71,7 +71,7 @@ def enter(contestants: list[Contestant], work: Workload) -> tuple[dict[str, Runn
 
 
 def take_turns(contestants: list[Contestant], work: Workload, copy: CopyBandwidth) -> dict[str, Any]:
-    """Medians over the rounds, all contestants in each: rows, and the copy's bandwidth in the same rounds."""
+    """Return medians over the rounds, each with all contestants, and the copy's bandwidth in the same rounds."""
     entered, absent = enter(contestants, work)
     present = [c for c in contestants if (c.same_as or c.key) in entered]
     watch = Stopwatch(work.device)
@@ -117,7 +117,7 @@ def take_turns(contestants: list[Contestant], work: Workload, copy: CopyBandwidt
 
 
 def empty_row(contestant: Contestant) -> Row:
-    """What is known of a contestant before it has run."""
+    """Return what is known of a contestant before it has run."""
     return {
         "key": contestant.key,
         "contestant": contestant.name,

@@ -1,7 +1,7 @@
 """What the compiler made of the kernels, and what the profiler counted: registers, spills, width of access, traffic.
 
 ``python -m benchmarks.kernel_facts OUT.json`` reads the compiled libraries with cuobjdump and needs no GPU.
-``--profiled`` takes a few steps and marks one of them for ncu, which `gpu.sh` runs; ``--ncu-csv FILE OUT.json`` reads
+``--profiled`` takes a few steps and marks one of them for ncu, which `gpu.sh` runs. ``--ncu-csv FILE OUT.json`` reads
 what it wrote.
 """
 
@@ -29,7 +29,7 @@ PROFILED_STEP = 4
 
 
 def cuobjdump() -> str | None:
-    """On the PATH, or the one that triton's package carries."""
+    """Return cuobjdump on the PATH, or the one in Triton's package."""
     found = shutil.which("cuobjdump")
     if found:
         return found
@@ -46,7 +46,7 @@ def said(*command: str) -> str:
 
 
 def readable(names: list[str]) -> list[str]:
-    """Demangled, without arguments, where c++filt is there."""
+    """Return the names demangled, without arguments, if c++filt is installed."""
     tool = shutil.which("c++filt") or shutil.which("cu++filt")
     if not tool or not names:
         return names
@@ -55,7 +55,7 @@ def readable(names: list[str]) -> list[str]:
 
 
 def resources(dump: str) -> list[dict[str, Any]]:
-    """From ``cuobjdump --dump-resource-usage``."""
+    """Read the output of ``cuobjdump --dump-resource-usage``."""
     flat = re.sub(r":\s*\n\s*", ": ", dump)
     return [
         {"mangled": m["name"], **{key: int(m[key]) for key in ("registers", "stack", "shared")}}
@@ -64,7 +64,7 @@ def resources(dump: str) -> list[dict[str, Any]]:
 
 
 def wide_accesses(sass: str) -> dict[str, dict[str, int]]:
-    """16-byte loads and stores of global memory by function, from ``cuobjdump --dump-sass``."""
+    """Count 16-byte loads and stores of global memory by function, from ``cuobjdump --dump-sass``."""
     found: dict[str, dict[str, int]] = {}
     counts: dict[str, int] = {}
     for line in sass.splitlines():
@@ -79,7 +79,7 @@ def wide_accesses(sass: str) -> dict[str, dict[str, int]]:
 
 
 def kernels() -> list[dict[str, Any]]:
-    """Every kernel in the compiled libraries."""
+    """Return every kernel in the compiled libraries."""
     tool = cuobjdump()
     if tool is None:
         raise SystemExit("kernel_facts: cuobjdump was not found: it comes with the CUDA toolkit and with triton")
@@ -114,7 +114,7 @@ def profiled_steps() -> None:
 
 
 def counters(text: str) -> list[dict[str, str]]:
-    """From ``ncu --csv``: one entry a kernel and counter. ncu's own messages stand before the table."""
+    """Read the output of ``ncu --csv``: one entry for each kernel and counter. ncu's own messages precede the table."""
     lines = [line for line in text.splitlines() if line.startswith('"')]
     return [
         {

@@ -1,10 +1,9 @@
-"""What feeds training and what training takes: samples a second of the loader, of the step, of both; and the published
-way of doing all of it, in the same turns.
+"""Samples a second of the loader, of the training step and of both, beside the published way of doing all of it.
 
-Pairs come from JPEG files of 640 x 480, RGB and X, as data sets have them; the crops are those of the network. The
-published way: crops on the host, float32, eager, the published update (clone, step, rank by a sort, blend), a scalar
-read and the allocator's cache emptied in every step. What takes the turns is in :mod:`benchmarks.loader_runs`, which
-needs all that the tracker needs; the tables need it not.
+All take turns in one process. Pairs come from JPEG files of 640 x 480, RGB and X, as data sets have them, and the crops
+are those of the network. The published way has crops on the host, float32, eager mode, the published update (clone,
+step, rank by a sort, blend), and reads a scalar and empties the allocator's cache in every step. What takes the turns
+is in :mod:`benchmarks.loader_runs`, which needs everything that the tracker needs. The tables do not need that.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from benchmarks.timing import clock, spread
 
 
 def loader_section(device: torch.device) -> dict[str, Any]:
-    """Turns, as in :mod:`benchmarks.interleave`: each contestant takes some steps in every round."""
+    """Take turns as in :mod:`benchmarks.interleave`. Each contestant takes some steps in every round."""
     from benchmarks.loader_runs import Contest
 
     found = {row["key"]: row for row in empty_rows(device.type)}

@@ -33,7 +33,7 @@ COMPILED = (("ours_compiled", "loader and step, ours, crops on the device, torch
 
 
 def rows(device: str) -> list[tuple[str, str]]:
-    """(key, name); compiled only on a GPU, where it is worth the minute that it takes."""
+    """Return (key, name); compiled only on a GPU, where it is worth the minute that it takes."""
     return [*LOADER, *STEP, *BOTH, *(COMPILED if device == "cuda" else ())]
 
 

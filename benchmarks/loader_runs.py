@@ -1,4 +1,4 @@
-"""One network, one set of files, and the turns of everyone who feeds the one from the other."""
+"""One network and one set of files, and the turns of all contestants that feed the network from the files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tracker.data.sequence import FolderSequence
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import preset
 from tracker.models.tracker import build_network
+from tracker.train.configured_data import pair_settings
 from tracker.train.finetune import fine_tuner
 from tracker.train.prefetch import Batch, ahead
-from tracker.train.sources import pair_settings
 from tracker.train.trainer import Trainer
 
 
 def write_frames(folder: Path) -> FolderSequence:
-    """A sequence of smooth noise, which JPEG holds as well as it does photographs."""
+    """Return a sequence of smooth noise, which JPEG holds as well as it does photographs."""
     rng = np.random.default_rng(0)
     files: dict[str, list[Path]] = {"rgb": [], "x": []}
     for kind, listed in files.items():
@@ -44,7 +44,7 @@ def write_frames(folder: Path) -> FolderSequence:
 
 
 def settings(device: torch.device, *overrides: str) -> RunConfig:
-    """Learning rates at which nothing moves far: the pictures are noise."""
+    """Return learning rates at which nothing moves far: the pictures are noise."""
     kind, steps = device.type, STEPS[device.type]
     return load_config(
         RunConfig,
@@ -124,7 +124,10 @@ class Contest:
         return {key: chosen[key] for key, _ in rows(self.device.type)}
 
     def epoch(self, trainer: Trainer) -> Iterator[Batch]:
-        """One epoch of batches on the device; the loader has nothing ready before it and nothing left after it."""
+        """Yield one epoch of batches on the device.
+
+        The loader has nothing ready before it and nothing left after it.
+        """
         trainer.index = 0
         trainer.train_mode()
         return ahead(trainer.batches(), self.device)

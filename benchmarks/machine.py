@@ -1,4 +1,4 @@
-"""What a figure must be read with: card, driver, torch, commit."""
+"""Facts with which a figure must be read: card, driver, torch, commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _said(*command: str) -> str:
-    """What a program prints, stripped; empty where it is not there or fails."""
+    """Return what a program prints, stripped; empty where it is not there or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
@@ -26,7 +26,7 @@ def _said(*command: str) -> str:
 
 
 def commit() -> str:
-    """The commit of this checkout, marked where files differ from it; else what SRFT_COMMIT says."""
+    """Return the commit of this checkout, marked where files differ from it; else what SRFT_COMMIT says."""
     found = _said("git", "rev-parse", "--short", "HEAD")
     if not found:
         return os.environ.get("SRFT_COMMIT", "unknown")
@@ -35,7 +35,7 @@ def commit() -> str:
 
 
 def _source_changes(status: str) -> bool:
-    """Whether ``git status --porcelain`` names anything but results, which a run of the benchmarks itself rewrites."""
+    """Return whether ``git status --porcelain`` names anything but results, which the benchmarks themselves rewrite."""
     return any("benchmarks/results/" not in line for line in status.splitlines())
 
 
@@ -85,5 +85,5 @@ def _triton() -> str:
 
 
 def slug(text: str) -> str:
-    """A file's name of a device's."""
+    """Return a file name made from a device's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -18,7 +18,7 @@ Penalty = Callable[[list[Tensor], list[Tensor], list[Tensor], float], Tensor]
 
 
 def eager(params: list[Tensor], anchors: list[Tensor], priors: list[Tensor], strength: float) -> Tensor:
-    """As it is usually written: a sum over tensors of sums."""
+    """Compute the penalty as it is usually written: a sum over tensors of sums."""
     terms = [(s * (p - a).square()).sum() for p, a, s in zip(params, anchors, priors, strict=True)]
     return 0.5 * strength * torch.stack(terms).sum()
 
@@ -28,7 +28,7 @@ def one_term(param: Tensor, anchor: Tensor, prior: Tensor) -> Tensor:
 
 
 def by_compiler() -> Penalty:
-    """:func:`eager` with each tensor's term under torch.compile, its backward too."""
+    """Return :func:`eager` with each tensor's term under torch.compile, and its backward pass too."""
     function = compiled(one_term)
 
     def penalty(params: list[Tensor], anchors: list[Tensor], priors: list[Tensor], strength: float) -> Tensor:
@@ -39,7 +39,7 @@ def by_compiler() -> Penalty:
 
 
 def over(work: Workload, penalty: Penalty, *, backward: bool) -> Running:
-    """``penalty`` over a workload's tensors, away from their anchors; gradients are made anew each time."""
+    """Run ``penalty`` over a workload's tensors, away from their anchors. Gradients are made anew each time."""
     params = [torch.nn.Parameter(w.clone()) for w in work.weights]
     anchors = [w + 0.01 * torch.randn_like(w) for w in work.weights]
 
@@ -56,7 +56,7 @@ def over(work: Workload, penalty: Penalty, *, backward: bool) -> Running:
 
 
 def over_triton(work: Workload, *, backward: bool) -> Running:
-    """Triton's two kernels, called as the operator calls a backend's."""
+    """Run Triton's two kernels, called as the operator calls a backend's."""
     try:
         from srft_kernels.ops import triton
         from srft_kernels.ops.triton.penalty import penalty_gradients, penalty_value

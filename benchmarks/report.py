@@ -120,7 +120,7 @@ def table(rows: list[dict[str, Any]], columns: Columns) -> str:
 
 
 def section_text(name: str, section: dict[str, Any]) -> str:
-    """One table, what it is of, and why rows are empty."""
+    """Return one table, what it is about, and why rows are empty."""
     facts = []
     if "parameters" in section:
         facts.append(f"{section['parameters'] / 1e6:.1f} million parameters in {section['tensors']} tensors, float32")
@@ -184,7 +184,7 @@ and loader share the cores.
 
 
 def apart_text(facts: dict[str, Any], name: str, section: dict[str, Any]) -> str:
-    """One section's page of its own, of a CPU. The targets are the GPU's and for its batches."""
+    """Return the page of one section on a CPU. The targets are the GPU's and apply to its batches."""
     wanted = () if name == "loader" else targets.hutchinson(name)
     parts = [
         f"# {facts['device']}, {facts['network']}",
@@ -213,7 +213,7 @@ def cpu_text(results: dict[str, Any]) -> str:
 
 
 def gpu_text(results: dict[str, Any]) -> str:
-    """The same page for a card and for none: a cell without a figure says so."""
+    """Return the page of a card, or of no card. A cell without a figure says so."""
     facts, sections, stages = results["facts"], results["sections"], results["stages"]
     measured = bool(sections)
     title = facts.get("device") or "GPU: not measured"
@@ -237,7 +237,7 @@ def gpu_text(results: dict[str, Any]) -> str:
 
 
 def kernels_text(kernels: list[dict[str, Any]] | None, counters: list[dict[str, str]] | None) -> str:
-    """What the compiler and the profiler say of the kernels."""
+    """Return what the compiler and the profiler say about the kernels."""
     lines = ["## Kernels", "", "| kernel | registers | stack | shared | 16-byte loads | 16-byte stores |",
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     names = ("registers", "stack", "shared", "wide loads", "wide stores")
@@ -252,7 +252,7 @@ def kernels_text(kernels: list[dict[str, Any]] | None, counters: list[dict[str, 
 
 
 def unmeasured_sections() -> dict[str, dict[str, Any]]:
-    """Every section of a card's page, its rows without figures."""
+    """Return every section of a card's page, its rows without figures."""
     from benchmarks import hutchinson, loader_rows, training
     from benchmarks.host import host_rows
 
@@ -276,9 +276,10 @@ class Report:
         self.sections: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, section: dict[str, Any]) -> str:
-        """Keep a section and write what there is; returns its table.
+        """Keep a section and write what there is. Return its table.
 
-        Without a folder of its own, a session that has not measured the steps writes nothing: it would put away theirs.
+        Without a folder of its own, a session that has not measured the steps writes nothing, because it would replace
+        theirs.
         """
         self.sections[name] = section
         text = section_text(name, section)
@@ -296,7 +297,7 @@ class Report:
         return text
 
     def add_apart(self, name: str, section: dict[str, Any]) -> str:
-        """A section with files of its own on a CPU, whatever else the session measures; a card has one page."""
+        """Keep a section with files of its own on a CPU, whatever else the session measures. A card has one page."""
         if self.device.type != "cpu":
             return self.add(name, section)
         folder = self.folder or RESULTS
@@ -314,7 +315,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_stages(path: Path) -> dict[str, dict[str, str]]:
-    """`gpu.sh` writes one line a stage: name, outcome, seconds, note, with tabs between."""
+    """Read the stages. `gpu.sh` writes one line for each: name, outcome, seconds and note, separated by tabs."""
     lines = path.read_text().splitlines() if path.exists() else []
     found = {}
     for line in lines:
@@ -324,12 +325,12 @@ def read_stages(path: Path) -> dict[str, dict[str, str]]:
 
 
 def collect(folders: Sequence[Path], out: Path) -> Path:
-    """One JSON, one Markdown file and the plot, named after the card, from what the stages left in ``folders``.
+    """Write one JSON, one Markdown file and the plot, named after the card, from what the stages left in ``folders``.
 
-    Of several calls the later one is believed, where both ran a stage.
+    If several calls ran a stage, the later one counts.
 
     Raises:
-        ValueError: If the folders are of different cards.
+        ValueError: If the folders belong to different cards.
     """
     facts: dict[str, Any] = {}
     results: dict[str, Any] = {"stages": {}, "sections": {}}

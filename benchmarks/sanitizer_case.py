@@ -1,9 +1,9 @@
 """A small case of every kernel, for compute-sanitizer and for a look at what synchronizes.
 
-``python -m benchmarks.sanitizer_case`` takes three steps of each kind over tensors whose sizes are awkward on purpose:
-none, one element, one less and one more than a warp and a block, and enough for several chunks.
-``--forbid-synchronization`` lets the first two steps of each do as they like (they make statistics and plans) and then
-has torch raise an error wherever the host waits for the device.
+``python -m benchmarks.sanitizer_case`` takes three steps of each kind over tensors of awkward sizes: none, one element,
+one less and one more than a warp and a block, and enough for several chunks. With ``--forbid-synchronization`` the
+first two steps of each kind may synchronize, because they make statistics and plans. In the third, torch raises an
+error wherever the host waits for the device.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ CASES: dict[str, tuple[Inner, torch.dtype, dict[str, Any]]] = {
 
 
 def steps(device: torch.device, options: dict[str, Any]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """(name, one step) of every case."""
+    """Yield (name, one step) of every case."""
     for name, (inner, dtype, chosen) in CASES.items():
         params = parameters(device, dtype)
         prior = {p: torch.rand_like(p, dtype=torch.float32) for p in params}
         optimizer = srft.SRFT(inner(params), prior, kappa=0.5, **chosen, **options)
 
         def closure(params: list[torch.nn.Parameter] = params) -> torch.Tensor:
-            """Of a loss that is a sum of squares, whose gradients are known."""
+            """Return a loss that is a sum of squares, whose gradients are known."""
             for p in params:
                 p.grad = 0.5 * p.detach()
             return torch.zeros((), device=device)

@@ -1,4 +1,4 @@
-"""SRFT in all the ways that are timed."""
+"""SRFT in all the variants that are timed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from benchmarks.contestants import DECAY, LR, MOMENTUM, STRENGTH, Contestant, Ru
 from benchmarks.traffic import Passes, Traffic
 from benchmarks.workload import Workload
 
-# What a user may ask for on each device, and what it is called in the tables: "" means the compiled kernels.
+# The backends that a user may ask for on each device, and their names in the tables. "" means the compiled kernels.
 BACKENDS: dict[str, dict[str, str]] = {"cpu": {"": ""}, "cuda": {"": ", CUDA", "triton": ", Triton"}}
 
 
 def backend_option(device: torch.device, backend: str) -> dict[str, Any]:
-    """``backend=`` for SRFT. By name on a GPU, so that a missing one is an error and not the reference's time."""
+    """Return ``backend=`` for SRFT.
+
+    A GPU's backend is named, so that a missing one is an error and not the reference's time.
+    """
     return {"backend": backend or "native"} if device.type == "cuda" else {}
 
 
 def wrap(inner: Optimizer, prior: dict[Any, torch.Tensor] | None, **options: Any) -> srft.SRFT:
-    """SRFT, or :class:`Unavailable` where the backend that was asked for is not there."""
+    """Return SRFT, or raise :class:`Unavailable` if the backend that was asked for is missing."""
     try:
         return srft.SRFT(inner, prior, **options)
     except (RuntimeError, ValueError) as error:

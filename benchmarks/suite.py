@@ -1,5 +1,6 @@
-"""The tables: who stands in them, in which order. The baseline comes first, and what has to compile comes last, so that
-a limit of time takes the least from a table.
+"""The tables, with their rows in order.
+
+The baseline comes first. What has to compile comes last, so that a time limit takes the least from a table.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from benchmarks.contestants import DECAY, LR, MOMENTUM, Contestant, running
 
 
 def torch_adamw(kind: str) -> Contestant:
-    """``kind``: fused or foreach."""
+    """Return torch's AdamW. ``kind`` is fused or foreach."""
     return Contestant(
         f"adamw_{kind}",
         f"torch AdamW({kind}=True)",
@@ -47,7 +48,7 @@ TORCH_RMSPROP = Contestant(
 
 
 def step_contestants(device: str) -> list[Contestant]:
-    """One optimizer step: SRFT, torch's AdamW, and everybody who does what SRFT does."""
+    """Return the contestants of one optimizer step: SRFT, torch's AdamW, and all that do what SRFT does."""
     *mine, again = srft.main_contestants(device)
     return [
         torch_adamw("fused"),
@@ -68,7 +69,7 @@ def step_contestants(device: str) -> list[Contestant]:
 
 
 def variant_contestants(device: str) -> list[Contestant]:
-    """SRFT's other options, dtypes and inner optimizers, beside torch's own optimizers that do less."""
+    """Return SRFT's other options, dtypes and inner optimizers, beside torch's own optimizers that do less."""
     return [torch_adamw("fused"), TORCH_BF16, TORCH_SGD, TORCH_RMSPROP, *srft.variant_contestants(device)]
 
 

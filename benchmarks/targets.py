@@ -1,4 +1,4 @@
-"""The targets of speed, each with the figures that it is read from: judged where measured, listed where not."""
+"""The targets of speed, each with the figures by which it is judged. A target without figures is listed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Target:
         return f"{'at most' if self.at_most else 'at least'} {self.limit:g} {self.unit}".rstrip()
 
     def judged(self, sections: Sections) -> tuple[str, str]:
-        """(the figure, whether it is met), in words."""
+        """Return (the figure, whether it is met), in words."""
         found = self.measure(sections)
         if found is None:
             return NOT_MEASURED, NOT_MEASURED
@@ -42,7 +42,7 @@ def figure(sections: Sections, section: str, key: str, column: str) -> float | N
 
 
 def ratio(section: str, above: str, below: str, column: str = "ms") -> Callable[[Sections], float | None]:
-    """One row's figure over another's."""
+    """Return a function that gives one row's figure over another's."""
 
     def measure(sections: Sections) -> float | None:
         high, low = figure(sections, section, above, column), figure(sections, section, below, column)
@@ -52,7 +52,7 @@ def ratio(section: str, above: str, below: str, column: str = "ms") -> Callable[
 
 
 def over_floor(key: str) -> Callable[[Sections], float | None]:
-    """Time over what a copy of as many bytes would take."""
+    """Return a function that gives a time over what a copy of as many bytes takes."""
 
     def measure(sections: Sections) -> float | None:
         share = figure(sections, "step", key, "of copy")
@@ -62,7 +62,7 @@ def over_floor(key: str) -> Callable[[Sections], float | None]:
 
 
 def compiled_at_best(sections: Sections) -> float | None:
-    """The faster of the two compiled ways, over ours."""
+    """Return the time of the faster of the two compiled ways, over ours."""
     found = [ratio("step", key, "srft_prior")(sections) for key in ("prior_compiled", "prior_compiled_flat")]
     return min((f for f in found if f is not None), default=None)
 
@@ -72,15 +72,17 @@ def never(_: Sections) -> float | None:
 
 
 def host_microseconds(sections: Sections) -> float | None:
-    """The slower of the two that are held to it."""
+    """Return the time of the slower of the two rows that have this target."""
     found = [figure(sections, "host", key, "us") for key in ("srft_kappa_1", "srft_kappa_0.5")]
     present = [f for f in found if f is not None]
     return max(present) if len(present) == len(found) else None
 
 
 def hutchinson(section: str) -> tuple[Target, ...]:
-    """Finite differences as they are by default, against double backward: whole updates, and memory beyond that of a
-    forward and a backward pass."""
+    """Return the targets of finite differences, by default settings, against double backward.
+
+    They concern whole updates, and memory beyond that of a forward and a backward pass.
+    """
     dtype, row = {
         "hutchinson": ("float32", "srft_forward"),
         "hutchinson_bf16": ("bfloat16", "srft_central"),

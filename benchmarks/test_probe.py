@@ -1,5 +1,7 @@
-"""Random signs drawn inside a kernel, against those that torch draws: written out, added to weights, and folded into an
-estimate of the curvature's diagonal. The table is printed; it is not among those of `results/`.
+"""Random signs drawn inside a kernel, compared with those that torch draws.
+
+They are written out, added to weights, and folded into an estimate of the curvature's diagonal. The table is printed
+and is not among those of `results/`.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Tensors:
             fold_probes_(self.estimates, self.plus, self.minus, DECAY, WEIGHT, 0, self.draw, self.numbers)
 
     def peers(self, what: str, signs: Signs) -> None:
-        """A tensor at a time, so that a tensor's signs are still in the cache where they are used."""
+        """Run torch's way one tensor at a time, so that a tensor's signs are still in the cache where they are used."""
         for k, w in enumerate(self.weights):
             if what == "fill":
                 signs(w)
@@ -67,7 +69,7 @@ class Tensors:
 
 
 def contestants() -> list[Contestant]:
-    """Ours is the baseline: a peer's figure says how many times as long it takes."""
+    """Return the contestants. Ours is the baseline, so another's figure says how many times as long it takes."""
 
     def entry(what: str, key: str, name: str, step: Callable[[Tensors], None]) -> Contestant:
         def make(work: Workload) -> Running:

@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ahead of all other processes, where ``SRFT_BENCH_REALTIME`` asks for it; threads made here are so too."""
+    """Run ahead of all other processes if ``SRFT_BENCH_REALTIME`` asks for it. Threads that are made here do so too."""
     if not PRIORITY:
         yield
         return
@@ -52,12 +52,12 @@ def undisturbed() -> Iterator[None]:
 
 
 def load() -> float:
-    """Processes that wanted a core in the last minute."""
+    """Return the number of processes that wanted a core in the last minute."""
     return os.getloadavg()[0]
 
 
 def measure() -> list[dict[str, Any]]:
-    """Every variant's turns, in turns of one process."""
+    """Return every variant's turns, in turns of one process."""
     import onnxruntime
 
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def published(network: Any, settings: Any) -> Callable[[Frame, Any], Any]:
-    """One frame as published trackers do it: box in, box out."""
+    """Return a function of one frame as published trackers process it, from box to box."""
     from tracker.data.crop import crop_region
     from tracker.data.normalize import normalize
     from tracker.inference.engine import hann_window, network_device, planes
@@ -125,7 +125,7 @@ def contestants(device: torch.device) -> dict[str, Callable[[], Callable[[Frame,
 
 
 def measure(device: torch.device) -> list[Row]:
-    """Frames a second of every contestant, on the same generated frames around the same boxes."""
+    """Return frames a second of every contestant, on the same generated frames around the same boxes."""
     from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 
     sequence = next(iter(synthetic_dataset(SyntheticConfig(modality="thermal", length=FRAMES, size=(640, 480)), 1)))

@@ -1,4 +1,4 @@
-"""How time is read: a clock that waits for the device, cold caches, and turns that all take in one process."""
+"""How time is measured: a clock that waits for the device, cold caches, and turns that all take in one process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-# "cpu" counts the process's own processor seconds, whatever else the machine does: fair on a busy one, with
-# OMP_NUM_THREADS=1 (waiting threads spin, and that counts).
+# "cpu" counts the process's own processor time, whatever else the machine does. That is fair on a busy machine with
+# OMP_NUM_THREADS=1; otherwise waiting threads spin, and that counts.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CLOCK = os.environ.get("SRFT_BENCH_CLOCK", "wall")
 LARGEST_CPU_SCRATCH = 2**29
@@ -20,20 +20,20 @@ SLEEP_CYCLES = 4_000_000
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given: a launch is not a step."""
+    """Wait until the device has done its work, because a launch is not yet a step."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def clock() -> float:
-    """Seconds, once any device in use has finished: the timer of every pytest-benchmark entry here."""
+    """Return the seconds once every device in use has finished. Every pytest-benchmark entry here uses this timer."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return CLOCKS[CLOCK]()
 
 
 def cache_bytes(device: torch.device) -> int:
-    """Of the last-level cache, as the device or the kernel tells it; 32 MiB where neither does."""
+    """Return the bytes of the last-level cache, as the device or the kernel reports them, or 32 MiB if neither does."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     told = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
@@ -94,7 +94,7 @@ class Stopwatch:
         return float(first.elapsed_time(last)) * 1e-3
 
     def host(self, call: Callable[[], object]) -> float:
-        """Seconds until ``call`` returns, the device idle before; on a CPU that is the whole of it."""
+        """Return the seconds until ``call`` returns, with the device idle before. On a CPU that is the whole time."""
         wait(self.device)
         start = time.perf_counter()
         call()
@@ -119,7 +119,10 @@ class CopyBandwidth:
 
 
 def spread(seconds: list[float]) -> float:
-    """Half the distance between the quartiles, over the median: what two medians may differ by without meaning it."""
+    """Return half the distance between the quartiles over the median.
+
+    A smaller difference of two medians means nothing.
+    """
     if len(seconds) < 4:
         return (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
     low, _, high = statistics.quantiles(seconds, n=4)

@@ -40,7 +40,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Passes:
-    """Several passes that somebody else's code between them keeps apart."""
+    """Several passes that cannot be one, because somebody else's code runs between them."""
 
     passes: tuple[Traffic, ...]
 
@@ -54,7 +54,7 @@ class Passes:
 
 
 def adam(weight: float = FP32, moment: float = FP32, **read: float) -> Traffic:
-    """AdamW's pass: weight and two moments change, the gradient is read; and whatever else is."""
+    """Return AdamW's pass: weight and two moments change, the gradient is read, and whatever else is in ``read``."""
     return Traffic({"weight": weight, "m": moment, "v": moment}, {"gradient": weight, **read})
 
 

@@ -18,13 +18,13 @@ from benchmarks.workload import NETWORK, ROUNDS, TWO_STREAM, Workload, timm_netw
 TRAINED = "vit_base_patch16_224" if NETWORK == TWO_STREAM else NETWORK
 BATCH = {"cuda": 32, "cpu": 2}
 SIDE, CLASSES = 224, 1000
-SMALL_LR = 1e-6  # the images are noise: nothing may diverge while it is timed
+SMALL_LR = 1e-6  # the images are noise, and nothing may diverge while it is timed
 WARM_STEPS = 3
 NOTE = "timm's ViT-B at 224 pixels, forward, backward and step; on a GPU batches of 32 under bfloat16 autocast"
 
 
 def rows(device: str) -> list[tuple[str, str]]:
-    """(key, name): plain AdamW first."""
+    """Return (key, name): plain AdamW first."""
     found = [("adamw", "torch AdamW(fused=True)")]
     for backend, label in BACKENDS[device].items():
         found.append((f"srft_{backend}" if backend else "srft", f"SRFT(AdamW){label}, prior and rank damping"))
@@ -65,7 +65,7 @@ class TrainingStep:
 
 
 def training_section(device: torch.device) -> dict[str, Any]:
-    """Turns, as in :mod:`benchmarks.interleave`. Time is the wall's, because the host takes part."""
+    """Take turns as in :mod:`benchmarks.interleave`, timed by the wall clock because the host takes part."""
     step = TrainingStep(device)
     found = {row["key"]: row for row in empty_rows(device.type)}
     optimizers: dict[str, Optimizer] = {}
@@ -112,8 +112,9 @@ def empty_graph_rows() -> list[Row]:
 
 
 def captured(optimizer: Optimizer, advance: Callable[[], object]) -> Callable[[], None]:
-    """``optimizer.step`` as a graph: after eager steps on a side stream, as torch asks for. ``advance`` is what the
-    host has to do before each replay.
+    """Return ``optimizer.step`` as a graph, captured after eager steps on a side stream, as torch requires.
+
+    ``advance`` is what the host has to do before each replay.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -133,7 +134,7 @@ def captured(optimizer: Optimizer, advance: Callable[[], object]) -> Callable[[]
 
 
 def graph_optimizer(kind: str, work: Workload) -> tuple[Optimizer, Callable[[], object]]:
-    """An optimizer that can be captured, and what the host has to do before each replay."""
+    """Return an optimizer that can be captured, and what the host has to do before each replay."""
     if kind == "adamw":
         return AdamW(work.parameters, lr=SMALL_LR, weight_decay=DECAY, fused=True, capturable=True), lambda: None
     inner = AdamW(work.parameters, lr=SMALL_LR, weight_decay=DECAY)
@@ -147,7 +148,7 @@ def graph_optimizer(kind: str, work: Workload) -> tuple[Optimizer, Callable[[], 
 
 
 def check_replay(replay: Callable[[], object], parameter: torch.Tensor) -> None:
-    """A graph that does nothing is fast."""
+    """Refuse a replay that changes no weight, because a graph that does nothing is fast."""
     before = parameter.detach().clone()
     replay()
     if torch.equal(before, parameter):
@@ -155,7 +156,7 @@ def check_replay(replay: Callable[[], object], parameter: torch.Tensor) -> None:
 
 
 def graph_section(work: Workload) -> dict[str, Any]:
-    """Each optimizer's eager step and its replayed graph, by turns."""
+    """Time each optimizer's eager step and its replayed graph, in turns."""
     watch = Stopwatch(work.device)
     found = {row["key"]: row for row in empty_graph_rows()}
     calls: dict[str, Callable[[], object]] = {}
@@ -168,7 +169,7 @@ def graph_section(work: Workload) -> dict[str, Any]:
             calls[f"{kind}_graph"] = captured(optimizer, advance)
             calls[f"{kind}_eager"] = eager.step
             check_replay(calls[f"{kind}_graph"], work.parameters[0])
-        except Exception as error:  # the other optimizer's figures are worth having
+        except Exception as error:  # the other optimizer's figures are still worth having
             why = why_absent(error)
             for key in (f"{kind}_eager", f"{kind}_graph"):
                 found[key]["why"] = why

@@ -13,10 +13,10 @@ ROUNDS = int(os.environ.get("SRFT_BENCH_ROUNDS", "15"))
 
 
 def shapes(network: str = NETWORK) -> list[torch.Size]:
-    """Of a network's trained parameters; nothing is allocated or downloaded.
+    """Return the shapes of a network's trained parameters. Nothing is allocated or downloaded.
 
-    ``network`` is a timm name, or :data:`TWO_STREAM`: the RGB-X tracker's two ViT-B streams and cross blocks, its head
-    frozen as its trainer does (199.6 million parameters in 344 tensors).
+    ``network`` is a timm name, or :data:`TWO_STREAM`: the RGB-X tracker's two ViT-B streams and cross blocks, with its
+    head frozen as its trainer does (199.6 million parameters in 344 tensors).
     """
     with torch.device("meta"):
         if network == TWO_STREAM:
@@ -29,7 +29,7 @@ def shapes(network: str = NETWORK) -> list[torch.Size]:
 
 
 def timm_network(network: str) -> nn.Module:
-    """A timm network with fresh weights, on the device of the context."""
+    """Return a timm network with fresh weights, on the device of the context."""
     import timm
 
     made: nn.Module = timm.create_model(network, pretrained=False)
@@ -56,7 +56,7 @@ class Workload:
         self.elements = sum(w.numel() for w in self.weights)
 
     def in_dtype(self, dtype: torch.dtype) -> list[nn.Parameter]:
-        """The parameters once more, and their gradients, in another dtype."""
+        """Return the parameters once more, and their gradients, in another dtype."""
         made = [nn.Parameter(w.to(dtype)) for w in self.weights]
         for p, g in zip(made, self.gradients, strict=True):
             p.grad = g.to(dtype)

@@ -94,7 +94,7 @@ std::map<std::string, long> contract() {
   };
 }
 
-// Everything that follows from a step's flags, for the test that compares it with srft_kernels/ops/flags.py.
+// Returns everything that follows from a step's flags, for the test that compares it with srft_kernels/ops/flags.py.
 std::map<std::string, bool> rules(int flags, int phase) {
   const srft::Flags f{flags};
   const auto p = static_cast<srft::Phase>(phase);
@@ -106,6 +106,22 @@ std::map<std::string, bool> rules(int flags, int phase) {
           {"damps_in", f.damps_in(p)},
           {"gathers_in", f.gathers_in(p)},
           {"folds_in", f.folds_in(p)}};
+}
+
+// Returns which objects an optimizer's state holds: the addresses of every parameter's dictionary, and of its keys and
+// values.
+py::bytes identities(const py::dict& state) {
+  std::string all;
+  const auto add = [&](PyObject* object) { all.append(reinterpret_cast<const char*>(&object), sizeof object); };
+  PyObject *param = nullptr, *own = nullptr, *name = nullptr, *value = nullptr;
+  Py_ssize_t outer = 0;
+  while (PyDict_Next(state.ptr(), &outer, &param, &own)) {
+    add(own);
+    if (!PyDict_Check(own)) continue;
+    Py_ssize_t inner = 0;
+    while (PyDict_Next(own, &inner, &name, &value)) add(name), add(value);
+  }
+  return py::bytes(all);
 }
 
 }  // namespace
@@ -121,5 +137,6 @@ PYBIND11_MODULE(_build, m) {
   m.def(
       "capability", [] { return std::string(srft::cpu::loops().name); },
       "The instruction set that the CPU kernels use here; SRFT_CPU_CAPABILITY overrides it.");
+  m.def("identities", &identities, py::arg("state"), "Which objects an optimizer's state holds, to compare.");
   m.def("rules", &rules, py::arg("flags"), py::arg("phase"), "What follows from a step's flags, by name.");
 }

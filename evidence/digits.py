@@ -78,8 +78,10 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def transformed(images: np.ndarray, kind: str) -> np.ndarray:
-    """Images (N, 64) of a kind: upright, turned by 90°, tilted by 30°, inverted, rotated (turned and inverted) or
-    permuted (a fixed order of pixels).
+    """Return images (N, 64) as digits of a kind.
+
+    A kind is upright, turned by 90°, tilted by 30°, inverted, rotated (turned and inverted) or permuted (a fixed order
+    of pixels).
     """
     square = images.reshape(-1, SIDE, SIDE)
     if kind == "turned":
@@ -102,8 +104,9 @@ def transformed(images: np.ndarray, kind: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def task_of(kind: str, seed: int, classes: tuple[int, int] = (0, CLASSES), head: str = "old") -> Task:
-    """A kind of digits with the classes from ``classes[0]`` up to below ``classes[1]``; the same images for every kind
-    of one seed are in the same part.
+    """Return a kind of digits with the classes from ``classes[0]`` up to below ``classes[1]``.
+
+    With one seed, the same images are in the same part for every kind.
     """
     images, labels = _digits()
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -156,8 +159,9 @@ def judged(model: nn.Module, new: Task, old: Sequence[Task]) -> list[float]:
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Split, head: str, size: int, steps: int, seed: int,
           each: object = None) -> float:  # fmt: skip
-    """Train with a cosine schedule; ``each(step)`` is called after every step. Returns the mean loss of the last tenth
-    of the run.
+    """Train with a cosine schedule and return the mean loss of the last tenth of the run.
+
+    ``each(step)`` is called after every step.
     """
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: methods.cosine(step, steps))
     losses = []
@@ -297,9 +301,10 @@ def _stages(method: str, steps: int) -> list[tuple[str, int]]:
 
 
 def _in_a_row(one: Trial, start: float) -> Record:
-    """Several tasks one after another; significance adds up and the anchor moves to the last weights, as in online
-    EWC. The new task's measures are the mean of each task's right after it was learned, the old one's the mean over
-    all but the last at the end.
+    """Run several tasks one after another, in which significance adds up and the anchor moves, as in online EWC.
+
+    The new task's measures are the mean of each task's right after it was learned. The old one's are the mean over all
+    but the last task at the end.
     """
     model, first_task, _ = pretrained(one.seed, one["width"], "upright")
     known, learned, added = [first_task], [], []

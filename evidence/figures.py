@@ -25,8 +25,9 @@ COLORS = {
 
 
 def plane(found: Mapping[str, Results], before: Sequence[float], path: Path, new: str, old: str, title: str) -> None:
-    """One curve a method: its frontier on validation data, drawn where it lies on test data, with 95 % intervals at the
-    configuration that is best on both.
+    """Draw one curve for each method: its frontier on validation data, at its position on test data.
+
+    The configuration that is best on both has 95 % intervals.
     """
     figure, axes = pyplot.subplots(figsize=(6.4, 4.6))
     for name, results in found.items():

@@ -72,10 +72,12 @@ def packaged_weights(path: Path | None = None) -> dict[str, Tensor]:
 
 
 def network(name: str, size: int, classes: int) -> nn.Module:
-    """A pre-trained network for images of ``size`` pixels with a new head.
+    """Return a pre-trained network for images of ``size`` pixels with a new head.
 
     Args:
         name: :data:`PACKAGED`, or any name of timm's, whose weights come from the hub.
+        size: side of the images.
+        classes: outputs of the new head.
     """
     if name != PACKAGED:
         extra: dict[str, Any] = {"img_size": size} if "vit" in name or "deit" in name else {}

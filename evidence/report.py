@@ -246,8 +246,9 @@ RULES: dict[str, tuple[Family, float]] = {
 
 
 def rules_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
-    """What each rule loses against the best of everything that was searched with SRFT; the learning rate is searched
-    for both.
+    """Return what each rule loses against the best of everything that was searched with SRFT.
+
+    The learning rate is searched for both.
     """
     lines = [
         "| bench, task | seeds | best searched: new, kept, mean | " + " | ".join(RULES) + " |",

@@ -29,11 +29,11 @@ from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.groups import parameter_groups
 from tracker.models.tracker import Tracker
 from tracker.train.checkpoint import seed_everything
+from tracker.train.configured_data import generated_sequences, pair_settings
 from tracker.train.finetune import group_settings
 from tracker.train.losses import loss_of
 from tracker.train.prior import estimate_rgb_prior, load_prior, prior_for, save_prior
 from tracker.train.schedule import lr_scheduler
-from tracker.train.sources import generated_sequences, pair_settings
 from tracker.train.trainer import Trainer
 from tracker.tuning.base import TunedTracker
 from tracker.tuning.files import load_tracker, save_tracker, tune

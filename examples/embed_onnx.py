@@ -16,7 +16,7 @@ inputs = {"last_box": np.float32(sys.argv[4].split(",")), "template": np.zeros((
 
 
 def next_frame():
-    """(H, W, 6) uint8 with RGB first and X last, or None at the end of a video."""
+    """Return a frame (H, W, 6) uint8 with RGB first and X last, or None at the end of a video."""
     images = [video.read()[1] for video in videos]
     ended = any(image is None for image in images)
     return None if ended else np.dstack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images])

@@ -29,31 +29,31 @@ class SmallTask:
     new: tuple[Tensor, Tensor]
 
     def batches(self, size: int = 32, steps: int = 60) -> list[tuple[Tensor, Tensor]]:
-        """The new task's batches, the same ones in every run."""
+        """Return the new task's batches, the same ones in every run."""
         points, labels = self.new
         order = torch.Generator().manual_seed(1)
         chosen = [torch.randint(len(points), (size,), generator=order) for _ in range(steps)]
         return [(points[i], labels[i]) for i in chosen]
 
     def old_batches(self, size: int = 64) -> list[tuple[Tensor, Tensor]]:
-        """The old task's data in batches, from which a prior is estimated."""
+        """Return the old task's data in batches, from which a prior is estimated."""
         points, labels = self.old
         return list(zip(points.split(size), labels.split(size), strict=True))
 
 
 def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
-    """The share of points (N, 16) that the network puts into their class, from 0 to 1."""
+    """Return the share of points (N, 16) that the network puts into their class, from 0 to 1."""
     with torch.no_grad():
         return float((model(data[0]).argmax(1) == data[1]).float().mean())
 
 
 def sample_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """The cross-entropy of each sample (B,), as :func:`srft_kernels.estimate_prior` wants it."""
+    """Return the cross-entropy of each sample (B,), as :func:`srft_kernels.estimate_prior` wants it."""
     return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
 def make_task(seed: int = 0) -> SmallTask:
-    """A network that has learned the old task with AdamW, and the data of both tasks."""
+    """Return a network that has learned the old task with AdamW, and the data of both tasks."""
     torch.manual_seed(seed)
     centers = torch.randn(CLASSES, FEATURES)
     turn = torch.linalg.qr(torch.randn(FEATURES, FEATURES)).Q

@@ -17,7 +17,7 @@ import srft_kernels as srft
 
 
 def sample_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """The cross-entropy of each image (B,)."""
+    """Return the cross-entropy of each image (B,)."""
     return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 

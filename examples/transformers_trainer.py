@@ -34,7 +34,7 @@ def collated(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def sample_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The cross-entropy of each sentence (B,)."""
+    """Return the cross-entropy of each sentence (B,)."""
     logits = model(input_ids=batch["input_ids"]).logits
     return nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
 

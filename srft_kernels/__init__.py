@@ -1,4 +1,4 @@
-"""Significance-regularized fine-tuning (arXiv 2508.17488) as fused kernels behind a torch optimizer wrapper.
+"""Significance-regularized fine-tuning (arXiv 2508.17488) as fused kernels in a wrapper around a torch optimizer.
 
 >>> optimizer = SRFT(torch.optim.AdamW(model.named_parameters(), lr=1e-4), prior=prior, kappa=CosineKappa(20_000))
 """

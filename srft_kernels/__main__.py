@@ -1,4 +1,7 @@
-"""``python -m srft_kernels``: what was built, what will run here, and why. ``--json`` says the same to programs."""
+"""``python -m srft_kernels`` prints what was built, what will run on this machine, and why.
+
+``--json`` prints the same as one JSON object for programs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def _threads() -> str:
 
 
 def _cpu() -> dict[str, Any]:
-    """What a step does to parameters on the CPU. ``error`` is there where it would fail."""
+    """Describe what computes a step on the CPU. The key ``error`` is present if a step would fail."""
     threads = {"threads": torch.get_num_threads(), "threads_why": _threads()}
     if not library.available:
         return {"backend": "reference", "why": library.reason, **threads}
@@ -45,14 +48,14 @@ def _cpu() -> dict[str, Any]:
 
 
 def _no_cuda_library() -> str:
-    """Why there are no CUDA kernels, by what their build recorded; "" where there are some."""
-    # A library of an earlier version has no such record.
+    """Return why there are no CUDA kernels, as their build recorded it, or "" if there are some."""
+    # A library that an earlier version built has no such record.
     recorded = getattr(library.build, "without_cuda", "")
     return f"not built: {recorded}" if recorded and not cuda_library.available else cuda_library.reason
 
 
 def _device(index: int) -> dict[str, Any]:
-    """What a step does to parameters on one CUDA device."""
+    """Describe what computes a step on one CUDA device."""
     device = torch.device("cuda", index)
     capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
     backend, _ = plan_maker(None, device)
@@ -65,7 +68,7 @@ def _device(index: int) -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
-    """What a step does to parameters on CUDA devices; ``backend`` and ``why`` are the first one's."""
+    """Describe what computes a step on CUDA devices. ``backend`` and ``why`` are those of the first device."""
     if torch.cuda.is_available():
         devices = [_device(index) for index in range(torch.cuda.device_count())]
         return {"backend": devices[0]["backend"], "why": devices[0]["why"], "devices": devices}
@@ -90,20 +93,21 @@ def _cuda_built() -> dict[str, Any] | None:
         "toolkit": build.toolkit,
         "architectures": build.architectures.split(),
         "torch_cuda": build.torch,
-        # Older toolkits' programs run under newer drivers, and not the other way round.
+        # A newer driver runs programs of an older toolkit, but an older driver does not run those of a newer one.
         "needs": f"a driver for CUDA {major}, newer than torch's CUDA {of_torch} needs" if major > of_torch else "",
     }
 
 
 def report() -> dict[str, Any]:
-    """What was built and what will run, as plain data.
+    """Return what was built and what will run, as plain data.
 
     Returns:
-        dict ``version``; ``built`` (None without a native library, else its ``version``, ``torch``, ``compiler`` and
-        ``instruction_sets``); ``cuda_built`` (None without CUDA kernels, else ``version``, ``toolkit``,
-        ``architectures``, ``torch_cuda`` and what the library ``needs`` beyond torch) and ``cuda_not_built``, why not;
-        ``running`` (``python``, ``torch``, ``machine``); ``cpu`` and ``cuda``, each with the ``backend`` that a step
-        there uses and ``why``; ``cuda`` also with its ``devices``, each with a backend of its own.
+        A dict with these keys. ``version`` is the version of the package. ``built`` is None without a native library,
+        else its ``version``, ``torch``, ``compiler`` and ``instruction_sets``. ``cuda_built`` is None without CUDA
+        kernels, else their ``version``, ``toolkit``, ``architectures``, ``torch_cuda`` and what the library ``needs``
+        beyond torch; ``cuda_not_built`` says why there are none. ``running`` has ``python``, ``torch`` and ``machine``.
+        ``cpu`` and ``cuda`` each have the ``backend`` that a step uses there and ``why``. ``cuda`` also lists its
+        ``devices``, each with its own backend.
     """
     build = library.build
     built = None
@@ -130,7 +134,7 @@ def report() -> dict[str, Any]:
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The table: what, value, remark."""
+    """Return the rows of the table. Each has a label, a value and a remark."""
     built, running, cpu, cuda = found["built"], found["running"], found["cpu"], found["cuda"]
 
     def stale_of(library: dict[str, Any]) -> str:
@@ -171,7 +175,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report; 1 where a step on the CPU would fail, else 0."""
+    """Print the report. Return 1 if a step on the CPU would fail, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m srft_kernels", description="What was built, what will run here, and why."
     )

@@ -1,4 +1,4 @@
-"""State dicts: the inner optimizer's own, with what the wrapper keeps beside it, as plain data; and back in place."""
+"""State dicts: the inner optimizer's own plus what the wrapper adds, as plain data, and how they load in place."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ StateDict: TypeAlias = dict[str, Any]
 
 
 def pack(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]], inner: InnerOptimizer) -> StateDict:
-    """The state dict of the wrapper before its own hooks; those of the inner optimizer run once each.
+    """Return the wrapper's state dict, before the wrapper's own hooks run. The inner optimizer's hooks run once each.
 
-    Without :data:`EXTRA_STATE` it is a checkpoint that the inner optimizer loads by itself. Tensors are the live ones,
-    as in torch, but for the statistics of T, which are saved in fewer bytes.
+    Without the names of :data:`EXTRA_STATE` it is a checkpoint that the inner optimizer loads by itself. As in torch,
+    the tensors are the live ones. Only the statistics of T are copies, because they are saved in fewer bytes.
 
     Args:
         groups: The param groups, which are the inner optimizer's too.
         state: The wrapper's state by parameter.
         inner: The optimizer inside.
+
+    Returns:
+        A dict with ``"state"`` by index and ``"param_groups"``.
     """
     ids: dict[Tensor, int] = {}
     for group in groups:
@@ -61,7 +64,7 @@ def pack(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]], inner: Inner
 
 
 def plain_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group with its schedule as a dictionary and its pair as a list, which ``weights_only`` loading takes."""
+    """Return a group with its schedule as a dictionary and its pair as a list, for ``weights_only`` loading."""
     plain = dict(group)
     if callable(group.get("kappa")):
         plain["kappa"] = schedule_state(group["kappa"])
@@ -75,9 +78,10 @@ def _make_plain(_: Optimizer, packed: StateDict) -> None:
 
 
 def _compact(rows: Sequence[tuple[Tensor, Tensor]]) -> dict[Tensor, dict[str, Tensor]]:
-    """Statistics as eight float64 and a histogram of small integers, which are rows of a tensor for each dtype.
+    """Return statistics as eight float64 numbers and a histogram of small integers.
 
-    A tensor of n elements has counts of n at most: its histogram takes a byte, two or four a bin.
+    Rows of one dtype share one tensor. A tensor of n elements has counts of at most n, so each bin of its histogram
+    takes one, two or four bytes.
     """
     found: dict[Tensor, dict[str, Tensor]] = {}
     if not rows:
@@ -94,8 +98,11 @@ def _compact(rows: Sequence[tuple[Tensor, Tensor]]) -> dict[Tensor, dict[str, Te
     return found
 
 
-def _statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
-    """Statistics as the kernels keep them, from either form in which they were saved; empty where they were not."""
+def statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
+    """Return statistics as the kernels keep them, from either form in which they are saved.
+
+    They are empty if they were not saved.
+    """
     rows = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=device)
     saved = loaded.get("transfer_statistics")
     if saved is not None:
@@ -109,24 +116,31 @@ def _statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
 
 
 def check(loaded: StateDict, groups: Groups, inner: InnerOptimizer) -> list[dict[str, Any]]:
-    """Refuse a state dict that does not fit, before anything is touched.
+    """Refuse a state dict that does not fit, before anything is changed.
+
+    Args:
+        loaded: The state dict.
+        groups: The optimizer's param groups.
+        inner: The optimizer inside.
 
     Returns:
         The options of each group after loading, as the group will hold them.
 
     Raises:
-        ValueError: If groups, shapes or options do not fit, naming them.
+        ValueError: If groups, shapes or options do not fit. The message names them.
     """
     saved = loaded["param_groups"]
     sizes = [len(g["params"]) for g in saved], [len(g["params"]) for g in groups]
     if sizes[0] != sizes[1]:
         raise ValueError(f"the checkpoint has parameter groups of sizes {sizes[0]}, this optimizer {sizes[1]}")
     wrong = []
+    known = (*SIZED_STATE, *EXTRA_STATE, inner.counter)
     for theirs, ours in zip(saved, groups, strict=True):
         for key, param in zip(theirs["params"], ours["params"], strict=True):
             for name, value in loaded["state"].get(key, {}).items():
-                if name in SIZED_STATE and isinstance(value, Tensor) and value.shape != param.shape:
-                    wrong.append(f"{name} of {name_of(param, groups)}: {tuple(value.shape)}, not {tuple(param.shape)}")
+                found = _state.misfit(param, name, value) if name in known else ""
+                if found:
+                    wrong.append(f"{name} of {name_of(param, groups)}: {found}")
     if wrong:
         raise ValueError(f"the checkpoint does not fit this model: {shortened(wrong)}")
     options = []
@@ -139,16 +153,18 @@ def check(loaded: StateDict, groups: Groups, inner: InnerOptimizer) -> list[dict
 
 
 def load(optimizer: Optimizer, inner: InnerOptimizer, state: _state.State, state_dict: Mapping[str, Any]) -> None:
-    """Load a state dict into an optimizer's groups and state, with all hooks but the wrapper's last.
+    """Load a state dict into an optimizer's groups and state.
+
+    All hooks run here except the wrapper's own post-hooks, which the caller runs last.
 
     Args:
         optimizer: The wrapper.
         inner: The optimizer inside.
-        state: The wrapper's state, whose tensors are written where they are.
-        state_dict: What :func:`pack` gave, or a checkpoint of the inner optimizer alone.
+        state: The wrapper's state, whose tensors are overwritten in place.
+        state_dict: What :func:`pack` returned, or a checkpoint of the inner optimizer alone.
 
     Raises:
-        ValueError: If it does not fit; nothing is changed then.
+        ValueError: If it does not fit. Nothing is changed then.
     """
     loaded = run_hooks(optimizer, "_optimizer_load_state_dict_pre_hooks", dict(state_dict))
     if not inner.fused:
@@ -164,9 +180,9 @@ def load(optimizer: Optimizer, inner: InnerOptimizer, state: _state.State, state
 def load_fused(
     loaded: StateDict, groups: Groups, options: Sequence[Mapping[str, Any]], state: _state.State, inner: InnerOptimizer
 ) -> None:
-    """Load a state dict that was checked, into the tensors that are there where they fit.
+    """Load a checked state dict. Tensors that fit are overwritten in place.
 
-    Averages and counts that it lacks begin anew; an anchor, a prior and an H that it lacks stay as they are.
+    Averages and counts that the state dict lacks begin anew. An anchor, a prior or an H that it lacks stays as it is.
     """
     for theirs, group, chosen in zip(loaded["param_groups"], groups, options, strict=True):
         saved = {k: v for k, v in theirs.items() if k != "params"}
@@ -185,7 +201,7 @@ def load_fused(
 def load_beside(
     loaded: StateDict, groups: Groups, options: Sequence[Mapping[str, Any]], state: _state.State, inner: InnerOptimizer
 ) -> Groups:
-    """Let an inner optimizer that is not fused load its part by itself, then load what is beside it.
+    """Let an inner optimizer that is not fused load its own part, then load what the wrapper keeps beside it.
 
     Returns:
         The param groups after loading, which are the inner optimizer's.
@@ -215,7 +231,7 @@ def load_beside(
 
 
 def _load_extra(own: dict[str, Any], param: Tensor, values: Mapping[str, Any], inner: InnerOptimizer) -> None:
-    """What the wrapper keeps, and the count of steps. Where the count is on a device this waits for it."""
+    """Load what the wrapper keeps and the count of steps. If the count is on a device, the host waits for it."""
     if values or inner.counter in own:
         started = 1.0 if values.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
         count = float(values.get(inner.counter, started))
@@ -226,14 +242,14 @@ def _load_extra(own: dict[str, Any], param: Tensor, values: Mapping[str, Any], i
     if "transfer" in own or "transfer" in values:
         _state.put(own, "transfer", param, values.get("transfer"))
     if "transfer_statistics" in own or "transfer_statistics" in values:
-        own["transfer_statistics"] = _statistics_of(values, param.device)
+        own["transfer_statistics"] = statistics_of(values, param.device)
 
 
 # ---------------------------------------------------------------- hooks
 
 
 def run_hooks(optimizer: Optimizer, which: str, state_dict: StateDict | None = None) -> Any:
-    """Run an optimizer's hooks of a kind as torch does: each may answer with another state dict."""
+    """Run all of an optimizer's hooks of one kind as torch does. Each hook may return another state dict."""
     for hook in list(getattr(optimizer, which, {}).values()):
         answer = hook(optimizer) if state_dict is None else hook(optimizer, state_dict)
         if answer is not None and state_dict is not None:
@@ -243,7 +259,7 @@ def run_hooks(optimizer: Optimizer, which: str, state_dict: StateDict | None = N
 
 @contextlib.contextmanager
 def _first_of(optimizer: Optimizer, kind: str, hook: Any) -> Iterator[None]:
-    """Run a hook before an optimizer's own of that kind, inside the block."""
+    """Register a hook for the block, so that it runs before an optimizer's own hooks of that kind."""
     if not hasattr(optimizer, f"_optimizer_{kind}_hooks"):  # a wrapper that never called Optimizer.__init__
         yield
         return

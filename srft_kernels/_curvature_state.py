@@ -1,4 +1,4 @@
-"""The running estimate H of the Hessian's diagonal: when it is drawn, how steps fold it in, what it is divided by."""
+"""The running estimate H of the Hessian's diagonal: when it is drawn, how steps fold it in, and what normalizes it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from srft_kernels.sharded import local, probe_numbers
 
 
 class RunningCurvature:
-    """H of all parameters, in their state under ``"curvature"``, from one step to the next.
+    """Keeps H of all parameters, in their state under ``"curvature"``, from one step to the next.
 
     Args:
         spec: What is estimated, and how often.
         optimizer: The optimizer whose groups and state hold H.
-        plans: The plans whose kernels read H, and fold it where ``fused``.
-        fused: Whether a step's own pass over memory can fold a product.
+        plans: The plans whose kernels read H, and fold it if ``fused``.
+        fused: Whether a step can fold a product in its own pass over memory.
     """
 
     def __init__(self, spec: Hutchinson, optimizer: Optimizer, plans: Plans, fused: bool) -> None:
@@ -34,17 +34,18 @@ class RunningCurvature:
         self._optimizer = optimizer
         self._plans = plans
         self._fused = fused
-        self._product: HessianProduct | None = None  # that the present step folds
+        self._product: HessianProduct | None = None  # the product that the present step folds
         self._rescale = False  # whether a plan lacks the scales of H
-        self._known = False  # whether H and its means are there, from a fold before
+        self._known = False  # whether an earlier fold has left H and its means
         self.find()
 
     # ------------------------------------------------------------------ around a step
 
     def due(self, closure: Callable[[], Any] | None) -> bool:
-        """Whether the coming step estimates H anew.
+        """Return whether the coming step estimates H.
 
-        A step of length zero without a closure does not: ``torch.distributed.checkpoint`` takes one to make state.
+        A step without a closure whose learning rates are zero does not: ``torch.distributed.checkpoint`` takes one to
+        make state.
         """
         self._product = None
         groups = self._optimizer.param_groups
@@ -53,9 +54,15 @@ class RunningCurvature:
         return bool(groups[0]["updates"] % self.spec.every == 0)
 
     def evaluate(self, closure: Callable[[], Any] | None) -> Any:
-        """Leave the closure's gradients, and keep the product that this step folds into H where it can.
+        """Evaluate the closure's gradients, and keep the product for this step to fold into H if it can.
 
-        It can from the second time on, because the means of H come from the fold before.
+        A step can fold from the second estimate on, because the means of H come from the fold before.
+
+        Args:
+            closure: Evaluates the loss.
+
+        Returns:
+            What the closure returned.
 
         Raises:
             RuntimeError: Without a closure, or while a graph is captured.
@@ -82,7 +89,7 @@ class RunningCurvature:
         return loss
 
     def prepare(self, work: Sequence[GroupStep]) -> None:
-        """Give the step what it folds, and its kernels what they multiply |H| by."""
+        """Give the step the product that it folds, and give its kernels the factors of |H|."""
         if self._product is not None:
             for one in work:
                 self._add_product(one, self._product)
@@ -90,7 +97,7 @@ class RunningCurvature:
             self._scale()
 
     def fold_settings(self) -> dict[Setting, float]:
-        """The settings of the product that the present step folds; empty where there is none."""
+        """Return the settings of the product that the present step folds, or nothing if there is none."""
         product = self._product
         if product is None:
             return {}
@@ -104,7 +111,7 @@ class RunningCurvature:
         }
 
     def finish(self, work: Sequence[GroupStep], found_inf: Tensor | None) -> None:
-        """After a step: the means of the H that it has folded, for the next."""
+        """After a step, set the means of the H that it has folded, which the next step reads."""
         if self._product is not None:
             self._share_sums(work, found_inf)
             self._product = None
@@ -113,7 +120,7 @@ class RunningCurvature:
     # ------------------------------------------------------------------ H and its means
 
     def find(self) -> None:
-        """After loading: whether there is an H, and its sums where they were not saved."""
+        """After loading, find out whether there is an H, and compute its sums if they were not saved."""
         held = self._held()
         unknown = [p for p in held if not self._statistics(p)[contract.CURVATURE_SUM] > 0]
         if unknown:
@@ -121,15 +128,15 @@ class RunningCurvature:
         self._known = any(bool(self._statistics(p)[contract.CURVATURE_SUM] > 0) for p in held)
 
     def begin(self) -> None:
-        """State was made anew for some parameters, whose H has no means."""
+        """Take note that some parameters have new state, whose H has no means yet."""
         self._known = False
 
     def _draws(self) -> int:
-        """Draws that were folded into H before the present step's."""
+        """Return how many draws were folded into H before the present step's."""
         return int(self._optimizer.param_groups[0]["updates"]) // self.spec.every
 
     def _held(self) -> list[Tensor]:
-        """The parameters that have an H."""
+        """Return the parameters that have an H."""
         state = self._optimizer.state
         return [p for group in self._optimizer.param_groups for p in group["params"] if "curvature" in state.get(p, {})]
 
@@ -138,7 +145,7 @@ class RunningCurvature:
         return found
 
     def _sum(self, params: list[Tensor]) -> None:
-        """The sums of |H|, by a pass of their own, for the scales of coming steps."""
+        """Compute the sums of |H| in a pass of their own, for the scales of coming steps."""
         state = self._optimizer.state
         sums = torch.stack([local(state[p]["curvature"]).abs().sum(dtype=torch.float64) for p in params])
         if self._plans.mesh is not None:
@@ -147,7 +154,7 @@ class RunningCurvature:
             self._statistics(param)[contract.CURVATURE_SUM] = total
 
     def _share_sums(self, work: Sequence[GroupStep], found_inf: Tensor | None) -> None:
-        """Of a shard's |H| the sums over all shards. A step that was skipped left those shared."""
+        """Add up the sums of |H| over all shards. A skipped step has left the sums shared already."""
         for one in work:
             if one.plan.sharing is None:
                 continue
@@ -156,9 +163,10 @@ class RunningCurvature:
             column.copy_(shared if found_inf is None else torch.where(found_inf.reshape(()) != 0, column, shared))
 
     def _scale(self) -> None:
-        """Set what the next step multiplies |H| by, on the device and without waiting for it."""
+        """Set the factors of |H| for the next step on the device, without waiting for it."""
         self._rescale = self._plans.renewed = False
-        # A step that folds has the means of the fold before, when less of H's beginning at zero was gone.
+        # H begins at zero, which biases it. A step that folds reads the means of the fold before, whose bias was
+        # larger.
         beta, draws = self.spec.beta, self._draws()
         bias = 1 - beta ** (draws + 1)
         correction = (1 - beta**draws) / bias if self._product is not None and draws else 1.0
@@ -177,14 +185,14 @@ class RunningCurvature:
             column.copy_(torch.where(means > 0, scale / means, torch.zeros_like(means)))
 
     def _mean(self) -> Tensor:
-        """Mean |H| over all tensors, as the last fold left it."""
+        """Return the mean of |H| over all tensors, as the last fold left it."""
         held = self._held()
         sums = [self._statistics(p)[contract.CURVATURE_SUM] for p in held]
         total = torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.float64)
         return total / max(sum(p.numel() for p in held), 1)
 
     def _add_product(self, work: GroupStep, product: HessianProduct) -> None:
-        """What the group's kernels fold into H, beside its gradients."""
+        """Give the group's kernels what they fold into H, beside its gradients."""
         dense, params = work.plan.tensors.params, work.plan.params
         none = torch.empty(0, device=work.plan.settings.device)
 

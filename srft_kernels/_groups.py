@@ -1,4 +1,4 @@
-"""Param groups as users change them: options between steps, groups that are added, state that is replaced."""
+"""Param groups as users change them: options between steps, groups that are added, and state that is replaced."""
 
 from __future__ import annotations
 
@@ -8,18 +8,29 @@ from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
-from srft_kernels import _options, _state
+from srft_kernels import _checkpoint, _options, _state
 from srft_kernels._curvature_state import RunningCurvature
 from srft_kernels._inner import InnerOptimizer
-from srft_kernels._names import checked_maps
+from srft_kernels._names import checked_maps, name_of
 from srft_kernels._plans import Plans
+from srft_kernels.ops.native import library
 
-# By wrapped optimizer: which options each of its groups had of its own, before and after it was wrapped.
+# For each wrapped optimizer, which options each of its groups had of its own, before and after it was wrapped.
 _WRAPPED: WeakKeyDictionary[Optimizer, list[frozenset[str]]] = WeakKeyDictionary()
 
 
+def _identities(state: Mapping[Any, Any]) -> Any:
+    """Return which objects an optimizer's state holds, to be compared.
+
+    With 350 parameters it takes some ten microseconds.
+    """
+    if library.available:
+        return library.build.identities(state)
+    return [(id(own), *map(id, own), *map(id, own.values())) for own in state.values()]
+
+
 def unwrapped(inner: Optimizer) -> tuple[list[frozenset[str]], list[dict[str, Any]]]:
-    """An optimizer's groups without what an earlier wrapper has left in them.
+    """Return an optimizer's groups without what an earlier wrapper has left in them.
 
     Returns:
         Which options each group has of its own, and the groups with these alone.
@@ -34,13 +45,13 @@ def unwrapped(inner: Optimizer) -> tuple[list[frozenset[str]], list[dict[str, An
 
 
 class GroupWatch:
-    """The groups and the state that a wrapper shares with the optimizer inside, looked at before every step.
+    """Watches the groups and the state that a wrapper shares with the optimizer inside, before every step.
 
     Args:
-        optimizer: The wrapper. Its ``param_groups``, and its ``state`` where the inner one is fused, are the inner
-            optimizer's objects.
+        optimizer: The wrapper. Its ``param_groups`` are the inner optimizer's objects, and so is its ``state`` if the
+            inner optimizer is fused.
         inner: The optimizer inside.
-        plans: The plans that are forgotten where state changes.
+        plans: The plans that are forgotten when state changes.
         running: The estimate of curvature, or None.
         own_options: Which options each group has of its own (:func:`unwrapped`).
     """
@@ -61,7 +72,8 @@ class GroupWatch:
         self._state: _state.State = optimizer.state
         self._groups: list[dict[str, Any]] = []
         self._seen: list[tuple[Any, ...]] = []
-        self._kept = 0  # how many parameters have state
+        self._kept: dict[Any, Any] = {}  # what each parameter's state holds
+        self._identities: Any = None
         self.note()
         _WRAPPED[inner.optimizer] = own_options
 
@@ -71,20 +83,25 @@ class GroupWatch:
         return self._running is not None
 
     def note(self) -> None:
-        """Take the groups as they are for known."""
+        """Remember the groups as they are now."""
         self._groups = list(self._optimizer.param_groups)
         self._seen = [_options.snapshot(group, self._inner) for group in self._groups]
-        self._kept = len(self._state)
+        self.note_state()
+
+    def note_state(self) -> None:
+        """Remember the tensors of state, on which plans work."""
+        self._kept = {param: dict(own) for param, own in self._state.items() if isinstance(own, dict)}
+        self._identities = _identities(self._state)
 
     def accept_changes(self, anew: bool = False) -> None:
-        """Check what was changed since the last step, and make the state that it wants.
+        """Check what has changed since the last step, and make the state that the changes need.
 
         Args:
             anew: Whether anchors and priors are about to be given anew, so that none has to be there.
 
         Raises:
-            ValueError: For options that are out of range, or want an anchor or a prior that was not kept.
-            RuntimeError: If the inner optimizer has been wrapped by another wrapper since, or state was deleted.
+            ValueError: For options that are out of range, or that need an anchor or a prior which was not kept.
+            RuntimeError: If another wrapper has wrapped the inner optimizer since, or if state was deleted.
         """
         optimizer, inside = self._optimizer, self._inner.optimizer
         if _WRAPPED.get(inside) is not self.own_options:
@@ -96,11 +113,8 @@ class GroupWatch:
             optimizer.param_groups = inside.param_groups
         if optimizer.state is not self._state or (self._inner.fused and inside.state is not self._state):
             self._adopt_state()
-        if len(self._state) < self._kept:
-            raise RuntimeError(
-                "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside again, "
-                "or set the averages to zero in place if only they are to begin anew"
-            )
+        if self._identities != _identities(self._state):
+            self._accept_state(anew)
         for index, group in enumerate(optimizer.param_groups):
             if index >= len(self._groups) or group is not self._groups[index]:
                 self._adopt_group(index, group)
@@ -135,7 +149,7 @@ class GroupWatch:
             )
 
     def _adopt_group(self, index: int, group: dict[str, Any]) -> None:
-        """A group that was added to the inner optimizer, or has come with a state that it loaded by itself."""
+        """Adopt a group that was added to the inner optimizer, or that came with a state which it loaded by itself."""
         old = self._groups[index] if index < len(self._groups) else None
         if old is not None and list(map(id, old["params"])) == list(map(id, group["params"])):
             group.update({key: value for key, value in old.items() if key not in group})
@@ -149,8 +163,8 @@ class GroupWatch:
         """Complete a new group's options and make its state.
 
         Args:
-            index: Its place among the groups.
-            proposed: The group with all options, to be checked.
+            index: Its position among the groups.
+            proposed: The group with all options, which are checked here.
         """
         group = self._optimizer.param_groups[index]
         options = _options.checked(proposed, self._inner)
@@ -168,7 +182,7 @@ class GroupWatch:
         self.note()
 
     def _adopt_state(self) -> None:
-        """Someone has given the optimizer another state: averages are those, the wrapper's own part goes along."""
+        """Adopt a state that someone has given the optimizer: take its averages, and add the wrapper's own entries."""
         optimizer, inside, kept = self._optimizer, self._inner.optimizer, self._state
         if not self._inner.fused:
             optimizer.state = kept  # type: ignore[assignment]
@@ -180,8 +194,49 @@ class GroupWatch:
                 replaced[param] = {**replaced.get(param, {}), **extra}
                 _state.set_count(replaced[param], self._inner, param)
         optimizer.state = inside.state = replaced
-        self._state, self._kept = replaced, len(replaced)
+        self._state = replaced
+        self.note_state()
         self._plans.forget()
+
+    def _accept_state(self, anew: bool) -> None:
+        """Take over tensors that someone has put into a parameter's state, or find out what they took from it.
+
+        Raises:
+            RuntimeError: The state was emptied, has lost an anchor, a prior or a curvature, or holds what no step could
+                use.
+        """
+        groups = self._optimizer.param_groups
+        ours = (*_state.SIZED_STATE, *_state.EXTRA_STATE, self._inner.counter)
+        changed = False
+        for param, before in self._kept.items():
+            own = self._state.get(param)
+            if not isinstance(own, dict):
+                raise RuntimeError(
+                    "optimizer.state was emptied, and the anchor and the prior with it: wrap the optimizer inside "
+                    "again, or set the averages to zero in place if only they are to begin anew"
+                )
+            given_anew = ("anchor", "prior") if anew else ()
+            kept = [name for name in ("anchor", "prior", "curvature") if name in before and name not in given_anew]
+            lost = [name for name in kept if own.get(name) is None]
+            if lost:
+                raise RuntimeError(
+                    f"optimizer.state of parameter {name_of(param, groups)} has lost its {' and its '.join(lost)}: put "
+                    "it back, or call optimizer.begin_task(prior), which anchors the weights where they are"
+                )
+            others = [name for name in ours if own.get(name) is not before.get(name)]
+            for name in others:
+                found = _state.misfit(param, name, own.get(name))
+                if found:
+                    raise RuntimeError(
+                        f"optimizer.state was given what no step could use, {name} of {name_of(param, groups)}: {found}"
+                    )
+            if "transfer_histogram" in own:  # as saved: ZeRO loads the state of each parameter itself
+                own["transfer_statistics"] = _checkpoint.statistics_of(own, param.device)
+                del own["transfer_histogram"]
+            changed = changed or bool(others)
+        self.note_state()
+        if changed:
+            self._plans.forget()
 
     def begin_task(
         self, prior: Any, gamma: float | None, anchor: Any, changes: Mapping[str, Any], strict: bool
@@ -190,10 +245,13 @@ class GroupWatch:
 
         Args:
             prior: The prior of what was learned last, or None.
-            gamma: What remains of the present prior, or None.
+            gamma: The share of the present prior that remains, or None.
             anchor: ``"current"``, or a mapping.
-            changes: Options for all groups; None leaves one as it is.
+            changes: Options for all groups. None leaves an option as it is.
             strict: Whether every tensor has to fit its parameter.
+
+        Raises:
+            ValueError: If an argument or a tensor does not fit. Nothing is changed then.
         """
         self.accept_changes(anew=True)
         groups = self._optimizer.param_groups

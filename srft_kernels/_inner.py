@@ -1,4 +1,4 @@
-"""The optimizer that is wrapped: whether its arithmetic is fused, and how its step is called where it is not."""
+"""The optimizer that is wrapped: whether its arithmetic is fused, and how its step is called if it is not."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ MOMENTS: dict[Inner, tuple[str, ...]] = {
 
 
 class InnerOptimizer:
-    """What the wrapper has to know of the optimizer inside.
+    """What the wrapper has to know about the optimizer inside.
 
     Args:
         optimizer: The optimizer. Nothing in it is changed.
 
     Raises:
-        TypeError: If it is no torch optimizer, or one that no wrapper can work around; the message says why.
+        TypeError: If it is not a torch optimizer, or if no wrapper can work around it. The message says why.
+        ValueError: If its groups have options that SRFT cannot work with.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -42,7 +43,7 @@ class InnerOptimizer:
         return "step" if self.fused else "transfer_step"
 
     def moments(self, group: Mapping[str, Any]) -> tuple[str, ...]:
-        """The averages that a fused step keeps for the group's parameters."""
+        """Return the names of the averages that a fused step keeps for the group's parameters."""
         names = MOMENTS[self.kind]
         if self.kind is Inner.ADAM and not group["amsgrad"]:
             return names[:2]
@@ -51,18 +52,19 @@ class InnerOptimizer:
         return names
 
     def decoupled_decay(self, group: Mapping[str, Any]) -> bool:
-        """Whether weight decay acts on the weights, as in AdamW, and not through the gradient."""
+        """Return whether weight decay acts on the weights, as in AdamW, and not through the gradient."""
         return bool(group.get("decoupled_weight_decay", isinstance(self.optimizer, AdamW)))
 
     def second_moment(self, group: Mapping[str, Any]) -> bool:
-        """Whether the inner optimizer's second moment is an average of the task gradient alone, and so can be T."""
+        """Return whether the inner optimizer's second moment averages the task gradient alone and can serve as T."""
         l2_decay = group.get("weight_decay", 0) != 0 and not self.decoupled_decay(group)
         return self.kind is Inner.ADAM and group["mode"] != "coupled" and not l2_decay
 
     def settings(self, group: Mapping[str, Any]) -> dict[Setting, float]:
-        """The settings of the group's next step that are the inner optimizer's; a learning rate on a device as 0.
+        """Return those settings of the group's next step that come from the inner optimizer.
 
-        Of an optimizer that is not fused only the learning rate is read (1 where it has none), and the sign.
+        A learning rate on a device is given as 0. From an optimizer that is not fused, only the sign and the learning
+        rate are read; the learning rate is 1 if the group has none.
         """
         lr = group.get("lr", 1.0)
         found = {
@@ -80,10 +82,17 @@ class InnerOptimizer:
         return found
 
     def step(self, loss: Any, evaluated: bool) -> None:
-        """Take the inner optimizer's own step. Its closure, where one was ``evaluated``, returns ``loss`` once.
+        """Take the inner optimizer's own step.
+
+        If a closure was evaluated, the inner optimizer gets one that returns ``loss`` once.
+
+        Args:
+            loss: What the user's closure returned.
+            evaluated: Whether there was a closure.
 
         Raises:
-            RuntimeError: If the inner optimizer evaluates the closure again: it would move the weights in between.
+            RuntimeError: If the inner optimizer evaluates the closure again, because it would move the weights in
+                between.
         """
         if not (evaluated and self._takes_closure):
             self.optimizer.step()
@@ -105,12 +114,12 @@ class InnerOptimizer:
 
 
 def on_device(number: Any) -> bool:
-    """Whether a setting is a tensor that the host would have to wait for."""
+    """Return whether a setting is a tensor on a device, for which the host would have to wait."""
     return isinstance(number, torch.Tensor) and number.device.type != "cpu"
 
 
 def _closure_of(optimizer: Optimizer) -> inspect.Parameter | None:
-    """The closure among the parameters of an optimizer's step."""
+    """Return the closure among the parameters of an optimizer's step, or None."""
     try:
         parameters = inspect.signature(optimizer.step).parameters
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Tensors that lie beside a parameter: in its order of memory, in the dtype of the arithmetic, sharded as it is."""
+"""Tensors that lie beside a parameter: with its memory order, in the compute dtype, and sharded as it is."""
 
 from __future__ import annotations
 
@@ -12,60 +12,60 @@ from srft_kernels import sharded
 from srft_kernels.ops.tensors import element_dtype, in_memory_order, is_dense, lie_alike
 from srft_kernels.sharded import is_sharded, like, local, shard_of
 
-PIECE = 1 << 17  # elements that are worked on at a time where their number would cost memory
+PIECE = 1 << 17  # elements of one piece, if work on all elements at once would cost memory
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """The strides of state beside a parameter: its own where it is dense, else those of a contiguous tensor."""
+    """Return the strides of state beside a parameter: its own if it is dense, else those of a contiguous tensor."""
     return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
 
 
 def anchor_dtype(param: Tensor, anchor: Tensor) -> torch.dtype:
-    """An anchor keeps its own dtype where that is its parameter's, which the kernels read; else it is widened."""
+    """Return the dtype that an anchor is kept in: its parameter's if it has that already, else the compute dtype."""
     return param.dtype if anchor.dtype == param.dtype else element_dtype(param)
 
 
 def zeros_beside(param: Tensor) -> Tensor:
-    """Zeros in the dtype of the arithmetic, laid out and distributed as the parameter is."""
+    """Return zeros in the compute dtype, laid out and distributed as the parameter is."""
     own = torch.zeros_like(local(param), dtype=element_dtype(param), memory_format=torch.preserve_format)
     return like(param, own)
 
 
 def copy_beside(param: Tensor, dtype: torch.dtype, value: Tensor) -> Tensor:
-    """A copy of ``value`` on the parameter's device, laid out and distributed as it is."""
+    """Return a copy of ``value`` on the parameter's device, laid out and distributed as the parameter is."""
     copy = torch.empty_like(local(param), dtype=dtype, memory_format=torch.preserve_format)
     return like(param, copy.copy_(shard_of(value.detach(), param)))
 
 
 def densely(param: Tensor) -> Tensor:
-    """A parameter as the kernels take it: itself where it is dense, else a dense copy."""
+    """Return a parameter as the kernels read it: itself if it is dense, else a dense copy."""
     return param if is_dense(param) else copy_beside(param, param.dtype, param)
 
 
 def matching(param: Tensor, grad: Tensor) -> Tensor:
-    """The gradient laid out as its parameter: itself, nearly always."""
+    """Return the gradient laid out as its parameter, which is nearly always the gradient itself."""
     if grad.dtype == param.dtype and lie_alike(grad, param):
         return grad
     return copy_beside(param, param.dtype, grad)
 
 
 def sum_of(tensor: Tensor) -> float:
-    """The sum in float64, over all shards of a distributed tensor (a collective)."""
+    """Return the sum in float64, over all shards of a distributed tensor (a collective)."""
     return _total(tensor, lambda piece: piece)
 
 
 def mean_of(tensor: Tensor) -> float:
-    """The mean in float64, over all shards of a distributed tensor (a collective)."""
+    """Return the mean in float64, over all shards of a distributed tensor (a collective)."""
     return sum_of(tensor) / tensor.numel()
 
 
 def rms_of(tensor: Tensor) -> float:
-    """The root mean square in float64, over all shards of a distributed tensor (a collective)."""
+    """Return the root mean square in float64, over all shards of a distributed tensor (a collective)."""
     return math.sqrt(_total(tensor, lambda piece: piece.double().square()) / tensor.numel())
 
 
 def _total(tensor: Tensor, values: Callable[[Tensor], Tensor]) -> float:
-    """The sum of ``values`` of a dense tensor, a piece of it at a time: they take more memory than it does."""
+    """Return the sum of ``values`` of a dense tensor, taken piece by piece because they need extra memory."""
     own = local(tensor)
     if own.numel() <= PIECE:
         total = values(own).sum(dtype=torch.float64)
@@ -78,7 +78,7 @@ def _total(tensor: Tensor, values: Callable[[Tensor], Tensor]) -> float:
 
 
 def any_nonfinite(grads: Sequence[Tensor], device: torch.device) -> Tensor:
-    """1 where any element is not finite, else 0: float32 (1,) on the device, which is not waited for."""
+    """Return 1 if any element is not finite, else 0, as float32 (1,) on the device, without waiting for it."""
     sized = [g for g in grads if g.numel()]  # an empty tensor has no largest element
     if not sized:
         return torch.zeros(1, device=device)

@@ -1,4 +1,4 @@
-"""Names of parameters: in messages, and where a mapping by name meets an optimizer."""
+"""Names of parameters, in messages and in mappings that users give."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 
 
 def shortened(names: Sequence[str], at_most: int = SHOWN_AT_MOST, separator: str = ", ") -> str:
-    """The first names of a list, and how many more there are."""
+    """Return the first names of a list, and how many more there are."""
     shown = separator.join(names[:at_most])
     return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
 
 
 def name_of(param: Tensor, groups: Iterable[Mapping[str, Any]]) -> str:
-    """What an optimizer's user calls a parameter: its name, or its place where it has none."""
+    """Return a parameter's name in an optimizer, or its position and shape if it has no name."""
     for g, group in enumerate(groups):
         for i, candidate in enumerate(group["params"]):
             if candidate is param:
@@ -33,29 +33,32 @@ def name_of(param: Tensor, groups: Iterable[Mapping[str, Any]]) -> str:
 
 
 def without_wrappers(name: str) -> str:
-    """A parameter's name without the parts that compiling or parallelizing its model has added."""
+    """Return a parameter's name without the parts that compiling or parallelizing its model has added."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def by_parameter(
     given: Any, groups: Sequence[Mapping[str, Any]], what: str, *, strict: bool, partial: bool = False
 ) -> dict[Tensor, Tensor]:
-    """A mapping by name or by parameter as one by parameter.
+    """Return a mapping by name or by parameter as one by parameter.
 
-    A name that fits no parameter as it is counts without the parts that ``torch.compile`` and parallel wrappers add,
-    on either side, where that is unambiguous.
+    A name that fits no parameter exactly is compared again without the parts that ``torch.compile`` and parallel
+    wrappers add on either side. It counts if exactly one name fits then.
 
     Args:
         given: The prior or the anchor that a user gave.
-        groups: Param groups, with ``param_names`` where the optimizer was built from named parameters.
+        groups: Param groups, with ``param_names`` if the optimizer was built from named parameters.
         what: ``"prior"`` or ``"anchor"``, for messages.
-        strict: Refuse a tensor of another shape than its parameter, and names that differ on both sides. Without it
-            such tensors are left out.
+        strict: Whether to refuse tensors that have another shape than their parameter, and names that differ on both
+            sides. If not, such tensors are left out.
         partial: Whether names may differ on both sides in any case, as those of a whole state dict do.
 
+    Returns:
+        The tensors that fit, by parameter.
+
     Raises:
-        ValueError: If the mapping does not fit, naming what differs and the remedy.
-        TypeError: If it is no mapping, or holds something else than dense tensors.
+        ValueError: If the mapping does not fit. The message names what differs and the remedy.
+        TypeError: If it is not a mapping, or holds anything but dense tensors.
     """
     if not isinstance(given, Mapping):
         seen = repr(given) if isinstance(given, str) else type(given).__name__
@@ -113,8 +116,9 @@ def _by_name(
         )
     if strict and unexpected and missing:
         raise ValueError(
-            f"the {what} and the optimizer differ: it names {shortened(unexpected)}, which the optimizer has not, "
-            f"and lacks {shortened(missing)}; rename it, or pass strict=False if both are meant"
+            f"the {what} and the optimizer differ: it names {shortened(unexpected)}, which the optimizer lacks, "
+            f"and lacks {shortened(missing)}, which the optimizer has; rename it, or pass strict=False if both are "
+            "meant"
         )
     return {p: given[keys[n]] for p, n in zip(params, names, strict=True) if n in keys}
 
@@ -136,7 +140,7 @@ def _is_list(value: Any) -> bool:
 
 
 def check_significance(tensor: Tensor, name: str) -> None:
-    """Refuse a prior with elements that no significance has; on a device this waits for it."""
+    """Refuse a prior with negative or non-finite elements. If it is on a device, the host waits for it."""
     own = local(tensor)
     if own.numel() and not bool(((own >= 0) & own.isfinite()).all()):
         raise ValueError(
@@ -145,7 +149,7 @@ def check_significance(tensor: Tensor, name: str) -> None:
 
 
 def check_anchor(tensor: Tensor, name: str) -> None:
-    """Refuse an anchor that nothing can be pulled to."""
+    """Refuse an anchor with elements that are not finite. If it is on a device, the host waits for it."""
     own = local(tensor)
     if own.numel() and not bool(own.isfinite().all()):
         raise ValueError(f"the anchor of {name} has elements that are not finite: a weight cannot be pulled there")
@@ -154,17 +158,20 @@ def check_anchor(tensor: Tensor, name: str) -> None:
 def checked_maps(
     prior: Any, anchor: Any, here: str, groups: Sequence[Mapping[str, Any]], strict: bool
 ) -> tuple[dict[Tensor, Tensor] | None, dict[Tensor, Tensor]]:
-    """A prior and an anchor by parameter, refused where they do not fit (:func:`by_parameter`).
+    """Return a prior and an anchor by parameter, and refuse them if they do not fit (:func:`by_parameter`).
 
     Args:
         prior: What a user gave, or None.
-        anchor: What a user gave, or the word for where the weights are.
+        anchor: What a user gave, or the word that stands for the present weights.
         here: That word.
         groups: The param groups.
         strict: As in :func:`by_parameter`.
 
     Returns:
-        The priors, or None where none was given; and the anchors, empty where they are the weights.
+        The priors, or None if none was given, and the anchors, empty if they are the present weights.
+
+    Raises:
+        ValueError: As :func:`by_parameter`, or if a tensor has values that cannot be used.
     """
     priors = None if prior is None else by_parameter(prior, groups, "prior", strict=strict)
     for param, tensor in (priors or {}).items():

@@ -1,4 +1,4 @@
-"""The options of a param group: what they may be, and the flags and settings that kernels make of them."""
+"""The options of a param group: which values are allowed, and which flags and settings the kernels get from them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHOICES: dict[str, Sequence[Any]] = {
 }
 NUMBERS = ("strength", "tau", "transfer_beta")
 OPTIONS = (*NUMBERS, "kappa", "mu", *CHOICES)
-# Counts that the wrapper keeps in a group: steps taken, and how many of them before the present task began.
+# Counts that the wrapper keeps in a group: the steps taken, and the steps taken before the present task began.
 COUNTS = ("updates", "task_began")
 # Arguments of SRFT that hold for all groups. In a group they would have no effect.
 OF_THE_WRAPPER = ("prior", "anchor", "curvature", "nonfinite", "backend", "strict", "unscale_in_step")
@@ -40,7 +40,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_arguments(inner: InnerOptimizer, nonfinite: str, curvature: Any, unscale_in_step: bool | None) -> None:
-    """Refuse arguments of the wrapper that hold for all groups and could not be honored."""
+    """Refuse arguments of the wrapper that could not be honored. They hold for all groups."""
     if nonfinite not in NONFINITE:
         raise ValueError(f"nonfinite must be one of {NONFINITE}, got {nonfinite!r}")
     if curvature is not None and not isinstance(curvature, Hutchinson):
@@ -53,10 +53,10 @@ def check_arguments(inner: InnerOptimizer, nonfinite: str, curvature: Any, unsca
 
 
 def checked(group: Mapping[str, Any], inner: InnerOptimizer) -> dict[str, Any]:
-    """A group's options in the form that the wrapper works with: floats, a pair, a schedule.
+    """Return a group's options in the form that the wrapper works with: floats, a pair and a schedule.
 
     Raises:
-        ValueError: If an option is out of range, cannot be honored by this inner optimizer, or seems misspelt.
+        ValueError: If an option is out of range, cannot be honored by this inner optimizer, or seems misspelled.
     """
     _refuse_strangers(group, inner)
     for option, allowed in CHOICES.items():
@@ -85,7 +85,7 @@ def checked(group: Mapping[str, Any], inner: InnerOptimizer) -> dict[str, Any]:
 
 
 def _number(option: str, value: Any) -> float:
-    """A finite number that is not negative, whatever scalar it is given as."""
+    """Return a scalar option as a float. Refuse one that is negative or not finite."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -119,7 +119,10 @@ def check_parameters(params: Sequence[Tensor], groups: Sequence[Mapping[str, Any
         twice: Whether the loss is to be differentiated twice.
 
     Returns:
-        The mesh of the distributed parameters, these included.
+        The mesh of the distributed parameters, including these.
+
+    Raises:
+        ValueError: For complex parameters, other dtypes, and placements that are not supported.
     """
     for param in params:
         if param.is_complex():
@@ -152,7 +155,7 @@ def check_groups(
     devices = {p.device for group in groups for p in group["params"]}
     if len(devices) != 1:
         raise ValueError(
-            f"all parameters must be on one device, got {sorted(map(str, devices))}: wrap one optimizer a device"
+            f"all parameters must be on one device, got {sorted(map(str, devices))}: make one optimizer for each device"
         )
     return mesh, devices.pop()
 
@@ -161,7 +164,7 @@ def check_groups(
 
 
 def step_flags(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bool = False) -> StepFlags:
-    """What the group's options ask of a step."""
+    """Return what the group's options ask of a step."""
     return StepFlags(
         inner=inner.kind,
         mode=MODES[group["mode"]],
@@ -176,28 +179,28 @@ def step_flags(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bo
 
 
 def weighs_transfer(group: Mapping[str, Any], inner: InnerOptimizer) -> bool:
-    """Whether T damps or pulls in this group, whatever kappa is."""
+    """Return whether T damps or pulls in this group at any value of kappa."""
     return bool(group["regularize"]) and step_flags(group, inner).weighs_transfer
 
 
 def owns_transfer(group: Mapping[str, Any], inner: InnerOptimizer) -> bool:
-    """Whether T is a state of its own."""
+    """Return whether T is a state of its own."""
     return weighs_transfer(group, inner) and (group["transfer"] == "own" or not inner.second_moment(group))
 
 
 def protects_alone(group: Mapping[str, Any]) -> bool:
-    """Whether kappa is 1 for good, so that T has no weight in a pull toward where an element just was."""
+    """Return whether kappa stays at 1, so that T has no weight in the damping."""
     kappa = group["kappa"]
     always_one = isinstance(kappa, ConstantKappa) and kappa.value == 1.0
     return always_one and group["transfer_anchor"] == "previous"
 
 
 def snapshot(group: Mapping[str, Any], inner: InnerOptimizer) -> tuple[Any, ...]:
-    """A group's options, to see whether they were changed.
+    """Return a group's options in a form that shows whether they were changed.
 
     Returns:
-        What decides which state and which statistics the group's kernels take; whether it is regularized; how many
-        options there are, known and unknown; and the rest.
+        Four parts: what decides which state and statistics the group's kernels take; whether the group is regularized;
+        how many options there are, known and unknown; and the rest.
     """
     structure = (
         *(group[option] for option in CHOICES),
@@ -209,7 +212,7 @@ def snapshot(group: Mapping[str, Any], inner: InnerOptimizer) -> tuple[Any, ...]
 
 
 def flags_of(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bool) -> int:
-    """The flags of the group's steps: those of its options, but for a T that has no weight."""
+    """Return the flags of the group's steps, without those of a T that has no weight."""
     flags = step_flags(group, inner, propagate=propagate)
     if group["regularize"] and not protects_alone(group):
         return int(flags)
@@ -217,12 +220,12 @@ def flags_of(group: Mapping[str, Any], inner: InnerOptimizer, *, propagate: bool
 
 
 def kappa_of(group: Mapping[str, Any]) -> float:
-    """Kappa in the group's next step: its schedule counts from where the present task began."""
+    """Return kappa in the group's next step. Its schedule counts from the beginning of the present task."""
     return evaluate(group["kappa"], group["updates"] - group["task_began"])
 
 
 def settings_of(group: Mapping[str, Any], inner: InnerOptimizer) -> list[float]:
-    """The settings of the group's next step, in the order of :class:`contract.Setting`."""
+    """Return the settings of the group's next step, in the order of :class:`contract.Setting`."""
     regularize = group["regularize"]
     values = {
         **inner.settings(group),

@@ -1,4 +1,4 @@
-"""Plans of a step: which tensors each group's kernels work on, kept until parameters or gradients change."""
+"""Plans of a step: the tensors that each group's kernels work on, kept until parameters or gradients change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from srft_kernels.curvature import Hutchinson
 from srft_kernels.ops import contract, initial_statistics
 from srft_kernels.ops.contract import Inner, Phase, Setting
 from srft_kernels.ops.flags import StepFlags
-from srft_kernels.ops.layouts import look
+from srft_kernels.ops.layouts import Layouts, look
 from srft_kernels.ops.plan import StepCall, StepPlan, StepTensors
 from srft_kernels.ops.tensors import is_dense
 from srft_kernels.sharded import Sharing, is_sharded, local, probe_numbers
@@ -29,11 +29,11 @@ CAPTURED_TOO_EARLY = "take a step before capturing one: state is made, and read 
 
 @dataclass
 class GroupPlan:
-    """The plan of a backend for those parameters of a group that have a gradient."""
+    """A backend's plan for those parameters of a group that have a gradient."""
 
     having: list[bool]  # whether each parameter of the group has a gradient
     layout: int  # the fingerprint of the parameters
-    dense_layout: int  # that of gradients which the kernels can read as they are
+    dense_layout: int  # the fingerprint of gradients that the kernels can read as they are
     params: list[Tensor]
     dense: bool
     tensors: StepTensors
@@ -47,32 +47,32 @@ class GroupPlan:
 
 @dataclass
 class GroupStep:
-    """What a step does to a group."""
+    """What one step does to one group."""
 
     group: dict[str, Any]
     plan: GroupPlan
     grads: list[Tensor]
     values: list[float]  # the settings, in the order of contract.Setting
     laid_out: bool  # whether the gradients lie as the kernels read them
-    param_addresses: Tensor
-    grad_addresses: Tensor
-    flags: int = 0  # of the product that this step folds into H
+    seen_params: Layouts
+    seen_grads: Layouts
+    flags: int = 0  # the flags of the product that this step folds into H
     plus: list[Tensor] = field(default_factory=list)
     minus: list[Tensor] = field(default_factory=list)
 
 
 class Plans:
-    """The plans of all groups, and the one place that calls kernels.
+    """The plans of all groups. All calls of step kernels go through here.
 
     Args:
-        optimizer: The optimizer whose groups and state the kernels work on, in place.
+        optimizer: The optimizer whose groups and state the kernels change in place.
         inner: The optimizer inside.
-        device: Where all parameters are.
+        device: The device of all parameters.
         mesh: The mesh of distributed parameters, or None.
         make_steps: Makes a backend's plan (:func:`srft_kernels.ops.plan_maker`).
-        report: ``(REPORT,)`` float64 on the device, which kernels add penalties and counts to.
-        curvature: How H is estimated on the way, or None.
-        propagate: Whether elements that are not finite are stepped as any other.
+        report: ``(REPORT,)`` float64 on the device, to which kernels add penalties and counts.
+        curvature: How H is estimated during training, or None.
+        propagate: Whether elements that are not finite are stepped like all others.
     """
 
     def __init__(
@@ -96,24 +96,25 @@ class Plans:
         self._propagate = propagate
         self._scales: dict[Tensor, tuple[float, float]] = {}
         self.of_group: dict[int, GroupPlan] = {}
-        self.outdated: list[GroupPlan] = []  # captured ones that steps use no more: a replay would still write there
+        self.outdated: list[GroupPlan] = []  # captured plans that steps no longer use, where a replay would still write
         self.paths: dict[Tensor, Tensor] | None = None  # the sums of a PathIntegral, by parameter
-        self.renewed = False  # whether a plan was made that lacks the scales of H
+        self.made = False  # whether a plan, which lays state out anew, was made since the flag was last read
+        self.renewed = False  # whether a plan was made whose scales do not have the factor of H yet
 
     def forget(self) -> None:
-        """State was made or replaced: what was derived from it is derived again."""
+        """Drop what was derived from state that has been made or replaced since. It is derived again when needed."""
         self.outdated += [plan for plan in self.of_group.values() if plan.captured]
         self.of_group.clear()
         self._scales = {}
 
     def capturing(self) -> bool:
-        """Whether the current stream is being captured into a graph."""
+        """Return whether the current stream is being captured into a graph."""
         return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     # ------------------------------------------------------------------ which tensors
 
     def collect(self, index: int) -> GroupStep:
-        """A group's gradients and plan. Refuses what no kernel reads before anything is changed."""
+        """Return a group's gradients and plan. What no kernel reads is refused before anything is changed."""
         group = self._optimizer.param_groups[index]
         params = group["params"]
         every = [p.grad for p in params]
@@ -133,7 +134,7 @@ class Plans:
             plan = self._plan(index, group, having, own.fingerprint)
         values = options.settings_of(group, self._inner)
         laid_out = plan.dense_layout == given.fingerprint
-        return GroupStep(group, plan, grads, values, laid_out, own.addresses, given.addresses)
+        return GroupStep(group, plan, grads, values, laid_out, own, given)
 
     def _plan(self, index: int, group: dict[str, Any], having: list[bool], layout: int) -> GroupPlan:
         if self.capturing():
@@ -144,9 +145,10 @@ class Plans:
         chosen = [p for p, has in zip(group["params"], having, strict=True) if has]
         for param in chosen:
             if "anchor" not in state.get(param, {}):
-                self._scales = {}  # it may get one, having thawed
+                self._scales = {}  # a parameter that has thawed may get state
             _state.complete(state, group, self._inner, param, self._curvature is not None)
-        if not self._scales:  # of all groups: a global mean needs them, and none changes from step to step
+        # of all groups at once, because a global mean needs all; they do not change from step to step
+        if not self._scales:
             self._scales = _state.scales_of(state, self._optimizer.param_groups)
         tensors = self._tensors(group, chosen)
         self.renewed = self._curvature is not None
@@ -164,10 +166,11 @@ class Plans:
             sharing=Sharing(self.mesh, chosen, self._device) if any(is_sharded(p) for p in chosen) else None,
         )
         self.of_group[index] = plan
+        self.made = True
         return plan
 
     def _tensors(self, group: Mapping[str, Any], chosen: Sequence[Tensor]) -> StepTensors:
-        """What the kernels work on. Counts and statistics become views of one tensor each."""
+        """Return the tensors that the kernels work on. Counts and statistics become views of one tensor each."""
         inner = self._inner
         state = [self._optimizer.state[p] for p in chosen]
         none = torch.empty(0, device=self._device)
@@ -238,7 +241,7 @@ class Plans:
             )
 
     def _refuse_misfits(self, params: Sequence[Tensor]) -> None:
-        """Refuse a parameter of another shape or device than its state, or than its gradient."""
+        """Refuse a parameter whose shape or device differs from that of its state or its gradient."""
         groups = self._optimizer.param_groups
         for param in params:
             if param.grad is None:
@@ -292,11 +295,14 @@ class Plans:
 
         Args:
             work: The group's tensors, from :meth:`collect`.
-            phase: The whole fused step, or one half around the inner optimizer's.
-            extra_flags: Beside those of the group's options.
-            found_inf: A tensor of one element that skips the step where it is not zero, or None.
-            grad_scale: A tensor of one element that gradients are divided by, or None.
+            phase: The whole fused step, or one of the two halves around the inner optimizer's step.
+            extra_flags: Flags beside those of the group's options.
+            found_inf: A tensor of one element that skips the step if it is not zero, or None.
+            grad_scale: A tensor of one element by which gradients are divided, or None.
             fold: The settings of the product that is folded into H.
+
+        Raises:
+            RuntimeError: If a first step is being captured.
         """
         plan, group = work.plan, work.group
         originals = plan.params if self.mesh is None else [local(p) for p in plan.params]
@@ -327,8 +333,8 @@ class Plans:
                 plus=work.plus,
                 minus=work.minus,
                 # The inner optimizer may have moved the parameters since they were looked at.
-                param_addresses=work.param_addresses if plan.dense and phase is not Phase.AFTER else None,
-                grad_addresses=work.grad_addresses if grads and work.laid_out else None,
+                seen_params=work.seen_params if plan.dense and phase is not Phase.AFTER else None,
+                seen_grads=work.seen_grads if grads and work.laid_out else None,
             )
         )
         if plan.sharing is not None and flags.gathers_in(phase):
@@ -339,7 +345,7 @@ class Plans:
             _copy_back(work.grads, grads)
 
     def _settings(self, work: GroupStep, fold: Mapping[Setting, float]) -> list[float] | Tensor:
-        """Numbers, which travel with the launch; or the vector on the device, where they move without the host."""
+        """Return the settings as numbers that travel with the launch, or under capture as the vector on the device."""
         plan, group, values = work.plan, work.group, work.values
         if self.capturing():
             plan.captured = True
@@ -358,7 +364,7 @@ class Plans:
             plan.settings[Setting.LEARNING_RATE].copy_(group["lr"])
 
     def write_settings(self, index: int) -> None:
-        """Set the numbers of a group's next step on the device, where a captured step reads them.
+        """Write the settings of a group's next step to the device, where a captured step reads them.
 
         Raises:
             RuntimeError: If no step was taken yet.

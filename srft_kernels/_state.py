@@ -1,7 +1,8 @@
-"""What is kept for a parameter: made when the optimizer is wrapped, completed and laid out as its parameter changes."""
+"""What is kept for a parameter: made when the optimizer is wrapped, and laid out again when the parameter changes."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, TypeAlias
@@ -28,19 +29,19 @@ from srft_kernels.sharded import is_distributed, local, shard_of
 
 State: TypeAlias = MutableMapping[Tensor, dict[str, Any]]
 
-# What the wrapper adds to a parameter's state; everything else in it is the inner optimizer's.
+# What the wrapper adds to a parameter's state. Everything else in it is the inner optimizer's.
 EXTRA_STATE = ("anchor", "prior", "transfer", "transfer_step", "transfer_statistics", "transfer_histogram", "curvature")
 SIZED_STATE = (*MOMENTS[Inner.ADAM], *MOMENTS[Inner.SGD], "anchor", "prior", "transfer", "curvature")
 SMALLEST_RMS = 1e-3
-SMALL = 1 << 14  # bytes of a tensor of state that shares its memory with others
-ALIGNED = 64  # bytes, so that every tensor begins where vector instructions like it
+SMALL = 1 << 14  # bytes: smaller tensors of state share memory with others
+ALIGNED = 64  # bytes, so that vector instructions find every tensor aligned
 
 
 class BesideInner(defaultdict[Tensor, Any]):
-    """The state that a wrapper keeps beside an optimizer that is not fused, which keeps its own.
+    """The state that a wrapper keeps beside an optimizer that is not fused and keeps its own state.
 
-    It counts as empty while the inner optimizer's is: ``torch.distributed.checkpoint`` asks for the truth of
-    ``optimizer.state`` before it loads, and takes a step of length zero that makes the inner state where there is none.
+    It counts as empty while the inner optimizer's state is empty. ``torch.distributed.checkpoint`` tests whether
+    ``optimizer.state`` is empty before it loads, and if so takes a step of length zero that makes the inner state.
     """
 
     def __init__(self, inner: Optimizer, values: Mapping[Any, Any] = {}) -> None:
@@ -52,7 +53,7 @@ class BesideInner(defaultdict[Tensor, Any]):
 
 
 def shared_state(inner: InnerOptimizer, beside: Mapping[Any, Any]) -> defaultdict[Tensor, Any]:
-    """The state of a wrapper: the inner optimizer's own where that is fused, else what is ``beside`` it."""
+    """Return the state of a wrapper: the inner optimizer's own if that is fused, else what is ``beside`` it."""
     return inner.optimizer.state if inner.fused else BesideInner(inner.optimizer, beside)
 
 
@@ -64,18 +65,18 @@ def make(
     anchors: Mapping[Tensor, Tensor],
     curved: bool,
 ) -> None:
-    """Make all state of a group's parameters at once, so that memory is known before the first step.
+    """Make all state of a group's parameters at once, so that its memory is known before the first step.
 
-    What the state has of the inner optimizer is taken over, so that training goes on. A frozen parameter gets its
-    prior and its anchor, for when it thaws, and the rest when it has a gradient.
+    State that the inner optimizer has already is kept, so that training goes on. A frozen parameter gets its prior and
+    its anchor now, for when it thaws, and the rest when it first has a gradient.
 
     Args:
-        state: All state by parameter; what is there of a prior and an anchor is replaced.
+        state: All state by parameter. A prior and an anchor that it has are replaced.
         group: The param group, with its options.
         inner: The optimizer inside.
-        priors: By parameter.
-        anchors: By parameter. A parameter that is not in it is anchored where it is.
-        curved: Whether the Hessian's diagonal is estimated on the way.
+        priors: The priors by parameter.
+        anchors: The anchors by parameter. A parameter that is missing is anchored at its present value.
+        curved: Whether the Hessian's diagonal is estimated during training.
     """
     for param in group["params"]:
         own = state[param]
@@ -94,16 +95,16 @@ def make(
         if param.requires_grad:
             complete(state, group, inner, param, curved)
         elif own:
-            set_count(own, inner, param)  # torch's Adam wants one wherever there is any state
+            set_count(own, inner, param)  # torch's Adam expects a count if there is any state
         else:
             del state[param]
     _gather_small([state[p] for p in group["params"] if p in state])
 
 
 def _gather_small(states: Sequence[dict[str, Any]]) -> None:
-    """Move small tensors of state that have a name and dtype in common into one piece of memory, saved as one entry.
+    """Move small tensors of state with the same name and dtype into shared memory, which is saved as one entry.
 
-    ``torch.save`` writes some four hundred bytes for every piece of memory, more than a bias has.
+    ``torch.save`` writes some four hundred bytes for every piece of memory, which is more than a bias takes.
     """
     small: dict[tuple[str, torch.dtype], list[dict[str, Any]]] = defaultdict(list)
     for own in states:
@@ -119,9 +120,9 @@ def _gather_small(states: Sequence[dict[str, Any]]) -> None:
 
 
 def complete(state: State, group: Mapping[str, Any], inner: InnerOptimizer, param: Tensor, curved: bool) -> None:
-    """Make whatever the step of a parameter needs and is not there, as of no step taken.
+    """Make whatever the step of a parameter needs and lacks, as if no step had been taken.
 
-    A parameter that has thawed only now is anchored where it is, unless it was given an anchor before.
+    A parameter that has thawed only now is anchored at its present value, unless it was given an anchor before.
     """
     own = state[param]
     if group["regularize"]:
@@ -140,25 +141,61 @@ def complete(state: State, group: Mapping[str, Any], inner: InnerOptimizer, para
 
 
 def set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None:
-    """The count of steps as float32 beside the parameter, whatever it was."""
+    """Set the count of steps as float32 on the parameter's device, whatever form it had."""
     started = 1.0 if own.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
-    count = own.get(inner.counter, started)
-    if not isinstance(count, Tensor) or count.dtype != torch.float32 or count.device != param.device:
+    count = own.get(inner.counter)
+    count = started if count is None else count
+    fits = isinstance(count, Tensor) and (count.dtype, count.device) == (torch.float32, param.device)
+    if not isinstance(count, Tensor) or not fits or count.dim() > 0:
         own[inner.counter] = torch.tensor(float(count), dtype=torch.float32, device=param.device)
 
 
 def lay_out(own: dict[str, Any], param: Tensor) -> None:
-    """Bring a parameter's state into its order of memory and the dtypes that go with it, also after either changed."""
+    """Bring a parameter's state into the parameter's memory order and dtypes, also after either has changed."""
     for name, value in own.items():
         if name not in SIZED_STATE or not isinstance(value, Tensor):
             continue
         dtype = anchor_dtype(param, value) if name == "anchor" else element_dtype(param)
-        if value.dtype != dtype or local(value).stride() != dense_strides(local(param)):
+        misplaced = value.device != param.device or is_distributed(value) != is_distributed(param)
+        if misplaced or value.dtype != dtype or local(value).stride() != dense_strides(local(param)):
             own[name] = copy_beside(param, dtype, value)
 
 
+def misfit(param: Tensor, name: str, value: Any) -> str:
+    """Return why no step could work with what a parameter's state holds under a name, or an empty string if one could.
+
+    Args:
+        param: The parameter.
+        name: The state's name. It stands for a tensor of the parameter's shape, statistics of T, or a count of steps.
+        value: What the state holds, which was set by hand or came with a checkpoint. None fits, because averages then
+            begin anew.
+    """
+    if value is None:
+        return ""
+    shapes: tuple[tuple[int, ...], ...] = (tuple(param.shape),)
+    if name == "transfer_statistics":
+        shapes = ((contract.STATISTICS,), (contract.HISTOGRAM,))
+    elif name == "transfer_histogram":
+        shapes = ((contract.BINS,),)
+    elif name not in SIZED_STATE:  # a count
+        if isinstance(value, (int, float)):
+            return "" if math.isfinite(value) and value >= 0 else f"{value}, not a count"
+        shapes = ((), (1,))
+    if not isinstance(value, Tensor):
+        return f"{value!r:.100}, not a tensor"
+    if value.layout != torch.strided or value.is_complex() or value.device.type == "meta":
+        return f"{value.layout} and {value.dtype} on {value.device}, not real numbers in memory"
+    if tuple(value.shape) not in shapes:
+        return f"{tuple(value.shape)}, not {shapes[0]}"
+    if name == "transfer_statistics":  # the sums behind the range may overflow, or propagate what is not finite
+        value = torch.cat([value[: contract.SUM], value[contract.HISTOGRAM :]])
+    if name not in SIZED_STATE and not bool(value.isfinite().all()):
+        return "numbers that are not finite"
+    return ""
+
+
 def put(own: dict[str, Any], name: str, param: Tensor, value: Tensor | None) -> None:
-    """Set a tensor of state, in the memory that it has where that fits; None is zeros."""
+    """Set a tensor of state, in its present memory if it fits. None sets zeros."""
     there = own.get(name)
     if value is None:
         if there is not None:
@@ -179,14 +216,14 @@ def begin_task(
     anchors: Mapping[Tensor, Tensor],
     gamma: float,
 ) -> None:
-    """Give a group's parameters the anchor and the prior of the next task; averages and their statistics go on.
+    """Give a group's parameters the anchor and the prior of the next task. Averages and their statistics stay.
 
     Args:
         state: All state by parameter.
         group: The param group, with its options.
-        priors: By parameter, or None to keep what is there.
-        anchors: By parameter. A parameter that is not in it is anchored where it is.
-        gamma: What remains of the present prior, to which that of ``priors`` is added.
+        priors: The priors by parameter, or None to keep the present ones.
+        anchors: The anchors by parameter. A parameter that is missing is anchored at its present value.
+        gamma: The factor of the present prior, to which that of ``priors`` is added.
     """
     for param in group["params"]:
         own = state[param]
@@ -213,7 +250,7 @@ def begin_task(
 
 
 def forget_statistics(own: Mapping[str, Any]) -> None:
-    """Empty the statistics of T, which the next step then takes from T itself; those of H stay."""
+    """Empty the statistics of T. The next step computes them from T itself. The sum of |H| stays."""
     statistics = own.get("transfer_statistics")
     if statistics is not None:
         kept = statistics[contract.CURVATURE_SUM].clone()
@@ -222,10 +259,11 @@ def forget_statistics(own: Mapping[str, Any]) -> None:
 
 
 def scales_of(state: State, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor, tuple[float, float]]:
-    """(1 / mean P, 1 / rho) of every parameter; 0 and the largest for those without a prior or an anchor.
+    """Return (1 / mean P, 1 / rho) of every parameter.
 
-    The mean is over the tensor, over all tensors of the groups that want it so, or 1. One that is below the smallest
-    normal number of the arithmetic counts as 0: its inverse is no number there. This waits for the device.
+    Without a prior the first is 0; without an anchor the second has its largest value. The mean is over the tensor, or
+    over all tensors of the groups that ask for a global mean, or 1. A mean below the smallest normal number of the
+    compute dtype counts as 0, because its inverse would overflow. The host waits for the device.
     """
     means: dict[Tensor, float] = {}
     total, count = 0.0, 0
@@ -252,7 +290,7 @@ def scales_of(state: State, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor,
 
 
 def bytes_of(*states: Mapping[Any, Any]) -> dict[str, int]:
-    """Bytes of state by name."""
+    """Return the bytes of state by name."""
     total: dict[str, int] = defaultdict(int)
     for state in states:
         for own in state.values():

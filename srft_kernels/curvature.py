@@ -1,4 +1,4 @@
-"""Curvature on the way: Hutchinson's estimate of the Hessian's diagonal during training, as (part of) the prior."""
+"""Curvature during training: Hutchinson's running estimate of the Hessian's diagonal, as all or part of the prior."""
 
 from __future__ import annotations
 
@@ -31,26 +31,27 @@ class Hutchinson:
     """Settings of the Hessian's diagonal H that :class:`SRFT` estimates during training.
 
     In every ``every``-th step, whose closure gives the loss, H ← β H + (1-β) · z ⊙ (∇²L z), averaged over ``probes``.
-    The z are random signs (Bekas, Kokiopoulou and Saad 2007), computed where they are used. The prior significance of a
-    step is then (1 - blend) P / mean(P) + blend |H| / mean(|H|), so H alone by default. The means are those that the
-    last fold left, with the change of H's bias accounted for, because the step that folds a product reads H in the same
-    pass.
+    The z are random signs (Bekas, Kokiopoulou and Saad 2007), which are computed where they are used. The prior
+    significance of a step is then (1 - blend) P / mean(P) + blend |H| / mean(|H|). By default that is H alone. A step
+    that folds a product reads H in the same pass, so it divides by the means that the fold before has left, corrected
+    for the change of H's bias.
 
-    Finite differences cost ``probes`` (central: twice as many) forward and backward passes every ``every`` steps, and
-    during those one copy of the parameters and one more gradient (central: two). H takes 4 bytes a parameter.
+    Finite differences cost ``probes`` forward and backward passes every ``every`` steps, or twice as many if they are
+    central. During those they take one copy of the parameters and one more gradient, or two if they are central. H
+    takes 4 bytes a parameter.
 
     Args:
-        every: How many steps lie between two estimates.
+        every: An estimate is made in every so many steps.
         probes: How many vectors of signs an estimate averages.
         beta: β, in [0, 1).
-        blend: The part of |H| in the prior significance, in (0, 1].
+        blend: The weight of |H| in the prior significance, in (0, 1].
         method: ``"finite_difference"`` takes further gradients from the closure, at θ + hz, or at θ ± hz for
             ``difference="central"``. It needs first derivatives only and works with fused attention, autocast,
             checkpointing and ``DistributedDataParallel``. Parameters come back from a copy, bit for bit, also after an
-            exception. Random numbers are drawn alike in every evaluation; buffers (BatchNorm's statistics) see the
-            batch once more for each. ``"autograd"`` differentiates twice: its closure returns the loss and does *not*
-            call ``backward``.
-        difference: ``"forward"``, ``"central"``, or None for the one that suits the arithmetic.
+            exception. Every evaluation draws the same random numbers; buffers (BatchNorm's statistics) see the batch
+            once more for each. ``"autograd"`` differentiates twice: its closure returns the loss and does *not* call
+            ``backward``.
+        difference: ``"forward"``, ``"central"``, or None to choose by the dtype of the arithmetic.
         step: h of the finite difference. None chooses it by the narrowest dtype in the gradient's graph and the number
             of elements.
         seed: The seed of the signs.
@@ -87,7 +88,7 @@ class Hutchinson:
             raise ValueError(f"step must be positive and finite, or None for the default, got {self.step}")
 
     def state(self) -> dict[str, Any]:
-        """Plain data, for a checkpoint."""
+        """Return the settings as plain data, for a checkpoint."""
         return asdict(self)
 
 
@@ -95,8 +96,8 @@ class Hutchinson:
 class HessianProduct:
     """What the last probe of a draw adds to H: H ← decay H + weight z ⊙ (plus - minus).
 
-    ``plus`` and ``minus`` are given by parameter and laid out like it. ``minus`` is None where it is the gradient that
-    the closure left, or, with ``whole``, nothing.
+    ``plus`` and ``minus`` are given by parameter and laid out like it. If ``minus`` is None, the gradient that the
+    closure left is subtracted, or nothing with ``whole``.
     """
 
     plus: dict[Tensor, Tensor]
@@ -119,22 +120,22 @@ def evaluate(
 ) -> tuple[Any, HessianProduct]:
     """Evaluate a closure and the products of a draw, and leave the loss's gradients in ``.grad``.
 
-    All products but the last are folded into ``curvatures``. The last is for whoever reads H next, in the same pass
-    over memory.
+    All products but the last are folded into ``curvatures``. The last one is returned, so that whoever reads H next can
+    fold it in the same pass over memory.
 
     Args:
         spec: What is estimated.
         params: The parameters with an H.
-        numbers: What keys each parameter's signs. Shards of a parameter have numbers of their own.
-        curvatures: H of each parameter; of a sharded one its local shard.
+        numbers: The number that keys each parameter's signs. Each shard of a parameter has a number of its own.
+        curvatures: H of each parameter, or its local shard if the parameter is sharded.
         draw: The number of the draw.
-        closure: What gives the loss.
+        closure: Evaluates the loss.
 
     Returns:
         What the closure returned, and the last product.
 
     Raises:
-        RuntimeError: If the closure does not fit the method. The parameters are as before then.
+        RuntimeError: If the closure does not fit the method. The parameters are then as before.
     """
     products = _by_autograd if spec.method == "autograd" else _by_differences
     return products(spec, params, numbers, curvatures, draw, closure)
@@ -144,7 +145,10 @@ def evaluate(
 def fold(
     params: Sequence[Tensor], numbers: Sequence[int], curvatures: Sequence[Tensor], product: HessianProduct
 ) -> None:
-    """Fold the last product of :func:`evaluate` in passes of its own; an element that would not be finite stays."""
+    """Fold the last product of :func:`evaluate` in a pass of its own.
+
+    An element that would not be finite keeps its value.
+    """
     chosen = [k for k, p in enumerate(params) if p in product.plus]
     plus = [product.plus[params[k]] for k in chosen]
     minus: list[Tensor] = []
@@ -153,7 +157,8 @@ def fold(
     elif not product.whole:
         minus = [laid_out(_own(params[k].grad), local(params[k])) for k in chosen]
     estimates, keys = [curvatures[k] for k in chosen], [numbers[k] for k in chosen]
-    # As the step does: H is kept from draw to draw, and what poisons it would stay.
+    # H is kept from draw to draw, so a value that is not finite would stay in it. The step's kernels leave such out,
+    # too.
     finite = [p.isfinite().all() for p in plus]
     if minus:
         finite = [flag & m.isfinite().all() for flag, m in zip(finite, minus, strict=True)]

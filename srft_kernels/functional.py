@@ -1,4 +1,4 @@
-"""The significance penalty as a function, for people who want it in the loss instead of in the optimizer."""
+"""The significance penalty as a function, for use in the loss instead of in the optimizer."""
 
 from __future__ import annotations
 
@@ -27,37 +27,38 @@ def significance_penalty(
 ) -> Tensor:
     """Return the penalty of elastic weight consolidation over lists of tensors (arXiv 1612.00796, equation 3).
 
-    ``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²``
+        ``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²``
 
-    This is the raw weighted quadratic: with ``normalize="none"`` the size of ``strength`` has the unit of one
-    over the significance, as in the literature. ``"tensor"`` divides every P_k by its own mean, ``"global"``
-    all of them by their common mean over elements, in this call and differentiably; for a significance that
-    stays the same, dividing once beforehand (:meth:`SignificanceMap.normalized`) is cheaper. A mean of zero
-    leaves that P at zero.
+    With ``normalize="none"`` this is the raw weighted quadratic, and ``strength`` has the unit of one over the
+    significance, as in the literature. ``"tensor"`` divides every P_k by its own mean, and ``"global"`` divides all of
+    them by their common mean over elements. Both divide in every call, and differentiably. For a significance that
+    stays the same it is cheaper to divide once beforehand (:meth:`SignificanceMap.normalized`). A P with a mean of zero
+    stays zero.
 
     Args:
         params: The weights θ: a list of tensors, or a mapping by parameter name. They may have any real floating dtype
             and any strides, and be empty or 0-d. All tensors are on one device.
         anchors: What the weights are pulled to, in the same order or under the same names, with equal shapes.
-        significance: The weights P of the squares, likewise. In a mapping a parameter may be missing and then adds
-            nothing, because its P is 0. A significance without a parameter or an anchor is refused.
-        strength: A float, or a 0-d floating tensor on any device (a tensor on the parameters' device stays adjustable
-            under a captured CUDA graph; a float is frozen there).
+        significance: The weights P of the squares, likewise. A mapping may leave out a parameter, whose P is then 0. A
+            significance without a parameter or an anchor is refused.
+        strength: A float, or a 0-d floating tensor on any device. A captured CUDA graph reads a tensor on the
+            parameters' device at every replay, but keeps the value of a float.
         normalize: ``"none"``, ``"tensor"`` or ``"global"``: which mean the significance is divided by.
 
     Returns:
         A 0-d tensor on the parameters' device: float64 if any parameter is, else float32. Element work is done in the
-        parameter's dtype, at least in float32; the sum in float64 and in a fixed order. Differentiable any number of
-        times in reverse mode with respect to everything that requires a gradient; under ``torch.func`` in forward mode
-        too.
+        parameter's dtype, but at least in float32; the sum is in float64 and in a fixed order. It is differentiable any
+        number of times in reverse mode with respect to everything that requires a gradient, and under ``torch.func`` in
+        forward mode too.
 
     Raises:
-        ValueError: If the lists or mappings do not belong together; the message names the first place that differs.
+        ValueError: If the lists or mappings do not belong together. The message names the first position that differs.
     """
     theta, anchor, weight = _align(params, anchors, significance)
     if not isinstance(strength, Tensor):
         strength = torch.full((), strength, dtype=torch.float64)
-    _operators.check_lists(theta, anchor, weight, strength)  # here, because a kernel can only raise RuntimeError
+    # checked here, because a kernel can only raise RuntimeError
+    _operators.check_lists(theta, anchor, weight, strength)
     if normalize != "none":
         weight = _normalized(weight, normalize)
     result: Tensor = torch.ops.srft.significance_penalty(theta, anchor, weight, strength)
@@ -96,7 +97,7 @@ def _normalized(weights: list[Tensor], how: str) -> list[Tensor]:
 
 
 def _divided(weight: Tensor, mean: Tensor) -> Tensor:
-    # The inner where keeps 1/0 out of the backward pass, where it would turn the zero gradient into NaN.
+    # The inner `where` keeps 1/0 out of the backward pass, which would turn the zero gradient into NaN.
     safe = torch.where(mean > 0, mean, torch.ones_like(mean))
     wide = element_dtype(weight)
     return torch.where(mean > 0, weight.to(wide) / safe.to(wide), torch.zeros_like(weight, dtype=wide))

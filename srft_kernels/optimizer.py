@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from srft_kernels._groups import GroupWatch, unwrapped
 from srft_kernels._inner import InnerOptimizer
 from srft_kernels._layout import any_nonfinite
 from srft_kernels._names import checked_maps
+from srft_kernels._old_names import OldNames
 from srft_kernels._plans import GroupStep, Plans
 from srft_kernels._state import EXTRA_STATE as EXTRA_STATE
 from srft_kernels.curvature import Hutchinson
@@ -25,65 +25,69 @@ from srft_kernels.ops.plan import count_nonfinite
 from srft_kernels.schedule import ConstantKappa, Kappa, as_schedule
 
 
-class SRFT(Optimizer):
+class SRFT(OldNames, Optimizer):
     """Hold every weight back in proportion to its significance, in the optimizer's own pass over memory.
 
-    Around :class:`torch.optim.AdamW`, :class:`~torch.optim.Adam` and :class:`~torch.optim.SGD` the inner optimizer's
-    arithmetic, the significance and the pull are one kernel; around any other optimizer the regularization runs before
-    and after its ``step``. With θ' what the inner optimizer alone would make of θ, the default (``mode="proximal"``) is
+    Around :class:`torch.optim.AdamW`, :class:`~torch.optim.Adam` and :class:`~torch.optim.SGD` one kernel computes the
+    inner optimizer's arithmetic, the significance and the pull. Around any other optimizer the regularization runs
+    before and after its ``step``. Let θ' be what the inner optimizer alone would make of θ. The default
+    (``mode="proximal"``) is
 
         θ ← (θ' + w_p a + w_t θ) / (1 + w_p + w_t)
         w_p = ηλκP̂/ρ,  w_t = (1-κ) μ/(1-μ)
 
-    where a is the anchor, P̂ the prior significance over its mean, ρ the RMS of the anchor tensor (at least 1e-3), and μ
-    rises with the rank of the transfer significance T among its tensor's.
+    where a is the anchor, P̂ is the prior significance over its mean, and ρ is the RMS of the anchor tensor (at least
+    1e-3). μ rises with the rank of an element's transfer significance T within its tensor.
 
     Parameters may be distributed as FSDP2's ``fully_shard`` makes them, before the optimizer is made: ``Shard(0)`` or
     ``Replicate()`` on one mesh of one dimension. Means and ranks are then those of whole tensors. Every process takes
-    every step, with gradients for the same parameters. Penalties and :attr:`nonfinite_count` are of its own shards.
+    every step, with gradients for the same parameters. Penalties and :attr:`nonfinite_count` cover a process's own
+    shards.
 
-    State lies under torch's names, with ``anchor``, ``prior``, ``transfer`` and ``transfer_statistics`` where they are
-    kept. Averages are float32, or float64 beside float64 parameters.
+    State has torch's names, plus ``anchor``, ``prior``, ``transfer`` and ``transfer_statistics`` where they are kept.
+    Averages are float32, or float64 for float64 parameters.
 
     Args:
-        inner: The optimizer to wrap. Its param groups become this one's, and the options from ``strength`` to
-            ``transfer_anchor`` may stand in them, with ``"regularize": False`` for a group that is left to the inner
-            optimizer alone. Build it from ``model.named_parameters()`` for a prior keyed by name. Wrapping an optimizer
-            again keeps its averages and forgets the earlier wrapper.
+        inner: The optimizer to wrap. Its param groups become this one's. They may contain the options from ``strength``
+            to ``transfer_anchor``, and ``"regularize": False`` for a group that is left to the inner optimizer alone.
+            Build it from ``model.named_parameters()`` if the prior is keyed by name. Wrapping an optimizer again keeps
+            its averages and forgets the earlier wrapper.
         prior: Prior significance P ≥ 0 by parameter name (a :class:`SignificanceMap` or a dict of tensors), or by
-            parameter. Parameters that it does not name get P = 0. A frozen parameter's is kept for when it thaws.
-        anchor: What the prior pulls to: ``"initial"`` (the weights now), a state dict, or a mapping by parameter.
-        strength: λ ≥ 0, without a unit. At 1, an element of average significance under full-size Adam steps rests about
-            one RMS of its tensor from the anchor; at 10, a tenth of that.
+            parameter. Parameters without one get P = 0. The prior of a frozen parameter is kept for when it thaws.
+        anchor: What the prior pulls to: ``"initial"`` (the present weights), a state dict, or a mapping by parameter.
+        strength: λ ≥ 0, without a unit. At 1, an element of average significance that full-size Adam steps push away
+            comes to rest about one RMS of its tensor from the anchor; at 10, a tenth of that.
         kappa: A number, or a schedule from 1 (protect the prior) to 0 (steady the transfer) that is called with the
             number of steps taken. By default it is 1 with a prior and 0 without.
         mode: ``"proximal"``, ``"decoupled"`` or ``"coupled"``. Coupled adds λκP̂(θ-a) to the gradient (EWC, L2-SP). It
-            has no damping, because a pull toward where a weight is has no gradient there.
-        normalize: The mean that P (and T, where its size matters) is divided by: ``"tensor"``, ``"global"`` or None.
-        damping: How T holds an element where it just was: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None.
+            has no damping, because the damping term has no gradient at the present weight.
+        normalize: The mean that P is divided by, and T if its size matters: ``"tensor"``, ``"global"`` or None.
+        damping: How T damps an element's move: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None.
         mu: (μ_min, μ_max) of rank damping.
         tau: τ of mean damping.
         transfer: ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
-            ``transfer_beta``), or ``"auto"``: the first where it is possible.
+            ``transfer_beta``), or ``"auto"``, which takes the first where it is possible.
         transfer_beta: β of a T that is a state of its own.
-        transfer_anchor: ``"previous"``, or ``"initial"``: T pulls to the anchor as well, S = κP̂ + (1-κ)T̂ as one
-            weighted quadratic.
-        curvature: A :class:`Hutchinson`: the Hessian's diagonal, estimated on the way, is the prior significance or
-            part of it. ``step`` then wants a closure in every ``curvature.every``-th step.
+        transfer_anchor: ``"previous"``, or ``"initial"``, with which T pulls to the anchor as well: S = κP̂ + (1-κ)T̂
+            is then one weighted quadratic.
+        curvature: A :class:`Hutchinson`. The Hessian's diagonal, estimated during training, is then all or part of the
+            prior significance, and ``step`` needs a closure in every ``curvature.every``-th step.
         nonfinite: ``"hold"`` leaves an element whose gradient is not finite as it is, and counts it; an inner optimizer
-            that is not fused sees a zero gradient there. ``"skip_step"`` skips the step for one such element, at the
-            price of one more read of the gradients. ``"propagate"`` does as torch.
+            that is not fused sees a zero gradient there. ``"skip_step"`` skips the whole step for one such element, at
+            the price of one more read of the gradients. ``"propagate"`` does what torch does.
         strict: False leaves out priors and anchors of another shape than their parameter, such as a new head's, and
             allows names to differ on both sides.
-        backend: ``"native"``, ``"triton"`` or ``"reference"``, refused where it cannot run. None takes compiled kernels
-            where there are some, else Triton's on a GPU, else the reference; :attr:`backend` says which.
+        backend: ``"native"``, ``"triton"`` or ``"reference"``, refused if it cannot run. None takes compiled kernels if
+            there are any, else Triton's on a GPU, else the reference. :attr:`backend` says which it is.
         unscale_in_step: Whether a ``GradScaler`` leaves unscaling and skipping to the step, which does both on the
             device without a synchronization. None takes it from the inner optimizer: True for torch's ``fused=True``.
             Frameworks that clip gradients (Lightning) refuse optimizers that unscale.
 
     Raises:
-        TypeError: For an optimizer that evaluates its closure several times a step (LBFGS, SAM) or a map of no tensors.
-        ValueError: For options out of range, parameters that no kernel reads, or maps that do not fit. Nothing changes.
+        TypeError: For an optimizer that evaluates its closure several times a step (LBFGS, SAM), or a mapping that
+            holds no tensors.
+        ValueError: For options out of range, parameters that no kernel reads, or mappings that do not fit. Nothing is
+            changed then.
     """
 
     def __init__(
@@ -132,7 +136,7 @@ class SRFT(Optimizer):
         proposed = [{**defaults, **group} for group in stripped]
         mesh, device = _options.check_groups(proposed, known, curvature)
         priors, anchors = checked_maps(prior, anchor, "initial", proposed, strict)
-        plan_maker(backend, device)  # refuses one that was asked for by name and cannot run
+        plan_maker(backend, device)  # refuses a backend that was requested by name and cannot run
 
         for group, chosen in zip(inner.param_groups, proposed, strict=True):
             group.update(chosen)
@@ -155,7 +159,7 @@ class SRFT(Optimizer):
         self._watch.note()
 
     def _attach(self, mesh: Any) -> None:
-        """Make what is not saved: it follows from the inner optimizer, the options and the state."""
+        """Make what is not saved, because it follows from the inner optimizer, the options and the state."""
         self._inner = InnerOptimizer(self.inner)
         self.backend, make_steps = plan_maker(self._asked_backend, self.device)
         spec, propagate = self.curvature, self.nonfinite_policy == "propagate"
@@ -164,7 +168,7 @@ class SRFT(Optimizer):
         self._watch = GroupWatch(self, self._inner, self._plans, self._running, self._own_options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but plans, hooks and the sums of a :class:`PathIntegral`, for ``copy.deepcopy`` and pickle."""
+        """Return everything but plans, hooks and the sums of a :class:`PathIntegral`, for copying and pickling."""
         kept = ("inner", "device", "curvature", "nonfinite_policy", "_step_supports_amp_scaling", "_asked_backend")
         return {
             **super().__getstate__(),
@@ -186,10 +190,10 @@ class SRFT(Optimizer):
 
     @property
     def penalty(self) -> Tensor:
-        """R of the last step, both terms: 0-d float64 on the parameters' device, read without a synchronization.
+        """R of the last step, with both terms: 0-d float64 on the parameters' device, read without a synchronization.
 
-        The prior's term is ½ Σ (w_p/η)(θ-a)² at the weights before the step (in coupled mode ½ λκ Σ P̂(θ-a)²); the
-        transfer's is ½ Σ (w_t/η)(Δθ)² of the step taken, or, pulling to the anchor, like the prior's.
+        The prior's term is ½ Σ (w_p/η)(θ-a)² at the weights before the step (in coupled mode ½ λκ Σ P̂(θ-a)²). The
+        transfer's term is ½ Σ (w_t/η)(Δθ)² of the step taken, or has the form of the prior's if T pulls to the anchor.
         """
         return self._report[contract.PRIOR_PENALTY] + self._report[contract.TRANSFER_PENALTY]
 
@@ -205,27 +209,21 @@ class SRFT(Optimizer):
 
     @property
     def nonfinite_count(self) -> Tensor:
-        """Gradient elements that were not finite, since the wrapper was made or loaded: 0-d int64 on the device."""
+        """How many gradient elements were not finite since the wrapper was made or loaded: 0-d int64 on the device."""
         return self._report[contract.NONFINITE].long()
 
     @property
-    def nonfinite(self) -> Tensor:
-        """The old name of :attr:`nonfinite_count`."""
-        _deprecated("optimizer.nonfinite", "optimizer.nonfinite_count")
-        return self.nonfinite_count
-
-    @property
     def kappa(self) -> float:
-        """κ that the next step of the first group will use."""
+        """The κ of the first group's next step."""
         return _options.kappa_of(self.param_groups[0])
 
     @property
     def gradients_stay_scaled(self) -> bool:
-        """Whether gradients that a ``GradScaler`` scaled are still so after a step."""
+        """Whether gradients that a ``GradScaler`` scaled are still scaled after a step."""
         return self._inner.fused
 
     def state_bytes(self) -> dict[str, int]:
-        """Bytes of state by name, this wrapper's and the inner optimizer's together."""
+        """Return the bytes of state by name, of this wrapper and the inner optimizer together."""
         return _state.bytes_of(self.state, {} if self._inner.fused else self.inner.state)
 
     # ------------------------------------------------------------------ the step
@@ -234,20 +232,20 @@ class SRFT(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step: significance, penalty and the inner optimizer's update.
 
-        While a CUDA graph is captured, every number that moves is read from device tensors when the graph runs: see
-        :meth:`prepare_replay`. On a GPU a step that ``GradScaler`` or ``nonfinite="skip_step"`` skips is skipped there,
-        without a synchronization, and counts for κ all the same.
+        While a CUDA graph is captured, every number that changes from step to step is read from device tensors when the
+        graph runs: see :meth:`prepare_replay`. On a GPU, a step that ``GradScaler`` or ``nonfinite="skip_step"`` skips
+        is skipped without a synchronization, and still counts for κ.
 
         Args:
             closure: Evaluates the model, calls ``backward()`` and returns the loss. It is called once, or as often as
-                ``curvature`` needs; the inner optimizer sees its loss.
+                ``curvature`` needs. The inner optimizer gets the loss that it returned.
 
         Returns:
             The loss that the closure returned, or None.
 
         Raises:
             RuntimeError: For parameters, gradients or a closure that the step cannot work with.
-            ValueError: For options that were changed in a group and are out of range. Nothing has changed then.
+            ValueError: For options of a group that were changed and are out of range. Nothing is changed then.
         """
         self._watch.accept_changes()
         running, policy = self._running, self.nonfinite_policy
@@ -260,6 +258,9 @@ class SRFT(Optimizer):
         if found_inf is not None and self._plans.mesh is not None:
             found_inf = sharded.anywhere(found_inf, self._plans.mesh)
         work = [self._plans.collect(index) for index in range(len(self.param_groups))]
+        if self._plans.made:
+            self._plans.made = False
+            self._watch.note_state()
         if running is not None:
             running.prepare(work)
         on_device = self.device.type == "cuda" and self._inner.fused
@@ -287,7 +288,7 @@ class SRFT(Optimizer):
     def _step_fused(
         self, work: list[GroupStep], found_inf: Tensor | None, grad_scale: Tensor | None, count: int
     ) -> None:
-        """The inner optimizer's update and the regularization in one pass over every group's memory."""
+        """Run the inner optimizer's update and the regularization in one pass over every group's memory."""
         found_inf, grad_scale = (t if t is None else t.to(self.device, torch.float32) for t in (found_inf, grad_scale))
         fold = {} if self._running is None else self._running.fold_settings()
         reset = contract.RESET_PENALTIES
@@ -299,7 +300,7 @@ class SRFT(Optimizer):
             self._report[: contract.NONFINITE] = 0
 
     def _step_around(self, work: list[GroupStep], grad_scale: Tensor | None, loss: Any, evaluated: bool) -> None:
-        """The regularization in one pass before and one after an inner optimizer that is not fused."""
+        """Run the regularization in one pass before and one after an inner optimizer that is not fused."""
         sized = [one for one in work if one.grads]
         if grad_scale is not None:
             unscale = grad_scale.to(self.device, torch.float32).reshape(()).reciprocal()
@@ -312,7 +313,7 @@ class SRFT(Optimizer):
             self._plans.run(one, Phase.AFTER)
 
     def prepare_replay(self) -> None:
-        """Set lr, κ, λ and every other number of the next step on the device: before each replay of a captured step.
+        """Set lr, κ, λ and every other number of the next step on the device, before each replay of a captured step.
 
         .. code-block:: python
 
@@ -324,8 +325,8 @@ class SRFT(Optimizer):
                 graph.replay()
 
         Raises:
-            RuntimeError: If no step was taken yet, or if what a captured step works on was replaced since: by a step
-                over other parameters or layouts, by loading, or by adding a group.
+            RuntimeError: If no step was taken yet, or if a step over other parameters or layouts, a load or a new group
+                has replaced what a captured step works on.
         """
         if self._plans.outdated:
             raise RuntimeError(
@@ -336,24 +337,22 @@ class SRFT(Optimizer):
             self._plans.write_settings(index)
             group["updates"] += 1
 
-    def advance(self) -> None:
-        """The old name of :meth:`prepare_replay`."""
-        _deprecated("optimizer.advance()", "optimizer.prepare_replay()")
-        self.prepare_replay()
-
     def train(self) -> None:
-        """Put an inner optimizer that has modes, as schedule-free ones have, into that for training."""
+        """Put an inner optimizer that has modes, such as a schedule-free one, into its training mode."""
         getattr(self.inner, "train", lambda: None)()
 
     def eval(self) -> None:
-        """Put an inner optimizer that has modes into that for evaluation."""
+        """Put an inner optimizer that has modes into its evaluation mode."""
         getattr(self.inner, "eval", lambda: None)()
 
     def _record_paths(self, paths: dict[Tensor, Tensor] | None) -> bool:
-        """Gather -g (new θ - θ) of every step into ``paths``, by parameter, in the same pass.
+        """Add -g (new θ - θ) of every step to ``paths``, by parameter, in the same pass, for :class:`PathIntegral`.
 
-        This is for :class:`PathIntegral`; None stops it. Returns False where this optimizer cannot, or does so for
-        another already.
+        Args:
+            paths: The sums by parameter. None stops the recording.
+
+        Returns:
+            False if this optimizer cannot record, or already records for another, else True.
         """
         if not self._inner.fused or (paths is not None and self._plans.paths is not None):
             return False
@@ -361,16 +360,11 @@ class SRFT(Optimizer):
         self._plans.forget()
         return True
 
-    def follow(self, paths: dict[Tensor, Tensor] | None) -> bool:
-        """The old way of :class:`PathIntegral`."""
-        _deprecated("optimizer.follow()", "PathIntegral(optimizer)")
-        return self._record_paths(paths)
-
     # ------------------------------------------------------------------ groups and tasks
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, anchored where its weights are now and without a prior; its options may stand in it."""
-        if "_plans" not in self.__dict__:  # while Optimizer.__init__ goes through the inner optimizer's groups
+        """Add a group, anchored at its present weights and without a prior. It may contain options of its own."""
+        if "_plans" not in self.__dict__:  # Optimizer.__init__ is adding the inner optimizer's groups
             super().add_param_group(param_group)
             return
         params = param_group["params"]
@@ -394,7 +388,7 @@ class SRFT(Optimizer):
         strength: float | None = None,
         strict: bool = True,
     ) -> None:
-        """Begin the next task: from here on weights are held to a new anchor, by a new or a merged prior.
+        """Begin the next task: from now on weights are pulled to a new anchor, by a new or a merged prior.
 
         The inner optimizer's averages, T and H go on. κ counts its steps from here.
 
@@ -402,23 +396,23 @@ class SRFT(Optimizer):
             prior: The significance of what was learned last, keyed as in the constructor. None keeps the present one.
             gamma: None lets ``prior`` replace the present one. A number merges them, P ← γ P + P_new, as online EWC
                 does (Schwarz et al. 2018, arXiv 1805.06370, section 4).
-            anchor: ``"current"`` for the weights now, or a mapping as in the constructor.
-            kappa: Another schedule for all groups; None starts the present ones again.
-            strength: Another strength for all groups.
+            anchor: ``"current"`` for the present weights, or a mapping as in the constructor.
+            kappa: Another schedule for all groups. None starts the present ones again.
+            strength: Another strength for all groups. None keeps the present ones.
             strict: As in the constructor.
 
         Raises:
-            ValueError: If a prior, an anchor or an option does not fit. Nothing has changed then.
+            ValueError: If a prior, an anchor or an option does not fit. Nothing is changed then.
         """
         self._watch.begin_task(prior, gamma, anchor, {"kappa": kappa, "strength": strength}, strict)
 
     # ------------------------------------------------------------------ saving and loading
 
     def state_dict(self) -> dict[str, Any]:
-        """State under torch's own names plus this wrapper's; plain data only, so that ``weights_only`` loading works.
+        """Return the state under torch's names plus this wrapper's, as plain data for ``weights_only`` loading.
 
-        Without ``transfer_histogram`` and the other names of ``EXTRA_STATE`` it is a checkpoint that the inner
-        optimizer loads by itself. Hooks, this optimizer's and the inner one's, run once each.
+        Without the names of ``EXTRA_STATE`` it is a checkpoint that the inner optimizer loads by itself. The hooks of
+        this optimizer and of the inner one run once each.
         """
         _checkpoint.run_hooks(self, "_optimizer_state_dict_pre_hooks")
         self._watch.accept_changes()
@@ -427,13 +421,13 @@ class SRFT(Optimizer):
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave, with its dtypes.
+        """Load what :meth:`state_dict` returned, with its dtypes.
 
-        The inner optimizer's own checkpoint loads as well and keeps the present anchor and prior. Tensors of state are
-        written where they are.
+        The inner optimizer's own checkpoint loads as well, and then the present anchor and prior stay. Tensors of state
+        are overwritten in place.
 
         Raises:
-            ValueError: If groups or shapes do not fit, naming them; nothing is changed.
+            ValueError: If groups or shapes do not fit. The message names them, and nothing is changed.
         """
         self._watch.accept_changes()
         _checkpoint.load(self, self._inner, self.state, state_dict)
@@ -443,7 +437,3 @@ class SRFT(Optimizer):
         if self._running is not None:
             self._running.find()
         _checkpoint.run_hooks(self, "_optimizer_load_state_dict_post_hooks")
-
-
-def _deprecated(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)

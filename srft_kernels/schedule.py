@@ -1,7 +1,7 @@
-"""Schedules of κ, which hands over from prior significance (κ = 1) to transfer significance (κ = 0).
+"""Schedules of κ, which leads from prior significance (κ = 1) to transfer significance (κ = 0).
 
-A schedule is any callable from a step (0 before the first one) to a float in [0, 1]. The ones here are frozen
-values that can be compared, and saved as plain dictionaries of strings and numbers.
+A schedule is any callable from a step (0 before the first one) to a float in [0, 1]. The ones here are frozen values
+that can be compared, and saved as plain dictionaries of strings and numbers.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def _check_kappa(name: str, value: object, *, lowest_excluded: bool = False) -> 
 
 @dataclass(frozen=True)
 class _Schedule:
-    """What the schedules share: their state is their fields."""
+    """What all schedules share. Their fields are their state."""
 
     def state(self) -> State:
-        """The schedule as a plain dictionary (``"type"`` and its arguments), for :func:`schedule_from_state`."""
+        """Return the schedule as a plain dictionary (``"type"`` and its arguments), for :func:`schedule_from_state`."""
         result: State = {"type": type(self).__name__}
         result.update({f.name: getattr(self, f.name) for f in fields(self)})
         return result
@@ -53,7 +53,7 @@ class _Schedule:
 
 @dataclass(frozen=True)
 class _Ramp(_Schedule):
-    """A way from ``start`` at step 0 to ``end`` at ``total_steps``, where it stays."""
+    """A schedule from ``start`` at step 0 to ``end`` at ``total_steps``, where it stays."""
 
     total_steps: int
     start: float = 1.0
@@ -79,7 +79,7 @@ class _Ramp(_Schedule):
 
 @dataclass(frozen=True)
 class CosineKappa(_Ramp):
-    """κ(t) = end + (start - end) · (1 + cos(π t / T)) / 2, the default of SRFT."""
+    """κ(t) = end + (start - end) · (1 + cos(π t / T)) / 2. This is the schedule that SRFT recommends."""
 
     def _between(self, progress: float) -> float:
         return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -95,7 +95,7 @@ class LinearKappa(_Ramp):
 
 @dataclass(frozen=True)
 class ExponentialKappa(_Ramp):
-    """κ(t) = start · (end / start)^(t / T): a constant ratio from step to step, so neither end may be zero."""
+    """κ(t) = start · (end / start)^(t / T). The ratio from step to step is constant, so neither end may be zero."""
 
     end: float = 0.01
 
@@ -107,10 +107,10 @@ class ExponentialKappa(_Ramp):
 
 @dataclass(frozen=True)
 class SigmoidKappa(_Schedule):
-    """κ(t) = 1 / (1 + exp(k (t - t0))): 1/2 at the step ``t0``, the steeper the larger ``k``.
+    """κ(t) = 1 / (1 + exp(k (t - t0))). It is 1/2 at the step ``t0``, and steeper for a larger ``k``.
 
-    It is 1 - λ(t) with the annealing λ(t) of RecAdam (arXiv 2004.12651). RecAdam counts its first step as 1, a
-    schedule here as 0: RecAdam's t0 is ``t0 + 1``.
+    It is 1 - λ(t) with the annealing λ(t) of RecAdam (arXiv 2004.12651). RecAdam counts its first step as 1 and a
+    schedule here counts it as 0, so RecAdam's t0 is ``t0 + 1``.
     """
 
     k: float
@@ -123,13 +123,13 @@ class SigmoidKappa(_Schedule):
     def __call__(self, step: int) -> float:
         if step < 0:
             raise ValueError(f"a step counts from 0, got {step}")
-        small = math.exp(-abs(self.k * (step - self.t0)))  # of the two ways to write it, the one that cannot overflow
+        small = math.exp(-abs(self.k * (step - self.t0)))  # of the two ways to write it, this one cannot overflow
         return (small if step > self.t0 else 1.0) / (1.0 + small)
 
 
 @dataclass(frozen=True)
 class ConstantKappa(_Schedule):
-    """κ(t) = value: 1 holds to the prior alone, 0 to the transfer significance alone."""
+    """κ(t) = value. At 1 only the prior holds weights, at 0 only the transfer significance does."""
 
     value: float = 1.0
 
@@ -149,7 +149,7 @@ SCHEDULES: dict[str, type[_Schedule]] = {
 
 
 def as_schedule(kappa: Kappa | float) -> Kappa:
-    """A schedule from what a user may pass: a number becomes a :class:`ConstantKappa`, a callable stays itself."""
+    """Return what a user passed as a schedule. A number becomes a :class:`ConstantKappa`; a callable stays itself."""
     if isinstance(kappa, (int, float)):
         _check_kappa("kappa", kappa)
         return ConstantKappa(kappa)
@@ -161,7 +161,11 @@ def as_schedule(kappa: Kappa | float) -> Kappa:
 
 
 def evaluate(schedule: Kappa, step: int) -> float:
-    """κ at ``step``, with the answer of a custom callable held to what κ may be: a finite float in [0, 1]."""
+    """Return κ at ``step``. The answer of a custom callable has to be a finite float in [0, 1].
+
+    Raises:
+        ValueError: If it is not.
+    """
     value = float(schedule(step))
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"the kappa schedule {schedule!r} answered {value} at step {step}; it must be in [0, 1]")
@@ -169,7 +173,7 @@ def evaluate(schedule: Kappa, step: int) -> float:
 
 
 def schedule_state(schedule: Kappa) -> State:
-    """The state of any schedule: its own, or for a custom callable a marker that carries only its name."""
+    """Return the state of any schedule: its own, or for a custom callable a marker with its name alone."""
     if isinstance(schedule, _Schedule):
         return schedule.state()
     name = getattr(schedule, "__qualname__", type(schedule).__qualname__)
@@ -177,10 +181,16 @@ def schedule_state(schedule: Kappa) -> State:
 
 
 def schedule_from_state(state: Mapping[str, str | int | float], live: Kappa | None = None) -> Kappa:
-    """The schedule that :func:`schedule_state` described.
+    """Return the schedule that :func:`schedule_state` described.
 
-    A custom callable cannot be saved: for its marker the ``live`` one is returned, and its absence is an
-    error.
+    A custom callable cannot be saved. For its marker the ``live`` schedule is returned.
+
+    Args:
+        state: The state.
+        live: The schedule that is in use, or None.
+
+    Raises:
+        ValueError: For an unknown or incomplete state, or for a marker without a live schedule.
     """
     kind = state.get("type")
     arguments = {name: value for name, value in state.items() if name != "type"}

@@ -1,7 +1,7 @@
 """Parameters that FSDP2 shards (``DTensor``): their local shards, and what has to be summed over the mesh.
 
-Kernels are elementwise and work on shards as they are; only means, ranks and "is anything not finite" need the others'.
-Nothing here imports ``torch.distributed`` before a parameter is a ``DTensor``.
+Kernels are elementwise and work on shards as they are. Only means, ranks and the question whether anything is not
+finite need the other shards. Nothing here imports ``torch.distributed`` before a parameter is a ``DTensor``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from srft_kernels.ops.contract import COUNT, HISTOGRAM, LARGEST, LOW, SMALLEST, 
 
 
 def is_distributed(tensor: Tensor) -> bool:
-    """Whether the tensor is a ``DTensor``."""
+    """Return whether the tensor is a ``DTensor``."""
     return hasattr(tensor, "device_mesh")
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether other processes hold other elements of it, and not the same."""
+    """Return whether each process holds elements of its own, instead of all holding the same."""
     return is_distributed(tensor) and not tensor.placements[0].is_replicate()  # type: ignore[attr-defined]
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's elements, in the same memory; a tensor that is not distributed is all its own."""
+    """Return this process's elements, in the same memory: all elements if the tensor is not distributed."""
     if not is_distributed(tensor):
         return tensor
     with torch.no_grad():
@@ -35,7 +35,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def like(param: Tensor, shard: Tensor) -> Tensor:
-    """``shard`` as a tensor that is distributed as ``param`` is, in the same memory."""
+    """Return ``shard`` as a tensor that is distributed as ``param`` is, in the same memory."""
     if not is_distributed(param):
         return shard
     from torch.distributed.tensor import DTensor
@@ -45,19 +45,19 @@ def like(param: Tensor, shard: Tensor) -> Tensor:
 
 
 def rank_of(tensor: Tensor) -> int:
-    """This process's place among those that a distributed tensor's shards are on."""
+    """Return this process's position among those that hold a distributed tensor's shards."""
     return int(tensor.device_mesh.get_local_rank())  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All elements of it, on every process. A collective for a distributed one."""
+    """Return all elements of a tensor, on every process. This is a collective if the tensor is distributed."""
     return tensor.full_tensor() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def shard_of(value: Tensor, param: Tensor) -> Tensor:
     """Return the elements of ``value`` that lie beside ``local(param)``.
 
-    ``value`` is full (and then the same on every process) or distributed.
+    ``value`` is either full, and then the same on every process, or distributed.
     """
     if not is_distributed(param):
         return value.full_tensor() if is_distributed(value) else value  # type: ignore[attr-defined]
@@ -70,7 +70,7 @@ def shard_of(value: Tensor, param: Tensor) -> Tensor:
 
 
 def check(param: Tensor, name: str, mesh: Any) -> Any:
-    """The mesh of a distributed parameter. Refuses placements that are not FSDP2's, and a second mesh."""
+    """Return the mesh of a distributed parameter. Refuse placements that are not FSDP2's, and a second mesh."""
     own, placements = param.device_mesh, tuple(param.placements)  # type: ignore[attr-defined]
     if own.ndim != 1 or not (placements[0].is_shard(0) or placements[0].is_replicate()):
         raise ValueError(
@@ -78,12 +78,12 @@ def check(param: Tensor, name: str, mesh: Any) -> Any:
             "a mesh of one dimension is supported, as fully_shard(module) makes it; keep it in another optimizer"
         )
     if mesh is not None and own != mesh:
-        raise ValueError(f"{name} is on {own}, other parameters on {mesh}: wrap one optimizer a mesh")
+        raise ValueError(f"{name} is on {own}, other parameters on {mesh}: make one optimizer for each mesh")
     return own
 
 
 def totals(sums: Tensor, tensors: Sequence[Tensor], mesh: Any) -> Tensor:
-    """``sums`` (n,) over the local shards of ``tensors`` as sums over all shards. A collective."""
+    """Return ``sums`` (n,) over the local shards of ``tensors`` as sums over all shards. This is a collective."""
     if not any(is_sharded(t) for t in tensors):
         return sums
     sharded = torch.tensor([is_sharded(t) for t in tensors], device=sums.device)
@@ -93,26 +93,31 @@ def totals(sums: Tensor, tensors: Sequence[Tensor], mesh: Any) -> Tensor:
 
 
 def anywhere(flag: Tensor, mesh: Any) -> Tensor:
-    """The largest of the processes' values. A collective."""
+    """Return the largest of the processes' values. This is a collective."""
     own = flag.full_tensor() if is_distributed(flag) else flag.clone()  # type: ignore[attr-defined]
     torch.distributed.all_reduce(own, torch.distributed.ReduceOp.MAX, group=mesh.get_group())
     return own
 
 
 def probe_numbers(groups: Sequence[Mapping[str, Any]], mesh: Any) -> dict[Tensor, int]:
-    """The numbers that key the random signs of each parameter; shards of one are tensors with signs of their own."""
+    """Return the numbers that key the random signs of each parameter. Each shard has signs of its own."""
     params = [p for group in groups for p in group["params"]]
     first = 0 if mesh is None else mesh.get_local_rank() * len(params)
     return {p: number + (first if is_sharded(p) else 0) for number, p in enumerate(params)}
 
 
 class Sharing:
-    """Makes the statistics of shards those of whole tensors, the same on every process.
+    """Turns the statistics of shards into those of whole tensors, the same on every process.
 
-    So the next step's ranks and means are right: ranges of histograms follow from statistics, and all processes count
-    in the same bins.
+    Then the next step's ranks and means are right. The ranges of histograms follow from the statistics, so all
+    processes count in the same bins.
 
-    A step costs one small collective (SUM and COUNT), by rank two (2 KB a parameter).
+    A step costs one small collective for SUM and COUNT, or two for ranks (2 KB a parameter).
+
+    Args:
+        mesh: The mesh of the distributed parameters.
+        params: The parameters, one for each row of statistics.
+        device: Where the rows are.
     """
 
     def __init__(self, mesh: Any, params: Sequence[Tensor], device: torch.device) -> None:
@@ -127,7 +132,10 @@ class Sharing:
         self._without = torch.tensor([i for i, none in enumerate(empty) if none], dtype=torch.int64, device=device)
 
     def share(self, rows: Tensor, by_rank: bool, by_global_mean: bool, found_inf: Tensor | None) -> None:
-        """After a step that gathered; one that ``found_inf`` skipped on the device left shared statistics there."""
+        """Share the rows after a step that gathered.
+
+        If ``found_inf`` skipped it on the device, they were shared already.
+        """
         before = None if found_inf is None else rows.clone()
         rows[self._rows] = self._reduced(rows[self._rows], self._empty, by_rank)
         if by_global_mean:
@@ -136,7 +144,7 @@ class Sharing:
             rows.copy_(torch.where(found_inf.reshape(()) != 0, before, rows))
 
     def of_row(self, row: int, by_rank: bool) -> Callable[[Tensor], None] | None:
-        """What makes one row shared; None where all processes have it alike."""
+        """Return a function that shares one row, or None if all processes have the same row already."""
         if row not in self._sharded:
             return None
         k = self._sharded.index(row)
@@ -148,14 +156,14 @@ class Sharing:
         return share
 
     def known(self, full: Tensor) -> Tensor:
-        """Which rows are filled on any process: the same answer on all. A collective."""
+        """Return which rows are filled on any process, with the same answer on all. This is a collective."""
         return anywhere(full.float(), self.mesh) > 0
 
     def add_empty(self, rows: Tensor) -> None:
         """Move the sums of tensors without elements to another row.
 
-        Kernels pass over tensors without elements, and a tensor whose shard is empty is one of them. Where the mean
-        over all tensors counts, their sums have to stand in a row that is read.
+        Kernels skip tensors without elements, and a tensor whose shard is empty is one of them. If the mean over all
+        tensors counts, their sums have to be in a row that is read.
         """
         if self._first is not None:
             rows[self._first, SUM : COUNT + 1] += rows[self._without, SUM : COUNT + 1].sum(dim=0)
@@ -165,7 +173,7 @@ class Sharing:
         summed = slice(HISTOGRAM, None) if by_rank else slice(SUM, COUNT + 1)
         sums = rows[:, summed].masked_fill(empty[:, None], 0.0)
         if by_rank:
-            # Where a shard is empty no kernel keeps the range; where it has only zeros, the extent means nothing.
+            # No kernel keeps the range of an empty shard, and the extent of a shard that has only zeros means nothing.
             extent = rows[:, LOW : LARGEST + 1].clone()
             extent[:, SMALLEST].neg_()
             extent[:, SMALLEST:].masked_fill_((sums[:, 1:].sum(dim=1) == 0)[:, None], -torch.inf)

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: the real data where they are present; and GPU tests skip with a reason."""
+"""Fixtures that every test may use: the real data where they are present, and a skip with a reason for GPU tests."""
 
 from __future__ import annotations
 

@@ -27,56 +27,56 @@ def _stack(parts: list[Any]) -> Any:
 
 
 def xywh_to_xyxy(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` left, top, width, height to left, top, right, bottom."""
+    """Convert ``(..., 4)`` left, top, width, height to left, top, right, bottom."""
     x, y, w, h = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([x, y, x + w, y + h])
     return converted
 
 
 def xyxy_to_xywh(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` left, top, right, bottom to left, top, width, height."""
+    """Convert ``(..., 4)`` left, top, right, bottom to left, top, width, height."""
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([left, top, right - left, bottom - top])
     return converted
 
 
 def cxcywh_to_xyxy(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` center, width, height to left, top, right, bottom."""
+    """Convert ``(..., 4)`` center, width, height to left, top, right, bottom."""
     cx, cy, w, h = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
     return converted
 
 
 def xyxy_to_cxcywh(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` left, top, right, bottom to center, width, height."""
+    """Convert ``(..., 4)`` left, top, right, bottom to center, width, height."""
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
     return converted
 
 
 def xywh_to_cxcywh(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` left, top, width, height to center, width, height."""
+    """Convert ``(..., 4)`` left, top, width, height to center, width, height."""
     x, y, w, h = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([x + w / 2, y + h / 2, w, h])
     return converted
 
 
 def cxcywh_to_xywh(boxes: Boxes) -> Boxes:
-    """``(..., 4)`` center, width, height to left, top, width, height."""
+    """Convert ``(..., 4)`` center, width, height to left, top, width, height."""
     cx, cy, w, h = (boxes[..., i] for i in range(4))
     converted: Boxes = _stack([cx - w / 2, cy - h / 2, w, h])
     return converted
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:
-    """Division that answers 0 for 0/0 (two empty boxes) and keeps the gradient finite there."""
+    """Divide. The result is 0 for 0/0 (two empty boxes), and the gradient stays finite there."""
     if isinstance(denominator, torch.Tensor):
         return numerator / denominator.clamp_min(torch.finfo(denominator.dtype).eps ** 2)
     return numerator / np.maximum(denominator, np.finfo(np.float64).eps ** 2)
 
 
 def _extent(low: Any, high: Any) -> Any:
-    """Length of an interval, zero where it is empty."""
+    """Return the length of an interval, or zero if it is empty."""
     difference = high - low
     if isinstance(difference, torch.Tensor):
         return difference.clamp_min(0)

@@ -1,4 +1,4 @@
-"""The command line ``rgbx``: every command reads arguments, calls one function and prints what came of it."""
+"""The command line ``rgbx``. Every command reads its arguments, calls one function and prints the result."""
 
 from __future__ import annotations
 

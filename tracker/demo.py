@@ -33,11 +33,11 @@ from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.tracker import SingleStreamTracker, Tracker
 from tracker.tables import aligned_table
 from tracker.train.build import run_meta
+from tracker.train.configured_data import generated_sequences, pair_settings
 from tracker.train.finetune import fine_tuner
 from tracker.train.log import progress
 from tracker.train.prior import estimate_rgb_prior, prior_for, save_prior
 from tracker.train.run_folder import clear
-from tracker.train.sources import generated_sequences, pair_settings
 
 PRETRAINED, UNTUNED, ADAMW, SRFT = "RGB tracker", "two streams, not tuned", "AdamW", "SRFT(AdamW)"
 NEW, OLD, STREAM = "RGB-thermal", "RGB, X blank", "RGB, its stream alone"
@@ -259,6 +259,7 @@ def cells(outcome: Outcome, reference: Outcome) -> list[str]:
 
 
 def spread(values: Sequence[float]) -> str:
+    """Return the mean, and with several values the standard deviation, as text with one decimal."""
     if not values:
         return "–"
     mean = statistics.fmean(values)
@@ -266,10 +267,12 @@ def spread(values: Sequence[float]) -> str:
 
 
 def text(rows: Sequence[Outcome]) -> str:
+    """Return the table as text for a terminal."""
     return aligned_table(HEAD, [cells(row, rows[0]) for row in rows])
 
 
 def markdown(rows: Sequence[Outcome], config: RunConfig, seeds: int, count: int, length: int, shown: str) -> str:
+    """Return the page that is written to ``table.md``."""
     table = [HEAD, ["---", *("---:" for _ in HEAD[1:])], *(cells(row, rows[0]) for row in rows)]
     train, optimizer = config.train, config.optimizer
     damping = f"damping {optimizer.damping}" if optimizer.damping != "none" else "no damping"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def aligned_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with a rule below its head; the first column is set flush left, the others flush right.
+    """Return a table with a rule below its head; the first column is set flush left, the others flush right.
 
     Args:
         head: titles of the C columns.

@@ -1,7 +1,8 @@
-// bfloat16 and IEEE half, to and from float, without branches: round to nearest even, NaN stays NaN.
+// Conversions of bfloat16 and IEEE half to and from float, without branches. They round to nearest even, and NaN stays
+// NaN.
 //
-// Written in integer and float arithmetic rather than with the compilers' half types, so that every compiler vectorizes
-// them and every instruction set gives the same bits.
+// They use integer and float arithmetic and not the compilers' half types, so that every compiler vectorizes them and
+// every instruction set gives the same bits.
 #pragma once
 
 #include "host_device.h"
@@ -22,8 +23,8 @@ SRFT_CORE float decode(BFloat16 x) { return bits_float(uint32_t{x.bits} << 16); 
 SRFT_CORE float decode(Half x) {
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
   const uint32_t magnitude = x.bits & 0x7fffu;
-  // Reading the half's exponent and mantissa as a float's puts the exponent 112 too low; multiplying puts it right, and
-  // normalizes subnormal halves on the way.
+  // Reading the half's exponent and mantissa as a float's makes the exponent 112 too low. The multiplication corrects
+  // that, and also normalizes subnormal halves.
   const float scaled = bits_float(magnitude << 13) * 0x1p112f;
   const uint32_t infinite_or_nan = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
   return bits_float(sign | float_bits(scaled) | infinite_or_nan);
@@ -42,11 +43,10 @@ SRFT_CORE void encode(float x, Half& out) {
   const uint32_t bits = float_bits(x);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
-  // Normal halves: rebias the exponent by -112, add half a unit (to even) and drop 13 bits. A carry into the exponent
-  // is right, also the one from 65519.99 to infinity.
+  // For normal halves, rebias the exponent by -112, add half a unit (to even) and drop 13 bits. A carry into the
+  // exponent gives the right result, also the carry from 65519.99 to infinity.
   const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Subnormal halves: a unit in the last place of 0.5f is 2^-24, the spacing of subnormal halves, so the float adder
-  // rounds.
+  // For subnormal halves the float adder rounds, because a unit in the last place of 0.5f is 2^-24, their spacing.
   const uint32_t subnormal = float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f);
   const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
   const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;

@@ -1,9 +1,9 @@
-// What the elements of a tensor share in a step, worked out in float64 once a tensor, for every device alike.
+// The numbers that the elements of a tensor share in a step. Every device computes them in float64, once for each
+// tensor.
 #pragma once
 
-#include "adam.h"
+#include "element.h"
 #include "flags.h"
-#include "sgd.h"
 
 namespace srft {
 
@@ -11,12 +11,12 @@ struct TensorConstants {
   double negative_step_size;   // Adam: -lr / (1 - beta1^t)
   double correction2_root;     // Adam: sqrt(1 - beta2^t)
   double one_minus_dampening;  // SGD: 1 in a tensor's first step, which torch does not dampen
-  double transfer_correction;  // 1 / (1 - beta^t): bias of T
-  double prior_weight;         // times P^: the anchor's weight (coupled: the gradient's)
-  double transfer_to_anchor;   // times T: the same, for transfer_anchor="initial"
-  double mean_damping;         // times T: the weight toward the current value, for damping="mean"
-  double prior_penalty;        // times sum P^ (theta - a)^2
-  double anchor_penalty;       // times sum T (theta - a)^2
+  double transfer_correction;  // 1 / (1 - beta^t), which corrects the bias of T
+  double prior_weight;         // P^ times this is the anchor's weight (coupled: the gradient's)
+  double transfer_to_anchor;   // T times this is the same, for transfer_anchor="initial"
+  double mean_damping;         // T times this is the weight toward the current value, for damping="mean"
+  double prior_penalty;        // factor of sum P^ (theta - a)^2
+  double anchor_penalty;       // factor of sum T (theta - a)^2
 };
 
 // 1 - beta^t for each average's beta, t counting the step that is being taken.
@@ -24,17 +24,17 @@ struct BiasCorrections {
   double beta1, beta2, transfer;
 };
 
-// The inverse of T's mean from its sum and count as the last step left them; 0 where nothing was counted.
+// Returns the inverse of T's mean from its sum and count as the last step left them, or 0 if nothing was counted.
 SRFT_CORE double inverse_mean(double sum, double count) {
   const double mean = sum / count;
   return mean > 0 ? 1 / mean : 0.0;
 }
 
-// How much of the transfer's hold is in force: none where kappa is 1 or above.
+// Returns the weight of the transfer significance, which is 0 if kappa is 1 or above.
 SRFT_CORE double released(double kappa) { return kappa < 1 ? 1 - kappa : 0.0; }
 
-// `s` are the settings, `scales` the tensor's row, `sum` and `count` those of T: of the tensor, or of all tensors where
-// the flags say so. `own` says that T is a state of its own.
+// Returns the constants of one tensor. `s` are the settings and `scales` is the tensor's row. `sum` and `count` are
+// those of T, over the tensor or over all tensors if the flags say so. `own` says that T is a state of its own.
 SRFT_CORE TensorConstants tensor_constants(Flags flags, const double* s, const double* scales, double time,
                                            const BiasCorrections& corrections, bool own, double sum, double count) {
   const bool coupled = flags.coupled();
@@ -49,11 +49,11 @@ SRFT_CORE TensorConstants tensor_constants(Flags flags, const double* s, const d
   c.one_minus_dampening = time <= 1 ? 1.0 : 1 - s[kBeta2];
   c.transfer_correction = 1 / (own ? corrections.transfer : corrections.beta2);
 
-  // docs/kernels.md: w_p = lr lambda kappa P^ / rho; coupled: lambda kappa P^.
+  // By docs/kernels.md, w_p = lr lambda kappa P^ / rho. In coupled mode it is lambda kappa P^.
   const double inverse_rms = scales[kInverseRms];
   const double unit = coupled ? s[kStrength] : lr * s[kStrength] * inverse_rms;
   c.prior_weight = unit * s[kKappa];
-  // At lr = 0 the prior's penalty is reported though it pulls nothing.
+  // The prior's penalty is reported at lr = 0 too, though it pulls nothing then.
   c.prior_penalty = 0.5 * (s[kStrength] * s[kKappa] * (coupled ? 1.0 : inverse_rms));
   c.mean_damping = c.transfer_to_anchor = c.anchor_penalty = 0;
   if (flags.weighs_transfer() && !flags.ranks()) {
@@ -68,10 +68,10 @@ SRFT_CORE TensorConstants tensor_constants(Flags flags, const double* s, const d
   return c;
 }
 
-// The penalty of the damping from sum w_t (new theta - theta)^2.
+// Returns the penalty of the damping from sum w_t (new theta - theta)^2.
 SRFT_CORE double damping_penalty(double sum, double lr) { return lr > 0 ? 0.5 * sum / lr : 0.0; }
 
-// A constant in the arithmetic's type, as far as that reaches: zero times a constant is then zero.
+// Returns a constant in the compute type, bounded by its range, so that zero times a constant is zero.
 template <class Real>
 SRFT_CORE Real bounded_constant(double x) {
   const double largest = double(Limits<Real>::largest);
@@ -101,8 +101,8 @@ SRFT_CORE SgdConstants<Real> sgd_constants(const double* s, const TensorConstant
   return c;
 }
 
-// T where its size matters and not its rank: its bias corrected, and at most a number that leaves room for sums, so
-// that an average which overflowed makes neither a mean nor a weight infinite.
+// Returns T for uses in which its size matters and not its rank. Its bias is corrected, and it is at most a number that
+// leaves room for sums, so that an average which overflowed makes neither a mean nor a weight infinite.
 template <class Real>
 SRFT_CORE Real sized_transfer(Real average, Real correction) {
   const Real transfer = average * correction;

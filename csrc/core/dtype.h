@@ -1,4 +1,4 @@
-// How tensors are stored, in the numbers that ops/native.py hands over.
+// The dtypes of tensors, with the numbers that Python passes for them (srft_kernels/ops/tensors.py).
 #pragma once
 
 namespace srft {

@@ -1,6 +1,6 @@
-// What lets one header serve g++ and nvcc.
+// The macros and functions with which g++ and nvcc compile the same headers.
 //
-// Everything in core/ is `static inline`, forced inline, and free of the standard library: the CPU loops compile these
+// Everything in core/ is `static inline`, forced inline, and free of the standard library. The CPU loops compile these
 // headers once per instruction set, and a function that the linker may merge across those copies could run AVX-512 code
 // on a machine that has none.
 #pragma once
@@ -18,7 +18,7 @@
 
 namespace srft {
 
-// The builtins, because they are expressions: g++ vectorizes them, nvcc maps them to one instruction each.
+// Builtins are used because they are expressions: g++ vectorizes them, and nvcc maps each to one instruction.
 SRFT_CORE float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 SRFT_CORE double fused_multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
 SRFT_CORE float square_root(float x) { return __builtin_sqrtf(x); }
@@ -52,7 +52,7 @@ struct Limits<double> {
   static constexpr double transfer = 0x1p960;
 };
 
-// False for NaN and for both infinities; one comparison, so that a vector loop can use it as a mask.
+// Returns false for NaN and for both infinities. It is one comparison, so that a vector loop can use it as a mask.
 template <class Real>
 SRFT_CORE bool is_finite(Real x) {
   return absolute(x) <= Limits<Real>::largest;

@@ -12,7 +12,7 @@ SRFT_CORE Real quadratic_value(Real weight, Real anchor, Real significance) {
   return significance * distance * distance;
 }
 
-// `factor` is the incoming gradient times the strength.
+// Returns one element of the penalty's gradient. `factor` is the incoming gradient times the strength.
 template <class Real>
 SRFT_CORE Real quadratic_gradient(Real weight, Real anchor, Real significance, Real factor) {
   return factor * significance * (weight - anchor);

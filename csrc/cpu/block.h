@@ -1,6 +1,6 @@
-// What the loops of every operator share: blocks of a tensor as the arithmetic's type, and sums in a fixed shape.
+// What the loops of all operators share: blocks of a tensor in the compute type, and sums in a fixed order.
 //
-// Included only by files that are compiled once per instruction set (SRFT_ISA), so everything is in an unnamed
+// Only files that are compiled once per instruction set (SRFT_ISA) include this, so everything is in an unnamed
 // namespace.
 #pragma once
 
@@ -17,7 +17,7 @@ namespace srft::cpu::SRFT_ISA {
 namespace {
 
 constexpr int kBlock = 512;  // a multiple of kSampleBlock; 8 buffers of it fit in 16 KB of float
-constexpr int kLanes = 16;   // of a sum, whatever the vector width
+constexpr int kLanes = 16;   // the lanes of a sum, whatever the vector width
 
 template <class Real>
 struct Native;
@@ -37,7 +37,7 @@ void decode_all(const void* from, int64_t offset, int n, Real* to) {
   for (int i = 0; i < n; ++i) to[i] = Real(decode(source[i]));
 }
 
-// The block's elements as Real: in place where they are stored so, else converted into `buffer`.
+// Returns the block's elements as Real: in place if they are stored so, else converted into `buffer`.
 template <class Real>
 const Real* load(const void* from, DType dtype, int64_t offset, int n, Real* buffer) {
   if (dtype == Native<Real>::dtype) return static_cast<const Real*>(from) + offset;
@@ -63,7 +63,7 @@ void encode_all(const float* from, void* to, int64_t offset, int n) {
   if (dtype == DType::kFloat16) encode_all<Half>(from, to, offset, n);
 }
 
-// The task gradient of a block: converted, unscaled.
+// Returns the task gradient of a block, converted and unscaled.
 template <class Real>
 const Real* task_gradient(const Options& o, const Tensor& t, int64_t offset, int n, Real* buffer) {
   const Real* gradient = load<Real>(t.grad, t.dtype, offset, n, buffer);
@@ -74,8 +74,8 @@ const Real* task_gradient(const Options& o, const Tensor& t, int64_t offset, int
   return buffer;
 }
 
-// The compiler's own vector type of the machine's width (a wider one is taken apart through memory), because a sum in
-// an array goes through memory too.
+// The compiler's own vector type of the machine's width. The compiler splits a wider one through memory, and keeps a
+// sum in an array in memory too.
 #if defined(__AVX512F__)
 #define SRFT_VECTOR_BYTES 64
 #elif defined(__AVX__)
@@ -94,7 +94,7 @@ struct VectorOf<double> {
   typedef double type __attribute__((vector_size(SRFT_VECTOR_BYTES)));
 };
 
-// Sums in a fixed shape: 16 lanes whatever the vector width, folded in order.
+// A sum in a fixed order: 16 lanes whatever the vector width, which are added in order.
 template <class Real>
 struct LaneSum {
   Real lane[kLanes] = {};
@@ -103,8 +103,8 @@ struct LaneSum {
     for (int j = 0; j < kLanes; ++j) sum += double(lane[j]);
     return sum;
   }
-  // Adds `n` numbers, at most a block: lane by lane in their own type first, because that is as exact for a block and
-  // faster.
+  // Adds `n` numbers, at most a block. Each lane first sums in the numbers' own type, because that is as exact for a
+  // block and faster.
   template <class Stored>
   void add(const Stored* x, int n) {
     using Vector = typename VectorOf<Stored>::type;

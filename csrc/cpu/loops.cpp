@@ -1,13 +1,12 @@
-// The step over one chunk of one tensor. Compiled once per instruction set, into a namespace of that name (SRFT_ISA).
+// The step over one chunk of one tensor. It is compiled once per instruction set, into a namespace of that name
+// (SRFT_ISA).
 //
-// A chunk goes by in blocks that stay in the first-level cache: each stage below is a short loop over the block that a
-// compiler vectorizes, and reads memory only where a stage before it has not. So a step reads and writes every tensor
-// once. Products and sums are never contracted except where core/ says so: every instruction set gives the same bits.
-#include "../core/adam.h"
-#include "../core/pull.h"
+// A chunk is processed in blocks that stay in the first-level cache. Each stage below is a short loop over the block
+// that a compiler vectorizes. It reads from memory only what no earlier stage has read, so a step reads and writes
+// every tensor once. Products and sums are never contracted except where core/ says so, so every instruction set gives
+// the same bits.
+#include "../core/element.h"
 #include "../core/rank.h"
-#include "../core/sgd.h"
-#include "adam_pass.h"
 #include "block.h"
 #include "chunk.h"
 #include "probe_signs.h"
@@ -44,8 +43,9 @@ SRFT_CORE int64_t count_finite(const Real* x, int n) {
   return finite;
 }
 
-// Sum of T over the elements with a finite gradient; over all where `gradient` is null. Chosen first and summed then:
-// g++ 12 for AVX2 takes the mask of the first half of the lanes for both, where a sum's term has a condition in it.
+// Returns the sum of T over the elements with a finite gradient, or over all if `gradient` is null. Elements are chosen
+// first and then summed, because g++ 12 for AVX2 applies the mask of the first half of the lanes to both halves if a
+// sum's term has a condition in it.
 template <class Real>
 double finite_sum(int n, const Real* transfer, const Real* gradient) {
   alignas(64) Real chosen[kBlock];
@@ -86,7 +86,7 @@ void sgd_block(int n, const Real* weight, const Real* gradient, Real* buffer, co
   }
 }
 
-// The inner optimizer over a block: moments in place, its proposal into `proposed`.
+// Runs the inner optimizer over a block. It updates the moments in place and writes its proposal into `proposed`.
 template <bool kHold, class Real>
 void inner_step(const Options& o, const Tensor& t, int64_t offset, int n, const Real* weight, const Real* gradient,
                 Real* proposed) {
@@ -111,7 +111,7 @@ void inner_step(const Options& o, const Tensor& t, int64_t offset, int n, const 
   else sgd_block<true, false, kHold>(n, weight, gradient, buffer, c, proposed);
 }
 
-// The running mean of squared gradients of a block, where it is a state of its own.
+// Updates the running mean of squared gradients of a block, if it is a state of its own.
 template <class Real>
 void update_transfer(const Options& o, const Tensor& t, int64_t offset, int n, const Real* gradient, bool hold) {
   Real* average = static_cast<Real*>(t.transfer) + offset;
@@ -147,7 +147,7 @@ double fold_block(const Options& o, const Tensor& t, int64_t offset, int n, cons
   return block_sum<Real>(n, [&](int i) { return absolute(curvature[i]); });
 }
 
-// P^ of a block, from P and H.
+// Returns P^ of a block, from P and H.
 template <class Real>
 const Real* significance_of(const Tensor& t, int64_t offset, int n, Real* out) {
   const Real* prior = t.prior ? static_cast<const Real*>(t.prior) + offset : nullptr;
@@ -162,7 +162,7 @@ const Real* significance_of(const Tensor& t, int64_t offset, int n, Real* out) {
   return out;
 }
 
-// Adds to the path what a block's gradients say of its moves (Zenke, Poole and Ganguli 2017, equation 3).
+// Adds to the path the product of a block's gradients and moves (Zenke, Poole and Ganguli 2017, equation 3).
 template <class Real>
 void follow_path(const Tensor& t, int64_t offset, int n, const Real* gradient, const Real* before, const Real* after) {
   Real* path = static_cast<Real*>(t.path) + offset;
@@ -173,7 +173,7 @@ void follow_path(const Tensor& t, int64_t offset, int n, const Real* gradient, c
   }
 }
 
-// Sum of significance (theta - a)^2 over a block.
+// Returns the sum of significance (theta - a)^2 over a block.
 template <class Real>
 double weighted_square(int n, const Real* significance, const Real* weight, const Real* anchor) {
   return block_sum<Real>(n, [&](int i) {
@@ -182,19 +182,19 @@ double weighted_square(int n, const Real* significance, const Real* weight, cons
   });
 }
 
-// What the pull needs to know of a tensor in this step.
+// What the pull needs to know about a tensor in this step.
 struct Pull {
-  bool to_anchor;  // by T
-  bool by_prior;   // by P or H
-  bool active;     // by anything
+  bool to_anchor;  // T pulls to the anchor
+  bool by_prior;   // P or H pulls to it
+  bool active;     // anything does
   Pull(const Options& o, const Tensor& t)
       : to_anchor(o.pull_active && t.anchor && o.has(kTransferToAnchor) && t.transfer_to_anchor != 0),
         by_prior(o.pull_active && t.anchor && (t.prior || t.curvature)),
         active(by_prior || to_anchor) {}
 };
 
-// The values of the penalty at the weights before the step (T of its own: this step's), and in coupled mode its
-// gradient.
+// Returns the values of the penalty at the weights before the step, with this step's T if it is a state of its own. In
+// coupled mode it also adds the penalty's gradient.
 template <class Real>
 const Real* penalize(const Options& o, const Tensor& t, const Pull& pull, int64_t offset, int n, const Real* weight,
                      const Real* anchor, const Real* prior, const Real* gradient, Real* effective, ChunkSums& sums) {
@@ -223,12 +223,12 @@ const Real* penalize(const Options& o, const Tensor& t, const Pull& pull, int64_
 template <class Real>
 struct Blend {
   const Real* prior;     // P^, or null
-  const Real* transfer;  // T where it pulls to the anchor, or null
+  const Real* transfer;  // T if it pulls to the anchor, or null
   const Real* damping;   // w_t
   Real prior_weight, transfer_weight;
 };
 
-// The pull over a block; elements whose gradient is not finite stay where they were. `gradient` is null where none is
+// Applies the pull to a block. Elements whose gradient is not finite keep their value. `gradient` is null if it is not
 // to be looked at.
 template <bool kPull, bool kDamp, bool kExact, class Real>
 void blend_block(int n, const Real* proposed, const Real* weight, const Real* anchor, const Real* gradient,
@@ -256,10 +256,9 @@ void blend_block(int n, const Real* proposed, const Real* weight, const Real* an
   }
 }
 
-// A fused step (an inner optimizer named), or the half of an unfused one that comes after the inner step (no gradient).
+// A fused step (with an inner optimizer), or the half of an unfused one after the inner step (without a gradient).
 template <class Real>
-void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  if (is_adam_pass(o, t)) return adam_chunk<Real>(o, t, begin, end, sums, keys);
+void any_step(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
   Block<Real> b;
   const bool fused = o.inner() != kNone;
   const bool hold = o.hold();
@@ -297,7 +296,7 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
       proposed = load<Real>(t.param, t.dtype, offset, n, b.proposed);
     }
 
-    // T, its statistics for the next step, and the damping that the last step's statistics give it.
+    // T, its statistics for the next step, and the damping that follows from the last step's statistics.
     const Real* average = t.transfer
                               ? static_cast<const Real*>(t.transfer) + offset
                               : (t.second_moment && o.inner() == kAdam ? at<Real>(t.second_moment, offset) : nullptr);
@@ -329,7 +328,7 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
     // The pull, and the store.
     const Real* result = b.result;
     if ((!pull && !damp) || is_coupled) {
-      if (!fused) continue;  // nothing to add to what the inner optimizer stored
+      if (!fused) continue;  // the inner optimizer has stored the result already
       result = proposed;
     } else {
       Blend<Real> w;
@@ -368,8 +367,8 @@ void process(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
   }
 }
 
-// The half of an unfused step that comes before the inner one: T, the penalty and its gradient, gradients that are not
-// finite shown to the inner optimizer as zero, and a copy of the weights where the damping will need it.
+// The half of an unfused step before the inner one. It updates T, computes the penalty and its gradient, sets gradients
+// that are not finite to zero for the inner optimizer, and copies the weights if the damping will need them.
 template <class Real>
 void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys&) {
   Block<Real> b;
@@ -404,11 +403,11 @@ void prepare(const Options& o, const Tensor& t, int64_t begin, int64_t end, Chun
   }
 }
 
-void process_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
-  t.dtype == DType::kFloat64 ? process<double>(o, t, begin, end, sums, keys)
-                             : process<float>(o, t, begin, end, sums, keys);
+void any_step_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
+  t.dtype == DType::kFloat64 ? any_step<double>(o, t, begin, end, sums, keys)
+                             : any_step<float>(o, t, begin, end, sums, keys);
 }
-void prepare_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
+void prepare_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
   t.dtype == DType::kFloat64 ? prepare<double>(o, t, begin, end, sums, keys)
                              : prepare<float>(o, t, begin, end, sums, keys);
 }
@@ -418,13 +417,15 @@ void prepare_any(const Options& o, const Tensor& t, int64_t begin, int64_t end, 
 
 }  // namespace
 
+void fused_adam_chunk(const Options&, const Tensor&, int64_t begin, int64_t end, ChunkSums&, SampledKeys&);
 double penalty_value_chunk(const PenaltyTensor&, int64_t begin, int64_t end);
 void penalty_gradient_chunk(const PenaltyTensor&, int64_t begin, int64_t end, double factor);
 void probe_fill_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end);
 void probe_perturb_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double scale);
 void probe_fold_chunk(const ProbeTensor&, const Draw&, int64_t begin, int64_t end, double decay, double weight);
 
-const Loops loops = {SRFT_NAME(SRFT_ISA),    process_any,      prepare_any,         penalty_value_chunk,
-                     penalty_gradient_chunk, probe_fill_chunk, probe_perturb_chunk, probe_fold_chunk};
+const Loops loops = {SRFT_NAME(SRFT_ISA), fused_adam_chunk,    any_step_chunk,
+                     prepare_chunk,       penalty_value_chunk, penalty_gradient_chunk,
+                     probe_fill_chunk,    probe_perturb_chunk, probe_fold_chunk};
 
 }  // namespace srft::cpu::SRFT_ISA

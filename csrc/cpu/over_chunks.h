@@ -1,4 +1,4 @@
-// Work over the chunks of a list of tensors, on torch's threads.
+// Runs work over the chunks of a list of tensors, on torch's threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -10,7 +10,7 @@
 
 namespace srft::cpu {
 
-// Half-open ranges of chunks, one after another through all tensors (anything with a `size`).
+// Half-open ranges of chunks, numbered through all tensors (anything with a `size`).
 struct Chunks {
   template <class Tensor>
   explicit Chunks(const std::vector<Tensor>& tensors) {
@@ -30,7 +30,7 @@ void over_chunks(const std::vector<Tensor>& tensors, const Chunks& chunks, const
     size_t tensor = std::upper_bound(chunks.first.begin(), chunks.first.end(), from) - chunks.first.begin() - 1;
     for (int64_t chunk = from; chunk < to; ++chunk) {
       while (tensor + 1 < tensors.size() && chunks.first[tensor + 1] <= chunk)
-        ++tensor;  // past tensors without elements
+        ++tensor;  // skip tensors without elements
       const int64_t begin = (chunk - chunks.first[tensor]) * kChunk;
       function(chunk, tensors[tensor], begin, std::min(begin + kChunk, tensors[tensor].size));
     }

@@ -7,7 +7,7 @@
 
 namespace srft::cpu {
 
-// One tensor of the penalty, contiguous. Arithmetic is double where `param` is float64, else float.
+// One tensor of the penalty, contiguous. The compute type is double if `param` is float64, else float.
 struct PenaltyTensor {
   int64_t size;
   DType dtype;  // of param and gradient
@@ -16,13 +16,14 @@ struct PenaltyTensor {
   const void* param;
   const void* anchor;
   const void* significance;
-  void* gradient;  // written; null where only the value is wanted
+  void* gradient;  // written; null if only the value is computed
 };
 
-// Sum of P (theta - a)^2 over all tensors: elements in the arithmetic's type, sums in double and in a fixed order.
+// Returns the sum of P (theta - a)^2 over all tensors. Elements are in the compute type, sums are in double and in a
+// fixed order.
 double penalty_sum(const std::vector<PenaltyTensor>& tensors);
 
-// gradient = factor P (theta - a).
+// Sets gradient = factor P (theta - a).
 void penalty_gradient(const std::vector<PenaltyTensor>& tensors, double factor);
 
 }  // namespace srft::cpu

@@ -1,5 +1,5 @@
-// The significance penalty over one chunk of one tensor. Compiled once per instruction set, like loops.cpp and by its
-// rules.
+// The significance penalty over one chunk of one tensor. It is compiled once per instruction set, by the rules of
+// loops.cpp.
 #include "../core/penalty.h"
 #include "block.h"
 #include "penalty.h"

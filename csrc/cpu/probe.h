@@ -8,7 +8,7 @@
 
 namespace srft::cpu {
 
-// One tensor, dense, and what is read for it. Unused pointers are null.
+// One dense tensor, and what is read for it. Unused pointers are null.
 struct ProbeTensor {
   int64_t size;
   uint32_t number;  // the one that its signs are drawn with

@@ -1,7 +1,7 @@
-// Probes over one chunk of one tensor. Compiled once per instruction set, like loops.cpp and by its rules.
+// Probes over one chunk of one tensor. The file is compiled once per instruction set, by the rules of loops.cpp.
 //
-// Signs are computed a run at a time: one call of Philox for 128 elements, several calls side by side in a vector's
-// lanes. What a chunk reads and writes is its tensors, and nothing of the probe.
+// Signs are computed for a run at a time. One call of Philox serves 128 elements, and several calls run side by side in
+// a vector's lanes. A chunk reads and writes its tensors, and nothing of the probe.
 #include "block.h"
 #include "probe.h"
 #include "probe_signs.h"

@@ -1,6 +1,7 @@
-// A probe's signs for the loops that use them: calls of Philox side by side in a vector's lanes, 128 signs each.
+// A probe's signs for the loops that use them. Calls of Philox, with 128 signs each, run side by side in a vector's
+// lanes.
 //
-// Included only by files that are compiled once per instruction set (SRFT_ISA), so everything is in an unnamed
+// Only files that are compiled once per instruction set (SRFT_ISA) include this, so everything is in an unnamed
 // namespace.
 #pragma once
 
@@ -12,7 +13,7 @@
 namespace srft::cpu::SRFT_ISA {
 namespace {
 
-// The words of 32 * kWords elements from element `offset` on, which a block of Philox begins with.
+// Computes the words of 32 * kWords elements from element `offset` on, at which a block of Philox begins.
 template <int kWords>
 void draw_signs(const Draw& draw, uint32_t number, int64_t offset, uint32_t (&words)[kWords]) {
   constexpr int kCalls = kWords * 32 / kSigns;
@@ -32,8 +33,8 @@ void draw_signs(const Draw& draw, uint32_t number, int64_t offset, uint32_t (&wo
   }
 }
 
-// The bits of a word, each in a whole number as wide as a lane: tested against, because not every instruction set
-// shifts each lane by a number of its own.
+// The bits of a word, each in a whole number as wide as a lane. The loops test against them, because not every
+// instruction set can shift each lane by a number of its own.
 template <class Lane>
 struct BitTable {
   alignas(64) Lane bit[32];

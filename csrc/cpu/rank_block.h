@@ -1,6 +1,7 @@
-// Blocks of transfer significance: bias-corrected, put into bins, and counted for the next step's ranks.
+// Blocks of transfer significance: the bias is corrected, elements are put into bins, and counted for the next step's
+// ranks.
 //
-// Included only by files that are compiled once per instruction set, like block.h.
+// Only files that are compiled once per instruction set include this, as with block.h.
 #pragma once
 
 #include "../core/rank.h"
@@ -10,14 +11,14 @@
 namespace srft::cpu::SRFT_ISA {
 namespace {
 
-// T of a block with its bias corrected, for ranks.
+// Returns T of a block with its bias corrected, for ranks.
 template <class Real>
 SRFT_CORE void corrected_transfer(int n, const Real* raw, Real correction, Real* out) {
   SRFT_VECTORIZE
   for (int i = 0; i < n; ++i) out[i] = raw[i] * correction;
 }
 
-// The same where its size matters.
+// The same for uses in which its size matters.
 template <class Real>
 SRFT_CORE void sized_transfers(int n, const Real* raw, Real correction, Real* out) {
   SRFT_VECTORIZE
@@ -31,7 +32,7 @@ void bins_of(const Tensor& t, int n, const Real* transfer, int32_t* bin) {
   for (int i = 0; i < n; ++i) bin[i] = rank_bin(float(transfer[i]), low, density);
 }
 
-// This step's weight per bin.
+// Returns this step's weights by bin.
 template <class Real>
 const Real* damping_of(const Tensor& t) {
   if constexpr (sizeof(Real) == sizeof(double)) return t.table64;
@@ -39,7 +40,7 @@ const Real* damping_of(const Tensor& t) {
 }
 
 // Calls function(start, size) for the runs of a block's elements that are counted: all of a small tensor, at most one
-// of a large one. `element` is the block's place in its tensor.
+// run of a large one. `element` is the block's position in its tensor.
 template <class Function>
 void over_counted(const Tensor& t, int64_t element, int n, const Function& function) {
   static_assert(kSampleGroup % kBlock == 0 && kChunk % kSampleGroup == 0, "a block must lie within one group");
@@ -56,9 +57,9 @@ void over_counted(const Tensor& t, int64_t element, int n, const Function& funct
   }
 }
 
-// Adds a run of at most kSampleBlock elements to the histogram, those with a gradient that is not finite left out
-// (null: all are finite). The extremes are found on the bits of T, which a vector unit compares without the care that
-// NaN asks for.
+// Adds a run of at most kSampleBlock elements to the histogram. Elements with a gradient that is not finite are left
+// out; a null `gradient` means that all are finite. The extremes are compared as the bits of T, because a vector unit
+// compares those without the extra care that NaN needs.
 template <class Real>
 void count_keys(int n, const Real* transfer, const Real* gradient, const int32_t* bin, SampledKeys& keys) {
   constexpr int32_t kNone = 0x7fffffff;
@@ -81,7 +82,7 @@ void count_keys(int n, const Real* transfer, const Real* gradient, const int32_t
   keys.largest = high > keys.largest ? high : keys.largest;
 }
 
-// The counted elements of a block whose T and bins are known.
+// Counts the elements of a block whose T and bins are known.
 template <class Real>
 void sample(const Tensor& t, int64_t element, int n, const Real* transfer, const Real* gradient, const int32_t* bin,
             SampledKeys& keys) {
@@ -90,7 +91,7 @@ void sample(const Tensor& t, int64_t element, int n, const Real* transfer, const
   });
 }
 
-// The same from the average that T is, with bins found for the counted elements only.
+// The same from the average behind T. Bins are computed for the counted elements only.
 template <class Real>
 void sample_average(const Tensor& t, int64_t element, int n, const Real* average, Real correction, const Real* gradient,
                     SampledKeys& keys) {

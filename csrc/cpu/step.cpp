@@ -1,14 +1,21 @@
+// The CPU step, and its only entry: the operator srft::step_group_ has everything that comes with a step checked
+// (held_group.h), works out what each tensor's elements share, and gives their chunks to torch's threads.
 #include "step.h"
 
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <mutex>
 
 #include "../core/rank.h"
+#include "held_group.h"
+#include "layouts.h"
+#include "numbered.h"
 
 namespace srft::cpu {
 namespace {
@@ -18,7 +25,7 @@ struct Task {
   int64_t begin, end;
 };
 
-// What one tensor's chunks found together. The keys are there where the step counts them.
+// What one tensor's chunks found together. The keys are present if the step counts them.
 struct Keys {
   int64_t histogram[kBins] = {};
   float smallest = std::numeric_limits<float>::infinity();
@@ -39,8 +46,8 @@ std::vector<Task> tasks_of(const std::vector<Tensor>& tensors, const std::vector
   return tasks;
 }
 
-// Counts of one worker, added to its tensor's when the worker goes on to another: integers, so the order does not
-// matter.
+// The counts of one worker. They are added to its tensor's when the worker goes on to another one. They are integers,
+// so the order does not matter.
 class KeyCollector {
  public:
   KeyCollector(std::vector<Keys>& found, std::mutex& mutex) : found_(found), mutex_(mutex) { clear(); }
@@ -74,9 +81,15 @@ class KeyCollector {
   SampledKeys keys_;
 };
 
-// Runs `function` over every chunk of the chosen tensors, on torch's threads.
-Gathered run(const Options& options, const std::vector<Tensor>& tensors, const std::vector<int32_t>& chosen,
-             ChunkFunction function) {
+// Returns whether a tensor's step can run in the loop of Adam alone, which reads one significance and changes none.
+bool is_fused_adam(const Options& o, const Tensor& t) {
+  return o.inner() == kAdam && !o.has(kAmsgrad) && o.mode() != kCoupled && !o.has(kTransferToAnchor) && !t.transfer &&
+         !t.plus && !t.path && !(t.prior && t.curvature);
+}
+
+// Runs the loops over every chunk of the chosen tensors, on torch's threads.
+Gathered run(const Loops& kernel, const Options& options, const std::vector<Tensor>& tensors,
+             const std::vector<int32_t>& chosen) {
   const std::vector<Task> tasks = tasks_of(tensors, chosen);
   std::vector<ChunkSums> sums(tasks.size());
   const bool counts = options.ranks_in(options.phase);
@@ -87,10 +100,14 @@ Gathered run(const Options& options, const std::vector<Tensor>& tensors, const s
     KeyCollector keys(gathered.keys, mutex);
     for (size_t i = next++; i < tasks.size(); i = next++) {
       const Task& task = tasks[i];
-      function(options, tensors[task.tensor], task.begin, task.end, sums[i], keys.of(task.tensor));
+      const Tensor& tensor = tensors[task.tensor];
+      const ChunkFunction over_chunk = options.phase == Phase::kBefore  ? kernel.prepare
+                                       : is_fused_adam(options, tensor) ? kernel.fused_adam
+                                                                        : kernel.any_step;
+      over_chunk(options, tensor, task.begin, task.end, sums[i], keys.of(task.tensor));
     }
   };
-  // Many small tensors are not worth waking a thread for.
+  // Waking a thread costs more than the work on many small tensors.
   int64_t elements = 0;
   for (const Task& task : tasks) elements += task.end - task.begin;
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), elements / (kChunk / 2));
@@ -158,7 +175,7 @@ void set_constants(const Options& options, Tensor& t, double sum, double count) 
 }  // namespace
 
 void step(Options options, std::vector<Tensor>& tensors, double* report) {
-  const Loops& kernel = loops();
+  const Loops& kernel = loops();  // which raises, if it does, before anything is written
   const double* s = options.settings;
   const Phase phase = options.phase;
   options.pull_active = s[kStrength] > 0;
@@ -188,7 +205,7 @@ void step(Options options, std::vector<Tensor>& tensors, double* report) {
     if (options.ranks_in(phase)) set_table(options, t);
   }
 
-  const Gathered found = run(options, tensors, all, phase == Phase::kBefore ? kernel.prepare : kernel.process);
+  const Gathered found = run(kernel, options, tensors, all);
   for (int32_t i : all) {
     const Tensor& t = tensors[size_t(i)];
     const ChunkSums& sums = found.sums[size_t(i)];
@@ -202,3 +219,59 @@ void step(Options options, std::vector<Tensor>& tensors, double* report) {
 }
 
 }  // namespace srft::cpu
+
+// ---------------------------------------------------------------- the operators
+
+namespace {
+
+using namespace srft::ops;
+
+Numbered<std::shared_ptr<HeldGroup>>& groups() {
+  static auto* const all = new Numbered<std::shared_ptr<HeldGroup>>;
+  return *all;
+}
+
+int64_t hold_group(TensorList params, TensorList first_moments, TensorList second_moments,
+                   TensorList max_second_moments, TensorList previous, TensorList anchors, TensorList priors,
+                   TensorList transfers, TensorList curvatures, TensorList paths, Tensor steps, Tensor statistics,
+                   Tensor scales) {
+  auto group = std::make_shared<HeldGroup>(
+      params,
+      std::array<TensorList, kStates>{std::move(first_moments), std::move(second_moments),
+                                      std::move(max_second_moments), std::move(previous), std::move(anchors),
+                                      std::move(priors), std::move(transfers), std::move(curvatures), std::move(paths)},
+      std::move(steps), std::move(statistics), std::move(scales), torch::headeronly::DeviceType::CPU);
+  return groups().keep(std::move(group));
+}
+
+void drop_group(int64_t group) { groups().take(group); }
+
+void step_group(int64_t group, int64_t params, int64_t grads, int64_t plus, int64_t minus, std::vector<double> settings,
+                Tensor report, int64_t flags, int64_t phase) {
+  const TensorList listed[] = {taken_look(params), taken_look(grads), taken_look(plus), taken_look(minus)};
+  const auto held = groups().find(group);
+  STD_TORCH_CHECK(held.has_value(), "srft: there is no group ", group, ": it was dropped, or never made");
+  HeldGroup& one = **held;
+  const std::lock_guard<std::mutex> lock(one.mutex);
+  const srft::cpu::Options options = one.checked_options(settings, report, flags, phase);
+  srft::cpu::step(options, one.checked_tensors(options, listed[0], listed[1], listed[2], listed[3], report),
+                  static_cast<double*>(address_of(report)));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(srft, m) {
+  m.def(
+      "hold_group(Tensor[] params, Tensor[] first_moments, Tensor[] second_moments, Tensor[] max_second_moments, "
+      "Tensor[] previous, Tensor[] anchors, Tensor[] priors, Tensor[] transfers, Tensor[] curvatures, Tensor[] paths, "
+      "Tensor steps, Tensor statistics, Tensor scales) -> int");
+  m.def("drop_group(int group) -> ()");
+  m.def(
+      "step_group_(int group, int params, int grads, int plus, int minus, float[] settings, Tensor(a!) report, "
+      "int flags, int phase) -> ()");
+}
+STABLE_TORCH_LIBRARY_IMPL(srft, CompositeExplicitAutograd, m) {
+  m.impl("hold_group", TORCH_BOX(&hold_group));
+  m.impl("drop_group", TORCH_BOX(&drop_group));
+  m.impl("step_group_", TORCH_BOX(&step_group));
+}

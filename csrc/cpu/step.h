@@ -7,8 +7,8 @@
 
 namespace srft::cpu {
 
-// Takes the step and adds to `report` (kReport float64 values). Of the tensors everything from `size` to `scales` is to
-// be set, of the options the flags, the settings and the phase.
+// Takes the step and adds to `report` (kReport float64 values). The caller sets everything from `size` to `scales` in
+// the tensors, and the flags, the settings and the phase in the options.
 void step(Options options, std::vector<Tensor>& tensors, double* report);
 
 }  // namespace srft::cpu

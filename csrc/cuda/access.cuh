@@ -1,4 +1,4 @@
-// Reading and writing a thread's elements: 16 bytes at a time where they lie so, one by one where they do not.
+// Reads and writes a thread's elements, 16 bytes at a time if they are aligned, else one by one.
 #pragma once
 
 #include "../core/codecs.h"
@@ -15,13 +15,13 @@ struct ArithmeticOf<double> {
   using Real = double;
 };
 
-// Elements that a thread takes in one turn. Beside 16-bit weights, state in float32 is then moved 16 bytes a thread,
-// and side by side across a warp; the weights are 8 bytes a thread, which is whole sectors, too.
+// The elements that a thread takes in one turn. With 16-bit weights, state in float32 is then moved 16 bytes a thread
+// and side by side across a warp. The weights are 8 bytes a thread, which is whole sectors too.
 template <class Stored>
 constexpr int kPerThread = sizeof(Stored) == 8 ? 2 : 4;
 
-// So many bytes as one instruction moves: a step touches each once, so they need not stay in a cache. (Through the
-// intrinsics, because an address that came as a whole number could be of any memory, for all that the compiler knows.)
+// The bytes that one instruction moves. A step touches each of them once, so they need not stay in a cache. Intrinsics
+// are used, because an address that comes as a whole number could belong to any memory as far as the compiler knows.
 template <int kBytes>
 struct WordOf;
 template <>
@@ -52,12 +52,12 @@ struct alignas(kBytes) Pack {
   }
 };
 
-// How kCount elements are moved at once: 16 bytes at a time, or the 8 that they are, or not at all.
+// How kCount elements are moved at once: 16 bytes at a time, or 8 if they have no more, or not at all.
 template <int kCount, class Stored>
 constexpr int kPackBytes = kCount * sizeof(Stored) >= 16 ? 16 : (kCount * sizeof(Stored) == 8 ? 8 : 0);
 
-// `n` of kCount elements from `from` on, as Real; the others are zero. `whole` says that n is kCount and `from` lies at
-// a multiple of 16 bytes (of 8, where kCount elements are so many).
+// Reads `n` of kCount elements from `from` on, as Real. The others are zero. `whole` says that n is kCount and `from`
+// is aligned to 16 bytes (to 8, if kCount elements have no more).
 template <int kCount, class Stored, class Real>
 __device__ __forceinline__ void load(const Stored* from, int n, bool whole, Real (&to)[kCount]) {
   if constexpr (kPackBytes<kCount, Stored> > 0) {

@@ -1,4 +1,4 @@
-// What a launch is told: one struct, in constant memory, written by plan.cpp and read by the kernels.
+// The arguments of a launch: one struct in constant memory, which plan.cpp writes and the kernels read.
 #pragma once
 
 #if defined(SRFT_CUDA_ON_HOST)
@@ -17,8 +17,8 @@
 
 namespace srft::cuda {
 
-// What a kernel may be given: 32 KB from CUDA 12.1 on (an argument read through __grid_constant__ is never copied to
-// local memory), 4 KB before.
+// The largest size of a kernel's arguments: 32 KB from CUDA 12.1 on, 4 KB before. An argument read through
+// __grid_constant__ is never copied to local memory.
 #if !defined(SRFT_CUDA_ARGUMENT_BYTES)
 #if CUDART_VERSION >= 12010
 #define SRFT_CUDA_ARGUMENT_BYTES 32760
@@ -30,13 +30,13 @@ namespace srft::cuda {
 constexpr int kThreads = 256;
 constexpr uint32_t kMostBlocks = 4096;
 
-// A tensor's counters between its first segment of a step and its last. All zero between launches: whoever reads them
-// last clears them.
+// A tensor's counters between its first segment of a step and its last. They are all zero between launches, because
+// whoever reads them last clears them.
 struct TensorScratch {
   unsigned histogram[kBins];
-  unsigned highest;  // largest and smallest T, as place_of and place_from_above (step_kernels.cuh); 0: none
+  unsigned highest;  // the largest and the smallest T, as their bits and as from_above (segment.cuh); 0: none
   unsigned lowest;
-  unsigned arrived;  // segments that are through
+  unsigned arrived;  // segments that are done
   unsigned unused;
 };
 
@@ -51,21 +51,21 @@ constexpr int kSums = 3;
 struct Scratch {
   TensorScratch* tensors;  // of this launch
   BlockReport* reports;    // (blocks,)
-  double* sums;            // of T, of what counted and of |H|, (blocks + tensors, kSums), by segment_slot
-  unsigned* arrived;       // blocks that are through
+  double* sums;            // sums of T, of the counts and of |H|: (blocks + tensors, kSums), by segment_slot
+  unsigned* arrived;       // blocks that are done
 };
 
 constexpr uint16_t kNoColumn = 0xffff;
-// A tensor's size and what goes with it, in one word. A column's bit says that it lies at a multiple of 16 bytes.
+// A tensor's size and its alignment in one word. A column's bit says that its address is a multiple of 16 bytes.
 constexpr uint64_t kSizeMask = (uint64_t(1) << 48) - 1;
 constexpr int kAlignedShift = 48;
-constexpr uint64_t kWideAnchor = uint64_t(1) << 63;  // the anchor is stored in the arithmetic's type
+constexpr uint64_t kWideAnchor = uint64_t(1) << 63;  // the anchor is stored in the compute type
 constexpr uint32_t kAllAligned = (uint32_t(1) << kColumns) - 1;
 static_assert(kAlignedShift + kColumns < 63, "every column needs a bit");
 
 struct StepHeader {
   double settings[kSettings];
-  const double* device_settings;  // read instead of `settings`, where there are any
+  const double* device_settings;  // read instead of `settings` if not null
   const double* scales;           // (tensors of the plan, kScales)
   const double* means;            // sum and count of T over all tensors, for normalize="global"; else null
   const float* found_inf;         // null: no step is skipped
@@ -78,10 +78,10 @@ struct StepHeader {
   uint32_t tensors;
   Flags flags;
   Phase phase;
-  uint16_t column[kColumns];  // where in `words` a column begins, or kNoColumn
-  uint16_t sizes;             // likewise: sizes and their bits
-  uint16_t starts;            // likewise: tensors + 1 first units, two in a word
-  uint16_t rows;              // likewise: places in steps, statistics and scales, two in a word
+  uint16_t column[kColumns];  // where a column begins in `words`, or kNoColumn
+  uint16_t sizes;             // likewise for sizes and their bits
+  uint16_t starts;            // likewise for tensors + 1 first units, two in a word
+  uint16_t rows;              // likewise for rows in steps, statistics and scales, two in a word
 };
 
 constexpr int kWords = (SRFT_CUDA_ARGUMENT_BYTES - int(sizeof(StepHeader))) / 8;

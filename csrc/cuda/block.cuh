@@ -1,4 +1,4 @@
-// Sums and scans over a block, in one order whatever the timing.
+// Sums and scans over a block, in an order that does not depend on timing.
 #pragma once
 
 #include "arguments.h"
@@ -9,8 +9,8 @@ constexpr unsigned kEveryLane = 0xffffffffu;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 
-// The sum over the block of each of kCount values, in every thread. `room` holds kWarps * kCount values and may be used
-// again at once.
+// Returns the sum over the block of each of kCount values, in every thread. `room` holds kWarps * kCount values and may
+// be reused at once.
 template <int kCount>
 __device__ __forceinline__ void block_sum(double (&value)[kCount], double* room) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -30,7 +30,8 @@ __device__ __forceinline__ void block_sum(double (&value)[kCount], double* room)
   __syncthreads();
 }
 
-// The sum of this thread's value and those of the threads before it. For whole numbers, whose sum is exact.
+// Returns the sum of this thread's value and those of the threads before it. It is for whole numbers, whose sum is
+// exact.
 __device__ __forceinline__ double block_inclusive_scan(double value, double* room) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 #pragma unroll
@@ -45,8 +46,8 @@ __device__ __forceinline__ double block_inclusive_scan(double value, double* roo
   return value;
 }
 
-// True in every thread of the block that counts last of `expected`, which may then read what all of them wrote. Every
-// thread calls it after its own writes. The counter is left at zero.
+// Returns true in every thread of the block that is the last of `expected` to count. That block may then read what all
+// of them wrote. Every thread calls this after its own writes. The counter is left at zero.
 __device__ __forceinline__ bool is_last(unsigned* arrived, unsigned expected, bool* room) {
   __threadfence();
   __syncthreads();

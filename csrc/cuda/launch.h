@@ -1,4 +1,4 @@
-// What the launching side shares: errors as sentences, how many blocks fit, and the launch itself.
+// What the launching code shares: errors as sentences, the number of blocks that fit, and the launch itself.
 #pragma once
 
 #include <stdexcept>
@@ -13,7 +13,7 @@ inline void check(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string("srft: ") + what + ": " + cudaGetErrorString(status));
 }
 
-// Makes a device current for as long as it lives, and then the one that was.
+// Makes a device current during its lifetime, and afterward the device that was.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -31,7 +31,7 @@ class OnDevice {
   int before_ = 0, device_ = 0;
 };
 
-// Blocks of kThreads that the current device runs at once: a grid of so many has no second wave.
+// Returns how many blocks of kThreads the current device runs at once. A grid of that size has no second wave.
 template <class Arguments>
 uint32_t resident_blocks(void (*kernel)(Arguments)) {
   int device = 0, processors = 0, each = 0;

@@ -9,14 +9,15 @@
 namespace srft::cuda {
 namespace {
 
-// What the blocks leave for the last one: reports, a counter, the total of the launches so far.
+// What the blocks leave for the last one: reports, a counter, and the total of the launches so far.
 struct PenaltyScratch {
   double total;
   unsigned arrived;
   BlockReport reports[kMostBlocks];  // written before they are read
 };
 
-// Calls function(arguments, last) for the tensors in as many launches as they take; one of none, if there are none.
+// Calls function(arguments, last) for the tensors in as many launches as they need. Without tensors there is one
+// launch.
 template <class Function>
 void over_launches(const std::vector<PenaltyTensor>& tensors, const Function& function) {
   size_t done = 0;
@@ -57,7 +58,7 @@ void penalty_value(const std::vector<PenaltyTensor>& tensors, const double* stre
   auto* s = static_cast<PenaltyScratch*>(scratch);
   over_launches(tensors, [&](PenaltyArguments& a, bool last) {
     PenaltyHeader& h = a.header;
-    // A launch without elements still writes the value: one block with nothing to add.
+    // A launch without elements still writes the value, by one block that has nothing to add.
     if (h.partition.units == 0) h.partition.units = 1;
     h.partition.blocks = uint32_t(std::min<uint64_t>(h.partition.units, resident));
     h.factor = strength;

@@ -1,4 +1,4 @@
-// The significance penalty over any number of tensors: its value, and its gradient.
+// The significance penalty over any number of tensors: its value and its gradient.
 #pragma once
 
 #include <vector>
@@ -7,7 +7,7 @@
 
 namespace srft::cuda {
 
-// A tensor of the penalty; addresses are of the device. The gradient has the parameter's dtype.
+// A tensor of the penalty. Addresses are on the device. The gradient has the parameter's dtype.
 struct PenaltyTensor {
   int64_t size;
   DType dtype, anchor_dtype, significance_dtype;
@@ -15,13 +15,13 @@ struct PenaltyTensor {
 };
 
 size_t penalty_scratch_bytes();
-size_t penalty_zeroed_bytes();  // of these, the first that must be zero
+size_t penalty_zeroed_bytes();  // how many of the first of these must be zero
 
-// *value = strength / 2 sum P (theta - a)^2, as float64 or float32. `scratch` begins with zeros.
+// Sets *value = strength / 2 sum P (theta - a)^2, as float64 or float32. `scratch` begins with zeros.
 void penalty_value(const std::vector<PenaltyTensor>& tensors, const double* strength, void* value, bool wide,
                    void* scratch, int device, cudaStream_t stream);
 
-// gradient = *factor P (theta - a).
+// Sets gradient = *factor P (theta - a).
 void penalty_gradient(const std::vector<PenaltyTensor>& tensors, const double* factor, int device, cudaStream_t stream);
 
 }  // namespace srft::cuda

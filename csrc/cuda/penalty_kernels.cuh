@@ -1,4 +1,4 @@
-// The significance penalty and its gradient. Each of a tensor's three parts may have a dtype of its own.
+// The significance penalty and its gradient. Each of a tensor's three parts may have its own dtype.
 #pragma once
 
 #include "../core/penalty.h"
@@ -11,14 +11,14 @@ struct PenaltyHeader {
   Partition partition;
   uint32_t tensors;
   const double* factor;  // value: the strength; gradient: the incoming gradient times the strength
-  BlockReport* reports;  // value only, as are those below
+  BlockReport* reports;  // for the value only, as are those below
   unsigned* arrived;
-  double* total;  // of the launches so far
+  double* total;  // the sum of the launches so far
   void* value;    // null in all launches but the last
   bool wide;      // `value` is float64
 };
 
-// A tensor's entry: addresses of parameter, anchor, significance and gradient; size and bits; first unit.
+// A tensor's entry: the addresses of parameter, anchor, significance and gradient; size and bits; first unit.
 constexpr int kPenaltyWords = 6;
 constexpr uint32_t kPenaltyTensors = (SRFT_CUDA_ARGUMENT_BYTES - sizeof(PenaltyHeader)) / 8 / kPenaltyWords;
 
@@ -69,7 +69,7 @@ __device__ __forceinline__ void over_penalty(const PenaltyArguments& a, const Fu
   }
 }
 
-// Elements in the parameter's arithmetic; sums in float64.
+// Elements are computed in the parameter's compute type, and sums in float64.
 template <class Real>
 __device__ __forceinline__ double penalty_terms(const PenaltyArguments& a, uint32_t tensor, int64_t at, int n,
                                                 bool whole) {

@@ -14,7 +14,7 @@ struct Scales {
   double scale, decay;
 };
 
-// Launches a kernel over some of the tensors, as often as they need.
+// Launches a kernel over some of the tensors, in as many launches as they need.
 void over_launches(Kernel kernel, const std::vector<const ProbeTensor*>& tensors, const Draw& draw, Scales scales,
                    cudaStream_t stream) {
   const uint32_t resident = resident_blocks(kernel);
@@ -46,7 +46,7 @@ void over_launches(Kernel kernel, const std::vector<const ProbeTensor*>& tensors
   }
 }
 
-// Launches for each combination of dtypes the kernel that `choose` names for it.
+// Launches, for each combination of dtypes, the kernel that `choose` returns for it.
 template <class Choose>
 void over_dtypes(const std::vector<ProbeTensor>& tensors, const Draw& draw, Scales scales, int device,
                  cudaStream_t stream, const Choose& choose) {

@@ -1,4 +1,4 @@
-// Probes over any number of tensors: written out, added to weights, folded into an estimate.
+// Probes over any number of tensors, which are written out, added to weights or folded into an estimate.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@
 
 namespace srft::cuda {
 
-// One tensor, dense, and what is read for it; addresses are of the device, 0 where nothing is read.
+// One dense tensor, and what is read for it. Addresses are on the device, 0 if nothing is read.
 struct ProbeTensor {
   int64_t size;
   uint32_t number;  // the one that its signs are drawn with

@@ -1,7 +1,7 @@
-// Probes over many tensors at a time, of one combination of dtypes.
+// Probes over many tensors at a time, for one combination of dtypes.
 //
-// A block draws the signs of the next 32768 elements into shared memory, one call of Philox a thread, and then takes
-// its elements in turns: a sign costs less than one instruction of the generator.
+// A block draws the signs of the next 32768 elements into shared memory, with one call of Philox a thread, and then
+// takes its elements in turns. A sign costs less than one instruction of the generator.
 #pragma once
 
 #include "access.cuh"
@@ -12,12 +12,12 @@ namespace srft::cuda {
 struct ProbeHeader {
   Partition partition;
   Draw draw;
-  double scale;  // of z: the step of `perturb`, the weight of `fold`
+  double scale;  // factor of z: the step of `perturb`, the weight of `fold`
   double decay;
   uint32_t tensors;
 };
 
-// A tensor's entry: addresses of target, from and minus; size and bits; first unit and number.
+// A tensor's entry: the addresses of target, from and minus; size and bits; first unit and number.
 constexpr int kProbeWords = 5;
 constexpr uint32_t kProbeTensors = (SRFT_CUDA_ARGUMENT_BYTES - sizeof(ProbeHeader)) / 8 / kProbeWords;
 
@@ -71,14 +71,14 @@ __device__ __forceinline__ void over_probes(const ProbeArguments& a, const Funct
       const int64_t mine = begin + int64_t(threadIdx.x) * kSigns;
       uint32_t word[4];
       if (mine < to) probe_words(a.header.draw, uint32_t(a.word(tensor, 4) >> 32), uint64_t(mine) / kSigns, word);
-      __syncthreads();  // everybody is through with the signs before
+      __syncthreads();  // all threads are done with the previous signs
       if (mine < to) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) words[4 * threadIdx.x + k] = word[k];
       }
       __syncthreads();
       const int64_t end = begin + kDrawn < to ? begin + kDrawn : to;
-      // Not unrolled: what is in flight comes of more threads, which fewer registers make room for.
+      // The loop is not unrolled, because more loads are in flight if more threads run, and fewer registers allow that.
 #pragma unroll 1
       for (int64_t at = begin + int64_t(threadIdx.x) * kCount; at < end; at += kThreads * kCount) {
         const int n = end - at < kCount ? int(end - at) : kCount;
@@ -90,7 +90,7 @@ __device__ __forceinline__ void over_probes(const ProbeArguments& a, const Funct
   }
 }
 
-// As whole numbers, because 1 and its sign are bits of a number in every dtype.
+// Written as whole numbers, because 1 and the sign are bits of a number in every dtype.
 template <class Stored>
 __global__ void __launch_bounds__(kThreads) probe_fill_kernel(const __grid_constant__ ProbeArguments a) {
   using Bits = typename SignOf<Stored>::Bits;
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) probe_fill_kernel(const __grid_const
   });
 }
 
-// Elements of one turn: 16 bytes of the narrower of two, so that every access may be of so many.
+// The elements of one turn: 16 bytes of the narrower of two dtypes, so that every access may move that many.
 template <class Stored, class Other>
 constexpr int kProbeCount = 16 / int(sizeof(Stored) < sizeof(Other) ? sizeof(Stored) : sizeof(Other));
 
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads) probe_perturb_kernel(const __grid_co
   });
 }
 
-// `From` is of both gradients.
+// `From` is the dtype of both gradients.
 template <class From>
 __global__ void __launch_bounds__(kThreads) probe_fold_kernel(const __grid_constant__ ProbeArguments a) {
   using Real = typename ArithmeticOf<From>::Real;

@@ -1,5 +1,5 @@
-// A step is a walk of every block over its segments. This file holds the walk, what is the same for every kind of step:
-// a segment's constants and its table of damping before it, its sums and counts after it.
+// What a block of a step does before and after the elements of a segment: constants and the table of damping before
+// them, sums and counts after them. step_kernels.cuh has the walk over segments and the elements themselves.
 #pragma once
 
 #include "../core/constants.h"
@@ -19,17 +19,17 @@ struct SegmentConstants {
   SgdConstants<Real> sgd;
   Real gradient_factor;
   Real transfer_beta, one_minus_transfer_beta;
-  Real correction;       // 1 / (1 - beta^t): bias of T
-  Real prior_scale;      // times P: its part of P^
-  Real curvature_scale;  // times |H|: its part of P^
-  Real prior_weight;     // times P^: the anchor's weight (coupled: the gradient's)
-  Real to_anchor;        // times T: the same, for transfer_anchor="initial"
-  Real mean_damping;     // times T: the weight toward the current value, for damping="mean"
+  Real correction;       // 1 / (1 - beta^t), which corrects the bias of T
+  Real prior_scale;      // factor of P in P^
+  Real curvature_scale;  // factor of |H| in P^
+  Real prior_weight;     // P^ times this is the anchor's weight (coupled: the gradient's)
+  Real to_anchor;        // T times this is the same, for transfer_anchor="initial"
+  Real mean_damping;     // T times this is the weight toward the current value, for damping="mean"
   float low, density;
   bool hold;  // an element whose gradient is not finite stays as it is
   Real fold_decay, fold_weight;
-  double prior_penalty;   // times sum P^ (theta - a)^2
-  double anchor_penalty;  // times sum T (theta - a)^2
+  double prior_penalty;   // factor of sum P^ (theta - a)^2
+  double anchor_penalty;  // factor of sum T (theta - a)^2
 };
 
 template <class Real>
@@ -40,8 +40,8 @@ struct Shared {
   double next[2];  // the histogram's range in this step
   double time, corrections[3];
   double room[kWarps * 7];
-  Draw draw;        // of the product that is folded
-  uint32_t number;  // that keys the tensor's signs
+  Draw draw;        // the draw of the product that is folded
+  uint32_t number;  // keys the tensor's signs
   int64_t from;     // elements of the tensor before the segment
   SegmentConstants<Real> constants;
   Real table[kBins];  // w_t by bin
@@ -57,18 +57,18 @@ struct Shared {
   bool last;
 };
 
-// Where a segment's elements are. Null where its tensor has none of a kind.
+// The addresses of a segment's elements, null for what its tensor does not have.
 template <class Stored>
 struct View {
   using Real = typename ArithmeticOf<Stored>::Real;
-  uint32_t aligned;  // a bit a column
+  uint32_t aligned;  // one bit for each column
   bool wide_anchor;
   Stored *param, *grad, *plus, *minus, *previous;
   const void* anchor;
   const Real* prior;
   Real *first, *second, *maximum, *transfer, *curvature, *path;
 
-  // From the tensor's element `from` on.
+  // Sets the addresses of the tensor's elements from `from` on.
   __device__ void set(const StepArguments& a, uint32_t tensor, int64_t from) {
     const auto point = [&](auto*& to, Column column) {
       to = reinterpret_cast<decltype(to + 0)>(a.address(column, tensor));
@@ -92,8 +92,9 @@ struct View {
   }
 };
 
-// The elements of one turn of a thread: `n` of them from the segment's `at` on. With kWhole, which is known to the
-// compiler, all loads of a turn are issued before the first is waited for; else each column is moved as it lies.
+// The elements of one turn of a thread: `n` of them from the segment's `at` on. With kWhole, which the compiler knows,
+// all loads of a turn are issued before the first is waited for. Without it each column is moved in the way its
+// alignment allows.
 template <bool kWhole, int kCount>
 struct Turn {
   int at, count;
@@ -131,10 +132,11 @@ struct Sums {
   unsigned highest = 0, lowest = 0;
 };
 
-// The bits of a positive float grow with it; `highest` and `lowest` are maxima of these, and 0 is none.
+// The bits of a positive float grow with it. `highest` and `lowest` are maxima of such bits, and 0 stands for none.
 __device__ __forceinline__ unsigned from_above(unsigned bits) { return 0x80000000u - bits; }
 
-// Whether the histogram counts the element `at` of a segment, and those with it in its 64. Segments begin with a group.
+// Returns whether the histogram counts the element `at` of a segment, and with it the others of its 64. Segments begin
+// with a group.
 template <class Real>
 __device__ __forceinline__ bool is_sampled(const Shared<Real>& shared, int at) {
   return shared.every || at % kSampleGroup / kSampleBlock == sampled_block(shared.group + at / kSampleGroup);
@@ -165,7 +167,7 @@ __device__ void set_constants(const StepArguments& a, uint32_t tensor, Shared<Re
   const double* s = shared.settings;
   const uint32_t row = a.row(tensor);
   const double* scales = h.scales + int64_t(row) * kScales;
-  // The mean of T is over what the last step left; the sums over all tensors come from outside.
+  // The mean of T is that of the last step's statistics. The sums over all tensors come from outside.
   const double* sums = h.means ? h.means : h.statistics + int64_t(row) * kStatistics + kSum;
   const BiasCorrections corrections = {shared.corrections[0], shared.corrections[1], shared.corrections[2]};
   const TensorConstants t = tensor_constants(h.flags, s, scales, shared.time, corrections,
@@ -211,8 +213,8 @@ __device__ __forceinline__ void set_table(const StepArguments& a, uint32_t tenso
   __syncthreads();
 }
 
-// All that the elements of the next segment read. Not inlined, because what follows from the number of a thread would
-// be worked out before the walk and kept in registers.
+// Sets everything that the elements of the next segment read. It is not inlined, because the compiler would compute
+// what follows from the thread's number before the walk and keep it in registers.
 template <class Stored, class Real>
 __device__ __noinline__ void begin_segment(const StepArguments& a, Shared<Real>& shared, View<Stored>& view) {
   const uint32_t tensor = shared.tensor;
@@ -220,7 +222,7 @@ __device__ __noinline__ void begin_segment(const StepArguments& a, Shared<Real>&
     const uint64_t first = a.start(tensor), after = a.start(tensor + 1);
     const uint64_t unit = first > shared.begin ? first : shared.begin, stop = after < shared.end ? after : shared.end;
     const int64_t from = int64_t(unit - first) * kUnit, left = int64_t(a.size(tensor)) - from;
-    const int most = int(stop - unit) * kUnit;  // plan.cpp sees to it that a segment has fewer than 2^31 elements
+    const int most = int(stop - unit) * kUnit;  // plan.cpp makes sure that a segment has fewer than 2^31 elements
     shared.size = left < most ? int(left) : most;
     shared.group = from / kSampleGroup;
     shared.from = from;
@@ -240,8 +242,8 @@ __device__ __noinline__ void begin_segment(const StepArguments& a, Shared<Real>&
   __syncthreads();
 }
 
-// A segment's sums into the block's report, its counts into its tensor's; the last segment of a tensor makes the
-// statistics that the next step reads, which none of this step reads any more, and counts the step.
+// Adds a segment's sums to the block's report and its counts to its tensor's. The last segment of a tensor also makes
+// the statistics that the next step reads, which nothing in this step reads any more, and counts the step.
 template <class Real>
 __device__ void end_segment(const StepArguments& a, uint32_t tensor, Sums& sums, Shared<Real>& shared) {
   const StepHeader& h = a.header;
@@ -309,7 +311,8 @@ __device__ void end_segment(const StepArguments& a, uint32_t tensor, Sums& sums,
   if (threadIdx.x == 0 && h.phase != Phase::kAfter) h.steps[a.row(tensor)] += 1.0f;
 }
 
-// The blocks' reports into the step's, by the block that is through last. A step that was skipped reports no penalties.
+// Adds the blocks' reports to the step's. The last block to finish does this. A step that was skipped reports no
+// penalties.
 template <class Real>
 __device__ void end_block(const StepHeader& h, Shared<Real>& shared) {
   if (threadIdx.x == 0) h.scratch.reports[blockIdx.x] = shared.report;
@@ -330,56 +333,13 @@ __device__ void end_block(const StepHeader& h, Shared<Real>& shared) {
   h.report[kTransferPenalty] = (reset ? 0.0 : h.report[kTransferPenalty]) + total[1];
 }
 
-// All that a step which `found_inf` skips looks at.
+// Counts the gradients that are not finite, which is all that a step does if `found_inf` skips it.
 template <class Stored, class Real>
 __device__ void count_nonfinite(const Stored* gradient, int size, Shared<Real>& shared) {
   double count[1] = {0};
   for (int at = threadIdx.x; at < size; at += kThreads) count[0] += is_finite(Real(decode(gradient[at]))) ? 0 : 1;
   block_sum(count, shared.room);
   if (threadIdx.x == 0) shared.report.nonfinite += count[0];
-}
-
-// Walks a block over its segments. Pass::elements(header, view, shared, sums) takes the elements of one.
-template <class Pass>
-__device__ __forceinline__ void walk(const StepArguments& a) {
-  using Stored = typename Pass::Stored;
-  using Real = typename ArithmeticOf<Stored>::Real;
-  const StepHeader& h = a.header;
-  // What all threads know lies here and is read where it is needed, addresses and the loop's variable too: registers
-  // are for the elements.
-  __shared__ Shared<Real> shared;
-  __shared__ View<Stored> view;
-  if (threadIdx.x < kSettings) {
-    shared.settings[threadIdx.x] = (h.device_settings ? h.device_settings : h.settings)[threadIdx.x];
-  }
-  if (threadIdx.x == 0) {
-    shared.skipped = h.found_inf && *h.found_inf != 0.0f;
-    shared.begin = h.partition.begin(blockIdx.x);
-    shared.end = h.partition.begin(blockIdx.x + 1);
-    shared.tensor = tensor_of(a, shared.begin);
-    shared.report = {};
-  }
-  __syncthreads();
-  if (shared.skipped && !h.flags.has(kCountSkipped)) return;  // every block alike
-  if (threadIdx.x == 0) {                                     // seen by all at the first segment's barrier
-    const double* s = shared.settings;
-    shared.draw = {uint64_t(s[kProbeSeedHigh]) << 32 | uint64_t(s[kProbeSeedLow]), uint32_t(s[kProbeStep])};
-  }
-
-  while (a.start(shared.tensor) < shared.end) {
-    begin_segment(a, shared, view);
-    if (shared.skipped) {
-      count_nonfinite(view.grad, shared.size, shared);
-    } else {
-      Sums sums;
-      Pass::elements(h, view, shared, sums);
-      end_segment(a, shared.tensor, sums, shared);
-    }
-    __syncthreads();  // the segment is through with what is shared
-    if (threadIdx.x == 0) ++shared.tensor;
-    __syncthreads();
-  }
-  end_block(h, shared);
 }
 
 }  // namespace srft::cuda

@@ -1,4 +1,4 @@
-// The kernels of a step, by dtype: each is defined in a file of its own, so that they compile side by side.
+// The kernels of a step, by dtype. Each is defined in a file of its own, so that they compile in parallel.
 #pragma once
 
 #include "../core/codecs.h"

@@ -1,4 +1,4 @@
-#include "step.cuh"
+#include "step_kernels.cuh"
 
 namespace srft::cuda {
 

@@ -1,13 +1,60 @@
-// The elements of a step. Three kinds: AdamW with the proximal pull, which most people run, held to few registers;
-// every other fused step and the half after an unfused inner step; the half before it.
+// The kernels of a step: the walk of a block over its segments, and the elements of a segment. There are three kinds:
+// AdamW with the proximal pull, which most people run and which is held to few registers; every other fused step and
+// the half after an unfused inner step; and the half before it.
 #pragma once
 
-#include "../core/pull.h"
+#include "../core/element.h"
+#include "launch.h"
 #include "segment.cuh"
+#include "step.h"
 
 namespace srft::cuda {
 
-// AdamW, the proximal pull, T the second moment; damping by rank or none. csrc/cpu/adam_pass.h is the same on the CPU.
+// Walks a block over its segments. Pass::elements(header, view, shared, sums) takes the elements of one.
+template <class Pass>
+__device__ __forceinline__ void walk(const StepArguments& a) {
+  using Stored = typename Pass::Stored;
+  using Real = typename ArithmeticOf<Stored>::Real;
+  const StepHeader& h = a.header;
+  // What all threads share lies here and is read where it is needed, including addresses and the loop's variable.
+  // Registers are left for the elements.
+  __shared__ Shared<Real> shared;
+  __shared__ View<Stored> view;
+  if (threadIdx.x < kSettings) {
+    shared.settings[threadIdx.x] = (h.device_settings ? h.device_settings : h.settings)[threadIdx.x];
+  }
+  if (threadIdx.x == 0) {
+    shared.skipped = h.found_inf && *h.found_inf != 0.0f;
+    shared.begin = h.partition.begin(blockIdx.x);
+    shared.end = h.partition.begin(blockIdx.x + 1);
+    shared.tensor = tensor_of(a, shared.begin);
+    shared.report = {};
+  }
+  __syncthreads();
+  if (shared.skipped && !h.flags.has(kCountSkipped)) return;  // all blocks return
+  if (threadIdx.x == 0) {                                     // the first segment's barrier makes it visible to all
+    const double* s = shared.settings;
+    shared.draw = {uint64_t(s[kProbeSeedHigh]) << 32 | uint64_t(s[kProbeSeedLow]), uint32_t(s[kProbeStep])};
+  }
+
+  while (a.start(shared.tensor) < shared.end) {
+    begin_segment(a, shared, view);
+    if (shared.skipped) {
+      count_nonfinite(view.grad, shared.size, shared);
+    } else {
+      Sums sums;
+      Pass::elements(h, view, shared, sums);
+      end_segment(a, shared.tensor, sums, shared);
+    }
+    __syncthreads();  // the segment no longer needs what is shared
+    if (threadIdx.x == 0) ++shared.tensor;
+    __syncthreads();
+  }
+  end_block(h, shared);
+}
+
+// AdamW with the proximal pull, with the second moment as T, and with damping by rank or none. csrc/cpu/adam_pass.h is
+// the same on the CPU.
 template <class Stored_, bool kRanked>
 struct FusedAdam {
   using Stored = Stored_;
@@ -93,7 +140,7 @@ struct FusedAdam {
   }
 };
 
-// P^ of a thread's elements, from P and H.
+// Returns P^ of a thread's elements, from P and H.
 template <class Stored, class Real, bool kWhole, int kCount>
 __device__ __forceinline__ void load_significance(const View<Stored>& view, const SegmentConstants<Real>& c,
                                                   const Turn<kWhole, kCount>& turn, Real (&significance)[kCount]) {
@@ -119,8 +166,8 @@ __device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& 
   load(view.plus + at, n, turn.whole(kPlus), plus);
   if (view.minus) load(view.minus + at, n, turn.whole(kMinus), minus);
   const bool from_gradient = !view.minus && h.flags.has(kFoldGradient);
-  // A turn lies within a word of 32 signs, so one call of Philox serves it; the other threads of those 128 elements
-  // make the same call, which costs less than passing it on, beside all that a turn reads.
+  // A turn lies within a word of 32 signs, so one call of Philox serves it. The other threads of those 128 elements
+  // make the same call. Next to everything that a turn reads, that costs less than passing the result on.
   const int64_t element = shared.from + at;
   uint32_t words[4];
   probe_words(shared.draw, shared.number, uint64_t(element) / kSigns, words);
@@ -139,8 +186,8 @@ __device__ __forceinline__ double fold(const StepHeader& h, const View<Stored>& 
   return double(sum);
 }
 
-// Adds to the path what a thread's gradients say of the moves, from weight to weight as they are stored (Zenke, Poole
-// and Ganguli 2017, equation 3).
+// Adds to the path the product of a thread's gradients and moves, from weight to weight as they are stored (Zenke,
+// Poole and Ganguli 2017, equation 3).
 template <class Stored, class Real, bool kWhole, int kCount>
 __device__ __forceinline__ void follow_path(const View<Stored>& view, const Turn<kWhole, kCount>& turn,
                                             const Real (&gradient)[kCount], Real factor, const Real (&before)[kCount],
@@ -161,11 +208,11 @@ __device__ __forceinline__ void follow_path(const View<Stored>& view, const Turn
 // What T does to an element besides being kept.
 struct Transfer {
   bool known;    // there is a T: a state of its own, or Adam's second moment
-  bool damps;    // toward where the element was
+  bool damps;    // pulls toward the element's present value
   bool anchors;  // toward the anchor
 };
 
-// Every fused step, and the half of an unfused one after the inner optimizer's: csrc/cpu/loops.cpp, process.
+// Every fused step, and the half after the inner step of an unfused one, like `process` in csrc/cpu/loops.cpp.
 template <class Stored_>
 struct AnyStep {
   using Stored = Stored_;
@@ -204,7 +251,7 @@ struct AnyStep {
     t.damps = t.known && h.flags.damps_in(h.phase);
     t.anchors = t.known && pulls && h.flags.transfer_to_anchor();
     const bool blends = (pulls || t.damps) && !coupled_pull;
-    if (!fused && !blends && !h.flags.sums_in(h.phase)) return;  // nothing to add to what the inner optimizer stored
+    if (!fused && !blends && !h.flags.sums_in(h.phase)) return;  // the inner optimizer has stored the result already
     const Stored* current_at = view.previous ? view.previous : view.param;
 
     over_turns<kCount>(view, size, [&](const auto turn) {
@@ -292,8 +339,9 @@ struct AnyStep {
   }
 };
 
-// The half of an unfused step before the inner one: T, the penalty and in coupled mode its gradient, gradients that are
-// not finite shown to the inner optimizer as zero, a copy of the weights where the damping will need it.
+// The half of an unfused step before the inner one. It updates T, computes the penalty and in coupled mode its
+// gradient, sets gradients that are not finite to zero for the inner optimizer, and copies the weights if the damping
+// will need them.
 template <class Stored_>
 struct Prepare {
   using Stored = Stored_;
@@ -356,9 +404,10 @@ struct Prepare {
   }
 };
 
-// Resident blocks a multiprocessor that registers are held to: three of 256 threads, each with six loads of 16 bytes
-// under way, are 73 KB in flight, about three times what latency times bandwidth asks of an H200's. Four compile
-// without a spill, too (64 registers), but leave less room to have loads under way: which is faster is to be measured.
+// The resident blocks of a multiprocessor for which registers are limited. Three blocks of 256 threads, each with six
+// loads of 16 bytes under way, have 73 KB in flight, about three times latency times bandwidth of an H200. Four blocks
+// compile without a spill too (64 registers) but leave less room for loads under way. Which is faster has not been
+// measured.
 template <class Stored, bool kRanked>
 __global__ void __launch_bounds__(kThreads, sizeof(Stored) == 8 ? 2 : 3)
     fused_adam_kernel(const __grid_constant__ StepArguments arguments) {
@@ -374,5 +423,32 @@ template <class Stored>
 __global__ void __launch_bounds__(kThreads, 1) prepare_kernel(const __grid_constant__ StepArguments arguments) {
   walk<Prepare<Stored>>(arguments);
 }
+
+// ---------------------------------------------------------------- the launch (step.h), for the files that instantiate
+// it
+
+template <class Stored>
+auto kernel_of(StepKernel kernel) -> void (*)(StepArguments) {
+  switch (kernel) {
+    case StepKernel::kFusedAdam: return fused_adam_kernel<Stored, false>;
+    case StepKernel::kFusedAdamRanked: return fused_adam_kernel<Stored, true>;
+    case StepKernel::kPrepare: return prepare_kernel<Stored>;
+    default: return any_step_kernel<Stored>;
+  }
+}
+
+template <class Stored>
+uint32_t resident_step_blocks(StepKernel kernel) {
+  return resident_blocks(kernel_of<Stored>(kernel));
+}
+
+template <class Stored>
+void launch_step(StepKernel kernel, const StepArguments& arguments, cudaStream_t stream) {
+  launch(kernel_of<Stored>(kernel), arguments, arguments.header.partition.blocks, stream);
+}
+
+#define SRFT_INSTANTIATE_STEP(Stored)                         \
+  template uint32_t resident_step_blocks<Stored>(StepKernel); \
+  template void launch_step<Stored>(StepKernel, const StepArguments&, cudaStream_t)
 
 }  // namespace srft::cuda

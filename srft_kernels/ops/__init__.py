@@ -1,7 +1,7 @@
-"""The operators and the steps, and what computes them: a folder or a file for each backend.
+"""The operators and the steps, with a folder or a file for each backend that computes them.
 
-``contract.py`` and ``flags.py`` state what all backends share, ``plan.py`` what a backend fulfills, ``backends.py``
-which one serves a device.
+``contract.py`` and ``flags.py`` state what all backends share. ``plan.py`` states what a backend has to do.
+``backends.py`` chooses the backend that serves a device.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Which implementation serves a device; the operators get their kernels here, too.
+"""Chooses which backend serves a device, and registers the operators' kernels.
 
-Compiled kernels come first where there are some, Triton's serve a GPU without, and the reference serves everything
-else.
+Compiled kernels come first. Triton's kernels serve a GPU without compiled ones. The reference serves everything else.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ PlanMaker: TypeAlias = Callable[[StepTensors], StepPlan]
 
 
 def triton_available() -> tuple[bool, str]:
-    """Whether the Triton kernels can run here, and why not."""
+    """Return whether the Triton kernels can run on this machine, and if not, why."""
     if importlib.util.find_spec("triton") is None:
         return False, "triton is not installed (pip install triton)"
     from srft_kernels.ops import triton as kernels
@@ -39,14 +38,14 @@ def triton_available() -> tuple[bool, str]:
 
 
 def cuda_unavailable(device: torch.device) -> str:
-    """Why the compiled CUDA kernels do not serve a device; empty if they do."""
+    """Return why the compiled CUDA kernels do not serve a device, or "" if they do."""
     if not cuda_library.available:
         return cuda_library.reason
     if torch.version.hip:
         return "the CUDA kernels do not run on AMD's devices"
     try:
         cuda_library.build.devices()
-    except RuntimeError as error:  # the runtime in the library wants a newer driver than torch's
+    except RuntimeError as error:  # the library's CUDA runtime needs a newer driver than torch's
         return f"the CUDA kernels cannot run under this driver: {error}"
     major, minor = torch.cuda.get_device_capability(device)
     if not serves(cuda_library.build.architectures, major, minor):
@@ -58,11 +57,11 @@ def cuda_unavailable(device: torch.device) -> str:
 
 
 def serves(architectures: str, major: int, minor: int) -> bool:
-    """Whether code for ``architectures`` ("8.0 9.0 12.0+PTX") runs on a device of that capability."""
+    """Return whether code for ``architectures`` ("8.0 9.0 12.0+PTX") runs on a device of that compute capability."""
     for name in architectures.replace(";", " ").split():
         number = name.removesuffix("+PTX").rstrip("af")
         built = tuple(int(part) for part in number.split("."))
-        # "9.0a" runs on 9.0 and nowhere else, its PTX included.
+        # Code for "9.0a" runs on 9.0 and nowhere else, and so does its PTX.
         plain = name.removesuffix("+PTX") == number
         later = (built[0] == major and built[1] <= minor) or (name.endswith("+PTX") and built <= (major, minor))
         if built == (major, minor) or (plain and later):
@@ -71,10 +70,17 @@ def serves(architectures: str, major: int, minor: int) -> bool:
 
 
 def plan_maker(backend: Backend | None, device: torch.device) -> tuple[Backend, PlanMaker]:
-    """The backend that serves a device, and what makes its plans: the best for ``None``, else that of the name.
+    """Return the backend that serves a device, and what makes its plans.
+
+    Args:
+        backend: The name of a backend, or None for the best one.
+        device: The device of the parameters.
+
+    Returns:
+        The backend's name, and a callable that makes a plan from :class:`.plan.StepTensors`.
 
     Raises:
-        RuntimeError: If a backend was asked for by name and cannot run; the message says why and what to do.
+        RuntimeError: If a backend was requested by name and cannot run. The message says why and what to do.
         ValueError: For a name that is not a backend.
     """
     if backend not in (None, "native", "triton", "reference"):
@@ -103,14 +109,15 @@ def plan_maker(backend: Backend | None, device: torch.device) -> tuple[Backend, 
 
 # ---------------------------------------------------------------- the operators' kernels
 
-# The compiled CPU kernels register themselves when their library is loaded, and go before these.
+# The compiled CPU kernels register themselves when their library is loaded, and torch prefers them to these.
 _PENALTIES = (penalty_reference, penalty_backward_reference)
 _PROBES = (fill_reference, perturb_reference, fold_reference)
+_CHECKS: tuple[Callable[..., None], ...] = (probe.check_fill, probe.check_perturb, probe.check_fold)
 
 
 @functools.cache
 def penalty_kernels(device: torch.device) -> tuple[Callable[..., Any], ...]:
-    """The penalty's value and its gradients by the best implementation that serves a CUDA device."""
+    """Return the kernels of the penalty's value and of its gradients that serve a CUDA device best."""
     backend, _ = plan_maker(None, device)
     if backend == "native":
         compiled = CudaPenalty(cuda_library.build)
@@ -124,7 +131,7 @@ def penalty_kernels(device: torch.device) -> tuple[Callable[..., Any], ...]:
 
 @functools.cache
 def probe_kernels(device: torch.device) -> tuple[Callable[..., None], ...]:
-    """Fill, perturb and fold by the best implementation that serves a CUDA device."""
+    """Return the kernels that fill, perturb and fold and that serve a CUDA device best."""
     backend, _ = plan_maker(None, device)
     if backend == "native":
         compiled = CudaProbe(cuda_library.build)
@@ -137,7 +144,7 @@ def probe_kernels(device: torch.device) -> tuple[Callable[..., None], ...]:
 
 
 def _penalty_value(params: Sequence[Tensor], *others: Any) -> Any:
-    device = params[0].device if params else others[-1].device  # the strength's
+    device = params[0].device if params else others[-1].device  # the strength's device
     return penalty_kernels(device)[0](params, *others)
 
 
@@ -147,8 +154,10 @@ def _penalty_gradients(grad: Tensor, params: Sequence[Tensor], *others: Any) -> 
 
 
 def _probe(which: int, *arguments: Any) -> None:
-    targets = arguments[0]
-    # Lists of several devices or lengths go to plain torch, which refuses them in words.
+    """Check an operator's arguments, once for every backend, and call the one that serves the targets' device."""
+    lists, step, tensors = arguments[: which + 1], arguments[-2], arguments[-1]
+    _CHECKS[which](*lists, step, tensors)
+    targets = lists[0]
     on_device = targets and targets[0].device.type == "cuda"
     (probe_kernels(targets[0].device) if on_device else _PROBES)[which](*arguments)
 
@@ -163,8 +172,7 @@ def _register() -> None:
         contract.LIBRARY.impl(name, plain, functional)
         contract.LIBRARY.impl(name, on_cuda, "CUDA")
     for which, name in enumerate(("fill_probes_", "perturb_", "fold_probes_")):
-        contract.LIBRARY.impl(name, _PROBES[which], everywhere)
-        contract.LIBRARY.impl(name, functools.partial(_probe, which), "CUDA")
+        contract.LIBRARY.impl(name, functools.partial(_probe, which), everywhere)
 
 
 _register()

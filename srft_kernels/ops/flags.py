@@ -1,7 +1,7 @@
 """What a step weighs, gathers and ranks: everything that follows from the flags of a parameter group.
 
-``csrc/core/flags.h`` states the same rules for the kernels, and ``tests/srft_kernels/ops/test_flags.py`` compares the
-two over every combination.
+``csrc/core/flags.h`` states the same rules for the kernels. ``tests/srft_kernels/ops/test_flags.py`` compares the two
+for every combination.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from functools import lru_cache
 from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase
 
-_FIELD = 3  # a field of two bits
+_FIELD = 3  # the mask of a field of two bits
 
 
 @dataclass(frozen=True)
 class StepFlags:
-    """The choices that are fixed for a parameter group, and for one step of it.
+    """The choices that are fixed for a parameter group, or for one step of it.
 
     ``int(flags)`` packs them as the kernels read them, and :meth:`of` unpacks them. :mod:`.contract` says what each
     choice means.
@@ -60,7 +60,7 @@ class StepFlags:
         """Unpack flags.
 
         Raises:
-            ValueError: If a field has a value that stands for nothing.
+            ValueError: If a field has a value without a meaning.
         """
         return StepFlags(
             inner=Inner(flags >> contract.INNER_SHIFT & _FIELD),
@@ -85,21 +85,24 @@ class StepFlags:
 
     @property
     def damps(self) -> bool:
-        """Whether T holds elements where they just were.
+        """Whether T damps an element's move away from its present value.
 
-        There the damping term has no gradient, so coupled mode has no damping; and where T pulls to the anchor it does
-        not damp as well.
+        Coupled mode has no damping, because the damping term has no gradient at the present value. T does not damp
+        either if it pulls to the anchor.
         """
         return self.damping is not Damping.UNDAMPED and not self.transfer_to_anchor and not self.coupled
 
     @property
     def weighs_transfer(self) -> bool:
-        """Whether a step reads T, so that statistics of T are kept, whatever kappa is at the moment."""
+        """Whether a step reads T at any kappa, so that statistics of T are kept."""
         return self.damps or self.transfer_to_anchor
 
     @property
     def ranks(self) -> bool:
-        """Whether the statistics of T are histograms, for ranks. Else they are sums, for means."""
+        """Whether the statistics of T are histograms, from which ranks follow.
+
+        Else they are sums, from which means follow.
+        """
         return self.damps and self.damping is Damping.RANK
 
     @property
@@ -108,16 +111,19 @@ class StepFlags:
         return self.weighs_transfer and not self.ranks and self.normalize is Normalize.GLOBAL
 
     def damps_in(self, phase: int) -> bool:
-        """Whether this part of a step damps. The half before the inner step does not, because nothing has moved yet."""
+        """Return whether this part of a step damps.
+
+        The half before the inner step does not, because nothing has moved yet.
+        """
         return self.damps and phase != Phase.BEFORE
 
     def gathers_in(self, phase: int) -> bool:
-        """Whether this part of a step leaves statistics of T for the next one.
+        """Return whether this part of a step leaves statistics of T for the next one.
 
-        Of the halves of an unfused step the second does, except where T is in the gradient that the first half makes.
+        Of the two halves of an unfused step it is the second, unless T is in the gradient that the first half makes.
         """
         return self.weighs_transfer and (phase != Phase.BEFORE or (self.transfer_to_anchor and self.coupled))
 
     def folds_in(self, phase: int) -> bool:
-        """Whether this part of a step folds a product into H."""
+        """Return whether this part of a step folds a product into H."""
         return self.fold and phase == Phase.FUSED

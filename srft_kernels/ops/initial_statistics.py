@@ -1,9 +1,9 @@
 """Statistics of T for tensors that have none yet.
 
-They are of T as the coming step will leave it, so that the first step's ranks and means are right too.
+They describe T as the coming step will leave it, so that the first step's ranks and means are right too.
 
-This is plain torch, once in a tensor's life, and it reads results back to the host. What it needs of memory beside the
-tensors is a few bytes for each sampled element, or a piece of a tensor at a time where every element counts.
+This is plain torch. It runs once in a tensor's life and reads results back to the host. Beside the tensors it needs a
+few bytes of memory for each sampled element. If every element counts, it works on one piece of a tensor at a time.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from srft_kernels.ops.reference.rank import fresh_statistics, sampled_elements
 from srft_kernels.ops.reference.step import LARGEST_TRANSFER
 from srft_kernels.ops.tensors import in_memory_order
 
-PIECE = 1 << 17  # elements whose T is worked out at a time, where every element counts
+PIECE = 1 << 17  # elements of one piece, if every element counts
 
 
 class Sharing(Protocol):
-    """What makes the statistics of shards those of whole tensors."""
+    """Turns the statistics of shards into those of whole tensors."""
 
     def known(self, full: Tensor) -> Tensor:
-        """Which rows are filled on any process."""
+        """Return which rows are filled on any process."""
 
     def of_row(self, row: int, by_rank: bool) -> Callable[[Tensor], None] | None:
-        """What makes one row shared; None where all processes have it alike."""
+        """Return a function that shares one row, or None if all processes have the same row already."""
 
     def add_empty(self, rows: Tensor) -> None:
         """Move the sums of tensors without elements to a row that kernels read."""
@@ -52,9 +52,9 @@ def fill(
         tensors: What the step works on.
         grads: The step's gradients, laid out as the parameters.
         values: The step's settings, in the order of :class:`.contract.Setting`.
-        flags: The step's flags, which weigh T.
-        grad_scale: What the gradients are divided by.
-        sharing: For tensors that are shards, on all processes alike.
+        flags: The step's flags, by which the step weighs T.
+        grad_scale: What the gradients are divided by, or None.
+        sharing: Shares statistics between processes if the tensors are shards, else None.
     """
     rows = tensors.statistics
     full = rows[:, HISTOGRAM:].any(dim=1) if flags.ranks else rows[:, COUNT] > 0
@@ -71,7 +71,7 @@ def fill(
         beta = values[Setting.TRANSFER_BETA if own else Setting.BETA2]
 
         def coming(state: Tensor, gradient: Tensor, beta: float = beta, taken: float = taken) -> tuple[Tensor, Tensor]:
-            """T as the step will leave it, and which elements the step will hold."""
+            """Return T as the step will leave it, and which elements the step will hold."""
             gradient = gradient.to(state.dtype) * factor
             held = torch.zeros_like(gradient, dtype=torch.bool) if flags.propagate_nonfinite else ~gradient.isfinite()
             raw = torch.where(held, state, beta * state + (1 - beta) * gradient * gradient)
@@ -98,7 +98,7 @@ def fill(
 
 
 def _pieces(state: Tensor, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Two dense tensors of one layout, whole or cut into pieces."""
+    """Return pairs of pieces of two dense tensors with the same layout, or the two whole tensors if they are small."""
     if state.numel() <= PIECE:
         return [(state, gradient)]
     return list(zip(in_memory_order(state).split(PIECE), in_memory_order(gradient).split(PIECE), strict=True))

@@ -1,6 +1,6 @@
-"""The compiled libraries, for the CPU and for CUDA: found, loaded and described.
+"""Finds, loads and describes the compiled libraries for the CPU and for CUDA.
 
-A library that is missing is not an error, unless its backend is asked for by name.
+A missing library is not an error unless its backend was requested by name.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ LIBRARY_FILE = Path(__file__).resolve().parent.parent / "_ops.so"
 
 
 class NativeLibrary:
-    """What :func:`load` found.
+    """The result of :func:`load` or :func:`load_cuda`.
 
-    ``available`` is False where the library was not built or does not load; ``reason`` says why.
+    ``available`` is False if the library was not built or does not load. ``reason`` says why.
     """
 
     def __init__(self, build: Any, reason: str) -> None:
@@ -29,12 +29,12 @@ class NativeLibrary:
         return self.build is not None
 
     def capability(self) -> str:
-        """The instruction set that the CPU kernels use on this machine."""
+        """Return the name of the instruction set that the CPU kernels use on this machine."""
         return str(self.build.capability())
 
 
 def load() -> NativeLibrary:
-    """Load the library of the CPU kernels, or say why there is none."""
+    """Load the library of the CPU kernels, or record why there is none."""
     if not LIBRARY_FILE.exists():
         return NativeLibrary(
             None, f"{LIBRARY_FILE.name} was not built: install with a C++ compiler present (pip install .)"
@@ -47,8 +47,9 @@ def load() -> NativeLibrary:
 
 
 def load_cuda() -> NativeLibrary:
-    """The CUDA library, which needs nothing of torch; whether there is a device is another question."""
-    if not any(LIBRARY_FILE.parent.glob("_cuda.*")):  # of this package, not of another that Python would find too
+    """Load the CUDA library, or say why there is none. Whether there is a device is not checked here."""
+    # in this package alone, because an import could find another package's file
+    if not any(LIBRARY_FILE.parent.glob("_cuda.*")):
         return NativeLibrary(
             None, "the CUDA kernels were not built: install with nvcc and a CUDA build of torch present (pip install .)"
         )

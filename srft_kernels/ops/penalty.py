@@ -1,13 +1,12 @@
-"""The significance penalty as one operator over a list of tensors: schemas, fakes, derivatives.
+"""The significance penalty as one operator over a list of tensors.
 
-``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²`` (elastic weight consolidation, arXiv 1612.00796, equation
-3).
+``R = 1/2 · strength · Σ_k Σ_i P_ki (θ_ki - a_ki)²`` (elastic weight consolidation, arXiv 1612.00796, equation 3).
 
-Here are the schemas, what is refused, the fakes and the derivatives. :mod:`.backends` registers the kernels.
+This file has the schemas, the checks, the fakes and the derivatives. :mod:`.backends` registers the kernels.
 
-Arithmetic, binding for every kernel: element work in fp64 for fp64 parameters and in fp32 for all others,
-whatever the storage; sums in fp64 and in a fixed order; the value is fp64 when any parameter is fp64, else
-fp32.
+Every kernel is bound to this arithmetic: element work is in float64 for float64 parameters and in float32 for all
+others, whatever the storage; sums are in float64 and in a fixed order; the value is float64 if any parameter is, else
+float32.
 """
 
 from __future__ import annotations
@@ -28,14 +27,18 @@ BACKWARD_SCHEMA = "(Tensor grad, Tensor[] params, Tensor[] anchors, Tensor[] sig
 
 
 def value_dtype(params: Sequence[Tensor]) -> torch.dtype:
-    """The dtype of the penalty's value."""
+    """Return the dtype of the penalty's value."""
     return torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
 
 
 def check_lists(
     params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
 ) -> None:
-    """Refuse lists that do not belong together, before anything is computed."""
+    """Refuse lists that do not belong together, before anything is computed.
+
+    Raises:
+        ValueError: If lengths, shapes, dtypes or devices differ. The message names the first position that differs.
+    """
     if not len(params) == len(anchors) == len(significance):
         raise ValueError(
             "significance_penalty needs one anchor and one significance per parameter, got "

@@ -1,7 +1,7 @@
-"""What a step works on, and what a backend makes of it: a plan, made once and called in every step.
+"""What a step works on, and the plan that a backend makes of it once and calls in every step.
 
-A plan keeps whatever does not change from step to step, so that a step whose tensors are where they were costs the host
-little more than the launch.
+A plan keeps whatever does not change from step to step. If no tensor has moved, a step costs the host little more than
+the launch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from srft_kernels.ops.layouts import Layouts, look
 class StepTensors:
     """The tensors of one parameter group, all on one device and laid out alike.
 
-    Every list has one entry a parameter, or is empty where it is not used; an entry without elements means "this
-    parameter has none" (an anchor, a prior). State is float64 for float64 parameters and float32 for all others; an
-    anchor may also have its parameter's dtype. ``transfers`` is empty where T is ``second_moments``. ``previous`` is
-    written before an unfused inner step and read after it. ``paths`` gather -g (new theta - theta) in every fused step.
+    Every list has one entry for each parameter, or is empty if it is not used. An entry without elements means that
+    this parameter has no such tensor (no anchor, no prior). State is float64 for float64 parameters and float32 for all
+    others; an anchor may also have its parameter's dtype. ``transfers`` is empty if ``second_moments`` serves as T.
+    ``previous`` is written before an unfused inner step and read after it. ``paths`` add up -g (new theta - theta) in
+    every fused step.
 
-    ``steps`` (n,) float32 counts the steps taken; ``statistics`` (n, STATISTICS) float64 are of T and H as the last
-    step left them; ``scales`` (n, SCALES) float64 are numbers that change seldom (:mod:`.contract` lists both).
+    ``steps`` (n,) float32 counts the steps taken. ``statistics`` (n, STATISTICS) float64 describes T and H as the last
+    step left them. ``scales`` (n, SCALES) float64 holds numbers that change seldom. :mod:`.contract` lists the columns
+    of both.
     """
 
     params: list[Tensor]
@@ -44,7 +46,7 @@ class StepTensors:
     paths: list[Tensor] = field(default_factory=list)
 
 
-# The lists of StepTensors that a plan keeps, in the order of the columns of csrc/core/contract.h.
+# The lists of StepTensors that a plan keeps, in the order of the columns in csrc/core/contract.h.
 STATE_LISTS = (
     *("first_moments", "second_moments", "max_second_moments", "previous"),
     *("anchors", "priors", "transfers", "curvatures", "paths"),
@@ -56,20 +58,22 @@ class StepCall:
     """What one step brings that its plan does not know.
 
     Attributes:
-        params, grads: As in the :class:`StepTensors`, which had the same sizes and dtypes; their memory may have moved
-            since. ``grads`` are laid out as ``params``, are empty in ``Phase.AFTER`` and change only in
+        params: As in the :class:`StepTensors`, with the same sizes and dtypes. Their memory may have moved since.
+        grads: The gradients, laid out as ``params``. The list is empty in ``Phase.AFTER``. A step changes them only in
             ``Phase.BEFORE``.
-        settings: The values of :class:`.contract.Setting`: numbers, or a float64 vector on the parameters' device,
-            which is read when the kernels run (under a captured graph: at every replay).
-        report: ``(REPORT,)`` float64 on the parameters' device; added to, but for what ``RESET_PENALTIES`` says.
+        settings: The values of :class:`.contract.Setting` as numbers, or as a float64 vector on the parameters' device,
+            which the kernels read when they run (under a captured graph: at every replay).
+        report: ``(REPORT,)`` float64 on the parameters' device. A step adds to it, except for what ``RESET_PENALTIES``
+            says.
         flags: An ``int`` of :class:`.flags.StepFlags`.
         phase: A :class:`.contract.Phase`.
-        found_inf, grad_scale: float32, one element, on the device: a step whose ``found_inf`` is not zero changes
-            nothing (it counts the elements that are not finite where ``COUNT_SKIPPED`` is set); gradients are divided
-            by ``grad_scale``.
-        plus, minus: With ``FOLD``: what z (plus - minus) is folded into the curvatures, laid out and scaled as
-            ``grads``. An empty ``minus`` is zero, or with ``FOLD_GRADIENT`` the gradient.
-        param_addresses, grad_addresses: Where the caller has looked at these lists already, what it saw.
+        found_inf: float32, one element, on the device, or None. If it is not zero, the step changes nothing; with
+            ``COUNT_SKIPPED`` it still counts the elements that are not finite.
+        grad_scale: float32, one element, on the device, by which gradients are divided; or None.
+        plus: With ``FOLD``, z (plus - minus) is folded into the curvatures. Laid out and scaled as ``grads``.
+        minus: As ``plus``. An empty list stands for zeros, or with ``FOLD_GRADIENT`` for the gradients.
+        seen_params: What the caller saw of ``params``, if it has looked at them already; for one step.
+        seen_grads: What it saw of ``grads``, likewise.
     """
 
     params: Sequence[Tensor]
@@ -82,24 +86,23 @@ class StepCall:
     grad_scale: Tensor | None = None
     plus: Sequence[Tensor] = ()
     minus: Sequence[Tensor] = ()
-    param_addresses: Tensor | None = None
-    grad_addresses: Tensor | None = None
+    seen_params: Layouts | None = None
+    seen_grads: Layouts | None = None
 
-    def addresses(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Where parameters, gradients, ``plus`` and ``minus`` lie: int64 on the CPU, each empty or one a parameter."""
-
-        def seen(tensors: Sequence[Tensor], known: Tensor | None) -> Tensor:
-            return look(tensors).addresses if known is None else known
-
+    def looks(self) -> tuple[Layouts, Layouts, Layouts, Layouts]:
+        """Return the looks at parameters, gradients, ``plus`` and ``minus``: those that the caller had, or new ones."""
         return (
-            seen(self.params, self.param_addresses),
-            seen(self.grads, self.grad_addresses),
-            seen(self.plus, None),
-            seen(self.minus, None),
+            self.seen_params or look(self.params),
+            self.seen_grads or look(self.grads),
+            look(self.plus),
+            look(self.minus),
         )
 
     def skipped_by_host(self) -> bool:
-        """For a backend whose host waits anyway: whether ``found_inf`` skips this step, which is then all done."""
+        """Return whether ``found_inf`` skips this step. If so, the step is complete when this returns.
+
+        This is for backends whose host waits for the device anyway.
+        """
         if self.found_inf is None or not bool(self.found_inf):
             return False
         if self.flags & contract.COUNT_SKIPPED:
@@ -107,7 +110,7 @@ class StepCall:
         return True
 
     def settings_on_host(self) -> list[float]:
-        """The settings as numbers, with ``grad_scale`` divided out."""
+        """Return the settings as numbers, with ``grad_scale`` divided out."""
         values = self.settings.tolist() if isinstance(self.settings, Tensor) else list(self.settings)
         if self.grad_scale is not None:
             values[contract.Setting.GRADIENT_FACTOR] /= float(self.grad_scale)
@@ -115,14 +118,14 @@ class StepCall:
 
 
 class StepPlan(Protocol):
-    """One backend's plan over some :class:`StepTensors`."""
+    """One backend's plan for some :class:`StepTensors`."""
 
     def step(self, call: StepCall) -> None:
         """Take one step, in place."""
 
 
 def count_nonfinite(grads: Sequence[Tensor], report: Tensor) -> None:
-    """Add the elements that are not finite to ``report``: all that a step which is skipped does."""
+    """Add the number of elements that are not finite to ``report``. A skipped step does nothing else."""
     for grad in grads:
         report[contract.NONFINITE] += (~grad.isfinite()).sum()
 

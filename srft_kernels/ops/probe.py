@@ -1,17 +1,17 @@
-"""Random signs that are computed where they are used: operators over lists of tensors.
+"""Operators over lists of tensors with random signs, which are computed where they are used.
 
 A probe z has elements -1 and +1, each with probability one half (Rademacher), as the Hutchinson estimator of a diagonal
-wants them (Bekas, Kokiopoulou and Saad, 2007). Nothing of it is stored: an element's sign follows from five numbers, so
-a kernel that needs it again computes it again, on any device and in any order.
+wants them (Bekas, Kokiopoulou and Saad, 2007). No probe is stored. An element's sign follows from five numbers, so a
+kernel that needs it again computes it again, on any device and in any order.
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11). Its
-key is ``(seed low 32 bits, seed high 32 bits)``, its counter ``(block low, block high, tensor, step)`` with
-``block = element // 128``, and the sign of an element is bit ``element % 32`` of output word ``element % 128 // 32``:
-0 is +1 and 1 is -1. ``element`` counts a dense tensor's elements as they lie in memory; ``tensor`` is a number that the
-caller gives each tensor, and ``step`` one of the draw.
+key is ``(seed low 32 bits, seed high 32 bits)``, its counter ``(block low, block high, tensor, step)`` with ``block =
+element // 128``, and the sign of an element is bit ``element % 32`` of output word ``element % 128 // 32``: 0 is +1 and
+1 is -1. ``element`` counts a dense tensor's elements in memory order. ``tensor`` is a number that the caller gives each
+tensor, and ``step`` is one that the caller gives each draw.
 
-Arithmetic, binding for every kernel: float64 for a float64 parameter (``plus``, for an estimate), float32 for all
-others, whatever the storage; products and sums are rounded one by one.
+Every kernel is bound to this arithmetic: float64 for a float64 parameter (or, in an estimate, a float64 ``plus``) and
+float32 for all others, whatever the storage. Each product and each sum is rounded by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import contract
-from srft_kernels.ops.tensors import element_dtype, lie_alike
+from srft_kernels.ops.tensors import element_dtype, is_dense, lie_alike
 
 contract.LIBRARY.define("fill_probes_(Tensor(a!)[] out, int seed, int step, int[] tensors) -> ()")
 contract.LIBRARY.define(
@@ -42,7 +42,7 @@ _WORD = 0xFFFFFFFF
 
 
 def _check(what: str, lists: dict[str, Sequence[Tensor]], step: int, tensors: Sequence[int]) -> None:
-    """Refuse lists that do not belong together, before anything is changed. The first list is the one that is."""
+    """Refuse lists that do not belong together, before anything is changed. The operator changes the first list."""
     (leading, first), *others = lists.items()
     for name, listed in (*others, ("tensors", tensors)):
         if len(listed) != len(first):
@@ -58,7 +58,7 @@ def _check(what: str, lists: dict[str, Sequence[Tensor]], step: int, tensors: Se
                 raise ValueError(
                     f"{what} needs {name} of float32, float64, bfloat16 or float16, got {t.dtype} at position {k}"
                 )
-            if not torch.ops.aten.is_non_overlapping_and_dense.default(t):
+            if not is_dense(t):
                 raise ValueError(
                     f"{what} counts elements as they lie in memory, so {name} must be dense; that at position {k} has "
                     f"shape {tuple(t.shape)} and strides {t.stride()}"
@@ -114,7 +114,7 @@ def readable(original: Tensor, param: Tensor) -> Tensor:
 def of_one_dtype(
     estimates: Sequence[Tensor], plus: Sequence[Tensor], minus: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Both lists of gradients with one dtype at each position: the dtype of the arithmetic where the two differ."""
+    """Return both lists of gradients with one dtype at each position: the compute dtype if the two differ there."""
     if not minus:
         return list(plus), []
     common = [p.dtype if p.dtype == m.dtype else h.dtype for h, p, m in zip(estimates, plus, minus, strict=True)]
@@ -157,21 +157,21 @@ def _fold_fake(
 
 
 def _signed(seed: int) -> int:
-    """A seed as an operator takes it: `torch.initial_seed()` may have bit 63 set."""
+    """Return a seed as an operator takes it, a signed 64-bit number. ``torch.initial_seed()`` may set bit 63."""
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"a seed has 64 bits, got {seed}")
     return seed - 2**64 if seed >= 2**63 else seed
 
 
 def _changed(tensors: Sequence[Tensor]) -> None:
-    """Let autograd know, which would else differentiate with values that are no longer there."""
+    """Tell autograd that tensors have changed. Otherwise it would differentiate with values that are gone."""
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version([t for t in tensors if not t.is_inference()])
 
 
 @torch.no_grad()
 def fill_probes_(out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[int]) -> None:
-    """``out[k] <- z``: the probe of ``seed`` and ``step`` for the tensors numbered ``tensors``, written out."""
+    """Set ``out[k] <- z``, the probe of ``seed`` and ``step`` for the tensors numbered ``tensors``."""
     torch.ops.srft.fill_probes_(out, _signed(seed), step, tensors)
     _changed(out)
 
@@ -180,9 +180,9 @@ def fill_probes_(out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[
 def perturb_(
     params: Sequence[Tensor], originals: Sequence[Tensor], scale: float, seed: int, step: int, tensors: Sequence[int]
 ) -> None:
-    """``param <- original + scale z``.
+    """Set ``param <- original + scale z``.
 
-    ``originals`` are laid out as ``params``, of any of the four dtypes, and may be ``params`` themselves.
+    ``originals`` are laid out as ``params``, have any of the four dtypes, and may be ``params`` themselves.
     """
     torch.ops.srft.perturb_(params, originals, scale, _signed(seed), step, tensors)
     _changed(params)
@@ -199,9 +199,9 @@ def fold_probes_(
     step: int,
     tensors: Sequence[int],
 ) -> None:
-    """``H <- decay H + weight z (plus - minus)``; an empty ``minus`` is zero.
+    """Set ``H <- decay H + weight z (plus - minus)``. An empty ``minus`` stands for zeros.
 
-    Estimates are float64 where ``plus`` is, else float32.
+    Estimates are float64 if ``plus`` is, else float32.
     """
     torch.ops.srft.fold_probes_(estimates, plus, minus, decay, weight, _signed(seed), step, tensors)
     _changed(estimates)

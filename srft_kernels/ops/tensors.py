@@ -1,43 +1,38 @@
-"""What kernels need to know of a tensor: its arithmetic, its layout and where it lies in memory."""
+"""What kernels need to know of a tensor: its compute dtype, its layout and its address."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-# The numbers of csrc/core/dtype.h.
-DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the compute dtype for tensors of ``dtype``: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def element_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that element work beside ``tensor`` is done in: float64 for float64, float32 for everything else."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    """Return the compute dtype of element work beside ``tensor``."""
+    return compute_dtype(tensor.dtype)
 
 
 def in_memory_order(tensor: Tensor) -> Tensor:
-    """The elements of a dense tensor as they lie in memory, which is how they are numbered: a view."""
+    """Return a view of a dense tensor's elements in memory order, in which they are numbered."""
     return torch.as_strided(tensor, (tensor.numel(),), (1,))
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
+    """Return whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
     return bool(torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
 
 
 def lie_alike(a: Tensor, b: Tensor) -> bool:
-    """Whether the elements of two tensors have the same places in memory.
+    """Return whether the elements of two tensors have the same positions in memory.
 
-    The stride of a dimension of size one moves nothing, and convolutions leave odd ones there.
+    The stride of a dimension of size one moves nothing, and convolutions leave odd values there.
     """
     return a.shape == b.shape and (
         a.stride() == b.stride()
         or a.numel() == 0
         or all(size == 1 or x == y for size, x, y in zip(a.shape, a.stride(), b.stride(), strict=True))
     )
-
-
-def addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """Where tensors begin; 0 for one without elements."""
-    return [t.data_ptr() if t.numel() else 0 for t in tensors]

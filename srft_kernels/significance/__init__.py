@@ -1,4 +1,7 @@
-"""Significance: how much each parameter element matters, as a map that is estimated, saved, renamed and reported."""
+"""Significance says how much each parameter element matters.
+
+It is a map that is estimated, saved, renamed and reported.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two significance maps against each other: whether they rank the elements of a tensor alike."""
+"""Compares two significance maps: whether they rank the elements of a tensor alike."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement:
-    """One tensor (or layer) in two maps.
+    """How far two maps agree on one tensor or layer.
 
-    ``rank_correlation`` is Spearman's, with mean ranks for ties: 1 where both rank alike, 0 by chance, NaN where a map
-    is constant. ``shared_top`` is the part of the tenth that is most significant in one map which is so in the other:
-    0.1 by chance, NaN likewise. ``mass_ratio`` is the first map's sum over the second's (NaN for zero over zero).
+    ``rank_correlation`` is Spearman's, with mean ranks for ties: 1 if both rank alike, 0 by chance, NaN if a map is
+    constant. ``shared_top`` says which part of the most significant tenth of one map belongs to that of the other: 0.1
+    by chance, NaN if a map is constant. ``mass_ratio`` is the first map's sum over the second's, and NaN for zero over
+    zero.
     """
 
     name: str
@@ -33,7 +34,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row per tensor or layer that both maps have; ``only_first`` and ``only_second`` name what only one has."""
+    """One row for each tensor or layer that both maps have.
+
+    ``only_first`` and ``only_second`` name what only one map has.
+    """
 
     rows: tuple[Agreement, ...]
     title: str
@@ -42,13 +46,13 @@ class Comparison:
 
     @property
     def rank_correlation(self) -> float:
-        """The mean over rows that have one, weighted by elements."""
+        """The mean over the rows that have one, weighted by elements."""
         told = [row for row in self.rows if not math.isnan(row.rank_correlation)]
         elements = sum(row.elements for row in told)
         return sum(row.rank_correlation * row.elements for row in told) / elements if elements else math.nan
 
     def report(self) -> str:
-        """A table in plain text."""
+        """Return a table in plain text."""
         from srft_kernels.significance.statistics import aligned
 
         head = ("layer", "elements", "rank corr.", "shared top 10 %", "mass ratio")
@@ -93,7 +97,7 @@ class Comparison:
 def compare(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], by: str = "parameter", title: str = ""
 ) -> Comparison:
-    """See :meth:`SignificanceMap.compare`."""
+    """Compare two maps; see :meth:`SignificanceMap.compare`."""
     if by not in ("layer", "parameter"):
         raise ValueError(f'by must be "layer" or "parameter", got {by!r}')
     common = [name for name in first if name in second]
@@ -137,7 +141,7 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two vectors: Pearson's of the ranks, ties sharing their mean rank."""
+    """Return Spearman's rank correlation of two vectors, which is Pearson's of their ranks. Ties share a mean rank."""
     if a.numel() < 2:
         return math.nan
     x, y = _ranks(a), _ranks(b)
@@ -147,7 +151,7 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    # The mean rank of a run of equal values that ends at (inclusive) place e and has n members is e - (n - 1) / 2.
+    # A run of n equal values that ends at position e (inclusive) has the mean rank e - (n - 1) / 2.
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
     mean_rank = counts.cumsum(0).double() - (counts.double() - 1.0) / 2.0
     ranks: Tensor = mean_rank[inverse]
@@ -155,7 +159,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def shared_top(a: Tensor, b: Tensor, part: float = 0.1) -> float:
-    """How much of the ``part`` with the largest values two vectors share; among equal values the earlier counts."""
+    """Return how much of the ``part`` with the largest values two vectors share. Of equal values the earlier counts."""
     count = math.ceil(part * a.numel())
     if not count or bool((a == a[0]).all()) or bool((b == b[0]).all()):
         return math.nan

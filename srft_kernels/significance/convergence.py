@@ -1,4 +1,4 @@
-"""How far an average over draws still is from what it converges to, estimated from the draws' own spread."""
+"""Estimates from the spread of draws how far their average still is from what it converges to."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor
 
 from srft_kernels.sharded import whole
 
-# A spread from fewer draws says too little to stop by: from eight its own standard error is a quarter.
+# A spread from fewer draws says too little to stop by. With eight draws its own standard error is a quarter.
 LEAST_DRAWS = 8
 
 
 class RunningError:
     """The relative error of a weighted mean of independent draws, each a list of tensors.
 
-    What it estimates is sqrt(E‖m - μ‖²) / ‖μ‖ for the mean m of the draws so far and its expectation μ, the norm
-    taken over all elements of all tensors together (or of one of them): a root mean square, not a bound for any one
-    element. E‖m - μ‖² is the draws' variance over their effective number (Σw)² / Σw², and ‖μ‖² is ‖m‖² less that,
-    because noise makes a mean longer.
+    It estimates sqrt(E‖m - μ‖²) / ‖μ‖ for the mean m of the draws so far and its expectation μ. The norm is taken over
+    all elements of all tensors together, or of one tensor. This is a root mean square and not a bound for any one
+    element. E‖m - μ‖² is the draws' variance over their effective number (Σw)² / Σw². ‖μ‖² is ‖m‖² less that, because
+    noise makes a mean longer.
 
-    The squared deviations are summed as the draws come (Welford 1962; West 1979 for weights), so that no draw is
-    kept; each costs one read of the draw and of the sums. Nothing is synchronized with a device until asked.
+    The squared deviations are summed as the draws come (Welford 1962; West 1979 for weights), so that no draw is kept.
+    Each draw costs one read of the draw and of the sums. Nothing is synchronized with a device before :meth:`relative`
+    is called.
     """
 
     def __init__(self) -> None:
@@ -33,9 +34,12 @@ class RunningError:
 
     @torch.no_grad()
     def observe(self, weighted: Sequence[Tensor | None], weight: float, sums: Sequence[Tensor]) -> None:
-        """Take note of a draw, given times its ``weight``, *before* it is added to ``sums``, in place of it.
+        """Record a draw *before* the caller adds it to ``sums`` in place.
 
-        ``None`` is a draw of zeros.
+        Args:
+            weighted: The draw times its ``weight``. ``None`` stands for a tensor of zeros.
+            weight: The weight of the draw.
+            sums: The sums of the weighted draws before this one.
         """
         before = self._weight
         self.draws += 1
@@ -54,10 +58,9 @@ class RunningError:
         return self._weight**2 / self._squared_weights if self._squared_weights else 0.0
 
     def relative(self, sums: Sequence[Tensor]) -> tuple[float, list[float]]:
-        """The error of ``sums`` over the weight so far, relative to its length: of all tensors, and of each.
+        """Return the error of ``sums`` over the weight so far, relative to its length: of all tensors, and of each.
 
-        Infinite where the noise is all that can be seen, which includes fewer than two draws; 0 where every draw was
-        the same.
+        It is infinite if nothing but noise can be seen, as with fewer than two draws, and 0 if every draw was the same.
         """
         if self.draws < 2:
             return math.inf, [math.inf] * len(sums)

@@ -1,4 +1,4 @@
-"""The estimation pass: batches go in, a significance map comes out, and the model is left as it was found."""
+"""The estimation pass, which makes a significance map from batches and leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from srft_kernels.significance.progress import ProgressLine
 
 Selection: TypeAlias = Iterable[str] | Callable[[str, Tensor], bool]
 
-# The signs must not repeat what the global generators give to dropout or to a shuffling loader.
+# The signs must differ from what the global generators give to dropout or to a shuffling loader.
 _SIGNS_SEED_OFFSET = 0x9E3779B97F4A7C15
 _REASONS_AT_MOST = 3
 
@@ -52,47 +52,47 @@ def estimate_prior(
 
     Args:
         model: The model, with the weights that are to be protected.
-        loss_fn: A function of the model and a batch that returns per-sample losses of shape (B,). A scalar counts only
-            for batches of one sample, and for ``"hutchinson"`` always as their mean. The function moves the batch to
-            the model's device itself, and may use autocast. ``"gnb"`` and ``"mas"`` take ``outputs_fn`` instead, and
-            None here.
-        batches: An iterable of batches. Each is handed to ``loss_fn`` as it is.
-        estimator: ``"fisher"`` is the empirical Fisher by random signs, one backward pass a batch (options ``draws=1``,
-            ``loss_scale=1.0``). ``"fisher_exact"`` is the same quantity from each sample's gradient, one backward pass
-            a sample (``loss_scale=1.0``). ``"hutchinson"`` is the absolute diagonal of the Hessian, see
-            :func:`hutchinson_diagonal`. ``"gnb"`` is the Gauss-Newton diagonal from labels that the model draws
+        loss_fn: A function of the model and a batch that returns per-sample losses of shape (B,). A scalar is accepted
+            for batches of one sample, and for ``"hutchinson"`` always, as the mean loss. The function moves the batch
+            to the model's device itself, and may use autocast. ``"gnb"`` and ``"mas"`` take the option ``outputs_fn``
+            instead, and None here.
+        batches: An iterable of batches. Each is passed to ``loss_fn`` as it is.
+        estimator: ``"fisher"`` is the empirical Fisher by random signs, with one backward pass a batch (options
+            ``draws=1``, ``loss_scale=1.0``). ``"fisher_exact"`` is the same quantity from each sample's gradient, with
+            one backward pass a sample (``loss_scale=1.0``). ``"hutchinson"`` is the absolute diagonal of the Hessian,
+            see :func:`hutchinson_diagonal`. ``"gnb"`` is the Gauss-Newton diagonal from labels that the model draws
             (``outputs_fn``, ``likelihood="categorical"``, ``micro_batches=1``, ``draws=1``, ``loss_scale=1.0``).
-            ``"mas"`` is the mean absolute gradient of the squared output norm, one backward pass a sample
-            (``outputs_fn``, ``loss_scale=1.0``). ``"magnitude"`` is ``|θ|`` and ``"uniform"`` is 1; both want no data.
-        samples: Stop after so many samples. What the last batch has beyond them is left out.
-        max_batches: Stop after so many batches, refused ones included.
+            ``"mas"`` is the mean absolute gradient of the squared output norm, with one backward pass a sample
+            (``outputs_fn``, ``loss_scale=1.0``). ``"magnitude"`` is ``|θ|`` and ``"uniform"`` is 1; neither needs data.
+        samples: Stop after so many samples. Further samples of the last batch are left out.
+        max_batches: Stop after so many batches, including refused ones.
         relative_error: Stop as soon as the map's own estimate of its relative error is no larger, after eight batches
-            at the earliest. A ``RuntimeWarning`` says where the batches did not suffice. The error is that of the
-            average over batches as one vector, ‖estimate - expectation‖ / ‖expectation‖ in the root mean square. It is
-            taken from the spread between batches, which holds the noise of the draws and that of the data. A tensor of
-            small significance may be known far less well. ``info["relative_error"]`` has it in any case (None where
-            there were too few batches to tell, or noise is all they show), and ``info["relative_errors"]`` for each
-            tensor.
-        seed: Seeds the random signs, which have a generator of their own, and the global generators during the pass, so
-            that dropout or a shuffling loader repeat.
+            at the earliest. A ``RuntimeWarning`` says if the batches did not suffice. The error is that of the average
+            over batches as one vector, ‖estimate - expectation‖ / ‖expectation‖ in the root mean square. It is taken
+            from the spread between batches, which contains the noise of the draws and that of the data. A tensor of
+            small significance may be known far less well. ``info["relative_error"]`` records it in any case (None if
+            there were too few batches to tell, or if they show only noise), and ``info["relative_errors"]`` records
+            that of each tensor.
+        seed: Seeds the random signs, which have a generator of their own. It also seeds the global generators during
+            the pass, so that dropout or a shuffling loader repeat.
         parameters: Names, or a filter ``(name, parameter) -> bool``. By default these are the parameters that require a
-            gradient; those selected explicitly may be frozen.
-        training: Whether the model runs in training mode. Evaluation mode is right for a pre-trained one, and the only
-            mode in which BatchNorm lets samples have gradients of their own.
+            gradient. Parameters that are selected explicitly may be frozen.
+        training: Whether the model runs in training mode. Evaluation mode is right for a pre-trained model, and is the
+            only mode in which BatchNorm lets samples have gradients of their own.
         progress: Whether a line on the standard error shows the time left.
-        **options: Those of the estimator.
+        **options: The options of the estimator.
 
     Returns:
-        A map with the mean over samples of the squared per-sample gradient (for the Fishers; else of what the
-        estimator's own page says) under each selected name, on the parameter's device: float64 for float64 parameters,
-        float32 for all others. A selected parameter that no gradient ever reached has significance 0 and is named in
-        ``info["unreached"]``. A batch with a loss or squared gradient that is not finite is left out with a
-        ``RuntimeWarning`` and counted in ``info["refused_batches"]``.
+        A map with the mean over samples of the squared per-sample gradient under each selected name. This holds for the
+        Fishers; the other estimators' docstrings say what they average. Tensors are on the parameter's device, float64
+        for float64 parameters and float32 for all others. A selected parameter that no gradient reached has
+        significance 0 and is named in ``info["unreached"]``. A batch with a loss or squared gradient that is not finite
+        is left out with a ``RuntimeWarning`` and counted in ``info["refused_batches"]``.
 
     Raises:
-        TypeError: If something stands in another argument's place, or ``batches`` is a single batch.
-        ValueError: If an argument does not fit, ``loss_fn`` answers with something else, there are no batches, or all
-            are refused.
+        TypeError: If arguments are in the wrong order or of the wrong kind, or ``batches`` is a single batch.
+        ValueError: If an argument does not fit, ``loss_fn`` returns something else than losses, there are no batches,
+            or all are refused.
     """
     made = _estimate(
         model,
@@ -118,7 +118,7 @@ def estimate_prior(
 def fisher_diagonal(
     model: nn.Module, loss_fn: LossFunction, batches: Iterable[Any], **arguments: Any
 ) -> SignificanceMap:
-    """The empirical Fisher diagonal by random signs: :func:`estimate_prior` with ``estimator="fisher"``."""
+    """Return the empirical Fisher diagonal by random signs: :func:`estimate_prior` with ``estimator="fisher"``."""
     return estimate_prior(model, loss_fn, batches, "fisher", **arguments)
 
 
@@ -136,39 +136,39 @@ def hutchinson_diagonal(
     progress: bool = False,
     **arguments: Any,
 ) -> SignificanceMap:
-    """The absolute diagonal of the Hessian of the mean loss by Hutchinson's estimator, E[z ⊙ Hz] over random signs.
+    """Return the absolute diagonal of the mean loss's Hessian by Hutchinson's estimator, E[z ⊙ Hz] over random signs z.
 
-    The absolute value is taken of the average over all probes and batches, not of each, because that would count the
-    noise. What is known only to within its noise keeps about that noise as its significance. :func:`hessian_diagonal`
-    gives the average with its signs.
+    The absolute value is taken of the average over all probes and batches. The average of absolute values would count
+    the noise. An element that is known only to within its noise keeps about that noise as its significance.
+    :func:`hessian_diagonal` returns the average with its signs.
 
     Args:
         model: As in :func:`estimate_prior`.
-        loss_fn: A function of the model and a batch that returns per-sample losses (B,), or a scalar, which counts as
+        loss_fn: A function of the model and a batch that returns per-sample losses (B,), or a scalar, which is taken as
             their mean.
         batches: As in :func:`estimate_prior`.
-        probes: Sign vectors per batch; each batch has its own. For the same work, one probe on each of many batches
-            tells more than many probes on one. A trained transformer wants hundreds in all.
-        method: ``"autograd"`` differentiates twice. It is exact up to rounding, takes some three times a training
-            step's time and memory, and chooses an attention that has a second derivative for the time.
-            ``"finite_difference"`` takes differences of gradients: the parameters are moved in place along a probe that
-            is computed, never stored, and put back from a copy bit for bit. It needs first derivatives only, so
-            everything that trains works (fused attention, autocast, checkpointing, ``DistributedDataParallel``: there
-            each process gives its own batches, with the same seed, and all get the same map). Beyond a training step
-            it holds one copy of the parameters, another gradient and three sums.
+        probes: Sign vectors per batch. Each batch has its own. For the same work, one probe on each of many batches
+            tells more than many probes on one. A trained transformer needs hundreds in all.
+        method: ``"autograd"`` differentiates twice. It is exact up to rounding, takes about three times the time and
+            memory of a training step, and switches to an attention that has a second derivative.
+            ``"finite_difference"`` takes differences of gradients. It moves the parameters in place along a probe that
+            is computed and never stored, and restores them from a copy bit for bit. It needs first derivatives only, so
+            it works with everything that trains (fused attention, autocast, checkpointing, ``DistributedDataParallel``:
+            there each process gives its own batches, with the same seed, and all get the same map). Beyond a training
+            step it holds one copy of the parameters, another gradient and three sums.
         seed: As in :func:`estimate_prior`. The probe of a draw depends on ``seed``, the draw's number in the pass, the
-            parameter's place in the model and the element, on nothing else.
-        step: h of the finite difference; ``info["step"]`` says what was taken. By default, for P elements selected, it
-            is the smaller of 3e-4 and 0.9/√P (central) or 4e-5 and 0.3/√P (forward) in float32, of 4e-3 and 9/√P in
-            bfloat16 arithmetic, autocast included. Its error grows with h (forward) or h² (central), that of rounding
-            with 1/h. Weights far from the usual size, or a network with kinks (ReLU), want a larger one: double
-            backward does not see the curvature of a kink at all, and a difference sees those that lie within its step,
-            all the more noisily the smaller it is.
-        difference: ``"forward"`` takes ``probes + 1`` gradients a batch, ``"central"`` twice ``probes``. By default it
-            is forward in float32 and float64 where that is fewer, else central.
-        relative_error: Stop when so close, as in :func:`estimate_prior`, by the spread between batches. A batch of many
-            probes also gets no more, after eight, than tell its own diagonal so well; with a single batch that is all
-            there is to go by.
+            parameter's position in the model and the element, and on nothing else.
+        step: h of the finite difference. ``info["step"]`` records the one that was used. For P selected elements, the
+            default in float32 is the smaller of 3e-4 and 0.9/√P (central) or of 4e-5 and 0.3/√P (forward). In bfloat16
+            arithmetic, autocast included, it is the smaller of 4e-3 and 9/√P. The error of the difference grows with h
+            (forward) or h² (central), and that of rounding with 1/h. Weights far from the usual size, or a network with
+            kinks (ReLU), need a larger step: double backward does not see the curvature of a kink at all, and a
+            difference sees the kinks within its step, with more noise for a smaller step.
+        difference: ``"forward"`` takes ``probes + 1`` gradients a batch, ``"central"`` takes ``2 * probes``. By default
+            it is forward in float32 and float64 if that is fewer, else central.
+        relative_error: Stop at this error by the spread between batches, as in :func:`estimate_prior`. A batch of many
+            probes also stops, after eight of them, as soon as they tell its own diagonal so well. With a single batch
+            that is the only criterion.
         progress: As in :func:`estimate_prior`.
         **arguments: Further arguments of :func:`estimate_prior`.
 
@@ -212,7 +212,7 @@ def hessian_diagonal(
     progress: bool = False,
     **options: Any,
 ) -> Curvature:
-    """The same estimate as :func:`hutchinson_diagonal`, with the same arguments, before the absolute value."""
+    """Return the same estimate as :func:`hutchinson_diagonal`, with the same arguments, before the absolute value."""
     made = _estimate(
         model,
         loss_fn,
@@ -314,7 +314,7 @@ def _estimate(
 
 
 def _check_arguments(model: Any, loss_fn: Any, batches: Any) -> None:
-    """Refuse what stands in another one's place, and a batch where batches are meant."""
+    """Refuse arguments in the wrong order, and a batch where batches are meant."""
     order = "the order is estimate_prior(model, loss_fn, batches, estimator)"
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}: {order}")
@@ -331,7 +331,8 @@ def _check_arguments(model: Any, loss_fn: Any, batches: Any) -> None:
     if not isinstance(batches, Iterable):
         raise TypeError(f"batches must be an iterable of batches, got {type(batches).__name__}: {order}")
     parts = batches if isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches) else ()
-    # A tuple of tensors of several kinds holds inputs and targets; one of several batches holds the like.
+    # A tuple of tensors with different dtypes or shapes is one batch of inputs and targets. A tuple of batches holds
+    # like tensors.
     mixed = len({(part.dtype, part.shape[1:]) for part in parts}) > 1
     if isinstance(batches, (Tensor, Mapping)) or mixed:
         raise TypeError("batches must be an iterable of batches, and this is one batch: give a list of it, [batch]")
@@ -342,7 +343,7 @@ def _no_loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def _storable(option: Any) -> Any:
-    """An option as the map's header keeps it: a function by its name."""
+    """Return an option as the map's header keeps it. A function is kept by its name."""
     return f"{option.__module__}.{option.__qualname__}" if hasattr(option, "__qualname__") else option
 
 
@@ -439,12 +440,13 @@ def _accumulate(
 
 
 def _known(error: float) -> float | None:
-    """Infinity is no JSON."""
+    """Return the error, or None if it is infinite, because JSON has no infinity."""
     return error if math.isfinite(error) else None
 
 
 def _warn(message: str) -> None:
-    # To whoever called the public function: _warn, _accumulate, _estimate, estimate_prior.
+    # The warning points at the caller of the public function: _warn, _accumulate, _estimate and estimate_prior are
+    # between.
     warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 

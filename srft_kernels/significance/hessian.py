@@ -1,9 +1,9 @@
-"""z ⊙ (∇²L z) for probes z ∈ {-1, +1} that are named by numbers: by double backward, and by differences of gradients.
+"""Computes z ⊙ (∇²L z) for numbered probes z ∈ {-1, +1}, by double backward and by differences of gradients.
 
-Both are context managers around one batch. They evaluate its loss, and give a function from a draw's number to the
-list of z ⊙ Hz, one tensor per parameter in the accumulation dtype, ``None`` where no gradient reaches the parameter.
-The probe is :mod:`srft_kernels.ops.probe`'s, so the same seed and draw mean the same probe in both, on every device
-and in every process.
+Both ways are context managers around one batch. They evaluate its loss and yield a function. It takes a draw's number
+and returns the list of z ⊙ Hz, with one tensor per parameter in the accumulation dtype, or ``None`` if no gradient
+reaches the parameter. The probe is that of :mod:`srft_kernels.ops.probe`, so the same seed and draw give the same probe
+in both ways, on every device and in every process.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Probed:
 def second_derivatives(probed: Probed, loss: Callable[[], Tensor], scale: float, draws: int) -> Iterator[DrawProducts]:
     """Take products of the Hessian by double backward, exact up to rounding.
 
-    The graph of the gradient is kept until the last of the ``draws``: its memory is some two to three times that of a
+    The graph of the gradient is kept until the last of the ``draws``. Its memory is about two to three times that of a
     training step, and a draw costs about two further backward passes.
 
-    The fused kernels of ``scaled_dot_product_attention`` have no second derivative, so the block runs with the one
-    that has, and the choice that was in force comes back after it.
+    The fused kernels of ``scaled_dot_product_attention`` have no second derivative. The block therefore runs with the
+    one kernel that has, and restores the choice of kernels afterward.
     """
     parameters = probed.parameters
     with sdpa_kernel(SDPBackend.MATH):
         value = loss()
-        # A scale that requires a gradient makes every incoming gradient require one: else a function that is marked as
-        # differentiable once leaves no trace in the graph, and counts as linear.
+        # The scale requires a gradient, and so every incoming gradient does. Otherwise a function that is marked as
+        # differentiable once would leave no trace in the graph and count as linear.
         watched = torch.full_like(value, scale, requires_grad=True)
         with _explained():
             found = torch.autograd.grad(value * watched, parameters, create_graph=True, allow_unused=True)
@@ -95,18 +95,18 @@ def vector_products(
     *,
     retain: bool,
 ) -> dict[int, tuple[Tensor | None, Tensor]]:
-    """H z by differentiating gradients along the probe z of a draw.
+    """Return H z by differentiating gradients along the probe z of a draw.
 
     Args:
-        gradients: Of the loss, with a graph; None, or without one, where H has only zeros.
+        gradients: Gradients of the loss, with a graph. One that is None or has no graph stands for a row of zeros in H.
         parameters: What the loss was differentiated by.
-        numbers: What keys each parameter's part of the probe.
+        numbers: The number that keys each parameter's part of the probe.
         seed: The probe's seed.
         draw: The probe's number.
         retain: Whether the graph is needed again.
 
     Returns:
-        By place, for each parameter whose gradient has a graph: its part of H z, or None where nothing reaches it, and
+        By position, for each parameter whose gradient has a graph: its part of H z, or None if nothing reaches it, and
         its part of z.
     """
     curved = [k for k, g in enumerate(gradients) if g is not None and g.requires_grad]
@@ -142,13 +142,16 @@ _ONCE = (
 
 
 def refuse_once_differentiable(gradients: Sequence[Tensor | None]) -> None:
-    """Such a function's gradient hangs on a leaf of its own, so a second pass would not meet it and give zeros."""
+    """Refuse functions that are differentiable once.
+
+    The gradient of such a function has a leaf of its own, so a second pass would not reach it and would return zeros.
+    """
     if any(node.name() == "torch::autograd::Error" for node in _graph(gradients)):
         raise RuntimeError(_ONCE.format("an autograd.Function that is marked @once_differentiable"))
 
 
 def _graph(tensors: Sequence[Tensor | None]) -> Iterator[Any]:
-    """The nodes that the tensors were computed by."""
+    """Yield the graph nodes by which the tensors were computed."""
     seen: set[Any] = set()
     ahead: list[Any] = [t.grad_fn for t in tensors if t is not None]
     while ahead:
@@ -169,17 +172,18 @@ def gradient_differences(
 ) -> Iterator[DrawProducts]:
     """Take products of the Hessian from differences of gradients, with first derivatives only.
 
-    Forward differences are ``(g(θ + hz) - g(θ)) / h``, with the gradient at θ taken once a batch; central ones are
+    Forward differences are ``(g(θ + hz) - g(θ)) / h``, with the gradient at θ taken once a batch. Central ones are
     ``(g(θ + hz) - g(θ - hz)) / 2h``.
 
-    The parameters are moved in place, so whatever shares or wraps them sees it: tied weights, autocast, gradient
-    checkpointing, ``DistributedDataParallel`` and FSDP2, whose reductions a ``backward()`` sets off as in a training
-    step; of sharded parameters each process moves its own shards. They come back from a copy, bit for bit, also after
-    an exception; arithmetic alone would not bring them back. Beyond a training step this holds the copy and one more
-    gradient, each of the size of the parameters.
+    The parameters are moved in place, so that whatever shares or wraps them sees the move: tied weights, autocast,
+    gradient checkpointing, ``DistributedDataParallel`` and FSDP2, whose reductions a ``backward()`` starts as in a
+    training step. Each process moves its own shards of sharded parameters. Parameters come back from a copy, bit for
+    bit, also after an exception, because arithmetic alone would not restore them. Beyond a training step this holds the
+    copy and one more gradient, each of the size of the parameters.
 
-    Every evaluation starts from the same state of the random number generators and of the buffers, so that dropout
-    and drop-path draw alike and what BatchNorm or a power iteration writes in one does not show in the other.
+    Every evaluation starts from the same state of the random number generators and of the buffers. Dropout and
+    drop-path therefore draw alike, and what BatchNorm or a power iteration writes in one evaluation does not affect the
+    next.
     """
     parameters = probed.parameters
     shards = [local(p) for p in parameters]
@@ -228,19 +232,19 @@ def gradient_differences(
 def perturbed_gradients(
     parameters: Sequence[Tensor], numbers: Sequence[int], seed: int, evaluate: Callable[[], list[Tensor | None]]
 ) -> Iterator[Callable[[float, int], list[Tensor | None]]]:
-    """Evaluate gradients beside the weights: at θ + hz, with z the probe of a draw.
+    """Evaluate gradients beside the weights, at θ + hz, with z the probe of a draw.
 
     Parameters are moved in place and come back from a copy, bit for bit, at the block's end.
 
     Args:
-        parameters: What is moved; of a distributed one its local shard.
-        numbers: What keys each parameter's part of a probe.
-        seed: The probes'.
-        evaluate: Takes the gradients where the parameters are.
+        parameters: What is moved, or its local shard if it is distributed.
+        numbers: The number that keys each parameter's part of a probe.
+        seed: The probes' seed.
+        evaluate: Takes the gradients at the present parameters.
 
     Yields:
-        A function from h and a draw's number to what ``evaluate`` answers there. With h = 0 it leaves the parameters
-        where the call before has put them.
+        A function of h and a draw's number, which returns what ``evaluate`` returns there. With h = 0 the parameters
+        stay where the call before has put them.
     """
     shards = [local(p) for p in parameters]
     originals = [p.detach().clone(memory_format=torch.preserve_format) for p in shards]
@@ -248,7 +252,7 @@ def perturbed_gradients(
     def gradients_at(offset: float, draw: int) -> list[Tensor | None]:
         if offset:
             perturb_(shards, originals, offset, seed, draw, numbers)
-        # Autocast keeps the casts of weights while it is on around the whole pass, and would not see them move.
+        # If autocast is on around the whole pass, it caches the casts of weights and would not see the weights move.
         torch.clear_autocast_cache()
         return evaluate()
 
@@ -261,8 +265,8 @@ def perturbed_gradients(
 
 
 def _gradients(probed: Probed, loss: Tensor, scale: float) -> list[Tensor | None]:
-    # backward(), not autograd.grad: only it sets off DistributedDataParallel's reduction, and only it may go through
-    # reentrant checkpoints. What else it leaves in .grad is not wanted; the pass put the model's own gradients aside.
+    # Only backward() starts DistributedDataParallel's reduction and may go through reentrant checkpoints; autograd.grad
+    # does not. What else it leaves in .grad is dropped, because the pass has put the model's own gradients aside.
     for p in probed.model.parameters():
         p.grad = None
     (loss * scale).backward()
@@ -273,10 +277,10 @@ def _gradients(probed: Probed, loss: Tensor, scale: float) -> list[Tensor | None
 
 
 def kept_gradient(grad: Tensor) -> Tensor:
-    """Return a gradient that the next evaluation leaves alone.
+    """Return a gradient that the next evaluation does not overwrite.
 
-    That is the gradient itself, unless it is a view of memory that is written again, such as
-    ``DistributedDataParallel``'s buckets.
+    That is the gradient itself, unless it is a view of memory that is written again, such as the buckets of
+    ``DistributedDataParallel``.
     """
     own = local(grad)
     alone = own.layout != torch.strided or own.untyped_storage().nbytes() <= own.numel() * own.element_size()
@@ -284,7 +288,7 @@ def kept_gradient(grad: Tensor) -> Tensor:
 
 
 def laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    """A gradient dense and in the parameter's order of memory, where a probe counts its elements; zeros for none."""
+    """Return a gradient dense and in the parameter's memory order, in which a probe counts elements; zeros for None."""
     if gradient is None:
         return torch.zeros_like(parameter, requires_grad=False)
     gradient = _dense(gradient)
@@ -299,10 +303,11 @@ def _dense(tensor: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------- the step
 
-# By dtype and difference: the largest h, and the largest ‖h z‖ = h √P for P elements. From sweeps of the error against
-# double backward in float64, on transformers with GELU of 826, 18 thousand, 0.4, 5.5 and 86 million parameters (float64
-# and float16 on the first three); the best steps lie within a factor of three of these. A gradient that is wrong by ε
-# makes a difference wrong by ε / h, and the curvature's own change by h (forward) or h² (central).
+# By dtype and difference, the largest h and the largest ‖h z‖ = h √P for P elements. They come from sweeps of the error
+# against double backward in float64, on transformers with GELU of 826, 18 thousand, 0.4, 5.5 and 86 million parameters
+# (float64 and float16 on the first three). The best steps lie within a factor of three of these. A gradient that is
+# wrong by ε makes a difference wrong by ε / h, and the curvature's own change makes it wrong by a multiple of h
+# (forward) or h² (central).
 _STEPS: dict[tuple[torch.dtype, Difference], tuple[float, float]] = {
     (torch.float64, "forward"): (1e-8, 1e-4),
     (torch.float64, "central"): (1e-6, 1e-2),
@@ -316,7 +321,7 @@ _STEPS: dict[tuple[torch.dtype, Difference], tuple[float, float]] = {
 
 
 def default_step(arithmetic: torch.dtype, elements: int, difference: Difference) -> float:
-    """The step h where none is given, for smooth networks; it shrinks with ‖z‖ = √P where that is large."""
+    """Return the default step h, for smooth networks. It shrinks with ‖z‖ = √P if that is large."""
     largest, length = _STEPS[arithmetic, difference]
     return min(largest, length / math.sqrt(max(elements, 1)))
 

@@ -1,4 +1,4 @@
-"""The significance map: one non-negative tensor per parameter name, and how it was made."""
+"""The significance map: one non-negative tensor for each parameter name, and a record of how it was made."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SignificanceMap(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    # Tensors have no truth value as a whole, so neither has the equality of two mappings of them.
+    # A tensor comparison has no single truth value, so neither has the equality of two mappings of tensors.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -84,7 +84,7 @@ class SignificanceMap(Mapping[str, Tensor]):
 
     @property
     def dtype(self) -> str:
-        """The dtype of the tensors without its ``torch.`` prefix, or ``"mixed"``; ``"none"`` for an empty map."""
+        """The dtype of the tensors without its ``torch.`` prefix, or ``"mixed"``, or ``"none"`` for an empty map."""
         kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in self.values()}
         return kinds.pop() if len(kinds) == 1 else ("mixed" if kinds else "none")
 
@@ -97,10 +97,10 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- storage ----
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the map and how it was made to a safetensors file, whole or not at all (a rename puts it in place).
+        """Write the map and how it was made to a safetensors file. A rename puts the whole file in place.
 
         Args:
-            path: The file, which is replaced where it exists.
+            path: The file, which is replaced if it exists.
 
         Raises:
             OSError: If the file cannot be written.
@@ -126,14 +126,14 @@ class SignificanceMap(Mapping[str, Tensor]):
 
         Args:
             path: The file.
-            device: Where the tensors are to be.
+            device: Where the tensors are loaded to.
 
         Returns:
-            The map, with how it was made.
+            The map, with the record of how it was made.
 
         Raises:
             FileNotFoundError: If there is no file.
-            ValueError: If the file is truncated, foreign, or holds values that no significance has.
+            ValueError: If the file is truncated, of another kind, or holds values that no significance has.
         """
         tensors, made = storage.read(path, device)
         try:
@@ -161,14 +161,15 @@ class SignificanceMap(Mapping[str, Tensor]):
         Names that the model lacks and shapes that differ are always refused.
 
         Args:
-            named_parameters: A module, a mapping, or what ``module.named_parameters()`` gives.
-            strict: Whether a parameter without a prior is refused. Else it counts as one whose significance is 0.
+            named_parameters: A module, a mapping, or what ``module.named_parameters()`` returns.
+            strict: Whether a parameter without a prior is refused. If not, its significance counts as 0.
 
         Returns:
             The names of the parameters without a prior.
 
         Raises:
-            ValueError: With the names that differ, at most ten of each kind, and how many.
+            ValueError: If the map does not fit. The message has at most ten of the names that differ of each kind, and
+                how many there are.
         """
         if isinstance(named_parameters, nn.Module):
             named_parameters = named_parameters.named_parameters()
@@ -195,18 +196,17 @@ class SignificanceMap(Mapping[str, Tensor]):
         return missing
 
     def rename(self, mapping: Names) -> SignificanceMap:
-        """The same significances under other names, such as an RGB network's for both streams of a two-stream one.
+        """Return the same significances under other names, such as an RGB network's for both streams of another.
 
         Args:
-            mapping: A callable or a dict that answers a name with its new name, with a list of new names (each gets the
-                same tensor, not a copy), or with None to leave it out. A name that a dict does not mention stays as it
-                is.
+            mapping: A callable or a dict that maps a name to its new name, to a list of new names (each gets the same
+                tensor, not a copy), or to None to leave it out. A name that a dict does not mention stays as it is.
 
         Returns:
             A map with the same tensors.
 
         Raises:
-            ValueError: If a dict mentions a name that the map lacks, or two significances end under one name.
+            ValueError: If a dict mentions a name that the map lacks, or two significances would get the same name.
         """
         if isinstance(mapping, Mapping):
             unknown = [name for name in mapping if name not in self]
@@ -230,7 +230,7 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- values ----
 
     def to(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> SignificanceMap:
-        """The map in another dtype or on another device.
+        """Return the map in another dtype or on another device.
 
         Raises:
             ValueError: If a value overflows the dtype.
@@ -238,7 +238,7 @@ class SignificanceMap(Mapping[str, Tensor]):
         return self._like({name: tensor.to(device=device, dtype=dtype) for name, tensor in self.items()})
 
     def normalized(self, how: Literal["tensor", "global"] = "tensor") -> SignificanceMap:
-        """P̂ = P / mean(P), the mean taken over each tensor or over all elements; where it is 0, so is P̂."""
+        """Return P̂ = P / mean(P), with the mean over each tensor or over all elements. P̂ is 0 if the mean is 0."""
         if how not in ("tensor", "global"):
             raise ValueError(f'how must be "tensor" or "global", got {how!r}')
         mass = {name: float(tensor.sum(dtype=torch.float64)) for name, tensor in self.items()}
@@ -252,17 +252,22 @@ class SignificanceMap(Mapping[str, Tensor]):
     # ---- looking at it ----
 
     def statistics(self, by: Literal["layer", "parameter"] = "layer") -> list[LayerStatistics]:
-        """One row per layer (a parameter's name without its last part), or per parameter, in the map's order."""
+        """Return one row for each layer or each parameter, in the map's order.
+
+        A layer is a parameter's name without its last part.
+        """
         return layer_statistics(self, by)
 
     def report(self, by: Literal["layer", "parameter"] = "layer") -> str:
-        """A table in plain text: elements, mean, max, share of the whole mass, share of elements above ten means."""
+        """Return a table in plain text: elements, mean, max, share of the mass, share of elements above ten means."""
         return table(self.statistics(by), title=repr(self))
 
     def plot(
         self, target: str | os.PathLike[str] | Axes | None = None, by: Literal["layer", "parameter"] = "layer"
     ) -> Axes:
-        """Draw mean and share of the mass per layer as bars, with matplotlib (``pip install srft-kernels[plot]``).
+        """Draw the mean and the share of the mass of each layer as bars.
+
+        This needs matplotlib (``pip install srft-kernels[plot]``).
 
         Args:
             target: A file to write, axes to draw into, or None for a new figure.
@@ -297,11 +302,12 @@ class SignificanceMap(Mapping[str, Tensor]):
     def compare(self, other: Mapping[str, Tensor], by: Literal["layer", "parameter"] = "parameter") -> Comparison:
         """Compare two maps of one model, parameter by parameter or layer by layer.
 
-        For each that both maps have, the result holds the rank correlation, how much of the most significant tenth they
-        share, and the ratio of their sums. Its ``.report()`` is a table and its ``.plot()`` a heat map.
+        For each that both maps have, the result holds the rank correlation, the share of the most significant tenth
+        that they have in common, and the ratio of their sums. Its ``.report()`` is a table and its ``.plot()`` is a
+        heat map.
 
         Raises:
-            ValueError: If they have no name in common, or shapes differ.
+            ValueError: If they have no name in common, or if shapes differ.
         """
         return compare(
             self, other, by, title=f"{self!r} against {other!r}" if isinstance(other, SignificanceMap) else repr(self)
@@ -327,7 +333,7 @@ def _validated(name: object, tensor: object) -> Tensor:
         raise ValueError(f"the significance of {name!r} must be real floating, got {tensor.dtype}")
     tensor = tensor.detach()
     if tensor.numel():
-        # NaN fails every comparison, so one pass finds NaN, infinities and negative values alike.
+        # NaN fails every comparison, so one pass finds NaN, infinities and negative values.
         fits = (tensor >= 0) & (tensor < float("inf"))
         if not bool(fits.all()):
             worst = tensor[~fits].reshape(-1)[0].item()

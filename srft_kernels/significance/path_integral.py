@@ -15,17 +15,17 @@ from srft_kernels.significance.map import SignificanceMap
 
 
 class PathIntegral:
-    """Gathers how much of the loss's fall each weight has brought about (synaptic intelligence, arXiv 1703.04200).
+    """Records how much each weight has lowered the loss (synaptic intelligence, arXiv 1703.04200).
 
     At every step ω ← ω - g · Δθ (equation 3), and at the end of a task Ω = max(ω, 0) / ((θ - θ₀)² + ξ) (equation 5).
 
-    It records the steps of any torch optimizer, :class:`SRFT` among them, from when it is made until :meth:`close`, or
-    as a context manager. g is the gradient in ``.grad`` after the step, which is the task's. SRFT's pull is not in it,
-    except in the coupled mode around an optimizer that is not fused, which adds the pull there.
+    It records the steps of any torch optimizer, including :class:`SRFT`, from when it is made until :meth:`close`. It
+    can also be used as a context manager. g is the gradient in ``.grad`` after the step, which is the task's. SRFT's
+    pull is not in it, except in coupled mode around an optimizer that is not fused, which adds the pull there.
 
-    In :class:`SRFT` around a fused optimizer ω is gathered in the step's own pass over memory. It keeps ω and θ₀ (8
-    bytes a parameter in float32) and moves 8 more bytes. Elsewhere it keeps a copy of the weights besides, and takes
-    two passes a step. A copy or a pickle of the optimizer does not record.
+    :class:`SRFT` around a fused optimizer adds up ω in the step's own pass over memory. It keeps ω and θ₀ (8 bytes a
+    parameter in float32) and moves 8 more bytes. With any other optimizer this keeps a copy of the weights besides, and
+    takes two passes a step. A copy or a pickle of the optimizer does not record.
 
     Args:
         optimizer: The optimizer to watch.
@@ -55,10 +55,10 @@ class PathIntegral:
         if not self._named:
             raise ValueError("none of the parameters is one that the optimizer steps")
         self._before: dict[str, Tensor] = {}
-        # By parameter: the fused step writes here.
+        # The fused step adds to these sums, which are keyed by parameter.
         self._path = {p: torch.zeros_like(p, dtype=element_dtype(p)) for p in self._named.values()}
         self.restart()
-        follow = getattr(optimizer, "_record_paths", None)  # SRFT's, which cannot be imported from here
+        follow = getattr(optimizer, "_record_paths", None)  # a method of SRFT, which cannot be imported from here
         self._unfollow = follow if follow is not None and follow(self._path) else None
         self._hooks: list[RemovableHandle] = [optimizer.register_step_post_hook(self._count)]
         if self._unfollow is None:
@@ -68,7 +68,7 @@ class PathIntegral:
             ]
 
     def restart(self) -> None:
-        """Begin a task here: θ₀ are the weights now, and nothing has been gathered."""
+        """Begin a task here. θ₀ are the present weights, and the sums are empty."""
         self._start = {n: p.detach().clone() for n, p in self._named.items()}
         for path in self._path.values():
             path.zero_()
@@ -101,13 +101,13 @@ class PathIntegral:
 
     @torch.no_grad()
     def significance(self, damping: float = 0.1) -> SignificanceMap:
-        """Ω of the task so far.
+        """Return Ω of the task so far.
 
         Args:
-            damping: ξ, which bounds Ω where a weight has not moved.
+            damping: ξ, which bounds Ω if a weight has not moved.
 
         Returns:
-            A map with Ω under each name, in the dtype of the arithmetic.
+            A map with Ω under each name, in the compute dtype.
 
         Raises:
             ValueError: If ``damping`` is not positive and finite.
@@ -125,7 +125,7 @@ class PathIntegral:
         return SignificanceMap(found, estimator="si", info={"steps": self.steps, "damping": damping})
 
     def close(self) -> None:
-        """Stop recording; what was gathered stays."""
+        """Stop recording. What was recorded stays."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

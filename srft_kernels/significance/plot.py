@@ -1,6 +1,6 @@
-"""A significance map as a picture, and tables of numbers as heat maps.
+"""Plots a significance map as bars, and tables of numbers as heat maps.
 
-The picture has the mean of each layer as a bar on a logarithmic axis, shaded by its share of the mass.
+The bars show the mean of each layer on a logarithmic axis. Their shade is the layer's share of the mass.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 
 def plot_statistics(rows: Sequence[LayerStatistics], target: str | os.PathLike[str] | Axes | None, title: str) -> Axes:
-    """Draw into ``target`` (axes), or into a new figure that is written to ``target`` (a path) where one is given.
+    """Draw into ``target`` if it is axes, else into a new figure, which is written to ``target`` if that is a path.
 
-    Raises ``ImportError`` without matplotlib.
+    Raises:
+        ImportError: Without matplotlib.
     """
     _matplotlib()
     from matplotlib import colormaps
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    # A Figure of its own, not pyplot's: no global state, no window, no backend to choose.
+    # A plain Figure needs no global state, no window and no choice of backend, as pyplot would.
     axes = target if isinstance(target, Axes) else Figure(figsize=(8, 1.5 + 0.2 * len(rows)), layout="tight").subplots()
     shading = colormaps["viridis_r"]
     largest = max((row.share for row in rows), default=0.0) or 1.0
@@ -52,9 +53,10 @@ def plot_heat(
     limits: tuple[float, float] | None = None,
     label: str = "",
 ) -> Axes:
-    """A heat map; without ``limits`` the colors are logarithmic, and what is zero or missing stays white.
+    """Draw a heat map. Without ``limits`` the colors are logarithmic, and zeros and missing values stay white.
 
-    Raises ``ImportError`` without matplotlib.
+    Raises:
+        ImportError: Without matplotlib.
     """
     _matplotlib()
     from matplotlib.axes import Axes

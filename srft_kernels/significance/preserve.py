@@ -1,4 +1,4 @@
-"""Leaving a model and the random number generators as they were found, whatever happens in between."""
+"""Restores a model and the random number generators after work on them, even after an exception."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import nn
 
 
 class Generators:
-    """The state of the global generators (torch on CPU and every CUDA device, NumPy, Python) as it is now."""
+    """The present state of the global generators (torch on CPU and every CUDA device, NumPy, Python)."""
 
     def __init__(self) -> None:
         self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
         self._cpu = torch.get_rng_state()
-        # Asking an uninitialized CUDA for its state would initialize it, and there is nothing to restore.
+        # Reading the state of an uninitialized CUDA would initialize it, and there is nothing to restore.
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def restore(self) -> None:
@@ -29,7 +29,7 @@ class Generators:
 
 
 class Buffers:
-    """A model's buffers as they are now, in value and identity: BatchNorm statistics, counters, power iterations."""
+    """A model's present buffers, in value and identity: BatchNorm statistics, counters, power iterations."""
 
     def __init__(self, model: nn.Module) -> None:
         self._found = [(module, dict(module._buffers)) for module in model.modules()]
@@ -48,9 +48,9 @@ class Buffers:
 
 @contextmanager
 def generators_restored(seed: int) -> Iterator[None]:
-    """Seed the global generators (torch on CPU and CUDA, NumPy, Python) for the block; restore them afterwards.
+    """Seed the global generators (torch on CPU and CUDA, NumPy, Python) for the block, and restore them afterward.
 
-    Seeding makes what a data loader or a dropout layer draws in the block a function of ``seed``.
+    With the seed, what a data loader or a dropout layer draws in the block is a function of ``seed``.
     """
     found = Generators()
     random.seed(seed)
@@ -64,11 +64,11 @@ def generators_restored(seed: int) -> Iterator[None]:
 
 @contextmanager
 def model_restored(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put every module in training or evaluation mode for the block; restore what the block may change afterwards.
+    """Put every module in training or evaluation mode for the block, and restore what the block may change afterward.
 
-    Restored: training flags, buffers (BatchNorm statistics and counts) in value and identity,
-    ``requires_grad`` and ``.grad`` of every parameter. Gradients are set aside for the block, so that a
-    backward pass in it accumulates into none of them.
+    It restores training flags, buffers (BatchNorm statistics and counts) in value and identity, and ``requires_grad``
+    and ``.grad`` of every parameter. Gradients are put aside for the block, so that a backward pass in it adds to none
+    of them.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]

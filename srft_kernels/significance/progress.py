@@ -1,4 +1,4 @@
-"""A progress line with the time left, on the standard error."""
+"""A progress line on the standard error, with the time left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ProgressLine:
         _show(self._out, label, 0, total, 0.0)
 
     def reached(self, done: int, note: str = "") -> None:
-        """``done`` of the items are finished; ``note`` follows the label."""
+        """Record that ``done`` of the items are finished. ``note`` follows the label."""
         self._done = done
         now = time.monotonic()
         if now - self._shown > 0.2:
@@ -38,9 +38,9 @@ class ProgressLine:
 def with_progress(
     items: Iterable[T], total: int | None, label: str, stream: TextIO | None = None
 ) -> Generator[T, None, None]:
-    r"""Yield ``items``, keeping one line on ``stream`` up to date at most five times a second.
+    r"""Yield ``items``, and update one line on ``stream`` at most five times a second.
 
-    The last ``\r``-terminated line is ended with a newline when the items are used up or the loop is left.
+    The line is rewritten with ``\r``. It ends with a newline when the items are used up or the loop is left.
     """
     line = ProgressLine(total, label, stream)
     try:

@@ -1,4 +1,4 @@
-"""What a significance map looks like, layer by layer: a few numbers and a table of them."""
+"""Summarizes a significance map layer by layer: a few numbers, and a table of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """One layer of a map.
+    """The numbers of one layer of a map.
 
-    ``share`` is its part of the sum over the whole map. ``above`` and ``zero`` are the parts of its elements that
-    exceed ten times its mean and that are exactly zero.
+    ``share`` is its part of the sum over the whole map. ``above`` is the part of its elements that exceed ten times its
+    mean, and ``zero`` the part that are exactly zero.
     """
 
     name: str
@@ -29,7 +29,7 @@ class LayerStatistics:
 
 
 def layer_statistics(significance: Mapping[str, Tensor], by: str = "layer") -> list[LayerStatistics]:
-    """Rows in the order of the map; see :meth:`SignificanceMap.statistics`."""
+    """Return rows in the order of the map; see :meth:`SignificanceMap.statistics`."""
     groups = _groups(significance, by)
     masses = {layer: sum(float(t.sum(dtype=torch.float64)) for t in group) for layer, group in groups.items()}
     whole = sum(masses.values())
@@ -52,7 +52,7 @@ def layer_statistics(significance: Mapping[str, Tensor], by: str = "layer") -> l
 
 
 def table(rows: Sequence[LayerStatistics], title: str) -> str:
-    """The rows as plain text, columns aligned."""
+    """Return the rows as plain text with aligned columns."""
     head = ("layer", "elements", "mean", "max", "mass %", ">10x mean %", "zero %")
     cells = [
         (
@@ -70,7 +70,7 @@ def table(rows: Sequence[LayerStatistics], title: str) -> str:
 
 
 def aligned(head: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> str:
-    """A table in plain text: the first column to the left, the others to the right."""
+    """Return a table in plain text, with the first column aligned to the left and the others to the right."""
     widths = [max(len(line[column]) for line in [head, *cells]) for column in range(len(head))]
 
     def line(values: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 class Grid(NamedTuple):
-    """What a heat map shows: a value for every row and column, NaN where there is none."""
+    """The content of a heat map: a value for every row and column, NaN if there is none."""
 
     values: list[list[float]]
     rows: list[str]
@@ -92,7 +92,7 @@ class Grid(NamedTuple):
 
 
 def quantile_grid(significance: Mapping[str, Tensor], by: str = "layer") -> Grid:
-    """The quantiles of every layer's significance, each the value of the nearest element from below."""
+    """Return the quantiles of every layer's significance. Each is the value of the nearest element from below."""
     values = []
     groups = _groups(significance, by)
     for group in groups.values():
@@ -103,10 +103,10 @@ def quantile_grid(significance: Mapping[str, Tensor], by: str = "layer") -> Grid
 
 
 def depth_grid(significance: Mapping[str, Tensor]) -> Grid:
-    """The mean significance by depth (a name up to its block's number) and kind (the rest of the name).
+    """Return the mean significance by depth (a name up to its block's number) and kind (the rest of the name).
 
-    Of several numbers in a name the block's is the one with the most siblings: ``blocks.3`` of twelve, not ``mlp.0`` of
-    two inside of it. A name without a number has the depth "-".
+    If a name has several numbers, the block's is the one with the most siblings: ``blocks.3`` of twelve, not ``mlp.0``
+    of two inside it. A name without a number has the depth "-".
     """
     siblings: dict[tuple[str, ...], set[str]] = {}
     for name in significance:

@@ -1,4 +1,4 @@
-"""A significance map as a safetensors file: the tensors, and in the header, as JSON, how they were made."""
+"""A significance map as a safetensors file, with a JSON record in its header of how the map was made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEYS = {"estimator", "samples", "dtype", "model", "parameters", "version", "inf
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], made: Mapping[str, Any]) -> None:
-    """Write a file beside ``path`` and rename it there, so that a reader sees the old file or the new one."""
+    """Write a file beside ``path`` and rename it there, so that a reader sees either the old file or the new one."""
     path = os.fspath(path)
     stored = _storable(tensors)
     metadata = {
@@ -36,7 +36,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], made: Map
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except SafetensorError as error:
-        # safetensors wraps the system's error in its text; callers want the OSError (a full disk above all).
+        # safetensors wraps the system's error in its text. Callers need the OSError, above all for a full disk.
         code = re.search(r"os error (\d+)", str(error))
         number = int(code.group(1)) if code else errno.EIO
         raise OSError(number, f"cannot write the significance map: {os.strerror(number)}", path) from error
@@ -46,7 +46,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], made: Map
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU, no two of which share memory (a renamed map holds one tensor twice)."""
+    """Return contiguous tensors on the CPU, no two of which share memory. A renamed map may hold one tensor twice."""
     result = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -60,12 +60,12 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checksum(tensor: Tensor) -> int:
-    """CRC-32 of a contiguous CPU tensor's bytes; safetensors has no check of its own against a flipped bit."""
+    """Return the CRC-32 of a contiguous CPU tensor's bytes. safetensors itself does not detect a flipped bit."""
     return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data) if tensor.numel() else 0
 
 
 def read(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors in the file's recorded order and how they were made; see :meth:`SignificanceMap.load`."""
+    """Return the tensors in the file's recorded order and how they were made; see :meth:`SignificanceMap.load`."""
     path = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, "there is no significance map", path)

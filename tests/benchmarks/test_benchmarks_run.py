@@ -1,4 +1,4 @@
-"""The benchmarks start, finish and say what they measured: on small networks, for a moment. And what they say holds."""
+"""The benchmarks start, finish and say what they measured, on small networks and briefly. What they say is right."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from benchmarks.workload import TWO_STREAM, Workload, shapes  # noqa: E402
 CPU = torch.device("cpu")
 SMALL = {"SRFT_BENCH_NETWORK": "vit_tiny_patch16_224", "SRFT_BENCH_ROUNDS": "2", "OMP_NUM_THREADS": "1"}
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
-# A benchmark is not to know that it is run by one of several processes that share the tests.
+# A benchmark must not know that one of several processes that share the tests runs it.
 ALONE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 NO_DEVICE = {**ALONE, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
 DUMP = """
@@ -123,11 +123,12 @@ def test_a_hutchinson_update_is_timed_and_has_a_page_of_its_own(tmp_path: Path) 
         assert row["extra MiB"] == pytest.approx(row["peak MiB"] - plain["peak MiB"])
         assert row["x baseline"] == pytest.approx(row["ms"] / exact["ms"])
     size = 4 * section["parameters"] / 2**20
-    # A copy of the parameters and of the gradients at least; twice of the gradients' for the central one.
+    # There is a copy of the parameters and one of the gradients at least; the central difference has two of the
+    # gradients.
     assert rows["srft_forward"]["extra MiB"] >= 2 * size
     assert rows["srft_central"]["extra MiB"] >= 3 * size
     for key in ("srft_forward", "srft_central"):
-        assert rows[key]["error"] < 0.5  # another probe's would be √2, none 1
+        assert rows[key]["error"] < 0.5  # the error of another probe would be √2, and that of none 1
     page = data.with_suffix(".md").read_text()
     assert all(f"| {row['contestant']} |" in page for row in rows.values())
     assert "double backward over finite differences | at least 1.5 x |" in page
@@ -216,7 +217,7 @@ def test_the_sanitizer_case_takes_every_kind_of_step(capsys: pytest.CaptureFixtu
 
 
 def tensors_of(running: Running) -> dict[str, Tensor]:
-    """By name, whatever is as large as the one parameter of a workload."""
+    """Return by name every tensor that is as large as the one parameter of a workload."""
     optimizer = running.optimizer
     assert optimizer is not None
     (param,) = optimizer.param_groups[0]["params"]
@@ -413,7 +414,7 @@ esac
 
 @pytest.fixture
 def pretender(tmp_path: Path) -> str:
-    """A Python that pretends: to have a device, to build for a while, to fail the tests."""
+    """A Python that pretends to have a device, to build for a while, and to fail the tests."""
     path = tmp_path / "python"
     path.write_text(PRETENDER)
     path.chmod(0o755)
@@ -437,7 +438,7 @@ def test_a_failing_stage_is_recorded_and_the_next_ones_run(tmp_path: Path, prete
 
 @bash_only
 def test_tests_that_take_too_long_say_what_they_found(tmp_path: Path, pretender: str) -> None:
-    """By an interrupt, also where a shell in the background has interrupts ignored; and the rest goes on."""
+    """They are interrupted, also if a shell in the background ignores interrupts, and the other stages go on."""
     out = tmp_path / "out"
     script = f"trap '' INT; exec bash {SCRIPT} --stages tests,nosync"
     environment = {**NO_DEVICE, "PYTHON": pretender, "OUT": str(out), "BUILD_TAKES": "0", "TESTS_TAKE": "50",

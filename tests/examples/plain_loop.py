@@ -1,4 +1,4 @@
-"""The loop that every training stack stands in for, written out: what the examples' results are compared with."""
+"""The loop that every training stack stands in for, written out. The examples' results are compared with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import srft_kernels as srft
 
 
 def train_plainly(small_task: ModuleType, *, accumulated: int = 1, clip: float | None = 1.0) -> nn.Module:
-    """The network of the examples, after the same batches in a loop of plain torch."""
+    """Return the network of the examples, after the same batches in a loop of plain torch."""
     task = small_task.make_task()
     prior = srft.estimate_prior(task.model, small_task.sample_loss, task.old_batches(), progress=False)
     optimizer = srft.SRFT(torch.optim.AdamW(task.model.named_parameters(), lr=3e-3), prior=prior, strength=10.0)

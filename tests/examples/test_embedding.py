@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lines_of(example: str, network: Path, folder: Path) -> list[list[str]]:
-    """What an example prints, a list of words a line."""
+    """Return what an example prints, a list of words a line."""
     videos = [str(folder / "rgb.avi"), str(folder / "x.avi")]
     command = [sys.executable, str(EXAMPLES / example), str(network), *videos, BOX]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

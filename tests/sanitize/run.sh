@@ -32,14 +32,15 @@ if [ "$what" != threads ]; then
   cp "$folder"/_ops.so "$folder"/_build*.so "$tree/srft_kernels"
   compiler=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$folder/CMakeCache.txt")
   cd "$tree"
-  # Python and torch are not instrumented: the runtime has to be there first, and their leaks are not ours to find.
+  # Python and torch are not instrumented, so the runtime has to be loaded first. Their leaks are not looked for.
   LD_PRELOAD=$("$compiler" -print-file-name=libasan.so):$("$compiler" -print-file-name=libubsan.so) \
     ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
     PYTHONPATH=$tree OMP_NUM_THREADS=2 "$PYTHON" -m pytest -q -x -p no:cacheprovider -p no:xdist \
-    tests/srft_kernels/ops/test_refusals.py tests/srft_kernels/ops/test_extremes.py \
-    tests/srft_kernels/ops/test_step.py tests/srft_kernels/ops/test_penalty_native.py \
-    -k "${SRFT_SANITIZE_TESTS-test_refusals or (test_extremes and not cuda) or (test_step and (sizes or survives or \
-(halves and float16))) or views or expanded or lists}"
+    tests/srft_kernels/ops/test_refusals.py tests/srft_kernels/ops/test_doors.py \
+    tests/srft_kernels/ops/test_extremes.py tests/srft_kernels/ops/test_step.py \
+    tests/srft_kernels/ops/test_penalty_native.py \
+    -k "${SRFT_SANITIZE_TESTS-((test_refusals or test_extremes) and not cuda) or (test_doors and cpu) or (test_step and \
+(sizes or survives or (halves and float16))) or views or expanded or lists}"
   cd "$here"
 fi
 
@@ -47,7 +48,7 @@ if [ "$what" != memory ]; then
   folder=$here/build/sanitize-threads
   configure "$folder" thread
   cmake --build "$folder" --target threads
-  # A fixed address space: kernels with much randomness of it leave ThreadSanitizer no room.
+  # The address space is fixed, because a kernel that randomizes it strongly leaves ThreadSanitizer no room.
   run=("$folder/threads")
   if setarch "$(uname -m)" -R true 2>/dev/null; then run=(setarch "$(uname -m)" -R "${run[@]}"); fi
   TSAN_OPTIONS=halt_on_error=1 "${run[@]}"

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_of(action: Callable[[], Any]) -> int:
-    """The bytes of tensors that are alive at once during an action, beyond those before it."""
+    """Return the bytes of tensors that are alive at once during an action, beyond those before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         action()
     alive = peak = 0

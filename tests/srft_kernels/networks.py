@@ -8,13 +8,13 @@ from torch.optim import Optimizer
 
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """Two linear layers and a norm, from 11 to 5 features."""
+    """Return two linear layers and a norm, from 11 to 5 features."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(11, 64), nn.GELU(), nn.Linear(64, 5), nn.LayerNorm(5)).to(dtype)
 
 
 def prior_of(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
-    """A significance by name, mostly small and here and there large, as estimated ones are."""
+    """Return a significance by name. As in estimates, it is mostly small and large in a few places."""
     generator = torch.Generator().manual_seed(seed)
     return {n: torch.rand(p.shape, generator=generator).pow(4) for n, p in model.named_parameters()}
 
@@ -36,5 +36,5 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int, *, first: int = 0)
 
 
 def weights(model: nn.Module) -> Tensor:
-    """All weights as one vector of float64."""
+    """Return all weights as one vector of float64."""
     return torch.cat([p.detach().double().flatten() for p in model.parameters()])

@@ -54,7 +54,7 @@ INNERS: dict[str, Any] = {
 
 
 def cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every case by name: its inner optimizer, dtype and options."""
+    """Yield every case by name: its inner optimizer, dtype and options."""
     for inner, dtype, mode in itertools.product(INNERS, DTYPES, ("proximal", "decoupled", "coupled")):
         for damping in ("rank", "mean", None):
             yield (
@@ -70,7 +70,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def numbers(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Float64 values from -1 to 1 that are exact in every dtype: multiples of 1/128."""
+    """Return float64 values from -1 to 1 that are exact in every dtype, because they are multiples of 1/128."""
     return torch.from_numpy(np.asarray(np.random.RandomState(seed).randint(-128, 129, shape) / 128.0))
 
 
@@ -106,7 +106,7 @@ class Run:
         self.coupled = curvature
 
     def step(self, index: int) -> None:
-        """Gradients of a quadratic, elementwise, with a linear part that is another one in each step."""
+        """Take a step with the gradients of an elementwise quadratic, whose linear part is another one in each step."""
 
         def closure() -> Tensor:
             for k, p in enumerate(self.params.values()):
@@ -121,7 +121,7 @@ class Run:
             self.optimizer.step()
 
     def digest(self) -> str:
-        """SHA-256 of the bits of every weight, of its averages, of its path and of the penalties, cut to 128 bits."""
+        """Return 128 bits of the SHA-256 of all weights, their averages, their paths and the penalties."""
         found = hashlib.sha256()
 
         def add(tensor: Tensor) -> None:
@@ -143,7 +143,10 @@ class Run:
 
 
 def chosen_checkpoints() -> list[str]:
-    """The cases whose state dict after ten steps is kept: every inner optimizer and kind of state, in float32."""
+    """Return the cases whose state dict after ten steps is kept.
+
+    They cover every inner optimizer and kind of state, in float32.
+    """
     kinds = ("rank", "to the anchor", "curvature")
     return [f"{inner}, float32, proximal, {kind}" for inner in INNERS for kind in kinds]
 
@@ -167,7 +170,7 @@ def record() -> None:
 
 
 def torch_copy(value: Any) -> Any:
-    """Nested containers with every tensor cloned."""
+    """Return nested containers with every tensor cloned."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, dict):

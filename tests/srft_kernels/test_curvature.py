@@ -1,4 +1,4 @@
-"""Curvature on the way: what a draw folds in, against Hessians that are known, and what SRFT makes of it."""
+"""Curvature during training: what a draw folds in, against known Hessians, and what SRFT makes of it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def draw(spec: srft.Hutchinson, model: nn.Module, loss: Callable[[], Tensor], nu
 def estimate(
     spec: srft.Hutchinson, params: list[nn.Parameter], found: list[Tensor], number: int, closure: Callable[[], Tensor]
 ) -> None:
-    """A draw's products, folded in passes of their own."""
+    """Fold a draw's products in passes of their own."""
     numbers = list(range(len(params)))
     _, product = evaluate(spec, params, numbers, found, number, closure)
     fold(params, numbers, found, product)
@@ -166,7 +166,7 @@ def train(optimizer: srft.SRFT, model: nn.Module, loss: Callable[[], Tensor], st
 def test_on_a_diagonal_hessian_srft_is_srft_with_that_prior(
     inner: Any, normalize: Any, method: Any, beta: float
 ) -> None:
-    """H is then (1 - β^draws) times the Hessian, which no mean and no bias may show."""
+    """There H is (1 - β^draws) times the Hessian, and neither the mean nor a bias may show that factor."""
     if beta and inner is RMSprop:
         normalize = "tensor"
     ours, theirs = Quadratic(), Quadratic()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, NAdam, Optimizer, RMSprop
 
 import srft_kernels as srft
+from tests.process_end import leave
 
 dist = pytest.importorskip("torch.distributed")
 if not dist.is_available() or not dist.is_gloo_available():
@@ -47,7 +48,10 @@ def wrapped(name: str, model: nn.Module, prior: dict[str, Tensor], anchor: dict[
 
 
 def advance(model: nn.Module, optimizer: Optimizer, steps: range, rank: int, world: int) -> None:
-    """Every process takes its share of each batch, and the mean over processes is the mean over the batch."""
+    """Take steps in which every process takes its share of each batch.
+
+    The mean over processes is that over the batch.
+    """
     for step in steps:
         inputs = torch.randn(BATCH, 11, generator=torch.Generator().manual_seed(step)).double()
         own = inputs.chunk(world)[rank]
@@ -57,7 +61,10 @@ def advance(model: nn.Module, optimizer: Optimizer, steps: range, rank: int, wor
 
 
 def run(rank: int, world: int, port: int, folder: Path, saves: bool) -> None:
-    """One process: saves a run in its middle, or goes on from what was saved and compares with an undisturbed run."""
+    """Run one process.
+
+    It saves a run in its middle, or goes on from a checkpoint and compares with an undisturbed run.
+    """
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=60))
@@ -93,6 +100,7 @@ def run(rank: int, world: int, port: int, folder: Path, saves: bool) -> None:
         dist.barrier()  # whoever ends first would close the store that the others still need
     finally:
         dist.destroy_process_group()
+    leave()
 
 
 def start(world: int, folder: Path, saves: bool) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, NAdam, Optimizer
 
 import srft_kernels as srft
+from tests.process_end import leave
 
 dist = pytest.importorskip("torch.distributed")
 if not dist.is_available() or not dist.is_gloo_available():
@@ -57,7 +58,7 @@ CASES: dict[str, tuple[type[Optimizer], dict[str, Any], dict[str, Any]]] = {
 
 
 def network() -> nn.Module:
-    """The last bias has one element, so that the second process has none of it."""
+    """Return a network whose last bias has one element, so that the second process has none of it."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(11, 32), nn.GELU(), nn.Linear(32, 7), nn.LayerNorm(7), nn.Linear(7, 1)).double()
 
@@ -68,9 +69,9 @@ def prior_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def train(model: nn.Module, optimizer: Optimizer, steps: range, part: slice, *, bad: int | None = None) -> None:
-    """``part`` of every batch; the mean over processes is the mean over the batch.
+    """Train on ``part`` of every batch. The mean over processes is the mean over the batch.
 
-    ``bad``: a step that is not finite in its last sample.
+    ``bad`` is a step that is not finite in its last sample.
     """
     for step in steps:
         generator = torch.Generator().manual_seed(1000 + step)
@@ -88,7 +89,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def assert_same(ours: nn.Module, theirs: nn.Module, what: str) -> None:
-    """To the rounding of float64, which a few steps of Adam enlarge."""
+    """Compare to the rounding of float64, which a few steps of Adam enlarge."""
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         found, expected = full(p.detach()), q.detach()
         difference = float((found - expected).abs().max() / expected.abs().max())
@@ -96,7 +97,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module, what: str) -> None:
 
 
 def pair(kind: type[Optimizer], inner: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """A sharded network and one that is whole, with their optimizers."""
+    """Return a sharded network and one that is whole, with their optimizers."""
     ours, theirs = network(), network()
     prior = prior_of(theirs)
     fully_shard(ours, mesh=init_device_mesh("cpu", (WORLD,)))
@@ -123,7 +124,7 @@ def check_weights(rank: int, _: Path) -> None:
 
 
 def check_nonfinite_in_one_shard(rank: int, _: Path) -> None:
-    """Every process skips the step for one element of one shard."""
+    """Check that every process skips the step for one element of one shard."""
     ours, _theirs, sharded, _whole = pair(AdamW, {"lr": 1e-2}, {"nonfinite": "skip_step"})
     train(ours, sharded, range(1), part(rank))
     before = [p.to_local().clone() for p in ours.parameters()]
@@ -131,7 +132,7 @@ def check_nonfinite_in_one_shard(rank: int, _: Path) -> None:
         next(ours.parameters()).grad.to_local()[-1, 0] = torch.nan
     sharded.step()
     assert all(torch.equal(b, p.to_local()) for b, p in zip(before, ours.parameters(), strict=True))
-    assert int(sharded.nonfinite) == rank  # of this process's shards
+    assert int(sharded.nonfinite_count) == rank  # of this process's shards
 
 
 def check_saved_and_loaded(rank: int, folder: Path) -> None:
@@ -182,7 +183,7 @@ def check_placements(_: int, __: Path) -> None:
     with pytest.raises(ValueError, match=r"w is distributed as .* mesh of 2 dim"):
         optimizer([Replicate(), Shard(0)], init_device_mesh("cpu", (1, WORLD)))
     _, present = optimizer([Shard(0)])
-    with pytest.raises(ValueError, match=r"\(4, 3\) is on .*one optimizer a mesh"):
+    with pytest.raises(ValueError, match=r"\(4, 3\) is on .*one optimizer for each mesh"):
         present.add_param_group({"params": [optimizer([Shard(0)], init_device_mesh("cpu", (1,)))[0]]})
     with pytest.raises(ValueError, match=r"w is distributed: .*finite_difference"):
         optimizer([Shard(0)], curvature=srft.Hutchinson(method="autograd"))
@@ -202,7 +203,7 @@ def check_placements(_: int, __: Path) -> None:
 
 
 class Scale(nn.Module):
-    """A diagonal Hessian: any signs give it whole."""
+    """A network with a diagonal Hessian, which every choice of signs recovers as a whole."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -248,7 +249,7 @@ def check_curvature(rank: int, _: Path) -> None:
 
 
 def check_diagonal(rank: int, _: Path) -> None:
-    """Estimated on shards, each process with its own samples; a diagonal Hessian is exact in one probe."""
+    """Check the diagonal that is estimated on shards, each process with its own samples. One probe makes it exact."""
     ours, theirs = Scale(5), Scale(5)
     fully_shard(ours, mesh=init_device_mesh("cpu", (WORLD,)))
     x = torch.randn(16, 5, generator=torch.Generator().manual_seed(2)).double()
@@ -291,6 +292,7 @@ def _process(rank: int, port: int, folder: Path, checks: list[Callable[[int, Pat
             check(rank, folder)
     finally:
         dist.destroy_process_group()
+    leave()
 
 
 CHECKS = {

@@ -1,4 +1,4 @@
-"""The penalty operator: its value and derivatives against float64 by hand and by autograd, and every torch contract."""
+"""The penalty operator agrees with float64 by hand and by autograd, derivatives too, and keeps torch's contracts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lists(
 
 
 def by_hand(params: list[Tensor], anchors: list[Tensor], significance: list[Tensor], strength: float) -> float:
-    """The formula in NumPy's float64, exactly rounded sum included."""
+    """Return the formula in NumPy's float64, exactly rounded sum included."""
     terms = [
         p.detach().double().numpy().ravel() - a.detach().double().numpy().ravel()
         for p, a in zip(params, anchors, strict=True)
@@ -223,7 +223,7 @@ def test_function_transforms_agree_with_autograd() -> None:
 
 
 def test_a_native_kernel_for_the_device_is_preferred() -> None:
-    """The contract with a native library: an implementation for CPU takes over with nothing else to be told."""
+    """An implementation for the CPU takes over as soon as it is registered. The native library relies on this."""
     tensors = lists(shapes=[(3,)])
     before = significance_penalty(*tensors, 1.0)
     library: Any = torch.library.Library("srft", "IMPL")

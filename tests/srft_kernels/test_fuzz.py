@@ -63,6 +63,29 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+def put(own: dict[str, Any], name: str, value: Any) -> None:
+    own[name] = value
+
+
+# What a user may put in the place of a tensor of state.
+REPLACEMENTS: dict[str, Callable[[dict[str, Any], str, Any], None]] = {
+    "half of it": lambda own, name, t: put(own, name, t * 0.5),
+    "the same": lambda own, name, t: put(own, name, t),
+    "bfloat16": lambda own, name, t: put(own, name, t.bfloat16()),
+    "float64": lambda own, name, t: put(own, name, t.double()),
+    "whole numbers": lambda own, name, t: put(own, name, t.abs().ceil().long()),
+    "every second": lambda own, name, t: put(own, name, torch.stack([t, t], dim=-1)[..., 0]),
+    "longer": lambda own, name, t: put(own, name, torch.cat([t.reshape(-1), t.reshape(-1)])),
+    "shorter": lambda own, name, t: put(own, name, t.reshape(-1)[:1].clone()),
+    "a number": lambda own, name, t: put(own, name, 2.0),
+    "a word": lambda own, name, t: put(own, name, "nothing"),
+    "None": lambda own, name, t: put(own, name, None),
+    "sparse": lambda own, name, t: put(own, name, t.to_sparse() if t.dim() else t),
+    "nowhere": lambda own, name, t: put(own, name, t.to("meta")),
+    "deleted": lambda own, name, t: own.pop(name),
+}
+
+
 class World:
     """Three parameters and the optimizer of one backend."""
 
@@ -100,7 +123,7 @@ def pickled(world: World) -> World:
 
 
 def answer_of(action: Callable[[], Any]) -> str:
-    """What an action refuses, in its words; empty where it does it."""
+    """Return what an action refuses, in its words; empty where it does it."""
     try:
         action()
     except (ValueError, RuntimeError, TypeError) as error:
@@ -261,6 +284,28 @@ class Training(RuleBasedStateMachine):
 
         self.each(replace)
 
+    @rule(
+        name=st.sampled_from(["matrix", "vector"]),
+        which=st.sampled_from(
+            ["exp_avg", "exp_avg_sq", "momentum_buffer", "anchor", "prior", "transfer", "step", "transfer_step"]
+        ),
+        what=st.sampled_from(sorted(REPLACEMENTS)),
+    )
+    def replace_a_tensor_of_state(self, name: str, which: str, what: str) -> None:
+        """Replace a tensor by hand, in both worlds. One that is refused is put back."""
+        for world in self.worlds:
+            own = world.optimizer.state.get(world.params[name], {})
+            if own.get(which) is None:
+                return
+        before = [world.optimizer.state[world.params[name]][which] for world in self.worlds]
+        for world, tensor in zip(self.worlds, before, strict=True):
+            REPLACEMENTS[what](world.optimizer.state[world.params[name]], which, tensor)
+        answers = [answer_of(world.optimizer.state_dict) for world in self.worlds]
+        assert answers[0] == answers[1]
+        if answers[0]:
+            for world, tensor in zip(self.worlds, before, strict=True):
+                world.optimizer.state[world.params[name]][which] = tensor
+
     @rule(how=st.sampled_from([copy.deepcopy, pickled]))
     def go_on_with_a_copy(self, how: Callable[[World], World]) -> None:
         self.worlds = [how(world) for world in self.worlds]
@@ -270,7 +315,7 @@ class Training(RuleBasedStateMachine):
         self.each(lambda world: world.optimizer.begin_task(gamma=gamma))
 
     def compare(self) -> None:
-        """Weights to the rounding of a step; the native ones then go on from the reference's."""
+        """Compare the weights to the rounding of a step. Then the native ones go on from the reference's."""
         reference, native = self.worlds
         for name, p in reference.params.items():
             q = native.params[name]

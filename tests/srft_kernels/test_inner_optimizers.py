@@ -1,4 +1,4 @@
-"""What may stand inside of SRFT: every optimizer of torch, others, and those that are refused when wrapped."""
+"""What may stand inside of SRFT: every optimizer of torch and others. Some are refused when they are wrapped."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_strong_prior_holds_around_every_optimizer_of_torch() -> None:
 
 
 def test_an_optimizer_with_options_of_other_shapes_works() -> None:
-    """Three betas, two epsilons: options of the inner optimizer are read only where it is fused."""
+    """It has three betas and two epsilons. Options of the inner optimizer are read only if it is fused."""
 
     class Adan(Optimizer):
         def __init__(self, params: Any) -> None:
@@ -79,7 +79,7 @@ def test_an_optimizer_with_options_of_other_shapes_works() -> None:
 
 
 class Around(Optimizer):
-    """Plain gradient descent that no kernel fuses; it tells what its closure gave."""
+    """Plain gradient descent that no kernel fuses. It keeps what its closure returned."""
 
     def __init__(self, params: Any, lr: float, calls: int = 1) -> None:
         super().__init__(params, {"lr": lr})
@@ -233,7 +233,7 @@ def test_gradients_clipped_under_a_scaler_are_the_clipped_ones() -> None:
 def test_scaled_gradients_before_an_optimizer_that_is_not_fused_are_unscaled_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without a scaler's help, as some loops set it: one operation over all gradients."""
+    """The scale is set without a scaler's help, as some loops do, and one operation unscales all gradients."""
     ours, theirs = network(), network()
     wrapped = srft.SRFT(RMSprop(ours.named_parameters(), lr=1e-2), prior=prior_of(ours))
     plain = srft.SRFT(RMSprop(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs))

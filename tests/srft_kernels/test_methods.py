@@ -1,4 +1,4 @@
-"""Every row of docs/methods.md, run as it stands there, against an implementation of its method in plain torch.
+"""Every row of docs/methods.md, run as it stands there, agrees with its method in plain torch.
 
 The implementations here use torch's optimizers, autograd and the papers' formulas, and nothing of this library.
 """
@@ -112,7 +112,7 @@ def weights_of(model: nn.Module) -> State:
 
 
 def fisher_of(model: nn.Module, task: int) -> State:
-    """Mean over samples of the squared gradient of the log-likelihood, a sample at a time."""
+    """Return the mean over samples of the squared gradient of the log-likelihood, a sample at a time."""
     squares = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     samples = [(x, label) for xs, labels in data(task) for x, label in zip(xs, labels, strict=True)]
     for x, label in samples:
@@ -125,7 +125,7 @@ def fisher_of(model: nn.Module, task: int) -> State:
 
 
 def omega_of(model: nn.Module, task: int) -> State:
-    """Mean over samples of the absolute gradient of the squared norm of the outputs."""
+    """Return the mean over samples of the absolute gradient of the squared norm of the outputs."""
     totals = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     samples = [x for xs, _ in data(task) for x in xs]
     for x in samples:
@@ -242,7 +242,7 @@ def proximal(model: nn.Module, inner: Optimizer, much: float) -> None:
 
 
 def annealing(t: int) -> float:
-    """RecAdam's λ(t); its first step is t = 1."""
+    """Return RecAdam's λ(t). Its first step is t = 1."""
     return 1 / (1 + math.exp(-NUMBERS["k"] * (t - NUMBERS["t0"])))
 
 
@@ -265,7 +265,7 @@ def recadams_pull(model: nn.Module, inner: Optimizer, much: float) -> None:
 
 
 def recadam(model: nn.Module, inner: Optimizer, much: float) -> None:
-    """The released optimizer's arithmetic, written down from its formula."""
+    """Take a step by the released optimizer's arithmetic, written down from its formula."""
     eta, (beta1, beta2), epsilon = NUMBERS["eta"], (0.9, 0.999), 1e-30
     weights, anchors = list(model.parameters()), [p.detach().clone() for p in model.parameters()]
     first, second = ([torch.zeros_like(p) for p in weights] for _ in range(2))
@@ -405,7 +405,7 @@ def test_a_row_is_its_method(row: str, kind: type[Optimizer], backend: Any) -> N
 
 
 def test_recadams_paper_pulls_from_where_theta_was() -> None:
-    """And so is apart from its release by ηγ(1-λ) of the task's step, in one step from the same weights."""
+    """In one step from the same weights, the paper differs from its release by ηγ(1-λ) times the task's step."""
     moved = pretrained()
     minimize(moved, inner_optimizer(AdamW, moved), 1)
     anchors = pretrained().state_dict()
@@ -442,7 +442,7 @@ def test_recadams_paper_pulls_from_where_theta_was() -> None:
 def test_recadam_in_float32_far_before_its_middle(
     k: float, t0: int, reported: bool, backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """λ(t) is exp(-k (t0 - t)) there: the weights rest on their anchor, and nothing overflows on the way."""
+    """There λ(t) is exp(-k (t0 - t)), so the weights rest on their anchor, and nothing overflows on the way."""
     for name, number in {"k": k, "t0": t0, "steps": int(700 / k)}.items():
         monkeypatch.setitem(NUMBERS, name, number)
     model = pretrained().float()

@@ -1,4 +1,4 @@
-"""Numbers at the edges of what floating point holds: what a step does with them is defined, on every backend alike."""
+"""A step with numbers at the edges of floating point does what is defined, and every backend does the same."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wrapped(p: nn.Parameter, prior: Tensor | None, kind: Any = AdamW, lr: float 
 
 
 def is_sound(optimizer: srft.SRFT, p: Tensor) -> bool:
-    """Whether weights, state and penalty are finite."""
+    """Return whether weights, state and penalty are finite."""
     tensors = [p.detach(), optimizer.penalty, *optimizer.state[p].values()]
     return all(bool(torch.as_tensor(t).isfinite().all()) for t in tensors)
 
@@ -41,7 +41,7 @@ def is_sound(optimizer: srft.SRFT, p: Tensor) -> bool:
 @pytest.mark.parametrize("mode", ["proximal", "decoupled", "coupled"])
 @pytest.mark.parametrize("strength", [0.0, 1e-30, 1.0, 1e12])
 def test_every_strength_is_the_definition(strength: float, mode: Any, backend: Any) -> None:
-    """One step of SGD in float64, and in float32 to its rounding."""
+    """One step of SGD agrees with the definition: in float64, and in float32 to its rounding."""
     for dtype, rounding in ((torch.float64, 1e-9), (torch.float32, 2e-5)):
         p = nn.Parameter(start(dtype))
         prior = torch.linspace(0.0, 2.0, SIZE, dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_a_prior_of_zeros_is_none(kind: Any, backend: Any) -> None:
 @pytest.mark.parametrize("normalize", ["tensor", "global"])
 @pytest.mark.parametrize("size", [1e-38, 1e-30, 1e30, 1e38])
 def test_only_the_proportions_of_a_prior_count(size: float, normalize: Any, backend: Any) -> None:
-    """Whatever its scale in float32: it is divided by its mean."""
+    """The scale of a prior in float32 does not matter, because it is divided by its mean."""
     results = []
     for scale in (1.0, size):
         p = nn.Parameter(start())
@@ -130,7 +130,7 @@ def test_only_the_proportions_of_a_prior_count(size: float, normalize: Any, back
 
 @each_backend
 def test_a_prior_of_denormal_numbers_is_none(backend: Any) -> None:
-    """Their inverse is no number in float32, and they have lost their digits."""
+    """The inverse of a denormal number is no number in float32, and such numbers have lost their digits."""
     p = nn.Parameter(start())
     optimizer = wrapped(p, torch.full((SIZE,), 1e-42), SGD, strength=1e12, backend=backend)
     for _ in range(2):
@@ -188,7 +188,7 @@ def test_kappa_outside_of_zero_to_one_is_refused_before_anything_changes(kappa: 
 @pytest.mark.parametrize("steps", [1e6, 2.0**24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_after_a_million_steps_it_is_torchs_step(steps: float, dtype: torch.dtype, backend: Any) -> None:
-    """The count is a float32, which ends at 2^24: the bias has long been one by then."""
+    """The count is a float32, which ends at 2^24. By then the bias correction has long been one."""
     p, q = nn.Parameter(start(dtype)), nn.Parameter(start(dtype))
     plain = AdamW([q], lr=0.1)
     optimizer = wrapped(p, None, kappa=1.0, backend=backend)

@@ -1,4 +1,4 @@
-"""SRFT as a torch optimizer: against torch's optimizers, against the definitions, and as a citizen of torch.optim."""
+"""SRFT behaves as an optimizer of torch.optim does, and agrees with torch's optimizers and with the definitions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_without_strength_it_is_the_inner_optimizer(
 
 @pytest.mark.skipif(not library.available, reason=library.reason)
 def test_without_strength_the_bits_are_those_of_fused_adamw() -> None:
-    """Where torch's vector code and ours run the same operations (whole vectors): nearly all bits."""
+    """Nearly all bits agree where torch's vector code and ours run the same operations (whole vectors)."""
     torch.manual_seed(0)
     start = torch.randn(64, 1024)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
@@ -102,7 +102,7 @@ def one_step(p0: Tensor, gradient: Tensor, **options: Any) -> tuple[Tensor, srft
     mode=st.sampled_from(["proximal", "decoupled"]),
 )
 def test_the_step_is_the_definition(seed: int, strength: float, kappa: float, mode: str) -> None:
-    """Against section 2 written out with torch's AdamW for θ' and a sort for the rank."""
+    """The step is section 2 written out, with torch's AdamW for θ' and a sort for the rank."""
     torch.manual_seed(seed)
     start, anchor = torch.randn(40, dtype=torch.float64), torch.randn(40, dtype=torch.float64)
     # Well apart, so that each has a bin of its own and the histogram's rank is the sort's.
@@ -146,7 +146,7 @@ def test_the_proximal_step_minimizes_its_objective() -> None:
 
 @pytest.mark.parametrize(("strength", "distance"), [(1.0, 1.0), (10.0, 0.1)])
 def test_strength_has_the_unit_that_is_promised(strength: float, distance: float) -> None:
-    """An element of average significance, pushed by full-size Adam steps, rests one RMS (a tenth) from the anchor."""
+    """An element of average significance that full-size Adam steps push rests one RMS (a tenth) from the anchor."""
     p = nn.Parameter(torch.full((1000,), 0.02))
     optimizer = srft.SRFT(
         AdamW([p], lr=1e-4, weight_decay=0.0), prior={p: torch.ones(1000)}, strength=strength, kappa=1.0
@@ -159,7 +159,7 @@ def test_strength_has_the_unit_that_is_promised(strength: float, distance: float
 
 
 def test_coupled_is_the_classical_penalty() -> None:
-    """EWC around SGD: the gradient of λ/2 Σ P̂ (θ - a)² by autograd, in the loss."""
+    """EWC around SGD has the gradient of λ/2 Σ P̂ (θ - a)² in the loss, here by autograd."""
     ours, theirs = network(dtype=torch.float64), network(dtype=torch.float64)
     prior = {n: t.double() for n, t in prior_of(ours).items()}
     anchor = {n: p.detach() + 0.1 for n, p in ours.named_parameters()}
@@ -188,7 +188,7 @@ def test_coupled_is_the_classical_penalty() -> None:
 
 
 def test_one_weighted_quadratic_toward_the_anchor() -> None:
-    """transfer_anchor="initial": S = κP̂ + (1-κ)T̂."""
+    """With ``transfer_anchor="initial"`` the significance is S = κP̂ + (1-κ)T̂."""
     torch.manual_seed(0)
     start, gradient, prior = torch.randn(50).double(), torch.randn(50).double(), torch.rand(50).double()
     anchor = start + 0.1
@@ -222,7 +222,7 @@ def test_global_normalization_divides_by_the_mean_over_all_tensors() -> None:
 
 
 def sketch_ranks(squares: Tensor) -> Tensor:
-    """The rank that the kernels give the elements of a T that has stood still for a step, from the damping."""
+    """Return the rank that the kernels give the elements of a T that has stood still for a step, from the damping."""
     p = nn.Parameter(torch.zeros(squares.shape))
     optimizer = srft.SRFT(SGD([p], lr=1.0), strength=0.0, kappa=0.0, transfer_beta=0.0, mu=(0.0, 0.5))
     for _ in range(2):
@@ -480,7 +480,7 @@ def test_an_unfused_inner_optimizer_is_shown_a_zero() -> None:
 
 
 def test_grad_scaler() -> None:
-    """Scaled gradients give the unscaled step; a step with an infinity is skipped whole and leaves no trace."""
+    """Scaled gradients give the unscaled step; a step with an infinity is skipped as a whole and leaves no trace."""
     ours, theirs = network(), network()
     wrapped = srft.SRFT(AdamW(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.5)
     plain = srft.SRFT(AdamW(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5)
@@ -646,6 +646,94 @@ def test_an_optimizer_under_way_is_taken_over() -> None:
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "prior", "anchor", "step"])
+def test_a_tensor_of_state_that_is_replaced_by_hand_counts_from_the_next_step(backend: Any, name: str) -> None:
+    """It counts as if it had been written in place, because torch's optimizers read their state in every step."""
+    worlds = []
+    for replaces in (False, True):
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(40))
+        optimizer = srft.SRFT(AdamW([("p", p)], lr=1e-2), {"p": torch.rand(40)}, kappa=0.5, backend=backend)
+        for step in range(4):
+            p.grad = torch.randn(40)
+            optimizer.step()
+            own = optimizer.state[p]
+            if step == 1 and replaces:
+                own[name] = own[name] * 3
+            elif step == 1:
+                own[name].mul_(3)
+                if name in ("prior", "anchor"):  # their means are known from when they were given
+                    optimizer._plans.forget()
+        worlds.append((p.detach().clone(), own[name].clone()))
+    assert torch.equal(worlds[0][0], worlds[1][0])
+    assert torch.equal(worlds[0][1], worlds[1][1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda own: own.update(exp_avg=torch.zeros(99)), r"exp_avg of p: \(99,\), not \(40,\)"),
+        (lambda own: own.update(exp_avg_sq=torch.zeros(40).to_sparse()), "exp_avg_sq of p: torch.sparse_coo"),
+        (lambda own: own.update(exp_avg=[0.0] * 40), "exp_avg of p: .*, not a tensor"),
+        (lambda own: own.update(exp_avg=torch.zeros(40, dtype=torch.complex64)), "not real numbers"),
+        (lambda own: own.update(step=-1), "step of p: -1, not a count"),
+        (lambda own: own.update(step=torch.tensor(float("nan"))), "not finite"),
+        (lambda own: own.pop("prior"), "has lost its prior"),
+        (lambda own: (own.pop("anchor"), own.pop("prior")), "has lost its anchor and its prior"),
+        (lambda own: own.update(anchor=None), "has lost its anchor"),
+    ],
+)
+def test_state_that_no_step_could_use_is_refused_and_may_be_put_back(backend: Any, change: Any, words: str) -> None:
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(40))
+    optimizer = srft.SRFT(AdamW([("p", p)], lr=1e-2), {"p": torch.rand(40)}, kappa=0.5, backend=backend)
+    p.grad = torch.randn(40)
+    optimizer.step()
+    own = optimizer.state[p]
+    good, weights = dict(own), p.detach().clone()
+    change(own)
+    for action in (optimizer.step, optimizer.state_dict, optimizer.step):
+        with pytest.raises(RuntimeError, match=words):
+            action()
+    assert torch.equal(p, weights)
+    own.clear()
+    own.update(good)
+    optimizer.step()
+    assert not torch.equal(p, weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("transfer_statistics", torch.full((8,), float("nan"), dtype=torch.float64), "not finite"),
+        ("transfer_statistics", torch.zeros(300, dtype=torch.float64), "transfer_statistics of p: "),
+        ("transfer_histogram", torch.zeros(17), "transfer_histogram of p: "),
+        ("exp_avg", "a word", "exp_avg of p: 'a word', not a tensor"),
+        ("exp_avg", torch.zeros(40, device="meta"), "not real numbers in memory"),
+        ("prior", torch.zeros(40).to_sparse(), "prior of p: torch.sparse_coo"),
+        ("step", torch.tensor(float("inf")), "not finite"),
+        ("step", -3.0, "not a count"),
+    ],
+)
+def test_a_checkpoint_with_numbers_that_no_step_could_use_changes_nothing(name: str, value: Any, words: str) -> None:
+    """Once a NaN in the range of a histogram gave an index into the memory before a table."""
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(40))
+    optimizer = srft.SRFT(AdamW([("p", p)], lr=1e-2), {"p": torch.rand(40)}, kappa=0.5)
+    p.grad = torch.randn(40)
+    optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    wrong = copy.deepcopy(before)
+    wrong["state"][0][name] = value
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(wrong)
+    after = optimizer.state_dict()
+    for key, tensor in before["state"][0].items():
+        assert torch.equal(tensor, after["state"][0][key]), key
+
+
 def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
     model = network()
     optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5)
@@ -739,7 +827,7 @@ def test_placements_other_than_fsdps_are_refused_by_name() -> None:
 
 
 def test_distributed_data_parallel_gives_every_rank_the_same_step() -> None:
-    """DDP leaves dense parameters with averaged gradients: nothing here knows of it."""
+    """DDP leaves dense parameters with averaged gradients, so SRFT need not know of it."""
     dist = pytest.importorskip("torch.distributed")
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo")
@@ -763,7 +851,7 @@ def test_what_it_wraps() -> None:
 
 
 def test_memory_is_what_is_promised() -> None:
-    """Beside AdamW's eight bytes a parameter: four for the prior, four for the anchor; nothing for T."""
+    """Beside AdamW's eight bytes a parameter, the prior takes four, the anchor takes four, and T takes none."""
     model = nn.Linear(1000, 1000, bias=False)
     optimizer = srft.SRFT(AdamW(model.named_parameters()), prior=prior_of(model))
     per_parameter = {name: size / 1e6 for name, size in optimizer.state_bytes().items()}

@@ -165,7 +165,7 @@ CHANGES: list[tuple[dict[str, Any], set[Any]]] = [
 def test_options_that_are_changed_between_steps_hold_from_there(
     kind: Any, change: dict[str, Any], anew: set[Any]
 ) -> None:
-    """As in an optimizer that has them from the beginning, loaded with what the other had."""
+    """The result is that of an optimizer that has them from the beginning, loaded with what the other had."""
     ours, theirs = network(), network()
     optimizer = srft.SRFT(kind(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.6)
     if not change.keys() <= optimizer.param_groups[0].keys() or (kind is RMSprop and "momentum" in change):
@@ -242,7 +242,7 @@ def test_state_that_is_emptied_takes_no_prior_with_it_in_silence(kind: Any) -> N
 
 
 def test_averages_that_are_replaced_by_an_empty_state_begin_anew_and_the_prior_stays() -> None:
-    """The way to reset a torch optimizer: ``optimizer.state = defaultdict(dict)``."""
+    """``optimizer.state = defaultdict(dict)`` is the way to reset a torch optimizer."""
     ours, theirs = network(), network()
     optimizer = srft.SRFT(AdamW(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=1.0)
     anchor = {n: p.detach().clone() for n, p in ours.named_parameters()}

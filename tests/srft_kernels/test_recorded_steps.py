@@ -1,4 +1,4 @@
-"""The bits of twenty steps, and checkpoints, of the library as it was before it was rearranged."""
+"""Twenty steps, and checkpoints, have the bits that the library gave before it was rearranged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_steps_have_the_recorded_bits(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints() -> dict[str, Any]:
-    """State dicts after ten steps, as they were saved before the change."""
+    """Return the state dicts after ten steps, as they were saved before the change."""
     found: dict[str, Any] = torch.load(CHECKPOINTS, weights_only=True)
     return found
 

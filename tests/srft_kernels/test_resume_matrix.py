@@ -1,8 +1,10 @@
-"""Every optimizer that can be had: wrapped, it resumes to the bits of an undisturbed run, or wrapping refuses it."""
+"""Every known optimizer, when wrapped, resumes to the bits of an undisturbed run, or wrapping refuses it."""
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -43,12 +45,12 @@ PACKAGES = {
 
 
 def cases() -> list[str]:
-    """Every optimizer by its package and name. Those of packages that are not installed skip."""
+    """Return every optimizer by its package and name. Those of packages that are not installed skip."""
     return [f"{package}.{name}" for package, (_, names) in PACKAGES.items() for name in names]
 
 
 def make(kind: str, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer by its default options, with a learning rate where it takes one."""
+    """Return the optimizer by its default options, with a learning rate where it takes one."""
     package, name = kind.split(".")
     module = pytest.importorskip(PACKAGES[package][0])
     if not hasattr(module, name):
@@ -62,7 +64,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def advance(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
-    """Some steps on batches that depend on nothing but their number."""
+    """Take some steps on batches that depend on nothing but their number."""
     if hasattr(optimizer, "train"):  # those without a schedule want to know
         optimizer.train()
     for step in steps:
@@ -80,7 +82,7 @@ def advance(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) ->
 
 
 def through_a_file(value: Any) -> Any:
-    """Saved and loaded as a checkpoint is, without running anything in it."""
+    """Return what was saved and loaded as a checkpoint is, without running anything in it."""
     file = io.BytesIO()
     torch.save(value, file)
     file.seek(0)
@@ -88,7 +90,7 @@ def through_a_file(value: Any) -> Any:
 
 
 def resumes(build: Callable[[nn.Module], torch.optim.Optimizer]) -> bool:
-    """Whether a run that stops in the middle ends on the bits of one that does not."""
+    """Return whether a run that stops in the middle ends on the bits of one that does not."""
     whole = network()
     advance(whole, build(whole), range(STEPS))
     first = network()
@@ -130,6 +132,70 @@ def test_a_wrapped_optimizer_resumes_to_the_same_bits_or_is_refused(kind: str, o
     if not alone:
         pytest.skip("this optimizer does not resume to the same bits by itself")
     assert resumes(build)
+
+
+def copied_in_memory(pair: Any) -> Any:
+    return pickle.loads(pickle.dumps(pair))
+
+
+def copied_as_a_file(pair: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(pair, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def goes_on(build: Callable[[nn.Module], torch.optim.Optimizer], how: Callable[[Any], Any]) -> bool:
+    """Return whether a copy of model and optimizer, taken in mid-run, ends on the bits of the original."""
+    model = network()
+    optimizer = build(model)
+    advance(model, optimizer, range(STEPS // 2))
+    other, copied = how((model, optimizer))
+    advance(model, optimizer, range(STEPS // 2, STEPS))
+    advance(other, copied, range(STEPS // 2, STEPS))
+    return all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, copied_in_memory, copied_as_a_file], ids=lambda how: how.__name__)
+@pytest.mark.parametrize("kind", cases())
+def test_a_copy_of_a_wrapped_optimizer_goes_on_to_the_same_bits(kind: str, how: Callable[[Any], Any]) -> None:
+    def build(model: nn.Module) -> torch.optim.Optimizer:
+        prior = {name: torch.linspace(0.1, 2, p.numel()).reshape(p.shape) for name, p in model.named_parameters()}
+        return srft.SRFT(make(kind, model), prior=prior, strength=3.0, kappa=0.5)
+
+    try:
+        build(network())
+    except (TypeError, ValueError) as refusal:
+        pytest.skip(f"refused when wrapped: {refusal}")
+    try:
+        alone = goes_on(lambda model: make(kind, model), how)
+    except Exception as error:  # it cannot be copied by itself: any error at all
+        pytest.skip(f"this optimizer cannot be copied by itself: {error}")
+    if not alone:
+        pytest.skip("a copy of this optimizer does not go on to the same bits by itself")
+    assert goes_on(build, how)
+
+
+@pytest.mark.parametrize("kind", cases())
+def test_step_hooks_run_once_a_step_around_every_optimizer(kind: str) -> None:
+    model = network()
+    try:
+        optimizer = srft.SRFT(make(kind, model), kappa=0.5)
+    except (TypeError, ValueError) as refusal:
+        pytest.skip(f"refused when wrapped: {refusal}")
+    calls: list[str] = []
+    watched = {"outer": optimizer, "inner": optimizer.inner}
+    if optimizer.gradients_stay_scaled or not hasattr(optimizer.inner, "_optimizer_step_pre_hooks"):
+        del watched["inner"]  # its own step is not taken, or it knows no hooks
+    for name, one in watched.items():
+        one.register_step_pre_hook(lambda *_, name=name: calls.append(f"{name} begins"))
+        one.register_step_post_hook(lambda *_, name=name: calls.append(f"{name} ends"))
+    advance(model, optimizer, range(2))
+    assert calls.count("outer begins") == calls.count("outer ends") == 2
+    assert calls[0] == "outer begins"
+    assert calls[-1] == "outer ends"
+    # What is called by another name than torch's profiled step knows its hooks and does not run them.
+    assert calls.count("inner begins") in ((2,) if kind.startswith("torch.") and "inner" in watched else (0, 2))
 
 
 def test_every_optimizer_of_torch_but_those_refused_is_tried() -> None:

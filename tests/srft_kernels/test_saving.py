@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_copy_alone_leaves_the_original_alone() -> None:
 
 @each_inner
 def test_a_checkpoint_by_dcp_resumes_to_the_bits_of_the_whole_run(kind: Any, options: dict[str, Any]) -> None:
-    """Whatever plain torch has to do for it: a fresh optimizer's state is made before it is loaded."""
+    """As DCP requires of plain torch, too, a fresh optimizer's state is made before it is loaded."""
     whole, first, second = network(), network(), network(seed=3)
     through, before, after = make(whole, kind, options), make(first, kind, options), make(second, kind, options)
     train(whole, through, 8)
@@ -199,7 +200,7 @@ class Around(Optimizer):
 
 
 def resumed(build: Callable[[nn.Module], srft.SRFT]) -> tuple[Tensor, Tensor, srft.SRFT]:
-    """The weights of a whole run, of one that was resumed from a file, and the optimizer of that."""
+    """Return the weights of a whole run, of one that was resumed from a file, and the optimizer of that."""
     whole, first, second = network(), network(), network(seed=5)
     train(whole, build(whole), 8)
     before = build(first)
@@ -249,7 +250,10 @@ def test_bitsandbytes_resumes_to_the_same_bits() -> None:
 
 
 def test_a_state_that_the_inner_optimizer_loads_by_itself_is_adopted() -> None:
-    """``optimizer.inner.load_state_dict`` of torch's own checkpoint: averages are those, prior and anchor stay."""
+    """``optimizer.inner.load_state_dict`` takes torch's own checkpoint.
+
+    Its averages are used; prior and anchor stay.
+    """
     ours, theirs = network(), network()
     plain = AdamW(theirs.named_parameters(), lr=1e-2)
     train(theirs, plain, 3)
@@ -269,7 +273,7 @@ def test_a_state_that_the_inner_optimizer_loads_by_itself_is_adopted() -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether ``weights_only`` loading takes it."""
+    """Return whether ``weights_only`` loading takes it."""
     if isinstance(value, dict):
         return all(is_plain(v) for v in value.values())
     if isinstance(value, (list, tuple)):
@@ -339,7 +343,7 @@ def test_step_hooks_of_both_optimizers_run_once_each_around_one_that_is_not_fuse
 
 @pytest.mark.parametrize("kind", [AdamW, RMSprop])
 def test_loading_adds_little_memory(kind: Any) -> None:
-    """At most 2.5 times the parameters' bytes at its peak, the checkpoint itself not counted."""
+    """The peak is at most 2.5 times the parameters' bytes, not counting the checkpoint itself."""
     size = 1 << 20
     model = nn.Linear(1 << 10, 1 << 10, bias=False)
     optimizer = make(model, kind)
@@ -357,7 +361,10 @@ def test_loading_adds_little_memory(kind: Any) -> None:
 )
 @pytest.mark.parametrize(("kind", "own"), [(AdamW, 0), (SGD, 0), (RMSprop, 8)])
 def test_a_first_step_adds_little_memory(kind: Any, own: int, options: dict[str, Any]) -> None:
-    """At most eight bytes an element of the largest tensor; torch's RMSprop makes its state then, and takes as much."""
+    """It adds at most eight bytes an element of the largest tensor.
+
+    RMSprop of torch makes its state in that step and takes as much.
+    """
     size = 1 << 20
     model = nn.Linear(1 << 10, 1 << 10, bias=False)
     inner = kind(model.named_parameters(), lr=1e-2)
@@ -377,6 +384,28 @@ def test_many_small_layers_save_in_few_bytes(width: int) -> None:
     torch.save(optimizer.state_dict(), buffer)
     tensors = [v for s in optimizer.state_dict()["state"].values() for v in s.values()]
     assert len(buffer.getvalue()) <= 1.3 * sum(t.numel() * t.element_size() for t in tensors)
+
+
+def test_what_the_smallest_layers_save_beside_their_tensors_is_the_list_of_them() -> None:
+    """The list takes some seventy bytes an entry, as for torch's own optimizers; records of memory are few."""
+
+    def saved(optimizer: Optimizer) -> tuple[int, int, int, int]:
+        buffer = io.BytesIO()
+        torch.save(optimizer.state_dict(), buffer)
+        tensors = [v for s in optimizer.state_dict()["state"].values() for v in s.values()]
+        records = len(zipfile.ZipFile(buffer).infolist())
+        return len(buffer.getvalue()), sum(t.numel() * t.element_size() for t in tensors), len(tensors), records
+
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(200)))
+    plain, optimizer = AdamW(model.parameters()), make(model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    plain.step()
+    optimizer.step()
+    size, own, entries, records = saved(optimizer)
+    assert size - own <= 85 * entries
+    assert records <= 20
+    assert size / own <= 0.5 * saved(plain)[0] / saved(plain)[1]
 
 
 def test_statistics_survive_saving_to_the_bit_in_few_bytes() -> None:

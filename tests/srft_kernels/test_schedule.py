@@ -1,4 +1,4 @@
-"""The κ schedules against their formulas, their validation, and their way through a weights-only checkpoint."""
+"""The κ schedules follow their formulas, refuse wrong options, and survive a weights-only checkpoint."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_defaults_hand_over_from_prior_to_transfer() -> None:
 
 @given(step=st.integers(0, 10**6), k=st.floats(1e-6, 1e3), t0=st.floats(-1e6, 1e6))
 def test_a_sigmoid_follows_its_formula(step: int, k: float, t0: float) -> None:
-    """Against the logistic function as a hyperbolic tangent, which overflows nowhere; and against its symmetry."""
+    """The truth is the logistic function written as a hyperbolic tangent, which overflows nowhere, and its symmetry."""
     kappa = SigmoidKappa(k, t0)(step)
     assert kappa == pytest.approx(0.5 - 0.5 * np.tanh(0.5 * k * (step - t0)), abs=1e-15)
     assert SigmoidKappa(k, step)(step) == 0.5
@@ -66,7 +66,7 @@ def test_a_sigmoid_follows_its_formula(step: int, k: float, t0: float) -> None:
 
 
 def test_the_sigmoid_is_what_recadam_leaves_of_one() -> None:
-    """RecAdam's λ(t) = 1 / (1 + exp(-k (t - t0))) at its first steps, which it counts from 1."""
+    """RecAdam's λ(t) = 1 / (1 + exp(-k (t - t0))) is compared at its first steps, which it counts from 1."""
     schedule = SigmoidKappa(0.5, t0=3 - 1)
     recadam = [1 / (1 + math.exp(-0.5 * (t - 3))) for t in range(1, 8)]
     assert [1 - schedule(step) for step in range(7)] == pytest.approx(recadam, rel=1e-15)

@@ -11,7 +11,7 @@ LIBRARIES = ("pydantic", "timm", "cv2", "skimage", "yaml", "click")
 
 
 def missing() -> str:
-    """The first of the tracker's libraries that does not import, or nothing."""
+    """Return the first of the tracker's libraries that does not import, or nothing."""
     for name in LIBRARIES:
         try:
             importlib.import_module(name)
@@ -24,7 +24,7 @@ MISSING = missing()
 
 
 class Absent(pytest.File):
-    """A test file that cannot even be imported here: one skipped test in its place."""
+    """Collects one skipped test in place of a test file that cannot even be imported here."""
 
     def collect(self) -> list[pytest.Item]:
         return [Skipped.from_parent(self, name="everything")]

@@ -19,7 +19,7 @@ XYWH = st.tuples(QUARTERS, QUARTERS, SIZES, SIZES)
 
 
 def exact_overlaps(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[Fraction, Fraction]:
-    """IoU and GIoU of two xywh boxes by counting areas over a grid cut at every edge of either."""
+    """Return IoU and GIoU of two xywh boxes, by counting areas over a grid cut at every edge of either."""
     boxes = [tuple(Fraction(v) for v in box) for box in (a, b)]
     edges_x = sorted({edge for x, _, w, _ in boxes for edge in (x, x + w)})
     edges_y = sorted({edge for _, y, _, h in boxes for edge in (y, y + h)})

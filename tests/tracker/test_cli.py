@@ -1,4 +1,4 @@
-"""Every command from end to end on tiny settings, and every kind of bad input: one sentence, exit status 2."""
+"""Every command runs from end to end on tiny settings, and refuses bad input in one sentence with exit status 2."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def succeeds(*arguments: object) -> str:
 
 
 def refused(*arguments: object) -> str:
-    """Standard error of a command that has to exit with 2 and one sentence."""
+    """Return the standard error of a command that has to exit with 2 and one sentence."""
     result = rgbx(*arguments)
     assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
     assert "Traceback" not in result.output
@@ -56,7 +56,7 @@ def refused(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def rgb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An RGB tracker after two steps, by `rgbx pretrain`."""
+    """Return the file of an RGB tracker after two steps of `rgbx pretrain`."""
     folder = tmp_path_factory.mktemp("rgb")
     weights = folder / "small_rgb.safetensors"
     out = succeeds(
@@ -70,7 +70,7 @@ def rgb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lasher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two thermal sequences in LasHeR's layout, by `rgbx data generate`."""
+    """Return a folder with two thermal sequences in LasHeR's layout, by `rgbx data generate`."""
     root = tmp_path_factory.mktemp("lasher") / "set"
     out = succeeds("data", "generate", root, "--count", 2, "--length", 22, "--size", "96x72")
     assert "wrote 2 sequences" in out
@@ -86,7 +86,7 @@ def prior(rgb: Path) -> Path:
 
 
 def test_pretraining_starts_from_the_checkpoint_that_is_named(rgb: Path, tmp_path: Path) -> None:
-    """At a learning rate too small to move any weight but a zero, what comes out is what went in."""
+    """The learning rate is too small to move any weight but a zero, so what comes out is what went in."""
     small = [*DATA, *TRAIN, "train.lr=1e-30", "train.weight_decay=0"]
     succeeds("pretrain", *small, f"init={rgb}", f"output={tmp_path / 'again'}")
     before, _, _ = load_network(rgb)
@@ -301,7 +301,7 @@ def test_usage_errors_and_help() -> None:
 
 
 def test_as_a_process() -> None:
-    """The exit status and the streams that a shell sees."""
+    """The exit status and the streams are those that a shell sees."""
     done = subprocess.run(
         [sys.executable, "-m", "tracker.cli", "train", "train.lr=fast"], capture_output=True, text=True, check=False
     )

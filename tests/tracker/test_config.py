@@ -1,4 +1,4 @@
-"""Settings: what is wrong is named with its file, its key and the nearest key that exists."""
+"""Whatever is wrong in the settings is reported with its file, its key and the nearest key that exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every setting takes effect or is refused: for each one that can be idle, where it is and where it is not.
+"""Every setting takes effect or is refused. Each one that can be idle is tried where it is idle and where it is not.
 
 The table is typed here a second time, from what the code does with a setting, and not read from the settings.
 """
@@ -25,7 +25,7 @@ VALIDATED = "validation.every=1"
 
 
 class Case(NamedTuple):
-    """One setting: a command and settings beside which it does nothing, and others beside which it does something."""
+    """A setting, a command and settings beside which it does nothing, and others beside which it does something."""
 
     key: str
     value: str
@@ -220,7 +220,7 @@ DEFAULTS = ("synthetic", "val")
 
 
 def changed_by_nothing(command: str, beside: list[str]) -> dict[str, Any] | None:
-    """The configuration without the setting; None where that is no configuration."""
+    """Return the configuration without the setting; None where that is no configuration."""
     try:
         return configured(command, *beside).model_dump()
     except RGBXError:
@@ -228,7 +228,10 @@ def changed_by_nothing(command: str, beside: list[str]) -> dict[str, Any] | None
 
 
 def test_a_root_means_files_and_a_prior_means_srft() -> None:
-    """The input of somebody who believed that SRFT was trained on a data set, and trained AdamW on generated data."""
+    """Somebody believed that SRFT was trained on a data set, and trained AdamW on generated data.
+
+    This was the input.
+    """
     config = load_config(
         RunConfig,
         "tiny_rgbt",

@@ -1,4 +1,4 @@
-"""Files and folders are wholly there or not at all, whatever interrupts their writing."""
+"""Files and folders are there as a whole or not at all, whatever interrupts their writing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_nobody_else_renames_files() -> None:
-    """The rule is stated in one place."""
+    """The tracker leaves that to the one module in which the rule is stated."""
     found = {
         path.relative_to(REPOSITORY).as_posix()
         for path in (REPOSITORY / "tracker").rglob("*.py")

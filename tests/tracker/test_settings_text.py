@@ -22,7 +22,7 @@ def shown(*arguments: str) -> str:
 
 
 def test_every_setting_has_a_sentence_and_numbers_have_a_unit_or_are_shares() -> None:
-    """Counts and sizes say of what they are; what has no unit is a ratio, a probability or a choice."""
+    """Counts and sizes say what they count. A number without a unit is a ratio, a probability or a choice."""
     without = {leaf.key for leaf in leaves(RunConfig) if leaf.field.annotation in (int, int | None) and not leaf.unit}
     assert without == {
         "network.depth", "network.num_heads", "data.sequences", "data.first", "data.refresh", "data.seed",

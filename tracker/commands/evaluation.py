@@ -66,9 +66,10 @@ def evaluate(
     seed: int,
     out: Path | None,
 ) -> None:
-    """Figures of checkpoints on a data set or on generated sequences, or of result files, by a benchmark's protocol.
+    """Print figures of checkpoints or of result files, by a benchmark's protocol.
 
-    CHECKPOINTS are files or names of shipped weights; several are compared.
+    CHECKPOINTS are files or names of shipped weights. They are run on a data set or on generated sequences, and several
+    are compared.
     """
     from tracker.evaluation.attributes import read_attributes, score_attributes
     from tracker.evaluation.published import read_published
@@ -89,7 +90,7 @@ def evaluate(
         else:
             refuse_idle("with --data: it is for generated sequences", *GENERATED)
         from tracker.train.assess import assess_checkpoints
-        from tracker.train.sources import evaluation_sequences
+        from tracker.train.configured_data import evaluation_sequences
 
         reason = ""
         if protocol == "auto" and data is not None:
@@ -114,7 +115,7 @@ def evaluate(
 def evaluate_results(
     data: Path, results: tuple[str, ...], protocol: str, split: str | None, allow_missing: bool
 ) -> list[Metrics]:
-    """One tracker a folder, named after it or as ``NAME=FOLDER`` says; with progress where there are several."""
+    """Evaluate one tracker for each folder. It is named after the folder, or as ``NAME=FOLDER`` says."""
     from tqdm import tqdm
 
     from tracker.evaluation import evaluate_folder
@@ -137,7 +138,7 @@ def evaluate_results(
 
 
 def recognized(data: Path, split: str | None) -> tuple[str, str]:
-    """The protocol that a data set's annotations belong to and what tells so; ``auto`` where they are none of ours."""
+    """Return the protocol that a data set's annotations belong to, and the reason. It is ``auto`` if none is known."""
     from tracker.evaluation.annotations import choose_sequences
     from tracker.evaluation.recognition import NOTHING_TELLS, recognize_protocol
 
@@ -149,7 +150,7 @@ def recognized(data: Path, split: str | None) -> tuple[str, str]:
 
 
 def with_boc(metrics: list[Metrics], baselines: Path, data: Path | None, split: str | None) -> list[Metrics]:
-    """The same with COESOT's BOC, weighed by baselines."""
+    """Return the same metrics with COESOT's BOC, weighted by baselines."""
     from tracker.evaluation import evaluate_folder
     from tracker.evaluation.boc import add_boc, read_weights
 

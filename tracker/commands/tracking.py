@@ -248,7 +248,7 @@ def refuse_without_effect(stream: bool, paired: bool, whole_set: bool, overlay: 
 
 
 def read_box(text: str) -> tuple[float, ...]:
-    """``x,y,w,h`` as four numbers; their range is checked where the image is known."""
+    """Read ``x,y,w,h`` as four numbers. Their range is checked later, when the image is known."""
     try:
         box = tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError:
@@ -259,7 +259,7 @@ def read_box(text: str) -> tuple[float, ...]:
 
 
 def read_shard(text: str) -> tuple[int, int]:
-    """``k/n``: the first sequence and the stride."""
+    """Read ``k/n`` as the first sequence and the stride."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise RGBXError(f'--shard "{text}" is not one; write k/n with k from 0 to n - 1, for instance 0/4')

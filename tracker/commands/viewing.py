@@ -23,7 +23,7 @@ MOST_LINES = 12
 
 
 def of_a_page(command: Command) -> Command:
-    """Options of the commands that write a page; :func:`_write` takes them."""
+    """Add the options of the commands that write a page. :func:`_write` takes them."""
     for option in (
         click.option("--width", type=int, default=320, show_default=True, help="Of each of the two images, in pixels."),
         click.option("--max-mb", type=float, default=64.0, show_default=True, help="Above it, frames are left out."),
@@ -39,7 +39,7 @@ def of_a_page(command: Command) -> Command:
 
 
 def of_tracking(command: Command) -> Command:
-    """Options of the command that tracks, to look at what it does."""
+    """Add the options with which the command that tracks shows what it does."""
     for option in (
         click.option("--show", is_flag=True, help="Show the run in a window: space pauses, q closes it."),
         click.option("--page", is_flag=True, help="Also write OUT/page.html, see `rgbx view`."),
@@ -50,7 +50,7 @@ def of_tracking(command: Command) -> Command:
 
 @contextlib.contextmanager
 def live_window(show: bool) -> Iterator[LiveWindow | None]:
-    """A window where one is asked for; refused, where there is none to be had, before anything else is done."""
+    """Yield a window if one was asked for. If no window can be opened, refuse before anything else is done."""
     if not show:
         yield None
         return
@@ -63,7 +63,7 @@ def live_window(show: bool) -> Iterator[LiveWindow | None]:
 def write_page_of_tracks(
     out: Path, sequences: Sequence[FrameSequence], tracks: Mapping[str, Mapping[str, Track]]
 ) -> None:
-    """``out/page.html`` of tracks in memory, label to sequence name to track."""
+    """Write ``out/page.html`` for tracks in memory, given by label and then by sequence name."""
     from tracker.viewing import Record, Run, write_page
 
     runs = [

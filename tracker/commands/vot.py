@@ -17,7 +17,7 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, 
 
 @click.group()
 def vot() -> None:
-    """DepthTrack's Pr, Re and F, VOT-RGBD2022's and VOT-RGBT2019's EAO by the VOT toolkit."""
+    """Compute DepthTrack's Pr, Re and F, and the EAO of VOT-RGBD2022 and VOT-RGBT2019, by the VOT toolkit."""
 
 
 @vot.command()

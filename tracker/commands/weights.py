@@ -1,4 +1,4 @@
-"""``rgbx weights``: what is in a checkpoint, and from one layout, size or number of streams to another."""
+"""``rgbx weights``: shows what is in a checkpoint, and converts its layout, sizes or number of streams."""
 
 from __future__ import annotations
 

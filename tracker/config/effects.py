@@ -7,7 +7,7 @@ layers decide:
 - The setting stands in the layer that makes the condition fail, or in a later one. Somebody asked for it and would not
   get it, so the run is refused.
 - The setting stands in an earlier layer. The later decision replaces it: ``optimizer.name=adamw`` on the command line
-  takes the SRFT settings of a file out, and a command takes the sections of other commands out.
+  removes the SRFT settings of a file, and a command removes the sections of other commands.
 """
 
 from __future__ import annotations
@@ -41,48 +41,48 @@ class Condition:
 
 
 def equals(key: str, *values: Any) -> Condition:
-    """The setting ``key`` has one of the values."""
+    """Return the condition that the setting ``key`` has one of the values."""
     text = f"{key}={' or '.join(str(value) for value in values)}"
     return Condition(text, (key,), lambda get: get(key) in values)
 
 
 def given(key: str) -> Condition:
-    """The setting ``key`` is set to something."""
+    """Return the condition that the setting ``key`` is set to something."""
     return Condition(key, (key,), lambda get: bool(get(key)))
 
 
 def absent(key: str) -> Condition:
-    """The setting ``key`` is not set."""
+    """Return the condition that the setting ``key`` is not set."""
     return Condition(f"no {key}", (key,), lambda get: not get(key))
 
 
 def above_zero(key: str) -> Condition:
-    """The setting ``key`` is a number above 0."""
+    """Return the condition that the setting ``key`` is a number above 0."""
     return Condition(f"{key} above 0", (key,), lambda get: _number(get(key)) > 0)
 
 
 def either(*conditions: Condition) -> Condition:
-    """At least one of the conditions holds."""
+    """Return the condition that at least one of the conditions holds."""
     keys = tuple(dict.fromkeys(key for condition in conditions for key in condition.keys))
     text = ", or ".join(condition.text for condition in conditions)
     return Condition(text, keys, lambda get: any(condition.holds(get) for condition in conditions))
 
 
 def both(*conditions: Condition) -> Condition:
-    """All of the conditions hold."""
+    """Return the condition that all of the conditions hold."""
     keys = tuple(dict.fromkeys(key for condition in conditions for key in condition.keys))
     text = " and ".join(condition.text for condition in conditions)
     return Condition(text, keys, lambda get: all(condition.holds(get) for condition in conditions))
 
 
 def commands(*names: str) -> Condition:
-    """The command is one of these."""
+    """Return the condition that the command is one of these."""
     text = " or ".join(f"`rgbx {name}`" for name in names)
     return Condition(text, (COMMAND,), lambda get: get(COMMAND) in (None, *names))
 
 
 def condition(text: str, keys: Sequence[str], holds: Callable[[Lookup], bool]) -> Condition:
-    """Any other condition."""
+    """Return any other condition."""
     return Condition(text, tuple(keys), holds)
 
 
@@ -156,4 +156,4 @@ def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        return 0.0  # what is no number is refused when the configuration is checked
+        return 0.0  # other values are refused when the configuration is checked

@@ -1,4 +1,4 @@
-"""Reading settings: YAML files in layers plus ``section.key=value`` overrides, checked before anything starts.
+"""Reads settings from YAML files in layers plus ``section.key=value`` overrides, and checks them first.
 
 A mistake is answered with the file and the key it is in, and with the nearest key that exists.
 """
@@ -82,7 +82,7 @@ def load_config(
     for layer in layers:
         _merge(tree, layer)
     if issubclass(kind, RunConfig) and command is not None:
-        # What is unknown or malformed explains more than what it has an effect on.
+        # An error about an unknown or malformed setting explains more than one about a setting without effect.
         validate(kind, tree, source, overridden)
         tree = _without(tree, _replaced(layers, names, tree, command, settled=1 if defaults else 0))
     config = validate(kind, tree, source, overridden)
@@ -92,7 +92,7 @@ def load_config(
 
 
 def ineffective(config: RunConfig, command: str | None = None) -> dict[str, str]:
-    """The settings that have no effect in a configuration, each with what it would need."""
+    """Return the settings that have no effect in a configuration, each with what it would need."""
     tree = config.model_dump(mode="json")
     found: dict[str, str] = {}
     for leaf in leaves(RunConfig):
@@ -103,7 +103,7 @@ def ineffective(config: RunConfig, command: str | None = None) -> dict[str, str]
 
 
 def _settle(layers: list[dict[str, Any]]) -> None:
-    """Let each layer's settings decide for one another, and replace what lower layers say of the same thing."""
+    """Let each layer's settings decide for one another, and replace what lower layers say about the same thing."""
     located = -1
     for number, layer in enumerate(layers):
         data, optimizer = layer.get("data"), layer.get("optimizer")
@@ -117,13 +117,13 @@ def _settle(layers: list[dict[str, Any]]) -> None:
     for layer in layers[:located]:
         data = layer.get("data")
         if isinstance(data, dict):
-            # Other places, and what a lower layer's data were of: the new ones say themselves what they are.
+            # The new layer names other data, so the places and the modality of a lower layer's data no longer apply.
             for name in (*LOCATIONS, "modality"):
                 data.pop(name, None)
 
 
 def _asked(layers: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Styles of X that stand in the layer that says where the data are, or above it."""
+    """Return the styles of X that are set in the layer that says where the data are, or above it."""
     sections = [layer.get("data") for layer in layers]
     places = [
         number
@@ -174,7 +174,7 @@ def _value(tree: Mapping[str, Any], key: str, missing: Any) -> Any:
 
 
 def _without(tree: Mapping[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
-    """A copy of a nested mapping without some dotted keys."""
+    """Return a copy of a nested mapping without some dotted keys."""
     return {
         name: _without(value, keys, f"{prefix}{name}.") if isinstance(value, Mapping) else value
         for name, value in tree.items()
@@ -198,7 +198,10 @@ def validate(kind: type[ConfigT], tree: Mapping[str, Any], source: str, overridd
 
 
 def find_config(path: Path | str) -> Path:
-    """The file itself, or the shipped configuration of that name (``tiny_pretrain``, ``corrected/ostrack_rgbt``)."""
+    """Return the file itself, or the shipped configuration of that name.
+
+    Names are those such as ``tiny_pretrain`` and ``corrected/ostrack_rgbt``.
+    """
     file = Path(path)
     if file.is_file():
         return file
@@ -210,7 +213,7 @@ def find_config(path: Path | str) -> Path:
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configurations that come with the package."""
+    """Return names of the configurations that come with the package."""
     files = CONFIG_FOLDER.rglob("*.yaml")
     return sorted(file.relative_to(CONFIG_FOLDER).with_suffix("").as_posix() for file in files)
 
@@ -223,7 +226,7 @@ def as_dataclass(kind: type[Any], section: Section, **extra: Any) -> Any:
 
 
 def nearest_key(key: str, kind: type[Section]) -> str | None:
-    """The known key most like ``key``: first in the same section, then anywhere, by its last part as well."""
+    """Return the known key most like ``key``: first in the same section, then anywhere, by its last part as well."""
     keys = list(known_keys(kind))
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in keys if name.rpartition(".")[0] == parent}
@@ -299,7 +302,7 @@ def _read_yaml(file: Path, source: str) -> dict[str, Any]:
 
 
 def _with_bases(file: Path, source: str, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """The trees of a file and of all that it is based on, the lowest first."""
+    """Return the trees of a file and of all that it is based on, the lowest first."""
     if file.resolve() in above:
         raise RGBXError(f"{source}: base: {file.name} is based on itself")
     tree = _read_yaml(file, source)

@@ -73,7 +73,7 @@ DERIVED_SPLITS = ("val", "train_without_val")
 
 
 def _kappa_at(get: Lookup, wanted: float) -> bool:
-    """Whether kappa has the value ``wanted`` all the time."""
+    """Return whether kappa has the value ``wanted`` all the time."""
     ends = ["kappa_start"] if get("optimizer.kappa") == "constant" else ["kappa_start", "kappa_end"]
     return all(float(get(f"optimizer.{name}")) == wanted for name in ends)
 
@@ -87,12 +87,12 @@ DAMPED = condition(
 )
 REGULARIZED = either(given("optimizer.prior"), DAMPED)
 READS_DATA = condition(
-    f"an estimator that reads data where it is `rgbx prior` (not {' or '.join(DATA_FREE)})",
+    f"an estimator that reads data (not {' or '.join(DATA_FREE)}) if it is `rgbx prior`",
     ("prior.estimator", COMMAND),
     lambda get: get(COMMAND) != "prior" or get("prior.estimator") not in DATA_FREE,
 )
 JUDGED_BY_LOSS = condition(
-    f"an estimator that judges by the loss where it is `rgbx prior` ({', '.join(BY_LOSS)})",
+    f"an estimator that judges by the loss ({', '.join(BY_LOSS)}) if it is `rgbx prior`",
     ("prior.estimator", COMMAND),
     lambda get: get(COMMAND) != "prior" or get("prior.estimator") in BY_LOSS,
 )
@@ -155,11 +155,11 @@ class NetworkSection(Section):
         return self
 
     def changes(self) -> dict[str, Any]:
-        """What differs from the preset, as keyword arguments of ``NetworkConfig``."""
+        """Return what differs from the preset, as keyword arguments of ``NetworkConfig``."""
         return {name: value for name, value in self if name != "preset" and value is not None}
 
     def overrides(self) -> dict[str, Any]:
-        """Of the changes those that fit any weights, as keyword arguments of ``load_network``."""
+        """Return those changes that fit any weights, as keyword arguments of ``load_network``."""
         free = ("drop_path", "template_size", "search_size", "elimination_layers", "keep_ratio")
         return {name: value for name, value in self.changes().items() if name in free}
 
@@ -220,7 +220,7 @@ class DataSection(Section):
     )
     thermal_range: tuple[float, float] | None = setting(
         None,
-        "what is black and what is white, for thermal_style=fixed",
+        "raw values that become black and white, for thermal_style=fixed",
         FILES,
         equals("data.thermal_style", "fixed"),
         unit="raw values of the camera",
@@ -247,8 +247,10 @@ class DataSection(Section):
         ge=32,
         le=4096,
     )
-    difficulty: float = setting(0.5, "of generated sequences: speed, clutter, noise, night", GENERATED, ge=0.0, le=1.0)
-    seed: int = setting(0, "of the generator", GENERATED, ge=0, lt=2**31)
+    difficulty: float = setting(
+        0.5, "difficulty of generated sequences: speed, clutter, noise, night", GENERATED, ge=0.0, le=1.0
+    )
+    seed: int = setting(0, "seed of the generator", GENERATED, ge=0, lt=2**31)
 
     _asked: frozenset[str] = PrivateAttr(default=frozenset())
 
@@ -338,7 +340,7 @@ TUNED_GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def _trains(group: str) -> Condition:
-    """The group trains: by the tuning method, or because it is asked for."""
+    """Return the condition that the group trains, by the tuning method or because it is asked for."""
 
     def holds(get: Lookup) -> bool:
         return group in TUNED_GROUPS.get(get("tuning"), ()) or group in (get("train.also_train") or ())
@@ -355,15 +357,15 @@ def _rate(group: str, description: str) -> Any:
 class LearningRates(Section):
     """Learning rate of each parameter group as a multiple of ``train.lr``; 0 freezes the group."""
 
-    norms: float = _rate("norms", "of layer norms, as a multiple of train.lr; 0 freezes them")
-    embed_rgb: float = _rate("embed_rgb", "of the RGB patch embedding")
-    embed_x: float = _rate("embed_x", "of the X patch embedding")
-    blocks_rgb: float = _rate("blocks_rgb", "of the RGB stream's blocks")
-    blocks_x: float = _rate("blocks_x", "of the X stream's blocks")
-    cross: float = _rate("cross", "of the cross blocks")
-    head: float = _rate("head", "of the box head")
-    positions: float = _rate("positions", "of the position embeddings")
-    adapters: float = _rate("adapters", "of what a tuning method adds")
+    norms: float = _rate("norms", "learning rate of the layer norms, as a multiple of train.lr; 0 freezes them")
+    embed_rgb: float = _rate("embed_rgb", "that of the RGB patch embedding")
+    embed_x: float = _rate("embed_x", "that of the X patch embedding")
+    blocks_rgb: float = _rate("blocks_rgb", "that of the RGB stream's blocks")
+    blocks_x: float = _rate("blocks_x", "that of the X stream's blocks")
+    cross: float = _rate("cross", "that of the cross blocks")
+    head: float = _rate("head", "that of the box head")
+    positions: float = _rate("positions", "that of the position embeddings")
+    adapters: float = _rate("adapters", "that of what a tuning method adds")
 
 
 class TrainSection(Section):
@@ -395,9 +397,9 @@ class TrainSection(Section):
     clip_grad_norm: float = setting(
         0.1, "largest norm of the gradient of all weights; 0 leaves gradients as they are", TRAINING, ge=0.0
     )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where torch sees one")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "device to compute on; auto takes a GPU if torch sees one")
     precision: Literal["fp32", "bf16"] = setting(
-        "fp32", "of the forward pass; weights and optimizer are always float32", TRAINING
+        "fp32", "precision of the forward pass; weights and optimizer are always float32", TRAINING
     )
     tf32: bool = setting(
         False, "fp32 matrix products and convolutions in TF32, on a GPU", TRAINING,
@@ -415,11 +417,13 @@ class TrainSection(Section):
         1, "parts that a batch goes through the network in, one after the other, to save memory", TRAINING, ge=1
     )
     activation_checkpointing: bool = setting(False, "compute blocks twice, to save much memory", TRAINING)
-    batchnorm: Literal["train", "frozen"] = setting("frozen", "statistics of the head's batch norms", TRAINING)
-    seed: int = setting(0, "of everything that is drawn at random in training", TRAINING, ge=0, lt=2**31)
-    log_every: int = setting(10, "distance of two log lines", TRAINING, unit="steps", ge=1)
+    batchnorm: Literal["train", "frozen"] = setting(
+        "frozen", "whether the statistics of the head's batch norms are trained or frozen", TRAINING
+    )
+    seed: int = setting(0, "seed of everything that is drawn at random in training", TRAINING, ge=0, lt=2**31)
+    log_every: int = setting(10, "steps from one log line to the next", TRAINING, unit="steps", ge=1)
     checkpoint_every: int = setting(
-        0, "distance of two checkpoints; 0 saves at each epoch's end", TRAINING, unit="steps", ge=0
+        0, "steps from one checkpoint to the next; 0 saves at each epoch's end", TRAINING, unit="steps", ge=0
     )
     keep_checkpoints: int = setting(2, "how many of the newest checkpoints are kept", TRAINING, ge=1)
     lr_scale: LearningRates = setting(LearningRates(), "learning rates of the parameter groups", commands("train"))
@@ -517,7 +521,7 @@ class PriorSection(Section):
     workers: int = setting(
         0, "loader processes; 0 decodes in the estimating process", _DRAWN, unit="processes", ge=0, le=256
     )
-    seed: int = setting(0, "of the pairs and the random signs", _DRAWN, ge=0, lt=2**31)
+    seed: int = setting(0, "seed of the pairs and the random signs", _DRAWN, ge=0, lt=2**31)
     draws: int = setting(
         1, "random signs or probes a batch", equals("prior.estimator", "fisher", "hutchinson", "gnb"), ge=1
     )
@@ -527,25 +531,27 @@ class PriorSection(Section):
 
 
 class ValidationSection(Section):
-    """Tracking on held-out sequences in the course of training; ``every: 0`` does none.
+    """Tracking on held-out sequences during training. ``every: 0`` does none.
 
-    They are generated (length, difficulty and seed are theirs), or with ``source: split`` those that ``split`` of the
-    training data set names: by default its share of training sequences that training leaves out.
+    The sequences are generated with the given length, difficulty and seed. With ``source: split`` they are those of
+    ``split`` in the training data set, by default the share of training sequences that training leaves out.
     """
 
-    every: int = setting(0, "distance of two validations; 0: none", unit="epochs", ge=0)
+    every: int = setting(0, "epochs from one validation to the next; 0 does none", unit="epochs", ge=0)
     source: Literal["generated", "split"] = setting(
         "generated", "generated sequences, or a split of the training data set", VALIDATING
     )
     split: str = setting("val", "split of the training data set", VALIDATING, equals("validation.source", "split"))
-    sequences: int = setting(8, "how many; at most so many of a split", VALIDATING, ge=1)
+    sequences: int = setting(8, "number of sequences; of a split at most so many", VALIDATING, ge=1)
     length: int = setting(
         40, "length of a sequence", VALIDATING, equals("validation.source", "generated"), unit="frames", ge=2
     )
     difficulty: float = setting(
-        0.5, "of the sequences", VALIDATING, equals("validation.source", "generated"), ge=0.0, le=1.0
+        0.5, "difficulty of the sequences", VALIDATING, equals("validation.source", "generated"), ge=0.0, le=1.0
     )
-    seed: int = setting(0, "of the sequences", VALIDATING, equals("validation.source", "generated"), ge=0, lt=2**31)
+    seed: int = setting(
+        0, "seed of the sequences", VALIDATING, equals("validation.source", "generated"), ge=0, lt=2**31
+    )
 
 
 class LoRASection(Section):
@@ -553,17 +559,17 @@ class LoRASection(Section):
 
     rank: int = setting(16, "rank of an update", ge=1, le=1024)
     alpha: float = setting(32.0, "an update is scaled by alpha / rank", gt=0.0)
-    dropout: float = setting(0.0, "of what goes into an update", ge=0.0, lt=1.0)
+    dropout: float = setting(0.0, "dropout of the input of an update", ge=0.0, lt=1.0)
     targets: tuple[Literal["qkv", "proj", "fc1", "fc2"], ...] = setting(
         ("qkv", "proj", "fc1", "fc2"), "linear layers of a block that get an update", min_length=1
     )
-    dora: bool = setting(False, "learn magnitudes apart (Liu et al. 2024, arXiv 2402.09353)")
+    dora: bool = setting(False, "learn magnitudes separately (Liu et al. 2024, arXiv 2402.09353)")
 
 
 class AdaptersSection(Section):
     """A bottleneck beside each MLP (AdaptFormer: Chen et al. 2022, arXiv 2205.13535), which merges into it."""
 
-    width: int = setting(64, "of a bottleneck", unit="channels", ge=1, le=4096)
+    width: int = setting(64, "width of a bottleneck", unit="channels", ge=1, le=4096)
     scale: float = setting(0.1, "weight of what a bottleneck adds", gt=0.0)
 
 
@@ -580,7 +586,7 @@ class SDSTrackSection(Section):
     )
     rgb_masked: float = setting(0.3, "share of RGB tokens that the masked path lacks", _MASKED, ge=0.0, lt=1.0)
     x_masked: float = setting(
-        0.3, "share of X tokens that it lacks, of those whose RGB is there", _MASKED, ge=0.0, lt=1.0
+        0.3, "share of X tokens that it lacks, among those whose RGB is there", _MASKED, ge=0.0, lt=1.0
     )
     clean_weight: float = setting(0.6, "weight of the clean path's tracking loss", ge=0.0)
     masked_weight: float = setting(0.2, "weight of the masked path's tracking loss", ge=0.0)
@@ -600,7 +606,7 @@ class PATrackSection(Section):
         None, "layers, from 0, where the modalities meet; by default 3, 6, 9 of 12"
     )
     gated: bool = setting(False, "a learned gate, closed at first, on what the meetings attend to")
-    dropout: float = setting(0.1, "in the adapter before the head", ge=0.0, lt=1.0)
+    dropout: float = setting(0.1, "dropout in the adapter before the head", ge=0.0, lt=1.0)
 
 
 MASKING = above_zero("distill.mask_probability")
@@ -616,7 +622,7 @@ class DistillSection(Section):
     mask_probability: float = setting(0.5, "share of the samples of which one modality is masked", ge=0.0, le=1.0)
     mask_share: float = setting(0.4, "share of that modality's blocks", MASKING, ge=0.0, le=1.0)
     mask_cells: int = setting(2, "side of a block", MASKING, unit="patches", ge=1, le=16)
-    cache: Path | None = setting(None, "folder that keeps what the teacher answers")
+    cache: Path | None = setting(None, "folder that keeps the teacher's outputs")
     cache_gigabytes: float = setting(
         20.0, "size up to which the folder is filled", given("distill.cache"), unit="gigabytes", gt=0.0
     )
@@ -655,17 +661,20 @@ class RunConfig(Section):
     )
 
     def to_yaml(self) -> str:
-        """The whole configuration as YAML that :func:`load_config` reads back to an equal object."""
+        """Return the whole configuration as YAML that :func:`load_config` reads back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def is_section(annotation: Any) -> TypeGuard[type[Section]]:
-    """Whether a field's annotation is the model of a section. In Python 3.10 ``tuple[float]`` is a type as well."""
+    """Return whether a field's annotation is the model of a section.
+
+    In Python 3.10 ``tuple[float]`` is a type as well.
+    """
     return get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The model of a section, or None for a setting with a value of its own."""
+    """Return the model of a section, or None for a setting with a value of its own."""
     for candidate in (annotation, *get_args(annotation)):
         if is_section(candidate):
             return candidate
@@ -673,7 +682,7 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 
 def known_keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
-    """Dotted names of every setting in ``kind``, sections included."""
+    """Yield the dotted names of every setting in ``kind``, sections included."""
     for name, field in kind.model_fields.items():
         yield prefix + name
         section = section_of(field.annotation)
@@ -700,7 +709,7 @@ class Leaf:
 
 
 def facts_of(field: Any) -> dict[str, Any]:
-    """What :func:`setting` keeps beside pydantic's own."""
+    """Return what :func:`setting` keeps in addition to pydantic's own description."""
     extra = field.json_schema_extra
     assert isinstance(extra, dict)
     facts: dict[str, Any] = extra[_FACTS]
@@ -708,7 +717,7 @@ def facts_of(field: Any) -> dict[str, Any]:
 
 
 def leaves(kind: type[Section], prefix: str = "", outer: tuple[Condition, ...] = ()) -> Iterator[Leaf]:
-    """Every setting that has a value of its own, in order; a list of sections (``data.sets``) is one."""
+    """Yield every setting that has a value of its own, in order; a list of sections (``data.sets``) is one."""
     for name, field in kind.model_fields.items():
         section = field.annotation
         if is_section(section):

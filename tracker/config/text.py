@@ -1,4 +1,4 @@
-"""Every setting explained by its section's description, for ``--help``, ``--show-config`` and docs/settings.md.
+"""Explains every setting by its section's description, for ``--help``, ``--show-config`` and docs/settings.md.
 
 ``python -m tracker.config.text > docs/settings.md`` writes the page anew.
 """
@@ -22,12 +22,12 @@ WIDTH = 118
 
 
 def allowed(leaf: Leaf) -> str:
-    """What values a setting takes: its choices, or its type with its limits."""
+    """Return what values a setting takes: its choices, or its type with its limits."""
     return _type(leaf.field.annotation) + _limits(leaf.field.metadata)
 
 
 def default_of(leaf: Leaf) -> str:
-    """The default as it is written in YAML; "unset" where there is none."""
+    """Return the default as it is written in YAML; "unset" where there is none."""
     if leaf.field.is_required():
         return "must be given"
     value = leaf.field.default
@@ -35,7 +35,7 @@ def default_of(leaf: Leaf) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value as it is written in YAML and on the command line."""
+    """Return a value as it is written in YAML and on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -57,7 +57,7 @@ def _needs(conditions: Iterable[Condition]) -> str:
 
 
 def help_of(command: str) -> str:
-    """The settings of ``rgbx COMMAND`` with what they do, their values, unit and default."""
+    """Return the settings of ``rgbx COMMAND`` with what they do, their values, unit and default."""
     lines = ["Settings (SECTION.KEY=VALUE):"]
     for leaf in leaves(RunConfig):
         if not all(c.holds(lambda _: command) for c in leaf.effect.conditions if c.keys == (COMMAND,)):
@@ -72,13 +72,13 @@ def help_of(command: str) -> str:
 
 
 def explained_yaml(config: RunConfig, command: str | None = None) -> str:
-    """A configuration as YAML with a comment on every setting; those without an effect stand in comments.
+    """Return a configuration as YAML with a comment on every setting; those without an effect stand in comments.
 
     What is not in comments is read back to an equal run by :func:`tracker.config.load_config`.
     """
     idle = ineffective(config, command)
     if config.data.source == "folder":
-        # Asking for a style says that the data have such an X; a default asks for nothing.
+        # If a style is asked for, the data must have such an X. A default asks for nothing.
         unasked = set(STYLES) - config.data.asked
         defaults = DataSection()
         for name in unasked:
@@ -117,15 +117,15 @@ def _inline(value: Any) -> str:
 
 
 def page() -> str:
-    """The text of docs/settings.md."""
+    """Return the text of docs/settings.md."""
     lines = [
         "# Settings",
         "",
         *textwrap.wrap(
             "Every setting of `rgbx pretrain`, `rgbx prior` and `rgbx train`, in a YAML file (`--config`) or on the "
             "command line (`train.lr=1e-4`). `rgbx train --help` says the same, and `--show-config` says it of one "
-            "run. A setting that would have no effect is refused. Where a later layer decides otherwise (a file over "
-            "its base, the command line over a file), the later layer replaces the setting. This page is written by "
+            "run. A setting that would have no effect is refused. If a later layer decides otherwise (a file over "
+            "its base, the command line over a file), it replaces the setting. This page is written by "
             "`python -m tracker.config.text`, and a test compares the two.",
             WIDTH,
         ),
@@ -167,6 +167,8 @@ def _type(annotation: Any) -> str:
     arguments = [part for part in get_args(annotation) if part is not type(None)]
     if get_origin(annotation) is tuple:
         if arguments[-1] is Ellipsis:
+            if get_origin(arguments[0]) is Literal:
+                return f"a list of any of {', '.join(plain(value) for value in get_args(arguments[0]))}"
             return "a list of sections" if arguments[0] is DataSetSection else f"a list of {_type(arguments[0])}s"
         return f"a list of {len(arguments)} {_type(arguments[0])}s"
     if len(arguments) == 1:

@@ -14,8 +14,10 @@ class PairAugmentation:
 
     Attributes:
         grayscale: RGB halves of both crops lose their color (X keeps its own).
-        template_flip, search_flip: mirror left to right.
-        template_gain, search_gain: every channel of the crop is multiplied by it.
+        template_flip: the template is mirrored left to right.
+        search_flip: the search crop is.
+        template_gain: factor of every channel of the template.
+        search_gain: factor of every channel of the search crop.
     """
 
     grayscale: bool
@@ -31,11 +33,12 @@ def draw_augmentation(
     """Draw one pair's augmentation. It always takes six random numbers, so that settings do not shift the stream.
 
     Args:
+        rng: the generator of the six numbers.
         grayscale: probability that the pair is gray.
         flip: probability that the pair is mirrored, template and search alike.
         flip_each: probability that a crop is mirrored once more on its own.
-        brightness: gains are uniform in [1 - brightness, 1 + brightness], one for the template, one for the
-            search crop.
+        brightness: gains are uniform in [1 - brightness, 1 + brightness], one for the template, one for the search
+            crop.
     """
     u = rng.random(6)
     both = bool(u[1] < flip)

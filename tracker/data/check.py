@@ -114,7 +114,9 @@ def check_dataset(
     """Look at every sequence of a data set (or at one sequence's folder).
 
     Args:
-        root, layout, split: as for :func:`tracker.data.layouts.open_dataset`.
+        root: folder of sequences' folders, or one sequence's folder.
+        layout: as for :func:`tracker.data.layouts.open_dataset`.
+        split: likewise.
         decode: decode every frame; without it only names, numbers, boxes and the first image's header are looked at.
         progress: show a progress bar.
         workers: threads that decode (OpenCV does so outside Python's lock); by default one for each core.

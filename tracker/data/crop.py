@@ -1,12 +1,12 @@
-"""Square regions around a box, cut out and resized by one convention in training and in testing.
+"""Cuts square regions around a box out of an image and resizes them, by one convention in training and in testing.
 
 Coordinates are continuous. Pixel i covers [i, i+1), and a box ``x, y, w, h`` covers [x, x+w) x [y, y+h), so that its
-center is x + w/2. The region is the square of side ``factor * sqrt(w*h)`` around the box's center. Its place and its
+center is x + w/2. The region is the square of side ``factor * sqrt(w*h)`` around the box's center. Its position and its
 side are not rounded to whole pixels. It is sampled bilinearly at the centers of the output pixels, and what lies
 outside the image is zero. A box maps to the crop and back without loss.
 
-The published code (OSTrack and its heirs) has two conventions that disagree: training maps centers about
-(out - 1)/2 from a region rounded to whole pixels, testing maps them about out/2. Here both use the one above.
+The published code (OSTrack and its successors) has two conventions that disagree: training maps centers about (out -
+1)/2 from a region rounded to whole pixels, testing maps them about out/2. Here both use the one above.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CropTransform:
     out_size: int
 
     def to_crop(self, box: np.ndarray) -> np.ndarray:
-        """Image boxes ``x, y, w, h`` (..., 4) to ``cx, cy, w, h`` in units of the crop's side; [0, 1] is inside."""
+        """Map image boxes ``x, y, w, h`` (..., 4) to ``cx, cy, w, h`` in units of the crop's side; [0, 1] is inside."""
         b = np.asarray(box, dtype=np.float64)
         return np.stack(
             [
@@ -49,7 +49,7 @@ class CropTransform:
         )
 
     def to_image(self, box: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`to_crop`: ``cx, cy, w, h`` (..., 4) in [0, 1] to ``x, y, w, h`` in image pixels."""
+        """Map ``cx, cy, w, h`` (..., 4) in units of the crop's side back to ``x, y, w, h`` in image pixels."""
         b = np.asarray(box, dtype=np.float64)
         w, h = b[..., 2] * self.side, b[..., 3] * self.side
         return np.stack([b[..., 0] * self.side + self.x - w / 2, b[..., 1] * self.side + self.y - h / 2, w, h], axis=-1)
@@ -107,7 +107,7 @@ def sample_region(frame: np.ndarray, transform: CropTransform) -> np.ndarray:
     matrix = np.array([[scale, 0.0, inside.x + 0.5 * scale - 0.5], [0.0, scale, inside.y + 0.5 * scale - 0.5]])
     parts = []
     for first in range(0, frame.shape[2], 3):
-        # Only the window is copied, since planes of a six-channel frame are not contiguous.
+        # Only the window is copied, because planes of a six-channel frame are not contiguous.
         part = np.ascontiguousarray(window[:, :, first : first + 3])
         warped = cv2.warpAffine(
             part,
@@ -137,7 +137,9 @@ def crop_region(
         box: ``x, y, w, h`` in pixels of the frame.
         factor: side of the region over sqrt(w*h).
         out_size: side of the crop in pixels.
-        center_jitter, scale_jitter: see :func:`jitter_box`; need ``rng``.
+        center_jitter: see :func:`jitter_box`.
+        scale_jitter: likewise.
+        rng: the generator of the jitter, which needs one.
 
     Returns:
         The crop (out, out, C), and the transform that maps boxes between image and crop.

@@ -121,10 +121,11 @@ def sample_windows(pixels: Tensor, spans: Tensor, regions: Tensor, size: int, fl
     """Make bilinear crops by gathering, (B, size, size, C) float32, with whole levels as in :mod:`tracker.data.crop`.
 
     Args:
-        pixels, spans, regions: as in :class:`WindowBatch`, of any integer or floating dtype. Nothing is read outside of
-            a window; there it is zero.
+        pixels: as in :class:`WindowBatch`, of any integer or floating dtype. Outside of a window it counts as zero.
+        spans: as in :class:`WindowBatch`.
+        regions: likewise.
         size: side of the crops.
-        flip: (B,) bool, which ones are mirrored; None: none.
+        flip: (B,) bool, which ones are mirrored; None mirrors none.
     """
     start, height, width = (column[:, None] for column in spans.unbind(1))
     x, y, side = (column[:, None] for column in regions.unbind(1))

@@ -57,9 +57,10 @@ def render_sequence(
         folder: the sequence's, with an ``.aedat4`` file in it.
         layout: ``visevent``, ``coesot`` or ``fe108``, or ``auto``.
         style: one of :data:`tracker.data.events.EVENT_STYLES`; by default gray for FE108, color for the others.
-        first: index of the recording's frame that the first image is; by default what the data set says
-            (``pair.txt``, ``start_end_index.txt``, the number in the first image's name), where the numbers differ.
-        overwrite: replace event images that are there.
+        first: index in the recording of the frame that the first image shows; by default what the data set says
+            (``pair.txt``, ``start_end_index.txt``, the number in the first image's name) if the numbers differ.
+        overwrite: replace event images that exist.
+        progress: show a progress bar.
 
     Returns:
         The folder of event images, or None where it is there already.

@@ -33,7 +33,8 @@ def polarity_map(x: np.ndarray, y: np.ndarray, polarity: np.ndarray, size: tuple
     """Return the last event of each pixel in the order given, (H, W) int8 of -1, 0 and 1.
 
     Args:
-        x, y: (K,) integer pixel coordinates.
+        x: (K,) integer columns of the events.
+        y: (K,) integer rows.
         polarity: (K,), > 0 is ON, otherwise OFF.
         size: (W, H).
 
@@ -77,15 +78,18 @@ def events_to_stack(
     """Draw events in gray, a third of the time in each channel: ON is black, OFF white, nothing 127 (FE108).
 
     Args:
+        x: as for :func:`polarity_map`.
+        y: likewise.
         t: (K,) times in any unit, not decreasing.
+        polarity: as for :func:`polarity_map`.
+        size: (W, H).
         span: beginning and end of the frame's time; by default from the first event to the last.
-        x, y, polarity, size: as for :func:`polarity_map`.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        RGBXError: as :func:`polarity_map`; or as many times as events are not there.
+        RGBXError: as :func:`polarity_map`; or the numbers of times and events differ.
     """
     if len(t) != len(x):
         raise RGBXError(f"events have {len(x)} places and {len(t)} times; expected as many of each")
@@ -128,7 +132,9 @@ def array_to_image(path: Path, size: tuple[int, int], style: str = "color") -> n
     array, as (K, 4) columns x, y, t, p, or a voxel grid (B, H, W). Polarity above 0 is ON.
 
     Args:
+        path: the file.
         size: (W, H) of the frame.
+        style: one of :data:`EVENT_STYLES`.
 
     Returns:
         (H, W, 3) uint8.

@@ -36,9 +36,13 @@ def generate_dataset(
     occlusion, and VOT's sequences anchors. RGBT234, RGBT210 and GTOT have no absence, so their targets never leave.
 
     Args:
-        config: its modality must be the layout's.
-        split: that the list is of, ``"train"`` or ``"test"``.
-        recordings: also write ``.aedat4`` recordings; in FE108's layout in place of event images, as it comes.
+        config: what to generate. Its modality must be the layout's.
+        count: number of sequences.
+        root: folder of the data set.
+        layout: one of :data:`~tracker.data.layouts.LAYOUTS`.
+        split: the split of the list, ``"train"`` or ``"test"``.
+        recordings: also write ``.aedat4`` recordings. In FE108's layout they replace the event images, as in the
+            original.
         progress: show a progress bar.
 
     Returns:

@@ -11,10 +11,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) or (C, H, W) uint8 to float32 on the same device: (v/255 - mean)/std, both halves alike.
+    """Normalize images to float32 on the same device: (v/255 - mean)/std, both halves alike.
 
-    C is a multiple of three; X is treated as RGB is (OSTrack convention, carried over by every RGB-X
-    tracker).
+    Args:
+        images: (B, C, H, W) or (C, H, W) uint8. C is a multiple of three. X is treated like RGB (OSTrack's convention,
+            which every RGB-X tracker has kept).
 
     Raises:
         RGBXError: not uint8, or channels not a multiple of three.

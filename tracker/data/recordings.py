@@ -68,7 +68,7 @@ class Recording:
         self.size = (int(width), int(height))
 
     def frames(self) -> Iterator[RecordedFrame]:
-        """The frames in order; once for each opened recording.
+        """Yield the frames in order; once for each opened recording.
 
         Raises:
             RGBXError: the recording has none, or breaks off.

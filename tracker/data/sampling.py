@@ -1,4 +1,4 @@
-"""Which template frame goes with which search frame: the causal pairs of OSTrack and SRTrack."""
+"""Chooses which template frame goes with which search frame: the causal pairs of OSTrack and SRTrack."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ class CausalPairSampler:
 
 
 def mixture_weights(group_sizes: list[int], ratios: list[float]) -> list[float]:
-    """Weights per sequence such that group k is drawn with probability ratios[k]/sum, uniformly within the group.
+    """Return weights per sequence with which group k is drawn with probability ratios[k]/sum.
+
+    Within a group all sequences have the same probability.
 
     Raises:
         RGBXError: different numbers of groups and ratios, or an empty group with a ratio above zero.

@@ -68,20 +68,20 @@ class Sequence(abc.ABC):
 
     @abc.abstractmethod
     def frame(self, index: int) -> np.ndarray:
-        """Frame ``index``: (H, W, 6) uint8, R, G, B first and X rendered to three channels last.
+        """Return frame ``index``: (H, W, 6) uint8, R, G, B first and X rendered to three channels last.
 
         Raises:
             RGBXError: the frame cannot be read; the message names sequence, frame and file.
         """
 
     def lacks_x(self, index: int) -> bool:
-        """Whether frame ``index`` of a sequence with X has no X; its half of :meth:`frame` is black then."""
+        """Return whether frame ``index`` of a sequence with X has no X; its half of :meth:`frame` is black then."""
         return False
 
     def planes(self, index: int) -> np.ndarray:
-        """What there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any other.
+        """Return what there is of frame ``index``: (H, W, 3) uint8 of a sequence without X, :meth:`frame` of any other.
 
-        Cropping these and adding the zeros afterwards costs half as much.
+        Cropping these and adding the zeros afterward costs half as much.
         """
         image = self.frame(index)
         return image[:, :, :3] if self.rgb_only else image
@@ -254,7 +254,7 @@ class FolderSequence(Sequence):
             )
 
     def lacks_x(self, index: int) -> bool:
-        """Whether there is no X file for frame ``index``."""
+        """Return whether there is no X file for frame ``index``."""
         return self.x_files is not None and self.x_files[index] is None
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:

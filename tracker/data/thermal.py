@@ -54,7 +54,7 @@ def thermal_to_image(
 
 
 def is_radiometric(data: bytes) -> bool:
-    """Whether the bytes of a JPEG file hold a raw thermal image in FLIR's segments."""
+    """Return whether the bytes of a JPEG file hold a raw thermal image in FLIR's segments."""
     return data[:2] == b"\xff\xd8" and _FLIR in data[:RADIOMETRIC_HEADER]
 
 

@@ -46,6 +46,7 @@ def read_weights(
     """Read the weights of sequences from what there is of the baselines, see the module.
 
     Args:
+        path: the folder or file, see the module.
         sequences: names, in the order of the split's list.
         evaluate_baseline: evaluates a folder of result files.
 

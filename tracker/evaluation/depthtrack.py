@@ -33,7 +33,8 @@ def pixel_overlap(boxes: np.ndarray, truth: np.ndarray, size: tuple[int, int] | 
     """Return the overlap of boxes drawn pixel by pixel, as rule 2 has it.
 
     Args:
-        boxes, truth: (N, 4) ``x, y, w, h`` in the coordinates of the files; a row with a NaN is no box.
+        boxes: (N, 4) ``x, y, w, h`` in the coordinates of the files. A row with a NaN is no box.
+        truth: (N, 4), likewise.
         size: width and height of the images; None does not clip.
 
     Returns:
@@ -84,8 +85,9 @@ def score_sequences(
     """Score sequences by DepthTrack's protocol.
 
     Args:
-        sequences: name, (>= N, 4) results, (>= N,) confidences, (N, 4) ground truth (NaN where the target is absent),
-            and the images' width and height or None, for each sequence.
+        sequences: for each sequence its name, (>= N, 4) results, (>= N,) confidences, (N, 4) ground truth (NaN where
+            the target is absent), and the images' width and height or None.
+        tracker: name in reports.
 
     Returns:
         Scores ``Pr``, ``Re``, ``F``; curve ``precision_recall`` (thresholds: recall). A sequence's scores are its

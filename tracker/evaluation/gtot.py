@@ -92,7 +92,9 @@ def pool_frames(sequences: Iterable[FrameErrors], tracker: str = "tracker", roun
     """Compute GTOT's MPR and MSR over the frames of all sequences together.
 
     Args:
-        round_results: only recorded in the options; rounding is done by whoever reads the files.
+        sequences: the frame errors of each sequence.
+        tracker: name in reports.
+        round_results: only recorded in the options; whoever reads the files rounds.
 
     Raises:
         RGBXError: no sequence.

@@ -1,4 +1,4 @@
-"""LasHeR's PR, NPR and SR, and VisEvent's and COESOT's, which share their rules but for three.
+"""LasHeR's PR, NPR and SR, and those of VisEvent and COESOT, which differ in three rules.
 
 The rules are those of LaSOT's MATLAB evaluation, which the three toolkits took over. In this order:
 

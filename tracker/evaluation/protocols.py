@@ -61,7 +61,10 @@ def evaluate_annotations(
     """Evaluate results in annotation coordinates.
 
     Args:
+        annotations: the ground truth of each sequence.
         results: sequence name to (>= N, 4) boxes.
+        protocol: one of :data:`PROTOCOLS`.
+        tracker: name in reports.
         options: only for ``lasher``, ``visevent`` and ``coesot``; the default is the protocol's own.
         round_results: recorded for ``gtot`` and ``rgbt210``, see :func:`tracker.evaluation.gtot.pool_frames`.
         confidences: sequence name to (>= N,) confidences, which ``depthtrack`` needs.

@@ -1,4 +1,4 @@
-"""Which protocol a data set's annotations belong to, and what tells so."""
+"""Finds out which protocol a data set's annotations belong to, and says why."""
 
 from __future__ import annotations
 
@@ -78,5 +78,5 @@ def _differ(visible: Path, infrared: Path) -> bool:
             return False
         one, other = read_boxes(visible), read_boxes(infrared)
     except (OSError, RGBXError):
-        return False  # whoever reads the annotation next says what is wrong with it
+        return False  # the next reader of the annotation says what is wrong with it
     return one.shape != other.shape or not np.array_equal(one, other, equal_nan=True)

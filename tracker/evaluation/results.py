@@ -22,7 +22,8 @@ def read_table(path: str | Path, columns: tuple[int, ...]) -> np.ndarray:
     """Read the numbers of a text file, one row a line, separated by commas, tabs, spaces or a mixture.
 
     Args:
-        columns: the numbers of columns that are allowed; every line has the same.
+        path: the file.
+        columns: the numbers of columns that are allowed. Every line has the same number.
 
     Returns:
         (N, columns) float64. ``nan`` and ``inf`` are read as such. Empty lines at the end are ignored, and so is a

@@ -1,4 +1,4 @@
-"""When a target counts as lost: two thresholds on the score, and patience."""
+"""Decides when a target counts as lost, by two thresholds on the score and by patience."""
 
 from __future__ import annotations
 

@@ -59,23 +59,27 @@ def track_dataset(
 ) -> dict[str, Track]:
     """Track a data set and write its results.
 
-    ``output/NAME.txt`` holds one box a frame (``x,y,w,h``, ``%.14f``, in the data set's own coordinates,
-    zeros before the first frame), ``output/scores/NAME.txt`` the score and the peak, ``output/run.json``
-    the network's fingerprint, the settings and the speed (:mod:`tracker.inference.speed`), ``output/NAME_lost.txt``
-    whether the target was lost. A sequence whose files are there and whole is read back and not tracked again.
+    ``output/NAME.txt`` holds one box a frame (``x,y,w,h``, ``%.14f``, in the data set's own coordinates, zeros before
+    the first frame). ``output/scores/NAME.txt`` holds the score and the peak, and ``output/NAME_lost.txt`` whether the
+    target was lost. ``output/run.json`` holds the network's fingerprint, the settings and the speed
+    (:mod:`tracker.inference.speed`). A sequence whose files exist and are complete is read back and not tracked again.
 
     Args:
+        network: a network, or an engine.
+        sequences: the data set.
         output: folder; None writes nothing.
+        settings: how the network is run.
         batch: sequences that advance together. It changes results by rounding only.
-        progress: a bar over frames with time left.
+        progress: show a bar over frames with the time left.
         overwrite: track everything again.
+        label: name of the tracker in the bar.
 
     Returns:
         Sequence name to its track, in the order given. A sequence without any usable box is left out, with a warning.
 
     Raises:
-        RGBXError: results of another network or other settings are in ``output`` (give another folder, or
-            ``overwrite``); two sequences of one name; no sequence with a usable box; what
+        RGBXError: ``output`` has results of another network or other settings (give another folder, or ``overwrite``);
+            two sequences have the same name; no sequence has a usable box; or what
             :func:`tracker.inference.tracking.iterate_tracks` raises.
     """
     settings = settings or InferenceSettings()

@@ -1,4 +1,4 @@
-"""A tracker for somebody's own loop, with the two calls that people know from OpenCV's trackers."""
+"""A tracker for a loop of one's own, with the two calls that people know from OpenCV's trackers."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Tracker:
     def _frame(self, frame: np.ndarray | Halves) -> np.ndarray | Frame:
         if isinstance(frame, np.ndarray):
             if not self._bgr or frame.ndim != 3 or frame.shape[2] not in (3, 6):
-                return frame  # whoever takes it says what is wrong with it
+                return frame  # the next function says what is wrong with it
             halves = [frame[:, :, first : first + 3][:, :, ::-1] for first in range(0, frame.shape[2], 3)]
             return np.concatenate(halves, axis=2)
         if not isinstance(frame, tuple) or len(frame) != 2:

@@ -1,5 +1,7 @@
-"""What runs a network on crops. Whatever it is (eager, compiled, a CUDA graph, ONNX Runtime), it answers alike: the
-best box of every search region, its score and the peak, in one copy to the host."""
+"""What runs a network on crops: eager, compiled, as a CUDA graph, or in ONNX Runtime.
+
+Every engine returns the same: the best box of every search region, its score and the peak, in one copy to the host.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from tracker.data.crop import CropTransform, sample_region
 from tracker.data.normalize import IMAGENET_MEAN, IMAGENET_STD
-from tracker.errors import RGBXError
+from tracker.errors import RGBXError, shortened
 from tracker.models.center_head import decode_boxes
 from tracker.models.checkpoints.fingerprint import network_fingerprint as weights_fingerprint
 
@@ -42,7 +44,7 @@ def network_device(network: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 @contextmanager
 def evaluation_mode(network: nn.Module | Engine) -> Iterator[None]:
-    """Hold a network in evaluation mode and put every module's own flag back afterwards."""
+    """Hold a network in evaluation mode and put every module's own flag back afterward."""
     if isinstance(network, Engine):
         yield
         return
@@ -74,12 +76,12 @@ def network_sizes(network: nn.Module | Engine) -> tuple[int, int]:
 
 
 def network_fingerprint(network: nn.Module | Engine) -> str:
-    """16 hexadecimal digits that tell one network from another: of its weights, or what an engine says of its own."""
+    """Return 16 hexadecimal digits that tell one network from another, from its weights or from what an engine says."""
     return network.fingerprint() if isinstance(network, Engine) else weights_fingerprint(network)
 
 
 def check_finite(network: nn.Module) -> None:
-    """Refuse weights that are not finite, whose answers would all be discarded without a word.
+    """Refuse weights that are not finite, because all answers would be discarded without a warning.
 
     Raises:
         RGBXError: a parameter or buffer with a NaN or an infinity; names the first.
@@ -90,10 +92,9 @@ def check_finite(network: nn.Module) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
     if broken:
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise RGBXError(
-            f"the network's weights are not finite ({broken[0]}{more}); its training diverged before they were saved, "
-            "so use an earlier checkpoint"
+            f"the network's weights are not finite ({shortened(broken)}); its training diverged before they were "
+            "saved, so use an earlier checkpoint"
         )
 
 
@@ -129,8 +130,16 @@ class Locator(nn.Module):
         return (pixels.float() - self.shift[:channels]) / self.scale[:channels]
 
     def forward(self, template: Tensor, search: Tensor) -> Tensor:
-        """(B, C, Hz, Hz) and (B, C, Hs, Hs) pixel levels to (B, 6) float32: cx, cy, w, h relative to the search
-        crop, score and peak (see :class:`tracker.inference.online.Result`)."""
+        """Locate targets in crops of pixel levels.
+
+        Args:
+            template: (B, C, Hz, Hz).
+            search: (B, C, Hs, Hs).
+
+        Returns:
+            (B, 6) float32: cx, cy, w, h relative to the search crop, score and peak (see
+            :class:`tracker.inference.online.Result`).
+        """
         output = self.network(self.normalize(template).to(self.dtype), self.normalize(search).to(self.dtype))
         score = torch.nan_to_num(output.score_map.float(), nan=0.0, posinf=0.0, neginf=0.0)
         windowed = score * self.hann if self.window else score
@@ -175,7 +184,7 @@ def planes(crop: np.ndarray) -> Tensor:
 
 
 def host_crops(frames: ListLike[np.ndarray], regions: ListLike[CropTransform]) -> Tensor:
-    """Cut crops by OpenCV: (B, C, size, size) uint8."""
+    """Cut crops with OpenCV: (B, C, size, size) uint8."""
     return torch.stack([planes(sample_region(f, r)) for f, r in zip(frames, regions, strict=True)])
 
 

@@ -1,8 +1,8 @@
 """Ways of running a network faster than eagerly: ``torch.compile``, and a CUDA graph from the pixels to the box.
 
 A frame costs an eager network hundreds of launches, each of microseconds on the host, and at one frame a batch the GPU
-waits for them. A CUDA graph has them recorded. The crop is recorded too: the host copies the pixels of a window that
-the region touches (of any size, into a buffer that grows), and sampling happens on the device.
+waits for them. A CUDA graph replays them from a record. The crop is recorded too: the host copies the pixels of a
+window that the region touches (of any size, into a buffer that grows), and sampling happens on the device.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class GraphEngine(Engine):
 
     Args:
         network: on a GPU, in fp32, fp16 or bf16; left as it is, but for evaluation mode. Its weights may be
-            changed in place afterwards; its number of tokens (:meth:`set_keep_ratio`) may not.
+            changed in place afterward; its number of tokens (:meth:`set_keep_ratio`) may not.
         window: see :class:`tracker.inference.engine.Locator`.
         compile: put the network through ``torch.compile`` first, which fuses what lies between the matrix products.
 

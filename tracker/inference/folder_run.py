@@ -62,21 +62,25 @@ def track_folder(
 ) -> FolderRun:
     """Run one or several trackers on one folder of paired frames.
 
-    Writes into ``output``: ``NAME.txt``, ``scores/NAME.txt``, ``NAME_lost.txt`` and ``speed.json`` (in a folder for
-    each label where a mapping is given), ``overlay.gif`` or ``overlay.mp4``, and the report of
-    :func:`tracker.evaluation.report.write_report` where there are boxes to compare with. Frames without a box
-    are left out of the figures (``absent="excluded"``), since a folder may be annotated here and there only.
+    It writes ``NAME.txt``, ``scores/NAME.txt``, ``NAME_lost.txt`` and ``speed.json`` into ``output`` (into a folder for
+    each label if a mapping is given), ``overlay.gif`` or ``overlay.mp4``, and, if there are boxes to compare with, the
+    report of :func:`tracker.evaluation.report.write_report`. Frames without a box are left out of the figures
+    (``absent="excluded"``), because a folder may have annotations for some frames only.
 
     Args:
         folder: see :func:`tracker.data.layouts.open_sequence`.
         networks: a network or an engine, or label to network.
-        init_box: ``x, y, w, h`` in frame 0, first pixel 0; needed where the folder has no boxes, and used in
-            place of its own first box.
+        output: folder of what is written.
+        layout: see :func:`tracker.data.layouts.open_sequence`.
+        init_box: ``x, y, w, h`` in frame 0, first pixel 0. It is needed if the folder has no boxes, and replaces the
+            folder's own first box.
+        settings: how the networks are run.
         overlay: ``gif``, ``mp4`` or None.
-        drop_rgb, drop_x: frames whose RGB or X is taken away, to see what comes of it; the overlay has them black.
+        drop_rgb: frames whose RGB is removed for a trial. The overlay shows it black.
+        drop_x: the same for X.
         progress: show a bar with frames per second and time left.
-        watch: shown what each tracker found in every frame; False ends its run.
-        label: of a single network, in figures and pictures.
+        watch: called with what each tracker found in every frame. False ends its run.
+        label: name of a single network in figures and pictures.
 
     Raises:
         RGBXError: frames, boxes or settings that cannot be used.

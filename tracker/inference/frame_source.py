@@ -37,7 +37,7 @@ class FrameSource(abc.ABC):
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[np.ndarray | Frame]:
-        """Return the frames: (H, W, 6) uint8, or the halves that there are."""
+        """Yield the frames: (H, W, 6) uint8, or the halves that there are."""
 
     def known_boxes(self) -> Iterator[tuple[int, np.ndarray]]:
         """Iterate over the frames in which the target's box is known beforehand: index and box, in order."""

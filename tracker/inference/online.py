@@ -1,6 +1,6 @@
 """The tracker at work: template once, then a search region around the last box in every frame.
 
-As OSTrack and SRTrack do it, with their mistakes corrected:
+It works as OSTrack and SRTrack do, with their mistakes corrected:
 
 - one crop convention: boxes are mapped back by the same :class:`tracker.data.crop.CropTransform` that
   training maps them with (the published code maps them back half a crop pixel off);
@@ -9,7 +9,7 @@ As OSTrack and SRTrack do it, with their mistakes corrected:
 - a prediction that is not finite, has no area, or comes with no score above 0, leaves the last box where it
   was and scores 0.
 
-What they do not do is there to be switched on: a wider search while the target is lost, and a template that is
+Two things that they do not do can be switched on: a wider search while the target is lost, and a template that is
 updated. A frame of which RGB or X is missing is tracked with a stand-in (:mod:`tracker.inference.missing`).
 """
 
@@ -256,9 +256,10 @@ def advance(
 
     Args:
         network: an engine, or a network in evaluation mode.
-        targets: what is tracked; they are updated.
-        frames: the next frame of each, (H, W, C) uint8, or its halves. Where both are missing, the box stays and
-            the score is 0.
+        targets: what is tracked. They are updated.
+        frames: the next frame of each, (H, W, C) uint8, or its halves. If both are missing, the box stays and the score
+            is 0.
+        settings: how the network is run.
 
     Returns:
         One result a target. It does not depend on the other targets but for rounding in the network.

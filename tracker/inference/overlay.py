@@ -82,10 +82,10 @@ def compose_frame(
     Args:
         frame: (H, W, 6) uint8.
         marks: the trackers' boxes, each in its own color, with their IoU and confidence below the images.
-        truth: ground truth ``x, y, w, h`` (white), NaN where the target is absent, None where it is not
-            known.
+        truth: ground truth ``x, y, w, h`` (white), NaN if the target is absent, None if it is not known.
         panel_width: width of each of the two images, in pixels.
-        title, counter: text at the top left and right.
+        title: text at the top left.
+        counter: text at the top right.
         modality: the caption of the X image.
         rgb_only: draw the RGB image alone.
 
@@ -216,14 +216,15 @@ def write_overlay(
 
     Args:
         path: ``.gif`` or ``.mp4``.
+        sequence: the frames.
         tracks: label to a track, or to (N, 4) boxes.
-        panel_width: width of each of the two images in pixels; a GIF may come out narrower.
+        panel_width: width of each of the two images in pixels. A GIF may be made narrower.
         fps: frames of the sequence shown per second.
-        max_bytes: a GIF is kept below by leaving out frames (its speed stays) and, when few are left, by
-            drawing it smaller.
-        max_frames: frames of a GIF; an MP4 has all.
-        truth: draw the ground truth where the sequence has any beyond the first box.
-        title: in place of the sequence's name.
+        max_bytes: a GIF stays below this. Frames are left out (its speed stays) and, if few are left, it is drawn
+            smaller.
+        max_frames: frames of a GIF. An MP4 has all frames.
+        truth: draw the ground truth if the sequence has any beyond the first box.
+        title: replaces the sequence's name.
 
     Returns:
         The path.

@@ -22,7 +22,7 @@ def select_box(image: np.ndarray, title: str = "Draw a box around the target, th
     except ImportError as error:
         raise RGBXError(NO_WINDOW) from error
     try:
-        # Where it finds no display or toolkit, matplotlib draws into memory without a word.
+        # If matplotlib finds no display or toolkit, it draws into memory and gives no warning.
         if figure.canvas.required_interactive_framework is None:
             raise RGBXError(NO_WINDOW)
         selector = box_selector(axes, image)

@@ -49,13 +49,14 @@ def track_stream(
         source: the frames.
         init_box: ``x, y, w, h`` in the first frame that has an image, first pixel 0.
         settings: how the network is run.
-        select: asked for the box where ``init_box`` is None, with (H, W, 3) of that frame.
+        select: called for the box if ``init_box`` is None, with (H, W, 3) of that frame.
         output: folder; None writes nothing.
         overlay: write ``overlay.mp4`` there.
-        drop_rgb, drop_x: frames whose RGB or X is taken away, to see what comes of it.
-        most_frames: stop after as many.
-        watch: shown every frame once it is tracked; False ends the run.
-        progress: a bar with frames per second and, where the source has an end, time left.
+        drop_rgb: frames whose RGB is removed for a trial.
+        drop_x: the same for X.
+        most_frames: stop after so many.
+        watch: called with every frame once it is tracked. False ends the run.
+        progress: show a bar with frames per second and, if the source has an end, the time left.
 
     Returns:
         The track; frames before the first image count as frames before the target's.

@@ -24,7 +24,7 @@ class HeadMaps(NamedTuple):
 
 
 def decode_boxes(score: Tensor, size: Tensor, offset: Tensor) -> Tensor:
-    """The box of the best cell: ``(B, 4)`` cx, cy, w, h relative to the search crop.
+    """Return the box of the best cell: ``(B, 4)`` cx, cy, w, h relative to the search crop.
 
     cx = (ix + ox) / S, cy = (iy + oy) / S, and width and height are the size map there. ``score`` is ``(B,
     1, S, S)`` and may be any re-weighting of the head's (a Hann window at test time). Gradients reach size
@@ -40,12 +40,15 @@ def decode_boxes(score: Tensor, size: Tensor, offset: Tensor) -> Tensor:
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """fp32 for anything narrower: in bf16, 1 - 1e-4 is 1, and cells of the middle come in steps of an eighth."""
+    """Return fp32 for anything narrower.
+
+    In bf16, 1 - 1e-4 is 1, and cells near the middle come in steps of an eighth.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def bounded_sigmoid(logits: Tensor) -> Tensor:
-    """Sigmoid kept off 0 and 1, so that the focal loss takes no logarithm of zero."""
+    """Return a sigmoid that keeps off 0 and 1, so that the focal loss takes no logarithm of zero."""
     return at_least_single(logits).sigmoid().clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
 
 
@@ -91,7 +94,7 @@ class CenterHead(nn.Module):
         last = self.score[-1]
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
-        # Nearly every cell is background: starting at 0.1 spares the first steps the unlearning of 0.5.
+        # Nearly every cell is background. A start at 0.1 saves the first steps from unlearning 0.5.
         nn.init.constant_(last.bias, -math.log(9.0))
 
     def freeze_statistics(self, frozen: bool = True) -> None:
@@ -108,7 +111,7 @@ class CenterHead(nn.Module):
         return self
 
     def forward(self, features: Tensor) -> HeadMaps:
-        """``(B, D, S, S)`` features of the search region to :class:`HeadMaps`, in fp32 also under autocast."""
+        """Return the :class:`HeadMaps` of ``(B, D, S, S)`` features of the search region, in fp32 also in autocast."""
         return HeadMaps(
             score=bounded_sigmoid(self.score(features)),
             size=bounded_sigmoid(self.size(features)),

@@ -14,12 +14,12 @@ WHOLE_NUMBERS = ("embed_dim", "depth", "num_heads", "patch", "template_size", "s
 
 
 def evenly_spaced_layers(depth: int, count: int) -> tuple[int, ...]:
-    """``count`` layers (0-based) that end equal parts of ``depth``: 2, 5, 8, 11 for four in twelve."""
+    """Return ``count`` layers (0-based) that end equal parts of ``depth``: 2, 5, 8, 11 for four in twelve."""
     return tuple((i + 1) * depth // count - 1 for i in range(count))
 
 
 def elimination_layers(depth: int) -> tuple[int, ...]:
-    """Where a network of ``depth`` drops tokens: before each quarter but the first, OSTrack's 3, 6, 9 of 12."""
+    """Return where a network of ``depth`` drops tokens: before each quarter but the first, OSTrack's 3, 6, 9 of 12."""
     return tuple(sorted({depth * quarter // 4 for quarter in (1, 2, 3)}))
 
 
@@ -125,13 +125,13 @@ class NetworkConfig:
         return self.drop_path * layer / (self.depth - 1) if self.depth > 1 else self.drop_path
 
     def replace(self, **changes: Any) -> NetworkConfig:
-        """A copy with some settings changed; a new depth without new cross_layers spaces them anew."""
+        """Return a copy with some settings changed; a new depth without new cross_layers spaces them anew."""
         if changes.get("depth", self.depth) != self.depth:
             changes.setdefault("cross_layers", None)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON and YAML can hold."""
+        """Return plain values that JSON and YAML can hold."""
         values = dataclasses.asdict(self)
         values["cross_layers"] = list(self.cross)
         values["elimination_layers"] = list(self.elimination_layers)
@@ -139,7 +139,7 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
-        """The inverse of :meth:`to_dict`; unknown settings are refused by name."""
+        """Return the inverse of :meth:`to_dict`; unknown settings are refused by name."""
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -159,42 +159,42 @@ _VIT_T: dict[str, Any] = {"drop_path": 0.1, "embed_dim": 192, "num_heads": 3, "h
 
 
 def vit_b_256(**changes: Any) -> NetworkConfig:
-    """SRTrack's and OSTrack's 256 network: ViT-B/16, template 128, search 256."""
+    """Return the 256 network of SRTrack and OSTrack: ViT-B/16, template 128, search 256."""
     return NetworkConfig(**_VIT_B, **_SMALL_SIZES).replace(**changes)
 
 
 def vit_b_384(**changes: Any) -> NetworkConfig:
-    """The 384 network: ViT-B/16, template 192, search 384."""
+    """Return the 384 network: ViT-B/16, template 192, search 384."""
     return NetworkConfig(**_VIT_B, **_LARGE_SIZES).replace(**changes)
 
 
 def vit_s_256(**changes: Any) -> NetworkConfig:
-    """ViT-S/16 at the 256 sizes."""
+    """Return a ViT-S/16 at the sizes of the 256 network."""
     return NetworkConfig(**_VIT_S, **_SMALL_SIZES).replace(**changes)
 
 
 def vit_s_384(**changes: Any) -> NetworkConfig:
-    """ViT-S/16 at the 384 sizes."""
+    """Return a ViT-S/16 at the sizes of the 384 network."""
     return NetworkConfig(**_VIT_S, **_LARGE_SIZES).replace(**changes)
 
 
 def vit_t_256(**changes: Any) -> NetworkConfig:
-    """ViT-Ti/16 at the 256 sizes."""
+    """Return a ViT-Ti/16 at the sizes of the 256 network."""
     return NetworkConfig(**_VIT_T, **_SMALL_SIZES).replace(**changes)
 
 
 def vit_t_384(**changes: Any) -> NetworkConfig:
-    """ViT-Ti/16 at the 384 sizes."""
+    """Return a ViT-Ti/16 at the sizes of the 384 network."""
     return NetworkConfig(**_VIT_T, **_LARGE_SIZES).replace(**changes)
 
 
 def droptrack_b_384(**changes: Any) -> NetworkConfig:
-    """DropTrack's network: the 384 one with DropMAE's temporal embeddings. Its search factor is 5, not 4."""
+    """Return DropTrack's network: the 384 one with DropMAE's temporal embeddings. Its search factor is 5, not 4."""
     return vit_b_384(temporal=True).replace(**changes)
 
 
 def tiny(**changes: Any) -> NetworkConfig:
-    """What two CPU cores can pre-train: width 128, depth 6, template 64, search 128."""
+    """Return what two CPU cores can pre-train: width 128, depth 6, template 64, search 128."""
     base = NetworkConfig(
         embed_dim=128,
         depth=6,
@@ -214,7 +214,7 @@ PRESETS: dict[str, Callable[..., NetworkConfig]] = {
 
 
 def preset(name: str, **changes: Any) -> NetworkConfig:
-    """A preset by name, with some settings changed. Raises RGBXError for a name that is none."""
+    """Return a preset by name, with some settings changed. Raises RGBXError for a name that is none."""
     if name not in PRESETS:
         raise RGBXError(f"network preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[name](**changes)

@@ -1,9 +1,9 @@
-"""Candidate elimination: search tokens that the target attends least are dropped on the way (OSTrack, section 3.3).
+"""Candidate elimination: search tokens to which the target attends least are dropped on the way (OSTrack, section 3.3).
 
-In a few layers, between attention and MLP, the search tokens are ranked by the attention that the template's
-central token pays them, averaged over the heads, and only the first of them go on. What went out comes back at
-the end as zeros in its place. Attention, positions and blocks do not care how many tokens there are, so the
-weights are the same with and without it.
+In a few layers, between attention and MLP, the search tokens are ranked by the attention that the template's central
+token pays to them, averaged over the heads, and only the first of them go on. At the end a dropped token comes back as
+zeros in its place. Attention, positions and blocks work with any number of tokens, so the weights are the same with and
+without it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from torch import Tensor
 
 
 def keep_ratio_at(epoch: int, final: float, start: int = 4, length: int = 16) -> float:
-    """OSTrack's warm-up: 1 before epoch ``start``, ``final`` from ``start + length`` on, half a cosine between.
+    """Return the ratio of OSTrack's warm-up, which counts epochs from 1.
 
-    OSTrack counts epochs from 1. A tracker that is fine-tuned from one trained without elimination needs it:
-    dropped at once, tokens that the head relies on would be zero.
+    It is 1 before epoch ``start``, ``final`` from ``start + length`` on, and half a cosine between. A tracker that is
+    fine-tuned from one trained without elimination needs the warm-up: if tokens that the head relies on were dropped at
+    once, they would be zero.
     """
     if epoch < start:
         return 1.0
@@ -29,7 +30,7 @@ def keep_ratio_at(epoch: int, final: float, start: int = 4, length: int = 16) ->
 
 
 def kept_tokens(tokens: int, ratio: float, times: int) -> tuple[int, ...]:
-    """How many of ``tokens`` are left after each of ``times`` eliminations: ceil(ratio * what was there)."""
+    """Return how many of ``tokens`` are left after each of ``times`` eliminations: ceil(ratio * what was there)."""
     counts = []
     for _ in range(times):
         tokens = math.ceil(ratio * tokens)
@@ -48,7 +49,7 @@ def central_token(cells: int) -> int:
 
 
 def central_attention(queries: Tensor, keys: Tensor, center: int, template_tokens: int) -> Tensor:
-    """How much token ``center`` attends to each search token, averaged over heads: ``(B, n)`` float32.
+    """Return how much token ``center`` attends to each search token, averaged over heads: ``(B, n)`` float32.
 
     ``queries`` and ``keys`` are ``(B, heads, template_tokens + n, d)``, template first. One row of the attention
     is computed here again, so that the whole of it need not be stored and fused kernels can stay in use.
@@ -61,10 +62,11 @@ def central_attention(queries: Tensor, keys: Tensor, center: int, template_token
 def keep_most_attended(
     tokens: Tensor, kept: Tensor | None, attention: Tensor, template_tokens: int, count: int
 ) -> tuple[Tensor, Tensor]:
-    """All template tokens and the ``count`` search tokens of most attention, in the order they had.
+    """Return all template tokens and the ``count`` search tokens with the most attention, in their former order.
 
-    ``tokens (B, template_tokens + n, D)``; ``kept (B, n)`` int64 says which cell of the search grid each search
-    token is, None that nothing is missing yet; ``attention (B, n)``. Answers tokens and ``kept`` of what is left.
+    ``tokens`` is ``(B, template_tokens + n, D)``. ``kept (B, n)`` int64 says which cell of the search grid each search
+    token is; None means that nothing is missing yet. ``attention`` is ``(B, n)``. The results are the tokens and
+    ``kept`` of what is left.
     """
     best = attention.topk(count, dim=1).indices.sort(dim=1).values
     search = tokens[:, template_tokens:].gather(1, best[..., None].expand(-1, -1, tokens.shape[-1]))
@@ -72,7 +74,10 @@ def keep_most_attended(
 
 
 def to_grid(features: Tensor, kept: Tensor | None, template_tokens: int, cells: int) -> Tensor:
-    """``(B, template_tokens + n, D)`` to all ``template_tokens + cells**2``: what was dropped is zero."""
+    """Return ``(B, template_tokens + n, D)`` features as all ``template_tokens + cells**2``.
+
+    What was dropped is zero.
+    """
     if kept is None:
         return features
     batch, _, dim = features.shape
@@ -84,11 +89,11 @@ def to_grid(features: Tensor, kept: Tensor | None, template_tokens: int, cells: 
 def mean_of_streams(
     features: Sequence[Tensor], kept: Sequence[Tensor | None], template_tokens: int, cells: int
 ) -> Tensor:
-    """The streams' mean ``(B, template_tokens + cells**2, D)``, each cell over those streams that kept it.
+    """Return the streams' mean ``(B, template_tokens + cells**2, D)``, for each cell over those streams that kept it.
 
-    Streams eliminate on their own: what is empty in one picture may be the only sign of the target in the other.
-    A cell that one of them dropped takes the other's features undiminished, or the head, which knows them in one
-    size, would see them at half of it; one that both dropped is zero.
+    Streams eliminate on their own, because a cell that is empty in one image may be the only sign of the target in the
+    other. A cell that one of them dropped takes the other's features unreduced. Otherwise the head, which knows
+    features of one size, would get them at half of it. A cell that both dropped is zero.
     """
     whole = [to_grid(each, index, template_tokens, cells) for each, index in zip(features, kept, strict=True)]
     total = whole[0]

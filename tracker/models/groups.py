@@ -44,7 +44,7 @@ class GroupSettings:
         return cls(**dict.fromkeys(GROUPS, lr), weight_decay=weight_decay)
 
     def scaled(self, factor: float) -> GroupSettings:
-        """All learning rates times ``factor``: smaller networks take larger steps."""
+        """Return all learning rates times ``factor``: smaller networks take larger steps."""
         rates = {name: getattr(self, name) for name in GROUPS}
         scaled = {name: None if rate is None else rate * factor for name, rate in rates.items()}
         return GroupSettings(**scaled, weight_decay=self.weight_decay)
@@ -54,7 +54,7 @@ GROUPS = ("norms", "embed_rgb", "embed_x", "blocks_rgb", "blocks_x", "cross", "h
 
 
 def group_of(name: str) -> str:
-    """The group of a parameter, by its name: a block's own norms belong to the block.
+    """Return the group of a parameter, by its name: a block's own norms belong to the block.
 
     Of a tuned network (:mod:`tracker.tuning`) the base's parameters are in the base's groups; others are adapters.
     """

@@ -16,7 +16,7 @@ RUN_SETTINGS = "config"
 
 
 def parameter_counts(network: nn.Module) -> dict[str, int]:
-    """Parameters of each group of :mod:`tracker.models.groups`, those that the network has."""
+    """Return parameters of each group of :mod:`tracker.models.groups`, those that the network has."""
     counts = dict.fromkeys(GROUPS, 0)
     for name, parameter in network.named_parameters():
         counts[group_of(name)] += parameter.numel()

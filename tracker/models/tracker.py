@@ -50,18 +50,20 @@ class TrackerOutput(NamedTuple):
 
 
 class BlockAdapter(nn.Module):
-    """What a tuning method adds inside a ViT block: here nothing, in subclasses one of its two methods or both.
+    """What a tuning method adds inside a ViT block.
 
-    Each is given what the frozen part answers and the normed tokens that it was computed from, all ``(B, N, D)``, and
-    answers what goes onto the residual in its place.
+    Here it adds nothing; subclasses override one of its methods or both.
+
+    Each method gets the output of the frozen part and the normalized tokens from which it was computed, all ``(B, N,
+    D)``, and returns what is added to the residual in its place.
     """
 
     def attention(self, output: Tensor, normed: Tensor) -> Tensor:
-        """``output`` is the projected attention over ``normed``, which is ``norm1(tokens)``."""
+        """Return what replaces ``output``, the projected attention over ``normed``, which is ``norm1(tokens)``."""
         return output
 
     def mlp(self, output: Tensor, normed: Tensor) -> Tensor:
-        """``output`` is the MLP of ``normed``, which is ``norm2(tokens)``."""
+        """Return what replaces ``output``, the MLP of ``normed``, which is ``norm2(tokens)``."""
         return output
 
 
@@ -74,14 +76,14 @@ class VitBlock(Block):
     def attend(
         self, tokens: Tensor, adapter: BlockAdapter | None = None, crossed: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The first half: ``tokens (B, N, D)`` and attention over them.
+        """Run the first half: ``tokens (B, N, D)`` and attention over them.
 
         Args:
             tokens: template tokens first.
-            adapter: changes what attention answers.
+            adapter: changes the output of attention.
             crossed: the batch is two halves, and the tokens of each attend to those of the other and not to their own.
-                It is attention over both halves' tokens together with a mask on pairs of the same half, at half the
-                cost.
+                This equals attention over both halves' tokens together with a mask on pairs of the same half, at half
+                the cost.
 
         Returns:
             The new tokens, and the queries and keys ``(B, heads, N, D / heads)``.
@@ -101,7 +103,7 @@ class VitBlock(Block):
         return tokens + self.drop_path1(output), queries, keys
 
     def feed_forward(self, tokens: Tensor, adapter: BlockAdapter | None = None) -> Tensor:
-        """The second half: ``tokens (B, N, D)`` and the MLP of each; ``adapter`` changes what the MLP answers."""
+        """Run the second half: ``tokens (B, N, D)`` and the MLP of each. ``adapter`` changes the MLP's output."""
         normed = self.norm2(tokens)
         output = self.mlp(normed)
         if adapter is not None:
@@ -118,18 +120,18 @@ class VitBlock(Block):
         adapter: BlockAdapter | None = None,
         copies: int = 1,
     ) -> tuple[Tensor, Tensor | None]:
-        """Both halves, and between them the elimination of search tokens down to ``count``; None drops none.
+        """Run both halves, and between them the elimination of search tokens down to ``count``. None drops none.
 
         Args:
             tokens: ``(B, template_cells**2 + n, D)``.
-            kept: ``(B, n)``, the search grid's cells that are left; None while all of them are.
-            template_cells: cells along a side of the template; needed where ``count`` is given.
+            kept: ``(B, n)``, the cells of the search grid that are left; None while all of them are.
+            template_cells: cells along a side of the template; needed if ``count`` is given.
             count: search tokens that may be left.
             adapter: what a tuning method adds.
-            copies: the batch is so many parts that show the same crops; the first decides what all of them keep.
+            copies: the batch has so many parts that show the same crops; the first decides what all of them keep.
 
         Returns:
-            Tokens and ``kept`` of what is left.
+            The tokens and ``kept`` of what is left.
         """
         tokens, queries, keys = self.attend(tokens, adapter)
         template_tokens = template_cells**2
@@ -146,7 +148,7 @@ class VitBlock(Block):
 
 
 def vit_block(config: NetworkConfig, layer: int) -> VitBlock:
-    """A block with the drop-path rate of its layer."""
+    """Return a block with the drop-path rate of its layer."""
     return VitBlock(
         dim=config.embed_dim,
         num_heads=config.num_heads,
@@ -168,7 +170,7 @@ class Stream(nn.Module):
 
 
 def _grid_positions(cells: int, dim: int) -> Tensor:
-    """2-D sine-cosine embedding ``(1, cells * cells, dim)``; channels beyond a multiple of 4 stay 0."""
+    """Return a 2-D sine-cosine embedding ``(1, cells * cells, dim)``; channels beyond a multiple of 4 stay 0."""
     grid = torch.zeros(cells * cells, dim)
     if dim >= 4:
         grid[:, : dim // 4 * 4] = build_sincos2d_pos_embed([cells, cells], dim=dim // 4 * 4)
@@ -176,10 +178,10 @@ def _grid_positions(cells: int, dim: int) -> Tensor:
 
 
 class Positions(nn.Module):
-    """Learned position embeddings, shared by both modalities, and DropMAE's temporal ones where asked for.
+    """Learned position embeddings, shared by both modalities, and DropMAE's temporal ones if asked for.
 
-    They start as sine-cosine grids (a network trained from nothing learns to localize sooner so), the
-    template's with one random vector added, or the first template token could not be told from the first
+    They start as sine-cosine grids, because a network that is trained from nothing then learns to localize sooner. The
+    template's grid has one random vector added. Otherwise the first template token could not be told from the first
     search token.
     """
 
@@ -197,7 +199,7 @@ class Positions(nn.Module):
         self.temporal = config.temporal
 
     def forward(self, template: Tensor, search: Tensor) -> Tensor:
-        """``(B, Nz, D)`` and ``(B, Nx, D)`` patches to ``(B, Nz + Nx, D)`` tokens, template first."""
+        """Return ``(B, Nz + Nx, D)`` tokens, template first, from ``(B, Nz, D)`` and ``(B, Nx, D)`` patches."""
         template = template + self.template
         search = search + self.search
         if self.temporal:
@@ -246,7 +248,7 @@ class Tracker(nn.Module):
         return tokens, kept
 
     def initialize_blocks(self) -> None:
-        """ViT initialization: truncated normal of 0.02 in every linear layer, zero biases."""
+        """Initialize as a ViT is: every linear layer gets a truncated normal of 0.02 and zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -365,7 +367,7 @@ class TwoStreamTracker(Tracker):
 
 
 def build_network(config: NetworkConfig) -> Tracker:
-    """The network that ``config`` describes, with fresh weights from torch's global generator."""
+    """Return the network that ``config`` describes, with fresh weights from torch's global generator."""
     if config.kind == "single_stream":
         return SingleStreamTracker(config)
     return TwoStreamTracker(config)

@@ -10,11 +10,11 @@ import torch
 
 from tracker.config import RunConfig
 from tracker.models.tracker import Tracker
+from tracker.train.configured_data import pairs_of
 from tracker.train.distributed import Processes
 from tracker.train.losses import loss_of
 from tracker.train.optimizers import NamedGroup, build_optimizer
 from tracker.train.schedule import lr_scheduler
-from tracker.train.sources import pairs_of
 from tracker.train.trainer import Trainer
 from tracker.train.validate import inference_settings, validation
 from tracker.tuning.base import Loss, TunedTracker

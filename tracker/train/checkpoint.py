@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tracker.errors import RGBXError
+from tracker.errors import RGBXError, shortened
 from tracker.files import atomic_file
 
 FORMAT = "rgbx-training-checkpoint"
@@ -48,6 +48,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the file of the checkpoint of a step."""
     return folder / f"step_{step:08d}.ckpt"
 
 
@@ -152,8 +153,7 @@ def check_module(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch
     shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
     for names, what in ((missing, "lacks"), (unknown, "has the unknown"), (shapes, "has another shape of")):
         if names:
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise RGBXError(
-                f"{path} does not fit the configured network: it {what} {names[0]}{others}; "
+                f"{path} does not fit the configured network: it {what} {shortened(names)}; "
                 "resume with the configuration that the run was started with"
             )

@@ -67,7 +67,7 @@ class Row:
     metrics: dict[str, list[Metrics]] = field(default_factory=dict)
 
     def score(self, task: str, key: str) -> list[float]:
-        """Percent, a value for each seed."""
+        """Return percent, a value for each seed."""
         return [100 * metrics.scores[key] for metrics in self.metrics[task]]
 
 
@@ -81,22 +81,23 @@ def compare_methods(
 ) -> str:
     """Train each method with each seed, track with each, and write ``table.md``, ``table.json`` and plots to ``out``.
 
-    What is there already is not done again: a finished run is read, an interrupted one goes on, sequences that were
-    tracked are not tracked again.
+    Nothing is done twice. A finished run is read, an interrupted one goes on, and sequences that were tracked are not
+    tracked again.
 
     Args:
-        runs: name to configuration, as of :func:`method_configs`; ``train.seed`` and ``output`` are set for each seed.
+        runs: name to configuration, as :func:`method_configs` returns it; ``train.seed`` and ``output`` are set for
+            each seed.
         out: the folder.
-        seeds: of the order of the data, of drop path and of what a method adds.
-        tests: name to sequences; by default those of :func:`task_sequences`. ``rgb`` are those of the old skill.
+        seeds: seeds of the order of the data, of drop path and of what a method adds.
+        tests: name to sequences, by default those of :func:`task_sequences`. ``rgb`` are those of the old task.
         attributes: attribute files of the test sequences, for a second table.
-        say: told what is being done.
+        say: called with what is being done.
 
     Returns:
         The table as text.
 
     Raises:
-        RGBXError: ``out`` holds runs with other settings; what training and tracking raise.
+        RGBXError: ``out`` holds runs with other settings, or what training and tracking raise.
     """
     seeds = list(seeds)
     if not runs or not seeds:
@@ -135,7 +136,7 @@ def compare_methods(
 
 
 def method_configs(methods: Sequence[str], path: str | None, overrides: Sequence[str] = ()) -> dict[str, RunConfig]:
-    """The configuration of each method: the same file and overrides, of which each gets those that concern it.
+    """Return the configuration of each method: the same file and overrides, of which each gets those that concern it.
 
     Settings of another method's section are left out, and those of SRFT where a method is without it.
 
@@ -167,7 +168,7 @@ def _seeded(config: RunConfig, seed: int, folder: Path) -> RunConfig:
 
 
 def _finished(config: RunConfig) -> dict[str, Any] | None:
-    """The cost of a run that has ended, None of one that has not.
+    """Return the cost of a run that has ended, None of one that has not.
 
     Raises:
         RGBXError: it ended with other settings.
@@ -186,7 +187,7 @@ def _finished(config: RunConfig) -> dict[str, Any] | None:
 
 
 def train(config: RunConfig) -> dict[str, Any]:
-    """One run, from its newest checkpoint if it was interrupted; answers what it cost and writes that last."""
+    """Run one training, from its newest checkpoint if it was interrupted. Return what it cost, and write that last."""
     torch.manual_seed(config.train.seed)
     network, origin = starting_network(config)
     network = network.to(chosen_device(config.train.device))
@@ -209,15 +210,16 @@ def train(config: RunConfig) -> dict[str, Any]:
 
 
 def runs_with(network: nn.Module, name: str) -> bool:
-    """Whether a parameter is needed to run, and not to train alone."""
+    """Return whether a parameter is needed to run, and not to train alone."""
     return not isinstance(network, TunedTracker) or network.runs_with(name)
 
 
 def training_memory(trainer: Trainer) -> int:
-    """Bytes that a training step has to hold: parameters, buffers, gradients, the optimizer's state, and what the
-    forward pass keeps for the backward pass, each storage once.
+    """Return the bytes that a training step has to hold.
 
-    It is counted, and so the same on any device. What an allocator takes besides is not in it.
+    They are parameters, buffers, gradients, the optimizer's state, and what the forward pass keeps for the backward
+    pass, each storage once. They are counted, and so the same on any device. What an allocator takes besides is not
+    included.
     """
     network = trainer.network
     held: dict[int, int] = {}
@@ -246,9 +248,10 @@ def training_memory(trainer: Trainer) -> int:
 
 
 def task_sequences(config: RunConfig, count: int = 24, length: int = 60) -> dict[str, list[Any]]:
-    """By modality: sequences that no training saw, and RGB ones that show what is left of the old skill.
+    """Return sequences that no training saw, by modality, and RGB ones that show what is left of the old skill.
 
-    Generated where training data are generated; else the test split of the training data, and generated RGB ones.
+    They are generated where the training data are. Otherwise those of the new task are the test split of the training
+    data, and the RGB ones are generated.
     """
     found: dict[str, list[Any]] = {}
     if config.data.source == "synthetic":
@@ -256,7 +259,7 @@ def task_sequences(config: RunConfig, count: int = 24, length: int = 60) -> dict
         found[modality] = generated(modality, count, length)
     else:
         from tracker.data.sources import with_split
-        from tracker.train.sources import sequences_of
+        from tracker.train.configured_data import sequences_of
 
         for sequence in sequences_of(with_split(config.data, "test"))[0]:
             found.setdefault(sequence.modality, []).append(sequence)
@@ -265,12 +268,12 @@ def task_sequences(config: RunConfig, count: int = 24, length: int = 60) -> dict
 
 
 def generated(modality: str, count: int, length: int, seed: int = 1_000) -> list[Any]:
-    """Sequences of photographs that are kept for testing."""
+    """Return sequences of photographs that are kept for testing."""
     return list(synthetic_dataset(SyntheticConfig(modality=modality, length=length, seed=seed, split="test"), count))
 
 
 def _speed(folder: Path, tests: Mapping[str, Sequence[Any]]) -> float:
-    """Frames a second when the first test set was tracked, also if that was another day."""
+    """Return frames a second when the first test set was tracked, also if that was another day."""
     task = next(iter(tests))
     path = folder / "results" / task / "run.json"
     speed = json.loads(path.read_text(encoding="utf-8")).get("fps") if path.is_file() else None
@@ -278,7 +281,7 @@ def _speed(folder: Path, tests: Mapping[str, Sequence[Any]]) -> float:
 
 
 def _reference(config: RunConfig, tests: Mapping[str, Sequence[Any]], out: Path) -> Metrics:
-    """The RGB tracker itself on the RGB sequences."""
+    """Return the RGB tracker itself on the RGB sequences."""
     assert config.init is not None
     network, _, meta = load_tracker(find_weights(config.init))
     place = out / "rgb_tracker" / RGB
@@ -289,7 +292,7 @@ HEAD = ["method", "trained", "runs", "memory MB", "ms / step", "FPS"]
 
 
 def cells(row: Row, reference: Metrics | None) -> list[str]:
-    """A line of the table: scores are percentages, mean and standard deviation over seeds."""
+    """Return a line of the table: scores are percentages, mean and standard deviation over seeds."""
     line = [
         row.name,
         f"{row.trained:,}",
@@ -317,7 +320,7 @@ def write(
     out: Path,
     attributes: Path | None = None,
 ) -> str:
-    """Write tables and plots; answers the table as text."""
+    """Write tables and plots. Return the table as text."""
     head = [*HEAD, *(f"{task} {key}" for task in tests for key in ("SR", "PR")), *(["RGB kept"] if reference else [])]
     table = [head, *(cells(row, reference) for row in rows)]
     tables = [table]
@@ -359,7 +362,7 @@ def _markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def _plot_cost(rows: Sequence[Row], task: str, path: Path) -> None:
-    """Trained parameters against success, a point a method."""
+    """Plot trained parameters against success, with a point for each method."""
     figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -74,7 +74,7 @@ class Processes:
 
 
 def first_process() -> bool:
-    """Whether this process prints for the run. It can be asked before and after there is a process group."""
+    """Return whether this process prints for the run. It can be asked before and after there is a process group."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -79,12 +79,11 @@ class TrackingLoss:
     focal_weight: float = 1.0
 
     def __call__(self, output: TrackerOutput, boxes: Tensor) -> dict[str, Tensor]:
-        """Losses per sample, unreduced: ``total``, ``giou`` (1 - GIoU), ``l1`` and ``focal``, each ``(B,)``.
+        """Return the losses of each sample: ``total``, ``giou`` (1 - GIoU), ``l1`` and ``focal``, each ``(B,)``.
 
-        ``boxes (B, 4)``: cx, cy, w, h of the target relative to the search crop. GIoU and L1 (mean over the
-        four corners' coordinates) compare left, top, right, bottom; the target's are clamped to the crop.
-        ``total`` holds the weights, the parts do not. Computed in fp32 (fp64 for fp64 outputs), also under
-        autocast.
+        ``boxes (B, 4)`` are cx, cy, w, h of the target relative to the search crop. GIoU and L1 (the mean over the four
+        coordinates of the corners) compare left, top, right and bottom; the target's are clamped to the crop. ``total``
+        is weighted, its parts are not. All are computed in fp32 (fp64 for fp64 outputs), also under autocast.
 
         Raises RGBXError unless there is one box a sample.
         """

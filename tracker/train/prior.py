@@ -21,15 +21,15 @@ from tracker.models.checkpoints.initialize import stream_mapping
 from tracker.models.checkpoints.position_resizing import fit_positions
 from tracker.models.config import NetworkConfig
 from tracker.models.tracker import Tracker, TrackerOutput, build_network
+from tracker.train.configured_data import pairs_of
 from tracker.train.distributed import chosen_device
 from tracker.train.losses import TrackingLoss
 from tracker.train.prefetch import Batch, on_device
-from tracker.train.sources import pairs_of
 from tracker.tuning.base import TunedTracker
 
 
 def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[str, Any]]:
-    """The first ``prior.samples`` training pairs of the old task, in batches.
+    """Return the first ``prior.samples`` training pairs of the old task, in batches.
 
     The RGB tracker sees the RGB half of RGB-X data. Where its own data are not at hand, the target data can therefore
     stand in for them.

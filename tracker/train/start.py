@@ -67,7 +67,7 @@ def two_stream_start(config: RunConfig) -> tuple[Tracker, dict[str, Any]]:
 
 
 def starting_network(config: RunConfig) -> tuple[Tracker | TunedTracker, dict[str, Any]]:
-    """The network that fine-tuning starts from, and the meta of its file.
+    """Return the network that fine-tuning starts from, and the meta of its file.
 
     With ``tuning: full`` it is that of :func:`two_stream_start`. With another method it is what the method makes of
     the checkpoint, or a checkpoint that was tuned by that method, as it is.

@@ -195,7 +195,7 @@ class Trainer:
 
         Raises:
             RGBXError: the loss or the gradient is not finite; the state is that of the last good step. Or the folder
-                holds another run.
+                holds another run. Or a loader process died; the last checkpoint is named.
             Interrupted: SIGINT or SIGTERM came; the state was saved.
         """
         s = self.settings
@@ -209,7 +209,7 @@ class Trainer:
         clock, clock_step = time.perf_counter(), self.step
         self.train_mode()
         try:
-            with self._signals():
+            with self._signals(), self._loader_deaths():
                 while self.step < last:
                     self.begin_epoch()
                     for batch in ahead(self.batches(), self.device):
@@ -247,6 +247,26 @@ class Trainer:
             if scalar_log:
                 scalar_log.close()
         return self.history
+
+    @contextlib.contextmanager
+    def _loader_deaths(self) -> Iterator[None]:
+        """Report in one sentence that a loader process died, and from which checkpoint to go on.
+
+        Torch raises the error in the middle of a step, so nothing is saved then; the last checkpoint is of a whole
+        step.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            self._loader = None
+            found = checkpoints_in(self.folder / CHECKPOINTS) if self.folder else []
+            kept = f"resume from {found[-1]}" if found else "no checkpoint was due before"
+            raise RGBXError(
+                f"a loader process died after step {self.step}, as the system ends one when memory runs out; {kept} "
+                f"(train.workers={max(self.settings.workers // 2, 0)} takes less memory)"
+            ) from error
 
     def begin_epoch(self) -> None:
         """Tell the data which epoch it is, and a network that eliminates candidates as well."""
@@ -455,12 +475,12 @@ def _eliminates(network: nn.Module) -> bool:
 
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds of the network: all of it, or of a tuned one what its file would."""
+    """Return what a checkpoint holds of the network: all of it, or of a tuned one what its file would."""
     return network.saved_state() if isinstance(network, TunedTracker) else network.state_dict()
 
 
 def base_fingerprint(network: nn.Module) -> str | None:
-    """Of the network that a tuned one wraps and whose weights its checkpoints leave out; None of any other."""
+    """Return the fingerprint of the network that a tuned one wraps, whose weights no checkpoint holds; else None."""
     origin = network.origin if isinstance(network, TunedTracker) else None
     return None if origin is None else origin.fingerprint
 

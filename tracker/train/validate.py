@@ -12,8 +12,8 @@ from tracker.data.sources import with_split
 from tracker.errors import RGBXError
 from tracker.evaluation import evaluate
 from tracker.inference import InferenceSettings, track_sequences
+from tracker.train.configured_data import generated_sequences, sequences_of
 from tracker.train.distributed import Processes
-from tracker.train.sources import generated_sequences, sequences_of
 
 LARGEST_BATCH = 16
 """Sequences that advance together."""

@@ -14,10 +14,11 @@ from tracker.tuning.base import TunedTracker
 
 
 class ParallelBottleneck(BlockAdapter):
-    """What ``width`` channels between two linear layers make of the normed tokens is added to the MLP's answer.
+    """Adds the output of ``width`` channels between two linear layers to the MLP's output.
 
-    AdaptFormer (Chen et al. 2022, arXiv 2205.13535, section 3.2), with the MLP's GELU in place of its ReLU: the
-    bottleneck is then nothing but more hidden channels of the MLP, and merges into it. It starts by adding zero.
+    They get the same normalized tokens. This is AdaptFormer (Chen et al. 2022, arXiv 2205.13535, section 3.2), with the
+    MLP's GELU in place of its ReLU. The bottleneck then amounts to more hidden channels of the MLP, and merges into it.
+    It starts by adding zero.
     """
 
     def __init__(self, dim: int, width: int, scale: float) -> None:
@@ -31,7 +32,7 @@ class ParallelBottleneck(BlockAdapter):
             nn.init.zeros_(parameter)
 
     def mlp(self, output: Tensor, normed: Tensor) -> Tensor:
-        """``output`` and the scaled bottleneck of ``normed``."""
+        """Return ``output`` plus the scaled bottleneck of ``normed``."""
         answer: Tensor = output + self.scale * self.up(self.act(self.down(normed)))
         return answer
 
@@ -53,12 +54,12 @@ class Adapters(TunedTracker):
         )
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
-        """As the base's, with the adapters in its blocks."""
+        """Run the base with the adapters in its blocks."""
         output: TrackerOutput = self.base(template, search, self.adapters)
         return output
 
     def merged(self) -> Tracker:
-        """The two-stream tracker whose MLPs have the bottlenecks' channels as hidden ones of their own."""
+        """Return the two-stream tracker whose MLPs have the bottlenecks' channels as hidden ones of their own."""
         wide = _wider(self.config, self.settings.width)
         state = dict(self.base.state_dict())
         for place, adapter in self.adapters.named_modules():
@@ -78,7 +79,7 @@ class Adapters(TunedTracker):
 
 
 def _wider(config: NetworkConfig, width: int) -> NetworkConfig:
-    """``config`` with ``width`` more hidden channels in each MLP; timm cuts width * ratio to a whole number."""
+    """Return ``config`` with ``width`` more hidden channels in each MLP; timm cuts width * ratio to a whole number."""
     hidden = int(config.embed_dim * config.mlp_ratio) + width
     ratio = hidden / config.embed_dim
     while int(config.embed_dim * ratio) < hidden:

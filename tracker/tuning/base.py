@@ -82,7 +82,7 @@ class TunedTracker(nn.Module, abc.ABC):
 
     @classmethod
     def start(cls, base: Tracker, settings: Any, cross_layers: tuple[int, ...] | None = None) -> TunedTracker:
-        """The method at its start, around an RGB tracker or, if it takes two streams, a two-stream tracker.
+        """Return the method at its start, around an RGB tracker or, if it takes two streams, a two-stream tracker.
 
         ``cross_layers`` are where two streams that are made of an RGB tracker meet; None leaves them as its
         configuration has them.
@@ -106,14 +106,14 @@ class TunedTracker(nn.Module, abc.ABC):
         """
 
     def training_loss(self, loss: Loss) -> Loss:
-        """The loss of training, made of the tracking loss, which takes a :class:`TrackerOutput`.
+        """Return the loss of training, made of the tracking loss, which takes a :class:`TrackerOutput`.
 
         It answers the tracking loss's names; more of them are logged as they are. The default adds nothing.
         """
         return loss
 
     def begin_training(self, config: RunConfig, load: LoadTracker) -> None:
-        """Called once before a run, with its configuration, on the run's device: teachers and caches are made here.
+        """Make teachers and caches. This is called once before a run, with its configuration, on the run's device.
 
         ``load`` is :func:`tracker.tuning.files.load_tracker`, which knows all methods and so cannot be imported by one.
 
@@ -130,39 +130,42 @@ class TunedTracker(nn.Module, abc.ABC):
         return module
 
     def prior_names(self, name: str) -> list[str]:
-        """Where the significance of the base's parameter ``name`` counts; names of parameters that this module has."""
+        """Return this module's parameters for which the significance of the base's parameter ``name`` counts."""
         return [BASE + name]
 
     def merged(self) -> Tracker | None:
-        """A plain tracker that answers the same, where the additions can be computed into the weights; else None."""
+        """Return a plain tracker with the same output if the additions can be computed into the weights, else None."""
         return None
 
     # ------------------------------------------------- what the rest of the project asks of a tracker
 
     @property
     def config(self) -> NetworkConfig:
-        """Of the base."""
+        """The base's configuration."""
         return self.base.config
 
     @property
     def head(self) -> CenterHead:
-        """Of the base."""
+        """The base's head."""
         return self.base.head
 
     def set_keep_ratio(self, ratio: float) -> None:
-        """As :meth:`Tracker.set_keep_ratio`."""
+        """Do as :meth:`Tracker.set_keep_ratio`."""
         self.base.set_keep_ratio(ratio)
 
     def added(self, name: str) -> bool:
-        """Whether a tensor of this module's state is the method's and not the base's."""
+        """Return whether a tensor of this module's state is the method's and not the base's."""
         return not name.startswith(BASE)
 
     def runs_with(self, name: str) -> bool:
-        """Whether a tensor is needed to run. What only training needs is in a run's checkpoints and in no file."""
+        """Return whether a tensor is needed to run.
+
+        What only training needs is in a run's checkpoints and in no file.
+        """
         return True
 
     def saved_state(self) -> dict[str, Tensor]:
-        """What a file has to hold: all that is not the base's, and what of the base was trained.
+        """Return what a file has to hold: all that is not the base's, and what of the base was trained.
 
         With a trained head the statistics of its batch normalization belong to it.
         """
@@ -190,6 +193,6 @@ class RecomputedLayer(nn.Module):
 
 
 def tracker_output(answer: Any) -> TrackerOutput:
-    """The tracker's answer in what a method answers in training: itself, or the attribute ``output`` of it."""
+    """Return the tracker's output within what a method returns in training: itself, or its attribute ``output``."""
     found: TrackerOutput = answer if isinstance(answer, TrackerOutput) else answer.output
     return found

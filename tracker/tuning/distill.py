@@ -1,7 +1,7 @@
 """Cross-modality distillation: a small student of one stream learns from a frozen two-stream teacher.
 
-An own design after the abstract of CMDTrack (Zhang, Zhang, Debattista and Han, TPAMI 2025,
-10.1109/TPAMI.2025.3555485), of which there is no public code; docs/tuning/distillation.md says what is taken from it.
+This is our own design after the abstract of CMDTrack (Zhang, Zhang, Debattista and Han, TPAMI 2025,
+10.1109/TPAMI.2025.3555485), of which there is no public code. docs/tuning/distillation.md says what is taken from it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Student(TunedTracker):
         self.teacher: Any = None
 
     def runs_with(self, name: str) -> bool:
-        """The student runs without what compares it with its teacher."""
+        """Return the student runs without what compares it with its teacher."""
         return not name.startswith("distiller.")
 
     def learn_from(self, teacher: NetworkConfig) -> None:
@@ -172,7 +172,7 @@ class Student(TunedTracker):
         self.__dict__["teacher"] = teacher
 
     def training_loss(self, loss: Loss) -> Loss:
-        """The tracking loss on masked crops plus what the teacher says, each part weighted as the settings have it."""
+        """Return the tracking loss on masked crops plus the losses against the teacher, with the settings' weights."""
         weights = {name: getattr(self.settings, name) for name in ("common", "specific", "fusion")}
 
         def with_teacher(answer: StudentAnswer, boxes: Tensor) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class Tap(NamedTuple):
 
 
 def kept_rows(values: Tensor, kept: Tensor | None, template_tokens: int) -> Tensor:
-    """Of ``(B, template tokens + search cells, D)`` the rows of the template and of the cells ``kept (B, n)``.
+    """Return the rows of the template and of the cells ``kept (B, n)`` from ``(B, template tokens + search cells, D)``.
 
     A student that eliminates candidates is compared where it still has tokens.
     """
@@ -44,19 +44,20 @@ def kept_rows(values: Tensor, kept: Tensor | None, template_tokens: int) -> Tens
 
 
 def unit(features: Tensor) -> Tensor:
-    """Vectors of length one along the last axis, in float32 at least; a vector of zeros stays one."""
+    """Return vectors of length one along the last axis, in float32 at least. A vector of zeros stays one."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def separated(rgb: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions of what two streams ``(..., D)`` have in common and of what only one of them has."""
+    """Return the directions of what two streams ``(..., D)`` have in common and of what only one of them has."""
     return unit((rgb + x) / 2), unit(rgb - x)
 
 
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of the student's directions to the teacher's vectors, the mean over tokens: ``(B,)``.
+    """Return the squared distance of the student's directions to the teacher's vectors, averaged over tokens: ``(B,)``.
 
-    ``student`` is ``(B, N, D)`` of any length, ``teacher`` ``(B, N, D)`` as it is. Of unit vectors it is 2 - 2 cos.
+    ``student`` is ``(B, N, D)`` of any length, ``teacher`` is ``(B, N, D)`` as it is. For unit vectors this is 2 - 2
+    cos.
     """
     return (unit(student) - teacher).square().sum(dim=-1).mean(dim=1)
 
@@ -64,17 +65,18 @@ def distance(student: Tensor, teacher: Tensor) -> Tensor:
 class Distiller(nn.Module):
     """Projections from the student's width to the teacher's, and the choice among the teacher's paths.
 
-    *Specific-common feature distillation*: at each of K layers two 1x1 projections of the student's tokens imitate
-    what the teacher's two streams have in common there and what is specific to one of them. One stream of the student
-    so holds both.
+    *Specific-common feature distillation*: at each of K layers two 1x1 projections of the student's tokens imitate what
+    the teacher's two streams have in common there and what is specific to one of them. So one stream of the student
+    holds both.
 
     *Multi-path selection distillation*: one projection of the student's last features imitates a mixture of the
     teacher's K fused features, weighted by a softmax of K learned numbers, which start equal.
 
-    Only training needs it; the student runs without.
+    Only training needs it; the student runs without it.
 
     Args:
-        student_dim, teacher_dim: widths.
+        student_dim: width of the student.
+        teacher_dim: width of the teacher.
         taps: K.
     """
 
@@ -88,12 +90,12 @@ class Distiller(nn.Module):
     def forward(
         self, layers: Sequence[Tap], features: Tap, teacher: TeacherTaps, template_tokens: int
     ) -> dict[str, Tensor]:
-        """Losses ``common``, ``specific`` and ``fusion``, each ``(B,)`` and between 0 and 4.
+        """Return the losses ``common``, ``specific`` and ``fusion``, each ``(B,)`` and between 0 and 4.
 
         Args:
             layers: the student at the K layers.
             features: the student after its last norm.
-            teacher: of the same crops, without masks.
+            teacher: taps of the same crops, without masks.
             template_tokens: how many of the tokens are the template's.
         """
         sums: dict[str, list[Tensor]] = {"common": [], "specific": []}

@@ -1,8 +1,8 @@
-"""Complementarity-aware masking: blocks of one modality are hidden where the other has something to show.
+"""Complementarity-aware masking: blocks of one modality are hidden where the other one has contrast.
 
-The idea is of the abstract of CMDTrack (Zhang et al., TPAMI 2025), which masks patches within one modality so that the
-network has to rely on the other. How the patches are chosen is this project's own: by the contrast that the other
-modality has there, so that what is hidden can be told from what is left.
+The idea comes from the abstract of CMDTrack (Zhang et al., TPAMI 2025), which masks patches within one modality so that
+the network has to rely on the other. The choice of patches is this project's own: by the contrast that the other
+modality has there, so that what is hidden can be inferred from what is left.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ LEAST_CONTRAST = 1e-3
 
 
 def draw_hidden(batch: int, probability: float, device: torch.device) -> Tensor:
-    """Which modality each sample hides: ``(batch, 2)`` bool, columns RGB and X, at most one of them True.
+    """Return which modality each sample hides: ``(batch, 2)`` bool, columns RGB and X, at most one of them True.
 
-    A sample hides one with ``probability``, either one equally often. Draws from torch's global generator.
+    A sample hides one with ``probability``, either one equally often. Numbers come from torch's global generator.
     """
     hides = torch.rand(batch, 1, device=device) < probability
     rgb = torch.rand(batch, 1, device=device) < 0.5
@@ -26,10 +26,11 @@ def draw_hidden(batch: int, probability: float, device: torch.device) -> Tensor:
 
 
 def block_contrast(crops: Tensor, block: int) -> Tensor:
-    """Contrast of each modality in each block of pixels: ``(B, 2, n, n)``, n blocks of ``block`` pixels along a side.
+    """Return the contrast of each modality in each block of pixels: ``(B, 2, n, n)``.
 
-    The standard deviation of a channel's pixels within the block, as the root of the channels' mean variance.
-    ``crops`` are ``(B, 6, S, S)``; blocks at the right and lower edge hold what is left of them.
+    There are n blocks of ``block`` pixels along a side. The contrast is the standard deviation of a channel's pixels
+    within the block, as the root of the channels' mean variance. ``crops`` are ``(B, 6, S, S)``. Blocks at the right
+    and lower edge hold what is left of them.
     """
 
     def mean(values: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def hide_blocks(crops: Tensor, hidden: Tensor, block: int, share: float) -> Tens
     side = crops.shape[-1]
     contrast = block_contrast(crops, block)
     blocks = contrast.shape[-1]
-    # Where RGB is hidden (column 0) the contrast of X decides.
+    # If RGB is hidden (column 0), the contrast of X decides.
     other = torch.where(hidden[:, :1, None, None], contrast[:, 1:], contrast[:, :1]).flatten(1)
     uniform = torch.rand_like(other).clamp(1e-7, 1 - 1e-7)
     ranks = (other + LEAST_CONTRAST).log() - (-uniform.log()).log()

@@ -1,4 +1,4 @@
-"""The frozen teacher of distillation: what it knows where its streams meet, and a folder that remembers it."""
+"""The frozen teacher of distillation: what it computes where its streams meet, and a folder that caches it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BYTES_IN_GIGABYTE = 10**9
 
 
 def pixels_of(crops: Tensor) -> Tensor:
-    """The uint8 pixels that normalized crops ``(B, 6, S, S)`` were made of."""
+    """Return the uint8 pixels that normalized crops ``(B, 6, S, S)`` were made of."""
     mean, std = (
         torch.tensor(values * 2, device=crops.device).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
@@ -29,15 +29,15 @@ def pixels_of(crops: Tensor) -> Tensor:
 
 
 class TapCache:
-    """A folder of what a teacher answered, one file a pair of crops.
+    """A folder of a teacher's outputs, with one file for each pair of crops.
 
-    A file is found by the pixels of its crops and the teacher's weights, so that nothing else has to agree: since
-    sample i of an epoch is the same whenever it is drawn, a run that is repeated with another student, other weights of
-    its losses or from a checkpoint finds all that the first one computed.
+    A file is found by the pixels of its crops and the teacher's weights, so that nothing else has to agree. Sample i of
+    an epoch is the same whenever it is drawn. A run that is repeated with another student, with other weights of its
+    losses or from a checkpoint therefore finds all that the first one computed.
 
     Args:
-        folder: made where it does not exist.
-        fingerprint: of the teacher.
+        folder: made if it does not exist.
+        fingerprint: the teacher's.
         gigabytes: once the files of this teacher take as much, no more are written.
     """
 
@@ -47,12 +47,12 @@ class TapCache:
         self.room -= sum(file.stat().st_size for file in self.folder.glob("*/*.safetensors"))
 
     def file(self, template: Tensor, search: Tensor) -> Path:
-        """Where the taps of one pair belong; uint8 pixels on the CPU."""
+        """Return the file for the taps of one pair, given as uint8 pixels on the CPU."""
         digest = hashlib.blake2b(template.numpy().tobytes() + search.numpy().tobytes(), digest_size=16).hexdigest()
         return self.folder / digest[:2] / f"{digest}.safetensors"
 
     def load(self, file: Path) -> Tensor | None:
-        """What is in a file; None where there is none, or none that can be read."""
+        """Return what is in a file, or None if there is none that can be read."""
         try:
             return safetensors.torch.load_file(file)["taps"]
         except (FileNotFoundError, KeyError, safetensors.SafetensorError):
@@ -69,13 +69,13 @@ class TapCache:
 
 
 class Teacher(nn.Module):
-    """A two-stream tracker that tells what its streams hold before and after each of their meetings.
+    """A two-stream tracker that returns what its streams hold before and after each of their meetings.
 
-    What it tells is rounded to float16, so that a run is the same with and without a cache.
+    Its outputs are rounded to float16, so that a run is the same with and without a cache.
 
     Args:
         network: is frozen and put into evaluation mode. It must not eliminate candidates.
-        cache: where answers are kept.
+        cache: where outputs are kept.
         bf16: run it under autocast.
 
     Raises:
@@ -96,7 +96,7 @@ class Teacher(nn.Module):
             block.register_forward_hook(self._remember)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stays in evaluation mode."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     def _remember(self, block: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, Any]) -> None:
@@ -106,7 +106,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, template: Tensor, search: Tensor) -> TeacherTaps:
-        """What it knows of normalized crops ``(B, 6, Hz, Hz)`` and ``(B, 6, Hs, Hs)``."""
+        """Return the taps of normalized crops ``(B, 6, Hz, Hz)`` and ``(B, 6, Hs, Hs)``."""
         if self.cache is None:
             taps = self._computed(template, search)
         else:
@@ -115,7 +115,7 @@ class Teacher(nn.Module):
         return TeacherTaps(common, specific, fused)
 
     def _computed(self, template: Tensor, search: Tensor) -> Tensor:
-        """``(B, 3, K, N, D)`` float16: common, specific and fused."""
+        """Return ``(B, 3, K, N, D)`` float16: common, specific and fused."""
         self._met.clear()
         with torch.autocast(template.device.type, torch.bfloat16, enabled=self.bf16):
             self.network(template, search)

@@ -43,14 +43,14 @@ from tracker.tuning.sdstrack_layout import from_sdstrack, is_sdstrack, published
 def tune(
     base: Tracker, method: str, settings: Any = None, origin: Origin | None = None, cross_layers: Any = None
 ) -> TunedTracker:
-    """The method at its start, around ``base``.
+    """Return the method at its start, around ``base``.
 
     Args:
         base: the RGB tracker, or for methods that take two streams a two-stream tracker too.
         method: one of :data:`tracker.tuning.methods.METHODS`.
         settings: the method's section of the configuration; None for its defaults.
-        origin: the file that ``base`` is from.
-        cross_layers: where two streams that are made of the RGB tracker meet; None for what its configuration says.
+        origin: the file that ``base`` comes from.
+        cross_layers: where two streams made from the RGB tracker meet; None for what its configuration says.
 
     Raises:
         RGBXError: there is no such method, or it needs another base.
@@ -95,13 +95,13 @@ def save_tracker(
 def load_tracker(
     path: str | os.PathLike[str], *, base: Path | None = None, merge: bool = True, **settings: Any
 ) -> tuple[Tracker | TunedTracker, NetworkConfig, dict[str, Any]]:
-    """Any tracker from a file: one that is not tuned as :func:`tracker.models.checkpoints.load_network` opens it.
+    """Return any tracker from a file, tuned or not (:func:`tracker.models.checkpoints.load_network`).
 
     Args:
         path: the file.
-        base: the file of the network that was tuned; by default the one that ``path`` names: a shipped network, a
-            path from here, or a file of that name beside ``path``.
-        merge: where what the method added can be computed into the weights, answer the plain tracker that results.
+        base: the file of the network that was tuned; by default the one that ``path`` names: a shipped network, a path
+            from here, or a file of that name beside ``path``.
+        merge: if what the method added can be computed into the weights, return the plain tracker that results.
         settings: those of ``load_network``.
 
     Returns:
@@ -129,7 +129,7 @@ def load_tracker(
 
 
 def is_tuned(path: Path) -> bool:
-    """Whether a file holds a tuned network: ours, or SDSTrack's published one."""
+    """Return whether a file holds a tuned network: ours, or SDSTrack's published one."""
     names, metadata = peek(path)
     ours = METADATA_KEY in metadata and parse_header(path, metadata[METADATA_KEY])[2] is not None
     return ours or is_sdstrack(names)
@@ -138,9 +138,9 @@ def is_tuned(path: Path) -> bool:
 def converted_tuned(
     path: Path, base: Path | None = None, keep_ratio: float | None = None, num_heads: int | None = None
 ) -> tuple[Tracker | TunedTracker, NetworkConfig, dict[str, Any]]:
-    """A tuned network as :func:`load_tracker` merges it, and a meta that tells what it was made from.
+    """Return a tuned network as :func:`load_tracker` merges it, and a meta that tells what it was made from.
 
-    ``keep_ratio`` turns candidate elimination on, at OSTrack's layers unless the file says which.
+    ``keep_ratio`` turns candidate elimination on, at OSTrack's layers unless the file names others.
     """
     network, config, meta = load_tracker(path, base=base, num_heads=num_heads)
     if keep_ratio is not None:
@@ -153,7 +153,7 @@ def converted_tuned(
 
 
 def _published(path: Path, settings: Mapping[str, Any]) -> tuple[TunedTracker, NetworkConfig, dict[str, Any]]:
-    """SDSTrack's file, which has the base in it."""
+    """Load SDSTrack's file, which contains the base."""
     given = {name: value for name, value in settings.items() if value is not None}
     theirs = read_tensors(path)[0]
     made = published_sdstrack(theirs, path.name, given.pop("num_heads", None))
@@ -165,7 +165,7 @@ def _published(path: Path, settings: Mapping[str, Any]) -> tuple[TunedTracker, N
 
 
 def _filled(network: TunedTracker, state: Mapping[str, Tensor]) -> TunedTracker:
-    """``network`` with these tensors as its weights, in evaluation mode."""
+    """Return ``network`` with these tensors as its weights, in evaluation mode."""
     network.load_state_dict(dict(state), strict=False, assign=True)
     network.trained = frozenset(name for name, _ in network.named_parameters() if name in state)
     network.requires_grad_(True)
@@ -201,17 +201,17 @@ def _assembled(
 
 
 def _fitted(state: Mapping[str, Tensor], config: NetworkConfig, source: str) -> dict[str, Tensor]:
-    """``state`` with the base's position embeddings at the sizes of ``config``."""
+    """Return ``state`` with the base's position embeddings at the sizes of ``config``."""
     base = {name.removeprefix(BASE): tensor for name, tensor in state.items() if name.startswith(BASE)}
     fitted, _ = fit_positions(base, config, source)
     return {**state, **{BASE + name: tensor for name, tensor in fitted.items()}}
 
 
 def find_base(path: Path, file: str) -> Path:
-    """The file of the network that ``path`` was tuned from.
+    """Return the file of the network that ``path`` was tuned from.
 
     Raises:
-        RGBXError: it is nowhere to be found.
+        RGBXError: there is no such file.
     """
     beside = path.parent / Path(file).name
     try:
@@ -224,12 +224,12 @@ def find_base(path: Path, file: str) -> Path:
 
 
 def file_fingerprint(path: Path) -> str:
-    """Fingerprint of the network in a file as it is there, whatever sizes it is then used at."""
+    """Return the fingerprint of the network as it is in a file, whatever sizes it is then used at."""
     return network_fingerprint(load_tracker(path)[0])
 
 
 def _base(path: Path, base: Path, fingerprint: str, config: NetworkConfig, settings: Mapping[str, Any]) -> Tracker:
-    """The network in ``base`` as ``config`` has it, once it is known to be the one that was tuned."""
+    """Return the network in ``base`` as ``config`` describes it, after a check that it is the one that was tuned."""
     network, shape, _ = load_tracker(base, num_heads=config.num_heads)
     found = network_fingerprint(network)
     if found != fingerprint:

@@ -1,4 +1,4 @@
-"""Both streams as pre-trained: only what joins them trains, and how X becomes patches."""
+"""Both streams stay as pre-trained. Only the cross blocks that join them and X's patch embedding train."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Frozen(TunedTracker):
     trains = TUNED_GROUPS["frozen"]
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
-        """As the base's."""
+        """Run the base."""
         output: TrackerOutput = self.base(template, search)
         return output
 
     def merged(self) -> Tracker:
-        """The two-stream tracker itself, a copy: nothing is added to it."""
+        """Return a copy of the two-stream tracker. Nothing is added to it."""
         return copy.deepcopy(self.base)

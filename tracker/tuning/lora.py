@@ -47,21 +47,24 @@ class LoRA(TunedTracker):
         inject_adapter_in_model(config, base)
 
     def added(self, name: str) -> bool:
-        """``peft`` puts its weights inside the base's layers."""
+        """Return whether a tensor is the method's. ``peft`` puts its weights inside the base's layers."""
         return UPDATE in name
 
     def prior_names(self, name: str) -> list[str]:
-        """``peft`` moves the weight of a layer that it updates one module down."""
+        """Return where the base's parameter counts.
+
+        ``peft`` moves the weight of a layer that it updates one module down.
+        """
         module, _, tensor = name.rpartition(".")
         return [f"{BASE}{module}.base_layer.{tensor}", BASE + name]
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput:
-        """As the base's."""
+        """Run the base with the updates in its layers."""
         output: TrackerOutput = self.base(template, search)
         return output
 
     def merged(self) -> Tracker:
-        """The two-stream tracker with the updates in its weights; this network stays as it is."""
+        """Return the two-stream tracker with the updates in its weights; this network stays as it is."""
         from peft.tuners.lora import LoraLayer
 
         plain: Tracker = copy.deepcopy(self.base)

@@ -1,8 +1,8 @@
 """PATrack: one frozen RGB tracker for both modalities, adapted within, between and after them (arXiv 2603.21100).
 
 RGB and X go through the same frozen blocks as two halves of one batch. In most layers a frequency mixer changes what
-attention and MLP add, in three of them the two modalities meet by shared guidance, and an adapter before the head
-makes of the streams' sum what the head knows. docs/tuning/patrack.md says where the published code differs.
+attention and MLP add. In three of them the two modalities meet by shared guidance. An adapter before the head maps the
+streams' sum to what the head knows. docs/tuning/patrack.md says where the published code differs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ Norm = Callable[[Tensor], Tensor]
 
 
 def modalities(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """RGB and X of ``(2B, N, D)``, RGB before X. Not by ``chunk``, which would make an exported batch a constant."""
+    """Return RGB and X of ``(2B, N, D)``, RGB before X.
+
+    ``chunk`` would make the batch of an exported graph a constant.
+    """
     rgb, x = tokens.unflatten(0, (2, -1)).unbind()
     return rgb, x
 
@@ -45,7 +48,7 @@ class ModalityDependent(nn.Module):
         self.source = source
 
     def forward(self, norm: Norm, tokens: Tensor) -> Tensor:
-        """``norm`` is the frozen block's; ``tokens`` are ``(2B, N, D)``, the RGB samples before those of X."""
+        """Return what is added to ``tokens (2B, N, D)``, RGB before X. ``norm`` is the frozen block's."""
         mixed: Tensor = self.mixer(norm(tokens))
         if self.source == "own":
             return mixed
@@ -64,7 +67,7 @@ class ModalityEntangled(nn.Module):
         self.fusion = fusion
 
     def forward(self, norm: Norm, tokens: Tensor) -> Tensor:
-        """As :meth:`ModalityDependent.forward`."""
+        """Return what is added, as :meth:`ModalityDependent.forward`."""
         rgb, x = modalities(F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPSILON))
         return norm(torch.cat(self.fusion(rgb, x)))
 
@@ -78,7 +81,7 @@ class PATrackLayer(RecomputedLayer):
         self.mlp = mlp
 
     def forward(self, block: VitBlock, tokens: Tensor) -> Tensor:
-        """``(2B, N, D)`` tokens through ``block``, RGB before X."""
+        """Return ``tokens (2B, N, D)``, RGB before X, after ``block`` with its adapters."""
         added = block.drop_path1(self.attention(block.norm1, tokens))
         tokens = block.attend(tokens)[0] + added
         added = block.drop_path2(self.mlp(block.norm2, tokens))
@@ -122,14 +125,14 @@ class PATrack(TunedTracker):
         self._initialize()
 
     def _initialize(self) -> None:
-        """The published start: the mixers' linear layers as those of a ViT, all others by torch's default."""
+        """Initialize as published: the mixers' linear layers as those of a ViT, all others by torch's default."""
         for module in self.layers.modules():
             if isinstance(module, FrequencyMixer):
                 nn.init.trunc_normal_(module.down.weight, std=0.02)
                 nn.init.zeros_(module.down.bias)
 
     def set_keep_ratio(self, ratio: float) -> None:
-        """As :meth:`tracker.models.tracker.Tracker.set_keep_ratio`. Raises RGBXError for a ratio other than 1."""
+        """Do as :meth:`tracker.models.tracker.Tracker.set_keep_ratio`. Raises RGBXError for a ratio other than 1."""
         self._check_ratio(ratio)
         super().set_keep_ratio(ratio)
 
@@ -153,7 +156,7 @@ class PATrack(TunedTracker):
         for layer, block in zip(self.layers, base.rgb.blocks, strict=True):
             tokens = layer(block, tokens)
         rgb, x = modalities(base.rgb.norm(tokens))
-        # A sum and not the mean: the adapter behind it finds its own scale.
+        # This is a sum and not the mean, because the adapter behind it finds its own scale.
         fused = rgb + x
         count = base.config.template_cells**2
         return base.answer(torch.cat([fused[:, :count], self.task(fused[:, count:])], dim=1))

@@ -32,7 +32,7 @@ class HighFrequency(nn.Module):
         self.pooled = nn.Conv2d(half, 2 * half, kernel_size=1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """``(B, channels, S, S)`` to ``(B, 2 * channels, S, S)``."""
+        """Map ``(B, channels, S, S)`` to ``(B, 2 * channels, S, S)``."""
         convolved, pooled = maps.chunk(2, dim=1)
         convolved = F.gelu(self.depthwise(self.expand(convolved)))
         pooled = F.gelu(self.pooled(F.max_pool2d(pooled, kernel_size=3, stride=1, padding=1)))
@@ -40,10 +40,10 @@ class HighFrequency(nn.Module):
 
 
 def low_frequency(maps: Tensor) -> Tensor:
-    """Low frequencies of ``(B, C, S, S)``: every cell becomes the mean of its 2x2 block.
+    """Return the low frequencies of ``(B, C, S, S)``: every cell becomes the mean of its 2x2 block.
 
-    Of an odd side the last row and column have blocks of what is left of them. The published code takes even sides
-    only, where the two are the same.
+    On an odd side the blocks of the last row and column are smaller. The published code takes even sides only, where
+    the two agree.
     """
     side = maps.shape[-1]
     means = F.avg_pool2d(maps, kernel_size=2, stride=2, ceil_mode=side % 2 == 1, count_include_pad=False)
@@ -72,7 +72,7 @@ class FrequencyMixer(nn.Module):
         self.up = nn.Conv2d(3 * half, dim, kernel_size=1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``(B, Nz + Nx, dim)``, template first, to the same shape."""
+        """Map ``(B, Nz + Nx, dim)``, template first, to the same shape."""
         low_rank = self.down(tokens)
         parts = low_rank.split([side * side for side in self.grids], dim=1)
         mixed = [self._mixed(part, side) for part, side in zip(parts, self.grids, strict=True)]
@@ -117,7 +117,7 @@ class SharedGuidanceFusion(nn.Module):
         self.gates = nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in range(2)) if gated else None
 
     def forward(self, rgb: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens ``(B, Nz + Nx, dim)`` of both modalities to what is to be added to each of them, in that order."""
+        """Return what is to be added to each of two modalities, from the tokens ``(B, Nz + Nx, dim)`` of both."""
         narrow = self.down(rgb), self.down(x)
         guidance = self.guidance(torch.cat(narrow, dim=-1))
         received = []
@@ -155,6 +155,6 @@ class TaskAdapter(nn.Module):
         self.up = nn.Linear(width, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``(B, N, dim)`` to the same shape."""
+        """Map ``(B, N, dim)`` to the same shape."""
         adapted: Tensor = self.up(self.dropout(self.middle(self.down(tokens))))
         return adapted

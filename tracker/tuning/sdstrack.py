@@ -47,12 +47,12 @@ class SymmetricAdapter(BlockAdapter):
         self.beside_mlp = Bottleneck(width, hidden)
 
     def attention(self, output: Tensor, normed: Tensor) -> Tensor:
-        """``output`` and its bottleneck."""
+        """Return ``output`` plus its bottleneck."""
         answer: Tensor = output + self.on_attention(output)
         return answer
 
     def mlp(self, output: Tensor, normed: Tensor) -> Tensor:
-        """``output`` and half the bottleneck of ``normed``."""
+        """Return ``output`` plus half the bottleneck of ``normed``."""
         answer: Tensor = output + MLP_SCALE * self.beside_mlp(normed)
         return answer
 
@@ -65,7 +65,7 @@ class FusionLayer(RecomputedLayer):
         self.adapter = SymmetricAdapter(width, hidden)
 
     def forward(self, block: VitBlock, rgb: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``rgb`` and ``x (B, N, D)`` to the same."""
+        """Return ``rgb`` and ``x (B, N, D)`` after the fusion."""
         both, _, _ = block.attend(torch.cat([rgb, x]), self.adapter, True)
         rgb, x = block.feed_forward(both, self.adapter).unflatten(0, (2, -1)).unbind(0)
         return rgb, x
@@ -121,14 +121,20 @@ class SDSTrack(TunedTracker):
         self.fusion = nn.ModuleList(FusionLayer(config.embed_dim, hidden) for _ in range(config.depth))
 
     def prior_names(self, name: str) -> list[str]:
-        """X's patch embedding, where it starts as RGB's, inherits that one's significance."""
+        """Return where a parameter counts.
+
+        X's patch embedding inherits the significance of RGB's if it starts as RGB's.
+        """
         names = [BASE + name]
         if self.settings.x_embedding == "copy" and name.startswith("rgb.patch_embed."):
             names.append(name.replace("rgb.patch_embed.", "patch_embed_x."))
         return names
 
     def forward(self, template: Tensor, search: Tensor) -> TrackerOutput | Distilled:
-        """Normalized crops, RGB first; in training the clean and the masked answer, see :class:`Distilled`."""
+        """Run normalized crops, RGB first.
+
+        In training the result has the clean and the masked output, see :class:`Distilled`.
+        """
         self.base.check_inputs(template, search, channels=(6,))
         rgb = [self.base.rgb.patch_embed(crop[:, :3]) for crop in (template, search)]
         x = [self.patch_embed_x(crop[:, 3:]) for crop in (template, search)]
@@ -148,7 +154,10 @@ class SDSTrack(TunedTracker):
         return self.settings.masked_weight > 0 or self.settings.distillation_weight > 0
 
     def _masks(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, N, 1)`` each, 0 where the masked path lacks a token: never of both modalities."""
+        """Return two masks ``(B, N, 1)``, 0 where the masked path lacks a token.
+
+        Both modalities never lack the same token.
+        """
         rgb_drawn, x_drawn = torch.rand(2, *patches.shape[:2], 1, device=patches.device)
         rgb = rgb_drawn >= self.settings.rgb_masked
         x = (x_drawn >= self.settings.x_masked) | ~rgb
@@ -180,7 +189,10 @@ class SDSTrack(TunedTracker):
         return base.answer(base.rgb.norm((whole[0] + whole[1]) / 2)), taps
 
     def training_loss(self, loss: Loss) -> Loss:
-        """0.6 of the clean crops' loss, 0.2 of the masked ones', 0.1 of the distance, by the settings."""
+        """Return the weighted sum of the clean crops' loss (0.6), the masked crops' loss (0.2) and the distance (0.1).
+
+        The weights are those of the settings.
+        """
         settings = self.settings
 
         def distilled(answer: Any, boxes: Tensor) -> Mapping[str, Tensor]:
@@ -199,5 +211,5 @@ class SDSTrack(TunedTracker):
 
 
 def _squared_distance(clean: Tensor, masked: Tensor) -> Tensor:
-    """``(B,)``; gradients reach both, as in the released code."""
+    """Return ``(B,)``. Gradients reach both arguments, as in the released code."""
     return (clean - masked).float().square().mean(dim=(1, 2))

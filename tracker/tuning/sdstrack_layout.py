@@ -27,17 +27,17 @@ UNUSED = ("backbone.pos_embed_z_z_dte", "backbone.pos_embed_x_x_dte")
 
 
 def is_sdstrack(names: Iterable[str]) -> bool:
-    """Whether these tensor names are SDSTrack's."""
+    """Return whether these tensor names are SDSTrack's."""
     return {f"{X_EMBEDDING}proj.weight", "backbone.blocks.0.Space_X_DTE_Adapter.D_fc1.weight"} <= set(names)
 
 
 def published_sdstrack(state: Mapping[str, Tensor], source: str, num_heads: int | None = None) -> SDSTrack:
-    """The network of a published state, on the meta device, in its own sizes: width of the adapters, elimination.
+    """Return the network of a published state, on the meta device, with its own adapter width and elimination.
 
-    The file does not tell elimination; every published configuration has a keep ratio of 0.7, at OSTrack's layers.
+    The file does not record elimination. Every published configuration has a keep ratio of 0.7, at OSTrack's layers.
 
     Raises:
-        RGBXError: the heads cannot be known (see ``published_config``), or a tensor is misshapen.
+        RGBXError: the heads cannot be known (see ``published_config``), or a tensor has a wrong shape.
     """
     config = published_config(state, source, num_heads)
     config = config.replace(elimination_layers=elimination_layers(config.depth), keep_ratio=PUBLISHED_KEEP_RATIO)
@@ -47,7 +47,7 @@ def published_sdstrack(state: Mapping[str, Tensor], source: str, num_heads: int 
 
 
 def from_sdstrack(state: Mapping[str, Tensor], network: SDSTrack, source: str) -> State:
-    """A published state by the names of ``network``.
+    """Return a published state under the names of ``network``.
 
     Raises:
         RGBXError: with the names that differ.

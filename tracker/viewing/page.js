@@ -63,7 +63,7 @@
   }
 
   const COLUMNS = [{ title: "sequence", key: "name" }];
-  // Two groups of three figures leave no room for it in a comparison.
+  // In a comparison two groups of three figures leave no room for it.
   if (!page.compare) COLUMNS.push({ title: "frames", key: "frames" });
   const PLAIN = COLUMNS.length;
   for (const [key, group] of [
@@ -470,7 +470,7 @@
     );
   }
 
-  // A gamma lifts what is dark and leaves black and white as they are, which a factor does not.
+  // A gamma brightens dark pictures and leaves black and white as they are, which a factor does not.
   function brightened(image) {
     if (gamma === 1) return image;
     if (brightened.image === image && brightened.gamma === gamma) return brightened.canvas;
@@ -492,7 +492,7 @@
     draw(place);
   }
 
-  // As the curves are in the dark: pictures of the night are dark in any theme.
+  // Same colors as the curves have in the dark theme, because pictures of the night are dark in any theme.
   function color(run) {
     const parts = page.runs[run].color.match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
     return `rgb(${parts.map((part) => Math.round(part + 0.22 * (255 - part))).join(" ")})`;

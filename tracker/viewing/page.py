@@ -85,22 +85,23 @@ def write_page(
     title: str | None = None,
     progress: bool = False,
 ) -> Page:
-    """Write runs on a data set as one HTML file that opens in any browser, from disk and off line.
+    """Write runs on a data set as one HTML file that opens in any browser, from disk and offline.
 
-    Both modalities side by side with the boxes of every run and of the ground truth, IoU and confidence curves that
-    seek, and a table of sequences. It needs nothing beside itself, and is replaced whole or not at all.
+    The page shows both modalities side by side with the boxes of every run and of the ground truth, IoU and confidence
+    curves that seek, and a table of sequences. It needs no other file, and is replaced whole or not at all.
 
     Args:
         path: ``.html`` or ``.htm``.
-        sequences: the data set; those that no run has are left out.
+        sequences: the data set. Sequences that no run has are left out.
         runs: from :func:`tracker.viewing.runs.find_runs`, or of tracks in memory.
-        compare: exactly two runs, with the differences of their scores.
-        title: in place of the runs' labels.
+        settings: see :class:`PageSettings`.
+        compare: there are exactly two runs, and the page shows the differences of their scores.
+        title: replaces the runs' labels.
         progress: show a bar over the frames that are pictured.
 
     Raises:
-        RGBXError: another suffix, no run or no sequence, not two runs to compare, a sequence asked for
-            that is not there, or a frame that cannot be read.
+        RGBXError: another suffix, no run or no sequence, not two runs to compare, a sequence asked for that does not
+            exist, or a frame that cannot be read.
     """
     settings = settings or PageSettings()
     path = Path(path)

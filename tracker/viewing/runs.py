@@ -1,4 +1,4 @@
-"""Runs as they lie on disk, ours or anybody's: boxes, and confidences and lost frames where they were written."""
+"""Runs on disk, ours or anybody's: boxes, and confidences and lost frames if they were written."""
 
 from __future__ import annotations
 

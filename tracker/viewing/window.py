@@ -50,7 +50,7 @@ class LiveWindow:
                 figure = plt.figure(title, dpi=DPI, facecolor="black")
         except ImportError as error:
             raise _no_toolkit(str(error)) from error
-        # Where it finds none, matplotlib draws into memory without a word.
+        # If matplotlib finds no toolkit, it draws into memory and gives no warning.
         if figure.canvas.required_interactive_framework is None:
             plt.close(figure)
             raise _no_toolkit(f"matplotlib fell back to {plt.get_backend()}")

@@ -26,7 +26,8 @@ def read_pair(
         color: the RGB image.
         x: depth in millimeters, which is rendered, or thermal infrared in 8 bits.
         channel: which of the two, one of :data:`X_CHANNELS`.
-        depth_style, depth_clip: see :func:`tracker.data.depth.depth_to_image`.
+        depth_style: see :func:`tracker.data.depth.depth_to_image`.
+        depth_clip: likewise.
 
     Raises:
         RGBXError: one cannot be read, they differ in size, or infrared has other than 8 bits.

@@ -9,50 +9,32 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import penalty
-from srft_kernels.ops.cuda import current_stream
-from srft_kernels.ops.tensors import DTYPE_CODES, addresses
-
-
-def _readable(tensor: Tensor) -> Tensor:
-    """As the kernels read it: contiguous, and widened where they do not know its dtype."""
-    return (tensor if tensor.dtype in DTYPE_CODES else tensor.float()).contiguous()
 
 
 def _number(tensor: Tensor, device: torch.device) -> Tensor:
-    """A 0-d float64 on the device; one on the CPU travels with the launch that fills it."""
+    """Return a 0-d float64 tensor on the device. A number on the CPU travels with the launch that fills the tensor."""
     if tensor.device.type == "cpu" and device.type != "cpu":
         return torch.full((), float(tensor), dtype=torch.float64, device=device)
     return tensor.to(device, torch.float64)
 
 
 class CudaPenalty:
-    """The compiled penalty kernels."""
+    """The compiled penalty kernels, behind the operators of ``csrc/cuda/operators.cpp``."""
 
     def __init__(self, module: Any) -> None:
-        self._module = module
+        self._operators = getattr(torch.ops, module.operators)
 
+    @torch.no_grad()
     def value(
         self, params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
     ) -> Tensor:
-        """:func:`.reference.penalty.penalty_reference`."""
+        """Compute :func:`.reference.penalty.penalty_reference`."""
         penalty.check_lists(params, anchors, significance, strength)
         device = params[0].device if params else strength.device
-        lists = [[_readable(t) for t in tensors] for tensors in (params, anchors, significance)]
-        factor = _number(strength, device)
-        out = torch.empty((), dtype=penalty.value_dtype(params), device=device)
-        scratch = torch.empty(self._module.penalty_scratch_bytes(), dtype=torch.uint8, device=device)
-        scratch[: self._module.penalty_zeroed_bytes()].zero_()
-        self._module.penalty_value(
-            **self._described(lists, None),
-            strength=factor.data_ptr(),
-            value=out.data_ptr(),
-            wide=out.dtype == torch.float64,
-            scratch=scratch.data_ptr(),
-            device=device.index or 0,
-            stream=current_stream(device),
-        )
-        return out
+        value: Tensor = self._operators.significance_penalty(params, anchors, significance, _number(strength, device))
+        return value
 
+    @torch.no_grad()
     def gradients(
         self,
         grad: Tensor,
@@ -61,24 +43,9 @@ class CudaPenalty:
         significance: Sequence[Tensor],
         strength: Tensor,
     ) -> list[Tensor]:
-        """:func:`.reference.penalty.penalty_backward_reference`."""
+        """Compute :func:`.reference.penalty.penalty_backward_reference`."""
         penalty.check_lists(params, anchors, significance, strength)
         device = params[0].device if params else strength.device
-        lists = [[_readable(t) for t in tensors] for tensors in (params, anchors, significance)]
         factor = _number(grad, device) * _number(strength, device)
-        gradients = [torch.empty_like(p) for p in lists[0]]
-        self._module.penalty_gradient(
-            **self._described(lists, gradients),
-            factor=factor.data_ptr(),
-            device=device.index or 0,
-            stream=current_stream(device),
-        )
-        return [g.to(p.dtype) for g, p in zip(gradients, params, strict=True)]
-
-    def _described(self, lists: list[list[Tensor]], gradients: list[Tensor] | None) -> dict[str, list[int]]:
-        dtypes: list[int] = []
-        places: list[int] = []
-        for i, tensors in enumerate(zip(*lists, strict=True)):
-            dtypes += [DTYPE_CODES[t.dtype] for t in tensors]
-            places += [*addresses(tensors), 0 if gradients is None else gradients[i].data_ptr()]
-        return {"sizes": [p.numel() for p in lists[0]], "dtypes": dtypes, "addresses": places}
+        gradients: list[Tensor] = self._operators.significance_penalty_backward(params, anchors, significance, factor)
+        return gradients

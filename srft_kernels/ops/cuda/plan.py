@@ -1,66 +1,68 @@
-"""A parameter group's step on a GPU by the compiled kernels: one launch a dtype and for every few hundred tensors."""
+"""A parameter group's step on a GPU by the compiled kernels, with one launch for each dtype and few hundred tensors."""
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from srft_kernels.ops import contract
-from srft_kernels.ops.cuda import current_stream
 from srft_kernels.ops.flags import StepFlags
 from srft_kernels.ops.native import cuda_library
 from srft_kernels.ops.plan import STATE_LISTS, StepCall, StepTensors
-from srft_kernels.ops.tensors import DTYPE_CODES, addresses
 
 
 class CudaPlan:
-    """A :class:`.plan.StepPlan` of the compiled CUDA kernels; ``csrc/cuda/plan.cpp`` cuts it into launches."""
+    """A :class:`.plan.StepPlan` of the compiled CUDA kernels. ``csrc/cuda/plan.cpp`` divides it into launches.
+
+    Args:
+        tensors: What the plan is made over.
+        module: The library; None takes the installed one.
+
+    Raises:
+        RuntimeError: When the plan is made, if the tensors have other sizes, dtypes, devices or layouts than
+            :class:`.plan.StepTensors` says, or share memory. In a step, also if one has changed since. Nothing is
+            written then.
+    """
 
     def __init__(self, tensors: StepTensors, module: Any = None) -> None:
-        module = module or cuda_library.build
-        device = tensors.steps.device
-        self._tensors = tensors  # the plan holds their addresses
-        self._device = device
-        self._scratch = torch.zeros(module.scratch_bytes(len(tensors.params)), dtype=torch.uint8, device=device)
-        anchors = tensors.anchors or tensors.params
-        self._plan = module.Plan(
-            sizes=[p.numel() for p in tensors.params],
-            dtypes=[DTYPE_CODES[p.dtype] for p in tensors.params],
-            anchor_dtypes=[
-                DTYPE_CODES[a.dtype if a.numel() else p.dtype] for a, p in zip(anchors, tensors.params, strict=True)
-            ],
-            columns={name: addresses(getattr(tensors, name)) for name in STATE_LISTS if getattr(tensors, name)},
-            steps=tensors.steps.data_ptr(),
-            statistics=tensors.statistics.data_ptr(),
-            scales=tensors.scales.data_ptr(),
-            device=device.index or 0,
-            scratch=self._scratch.data_ptr(),
+        operators = getattr(torch.ops, (module or cuda_library.build).operators)
+        self._statistics = tensors.statistics
+        lists = [getattr(tensors, name) for name in STATE_LISTS]
+        self._group: int = operators.hold_group(
+            tensors.params, *lists, tensors.steps, tensors.statistics, tensors.scales
         )
-        self.launches: int = self._plan.launches
+        weakref.finalize(self, operators.drop_group, self._group).atexit = False
+        self._step: Any = operators.step_group_.default
+        self.launches: int = operators.launches_of_group(self._group)
 
     def step(self, call: StepCall) -> None:
-        """:meth:`.plan.StepPlan.step`."""
+        """Take one step, as :meth:`.plan.StepPlan.step` defines it."""
         on_device = isinstance(call.settings, Tensor)
-        means = self._global_sums(StepFlags.of(call.flags))
-        # Kept until the library has read them, which is before this returns.
-        moving = call.addresses()
-        self._plan.step(
-            *((column.data_ptr(), column.numel()) for column in moving),
-            [0.0] * contract.SETTINGS if on_device else call.settings,
-            call.settings.data_ptr() if on_device else 0,  # type: ignore[union-attr]
-            0 if means is None else means.data_ptr(),
-            0 if call.found_inf is None else call.found_inf.data_ptr(),
-            0 if call.grad_scale is None else call.grad_scale.data_ptr(),
-            call.report.data_ptr(),
+        params, grads, plus, minus = call.looks()
+        self._step(
+            self._group,
+            params.take(),
+            grads.take(),
+            plus.take(),
+            minus.take(),
+            _NO_SETTINGS if on_device else call.settings,
+            call.settings if on_device else None,
+            self._global_sums(StepFlags.of(call.flags)),
+            call.found_inf,
+            call.grad_scale,
+            call.report,
             call.flags,
             call.phase,
-            current_stream(self._device),
         )
 
     def _global_sums(self, flags: StepFlags) -> Tensor | None:
-        """Sum and count of T over all tensors, where a step divides by their common mean."""
+        """Return the sum and the count of T over all tensors if a step divides by their common mean, else None."""
         if not flags.means_globally:
             return None
-        return self._tensors.statistics[:, contract.SUM : contract.COUNT + 1].sum(dim=0)
+        return self._statistics[:, contract.SUM : contract.COUNT + 1].sum(dim=0)
+
+
+_NO_SETTINGS = [0.0] * contract.SETTINGS

@@ -12,20 +12,17 @@ import torch
 from torch import Tensor
 
 from srft_kernels.ops import probe
-from srft_kernels.ops.cuda import current_stream
-from srft_kernels.ops.tensors import DTYPE_CODES, addresses
 
 
 class CudaProbe:
-    """The compiled probe kernels: one launch for each combination of dtypes, and for every few hundred tensors."""
+    """The compiled probe kernels, with one launch for each combination of dtypes and few hundred tensors."""
 
     def __init__(self, module: Any) -> None:
-        self._module = module
+        self._operators = getattr(torch.ops, module.operators)
 
     def fill(self, out: Sequence[Tensor], seed: int, step: int, tensors: Sequence[int]) -> None:
-        """:func:`.reference.probe.fill_reference`."""
-        probe.check_fill(out, step, tensors)
-        self._module.fill_probes(**_described(out, [], [], seed, step, tensors))
+        """Compute :func:`.reference.probe.fill_reference`."""
+        self._operators.fill_probes_(out, seed, step, tensors)
 
     def perturb(
         self,
@@ -36,10 +33,9 @@ class CudaProbe:
         step: int,
         tensors: Sequence[int],
     ) -> None:
-        """:func:`.reference.probe.perturb_reference`."""
-        probe.check_perturb(params, originals, step, tensors)
+        """Compute :func:`.reference.probe.perturb_reference`."""
         read = [probe.readable(o, p) for o, p in zip(originals, params, strict=True)]
-        self._module.perturb(**_described(params, read, [], seed, step, tensors), scale=scale)
+        self._operators.perturb_(params, read, scale, seed, step, tensors)
 
     def fold(
         self,
@@ -52,30 +48,6 @@ class CudaProbe:
         step: int,
         tensors: Sequence[int],
     ) -> None:
-        """:func:`.reference.probe.fold_reference`."""
-        probe.check_fold(estimates, plus, minus, step, tensors)
+        """Compute :func:`.reference.probe.fold_reference`."""
         plus, minus = probe.of_one_dtype(estimates, plus, minus)
-        self._module.fold_probes(**_described(estimates, plus, minus, seed, step, tensors), decay=decay, weight=weight)
-
-
-def _described(
-    targets: Sequence[Tensor],
-    read: Sequence[Tensor],
-    minus: Sequence[Tensor],
-    seed: int,
-    step: int,
-    tensors: Sequence[int],
-) -> dict[str, Any]:
-    device = targets[0].device if targets else torch.device("cpu")
-    absent = [0] * len(targets)
-    columns = [addresses(listed) if listed else absent for listed in (targets, read, minus)]
-    return {
-        "sizes": [t.numel() for t in targets],
-        "numbers": list(tensors),
-        "dtypes": [DTYPE_CODES[t.dtype] for pair in zip(targets, read or targets, strict=True) for t in pair],
-        "addresses": [place for places in zip(*columns, strict=True) for place in places],
-        "seed": seed & (2**64 - 1),
-        "step": step,
-        "device": device.index or 0,
-        "stream": current_stream(device),
-    }
+        self._operators.fold_probes_(estimates, plus, minus, decay, weight, seed, step, tensors)

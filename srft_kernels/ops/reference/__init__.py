@@ -1,1 +1,1 @@
-"""The specification as code, in plain torch: what other backends are compared with, and the fallback without them."""
+"""The specification in plain torch. Other backends are compared with it, and it serves where none of them can."""

@@ -1,4 +1,4 @@
-"""The significance penalty and its gradient in plain torch: what every kernel is compared with."""
+"""The significance penalty and its gradient in plain torch, with which every kernel is compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from srft_kernels.ops.tensors import element_dtype
 def penalty_reference(
     params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
 ) -> Tensor:
-    """The value, in plain torch: 0-d, on the parameters' device (the strength's, for an empty list)."""
+    """Return the penalty in plain torch: 0-d, on the parameters' device, or on the strength's for an empty list."""
     check_lists(params, anchors, significance, strength)
     device = params[0].device if params else strength.device
     total = torch.zeros((), dtype=torch.float64, device=device)
@@ -32,7 +32,7 @@ def penalty_backward_reference(
     significance: Sequence[Tensor],
     strength: Tensor,
 ) -> list[Tensor]:
-    """``grad · strength · P (θ - a)`` per tensor, in plain torch: the parameters' dtypes and shapes, contiguous."""
+    """Return ``grad · strength · P (θ - a)`` for each tensor, contiguous, with the parameters' dtypes and shapes."""
     check_lists(params, anchors, significance, strength)
     factor = grad.to(torch.float64) * strength.to(torch.float64)
     gradients = []

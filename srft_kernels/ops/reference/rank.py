@@ -1,4 +1,4 @@
-"""The rank of T among its tensor's elements from a histogram over its bits: ``csrc/core/rank.h`` in plain torch."""
+"""Estimates the rank of T within its tensor from a histogram over its bits: ``csrc/core/rank.h`` in plain torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NARROWEST_BIN = 2.0**-14
 
 
 def rank_by_sort(transfer: Tensor) -> Tensor:
-    """Return the rank of every element among its tensor's, in [0, 1]; the histogram estimates it.
+    """Return the exact rank of every element within its tensor, in [0, 1], which the histogram estimates.
 
     Ties share their mean rank.
     """
@@ -26,12 +26,15 @@ def rank_by_sort(transfer: Tensor) -> Tensor:
 
 
 def rank_key(transfer: Tensor) -> Tensor:
-    """The bits of a float32, read as an integer: grows with T, and about linearly with log2 T. float32, 0 for zero."""
+    """Return the bits of a float32 read as an integer, as float32.
+
+    It grows about linearly with log2 T and is 0 for zero.
+    """
     return transfer.float().contiguous().view(torch.int32).float() * 2.0**-23
 
 
 def rank_bin(transfer: Tensor, low: float, density: float) -> Tensor:
-    """The histogram bin of every element: 0 for zeros (and subnormals), 1 below, 2..254 regular, 255 above. int64."""
+    """Return every element's histogram bin: 0 for zeros and subnormals, 1 below, 2..254 regular, 255 above. int64."""
     position = (rank_key(transfer) - torch.tensor(low, dtype=torch.float32)) * torch.tensor(
         density, dtype=torch.float32
     )
@@ -40,10 +43,12 @@ def rank_bin(transfer: Tensor, low: float, density: float) -> Tensor:
 
 
 def sampled_elements(size: int, device: torch.device | str = "cpu") -> Tensor | slice:
-    """The elements of a tensor that are counted: all of a small one, a hashed block of 64 in every 1024 of a large one.
+    """Return which elements of a tensor are counted.
+
+    They are all elements of a small tensor, and a hashed block of 64 in every 1024 of a large one.
 
     Returns:
-        Their places in the order of memory, as an index: int64, or a slice for all.
+        Their positions in memory order, as an index: int64, or a slice for all.
     """
     if size <= contract.SAMPLE_ALL:
         return slice(None)
@@ -61,7 +66,7 @@ def sampled_elements(size: int, device: torch.device | str = "cpu") -> Tensor | 
 
 
 def sampled(size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Which elements of a tensor :func:`sampled_elements` counts: bool (size,)."""
+    """Return which elements of a tensor :func:`sampled_elements` counts: bool (size,)."""
     counted = torch.zeros(size, dtype=torch.bool, device=device)
     counted[sampled_elements(size, device)] = True
     return counted
@@ -78,7 +83,10 @@ def count_keys(transfer: Tensor, counted: Tensor, statistics: Tensor) -> None:
 
 
 def share_below(statistics: Tensor, key: float) -> float:
-    """Share of the counted elements below ``key``, linear within a bin; the outer bins reach the extreme keys."""
+    """Return the share of the counted elements below ``key``.
+
+    It is linear within a bin. The outer bins reach to the extreme keys.
+    """
     counts: list[float] = statistics[HISTOGRAM:].tolist()
     total = sum(counts)
     low, width = float(statistics[LOW]), REGULAR_BINS / float(statistics[DENSITY])
@@ -99,7 +107,7 @@ def share_below(statistics: Tensor, key: float) -> float:
 
 
 def key_quantile(statistics: Tensor, share: float) -> float:
-    """The key below which ``share`` of the non-zero elements lie."""
+    """Return the key below which ``share`` of the non-zero elements lie."""
     counts: list[float] = statistics[HISTOGRAM:].tolist()
     low, density = float(statistics[LOW]), float(statistics[DENSITY])
     wanted = share * sum(counts[1:])
@@ -117,7 +125,7 @@ def key_quantile(statistics: Tensor, share: float) -> float:
 def range_over(low: float, high: float) -> tuple[float, float]:
     """Return (low, density) of 253 regular bins over [low, high], in float32.
 
-    Bins are never narrower than a float's key can tell apart.
+    Bins are never narrower than the distance between two float32 keys.
     """
     narrowest = NARROWEST_BIN * REGULAR_BINS
     if not high - low >= narrowest:
@@ -128,11 +136,11 @@ def range_over(low: float, high: float) -> tuple[float, float]:
 
 
 def next_range(statistics: Tensor) -> tuple[float, float]:
-    """Where the regular bins should lie next: over the middle 99 % with a margin, and left alone while they fit."""
+    """Return the next range of the regular bins: over the middle 99 % with a margin. A range that fits is kept."""
     counts = statistics[HISTOGRAM:]
     old = float(statistics[LOW]), float(statistics[DENSITY])
     nonzero = float(counts[1:].sum())
-    if nonzero <= 0:  # where nothing was ever counted: every key there is
+    if nonzero <= 0:  # if nothing was ever counted, the range covers every key
         return old if old[1] > 0 else range_over(0.0, 256.0)
     low, high = key_quantile(statistics, 0.005), key_quantile(statistics, 0.995)
     width = REGULAR_BINS / old[1]
@@ -145,7 +153,10 @@ def next_range(statistics: Tensor) -> tuple[float, float]:
 
 
 def bin_ranks(statistics: Tensor, low: float, density: float) -> Tensor:
-    """The rank that each bin of the range (low, density) stands for: the middle of its share. float64 (BINS,)."""
+    """Return the rank that each bin of the range (low, density) stands for, which is the middle of its share.
+
+    The result is float64 (BINS,).
+    """
     counts = statistics[HISTOGRAM:]
     total = float(counts.sum())
     if total == 0:
@@ -162,9 +173,9 @@ def bin_ranks(statistics: Tensor, low: float, density: float) -> Tensor:
 def fresh_statistics(
     transfer: Tensor, counted: Tensor, statistics: Tensor, share: Callable[[Tensor], None] | None = None
 ) -> None:
-    """Statistics of a tensor that has none: its extent, a histogram over it, then one over its middle 99 %.
+    """Return statistics of a tensor that has none: its extent, a histogram over it, then one over its middle 99 %.
 
-    Of a shard, each is ``share``d before the next.
+    If the tensor is a shard, ``share`` makes each of the three that of the whole tensor before the next is taken.
     """
 
     def count(low: float, density: float) -> None:

@@ -1,6 +1,6 @@
-"""The mathematics of ``docs/kernels.md`` in plain torch: slow, readable, and the truth of every kernel test.
+"""The mathematics of ``docs/kernels.md`` in plain torch: slow and readable. Every kernel is tested against it.
 
-On float64 tensors it is exact to float64; on all others it computes in float32, as the kernels do. It runs on any
+On float64 tensors it is exact to float64. On all others it computes in float32, as the kernels do. It runs on any
 device.
 """
 
@@ -32,10 +32,10 @@ from srft_kernels.ops.flags import StepFlags
 from srft_kernels.ops.plan import StepCall, StepTensors
 from srft_kernels.ops.reference.probe import signs
 from srft_kernels.ops.reference.rank import bin_ranks, count_keys, fresh_statistics, next_range, rank_bin, sampled
-from srft_kernels.ops.tensors import in_memory_order
+from srft_kernels.ops.tensors import element_dtype, in_memory_order
 
 LARGEST_WEIGHT = 1e18
-# Where the size of T matters, and not its rank, an average that overflowed makes neither a mean nor a weight infinite.
+# If the size of T matters, and not its rank, T is bounded so that an overflow makes no mean and no weight infinite.
 LARGEST_TRANSFER = {torch.float32: 2.0**96, torch.float64: 2.0**960}
 
 # ---------------------------------------------------------------- the inner optimizers, as torch defines them
@@ -56,9 +56,9 @@ def adamw(
     weight_decay: float,
     decoupled_decay: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """AdamW (Loshchilov & Hutter 2019), or Adam with an L2 term; ``maximum`` is AMSGrad's.
+    """Return theta', m, v and max v of AdamW (Loshchilov & Hutter 2019), or of Adam with an L2 term.
 
-    Returns theta', m, v, max v.
+    ``maximum`` is AMSGrad's.
     """
     if decoupled_decay:
         weight = weight * (1 - lr * weight_decay)
@@ -84,7 +84,7 @@ def sgd(
     weight_decay: float,
     nesterov: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """SGD; the first step's gradient is not dampened. Returns theta' and the momentum buffer."""
+    """Return theta' and the momentum buffer of SGD. The first step's gradient is not dampened."""
     gradient = gradient + weight_decay * weight
     if buffer is not None:
         buffer = momentum * buffer + (1.0 if time <= 1 else 1 - dampening) * gradient
@@ -96,12 +96,12 @@ def sgd(
 
 
 def proximal(proposed: Tensor, current: Tensor, anchor: Tensor, w_p: Tensor, w_t: Tensor) -> Tensor:
-    """The minimizer of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2."""
+    """Return the minimizer of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2."""
     return proposed + (w_p * (anchor - proposed) + w_t * (current - proposed)) / (1 + w_p + w_t)
 
 
 def decoupled(proposed: Tensor, current: Tensor, anchor: Tensor, w_p: Tensor, w_t: Tensor) -> Tensor:
-    """Its first order, as AdamW decouples decay."""
+    """Return the first order of :func:`proximal`, in the way in which AdamW decouples weight decay."""
     return proposed + w_p * (anchor - proposed) + w_t * (current - proposed)
 
 
@@ -109,26 +109,26 @@ def decoupled(proposed: Tensor, current: Tensor, anchor: Tensor, w_p: Tensor, w_
 
 
 class ReferencePlan:
-    """A :class:`.plan.StepPlan` of plain torch, which takes everything anew in every call."""
+    """A :class:`.plan.StepPlan` of plain torch, which prepares nothing and computes everything in every call."""
 
     def __init__(self, tensors: StepTensors) -> None:
         self._tensors = tensors
 
     def step(self, call: StepCall) -> None:
-        """:meth:`.plan.StepPlan.step`."""
+        """Take one step, as :meth:`.plan.StepPlan.step` defines it."""
         if not call.skipped_by_host():
             step(self._tensors, call)
 
 
 def step(t: StepTensors, call: StepCall) -> None:
-    """One step of SRFT over the tensors of a parameter group, in place. ``call.found_inf`` is not looked at."""
+    """Take one step of SRFT over the tensors of a parameter group, in place. ``call.found_inf`` is ignored."""
     params, grads, report, phase = list(call.params), list(call.grads), call.report, call.phase
     flags = StepFlags.of(call.flags)
     hold = not flags.propagate_nonfinite
     steps, statistics = list(t.steps.unbind()), list(t.statistics.unbind())
     s = dict(zip(Setting, call.settings_on_host(), strict=True))
     lr, strength, kappa = s[Setting.LEARNING_RATE], s[Setting.STRENGTH], s[Setting.KAPPA]
-    release = max(1 - kappa, 0.0)  # how much of the transfer's hold is in force
+    release = max(1 - kappa, 0.0)  # the weight of the transfer significance
     by_rank = flags.ranks
 
     def entry(tensors: Sequence[Tensor], i: int) -> Tensor | None:
@@ -137,7 +137,7 @@ def step(t: StepTensors, call: StepCall) -> None:
     if flags.reset_penalties:
         report[PRIOR_PENALTY] = report[TRANSFER_PENALTY] = 0.0
 
-    # First every tensor's gradient, T and means, because a global mean needs all of them.
+    # First come every tensor's gradient, T and means, because a global mean needs all of them.
     work: list[tuple[int, Tensor, Tensor | None, Tensor, Tensor | None, float]] = []
     total, count = 0.0, 0.0
     for i, param in enumerate(params):
@@ -145,7 +145,7 @@ def step(t: StepTensors, call: StepCall) -> None:
             steps[i] += 1
         if param.numel() == 0:
             continue
-        real = torch.float64 if param.dtype == torch.float64 else torch.float32
+        real = element_dtype(param)
         gradient = grads[i].to(real) * s[Setting.GRADIENT_FACTOR] if grads and phase != Phase.AFTER else None
         finite = torch.isfinite(gradient) if gradient is not None else torch.ones_like(param, dtype=torch.bool)
         held = ~finite if hold else torch.zeros_like(finite)
@@ -206,7 +206,7 @@ def step(t: StepTensors, call: StepCall) -> None:
             sums = (total, count) if flags.normalize is Normalize.GLOBAL else (float(stats[SUM]), float(stats[COUNT]))
             per_mean = sums[1] / sums[0] if sums[0] > 0 else 0.0
             if by_rank and phase == Phase.BEFORE:
-                pass  # the damping belongs to the half after the inner step
+                pass  # the half after the inner step damps
             elif by_rank:
                 low, density = next_range(stats)
                 mu = s[Setting.MU_MIN] + (s[Setting.MU_MAX] - s[Setting.MU_MIN]) * bin_ranks(stats, low, density)
@@ -222,7 +222,7 @@ def step(t: StepTensors, call: StepCall) -> None:
             anchor = weight  # w_p is zero
         w_p, w_t = w_p.clamp(max=LARGEST_WEIGHT), w_t.clamp(max=LARGEST_WEIGHT)
 
-        if phase != Phase.AFTER:  # the prior's penalty is the value at the weights whose gradient this is
+        if phase != Phase.AFTER:  # the prior's penalty is taken at the weights whose gradient this is
             square = (weight - anchor).square()
             report[PRIOR_PENALTY] += 0.5 * (penalty_weight * square).double().sum()
             per_lr = 1.0 if flags.coupled else (1 / lr if lr > 0 else 0.0)
@@ -299,7 +299,7 @@ def step(t: StepTensors, call: StepCall) -> None:
 
 
 def fold_product(curvature: Tensor, product: Tensor, number: int, settings: dict[Setting, float]) -> None:
-    """H <- decay H + weight z product, in place; an element that would not be finite stays as it was."""
+    """Set H <- decay H + weight z product, in place. An element that would not be finite keeps its value."""
     seed = int(settings[Setting.PROBE_SEED_HIGH]) << 32 | int(settings[Setting.PROBE_SEED_LOW])
     step = int(settings[Setting.PROBE_STEP])
     z = signs(curvature.numel(), seed, step, number, dtype=curvature.dtype, device=curvature.device)
@@ -309,7 +309,7 @@ def fold_product(curvature: Tensor, product: Tensor, number: int, settings: dict
 
 
 def gather(transfer: Tensor, held: Tensor, by_rank: bool, statistics: Tensor) -> None:
-    """The statistics of T that the next step reads; elements that were held are left out."""
+    """Gather the statistics of T that the next step reads. Elements that were held are left out."""
     if by_rank:
         count_keys(transfer, sampled(transfer.numel(), transfer.device) & ~held.flatten(), statistics)
     else:

@@ -1,11 +1,11 @@
 """The Triton backend, for machines with a GPU and no compiled kernels for it.
 
 The step, the penalty and the probes each have a file for the host (tables of addresses, scratch memory, launches) and
-one for the device (``*_kernels.py``); ``launch.py``, ``elements.py``, ``philox.py`` and ``rank.py`` hold what they
-share. Nothing here waits for the device, and nothing is compiled again when a number changes.
+one for the device (``*_kernels.py``). They share ``launch.py``, ``elements.py``, ``philox.py`` and ``rank.py``. Nothing
+here waits for the device, and nothing is compiled again when a number changes.
 
-Under ``TRITON_INTERPRET=1``, set before this package is imported, the same code runs on tensors of the CPU, very
-slowly: that is for tests.
+If ``TRITON_INTERPRET=1`` is set before this package is imported, the same code runs on CPU tensors, very slowly. Tests
+use this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 
 def available() -> tuple[bool, str]:
-    """Whether the kernels can run on this machine, and if not, why."""
+    """Return whether the kernels can run on this machine, and if not, why."""
     try:
         triton = importlib.import_module("triton")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The elements of a chunk: which they are, reading and writing them. For the kernels over many tensors."""
+"""The elements of a chunk: which ones they are, and how the kernels over many tensors read and write them."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 
@@ -10,20 +10,26 @@ import triton.language as tl
 
 @triton.jit
 def extent(chunk, first_chunk, size, CHUNK: tl.constexpr):
-    """Where a chunk begins in its tensor, and how many elements it has. ``first_chunk`` is the tensor's first."""
+    """Return where a chunk begins in its tensor, and its number of elements.
+
+    ``first_chunk`` is the tensor's first chunk.
+    """
     start = (chunk - first_chunk) * CHUNK
     return start, tl.minimum(size - start, CHUNK).to(tl.int32)
 
 
 @triton.jit
 def is_wide(count, addresses, CHUNK: tl.constexpr):
-    """Whether a chunk is whole and lies at multiples of 16 bytes. ``addresses`` is the bitwise or of its tensors'."""
+    """Return whether a chunk is whole and lies at multiples of 16 bytes.
+
+    ``addresses`` is the bitwise or of its tensors'.
+    """
     return (count == CHUNK) & (addresses % 16 == 0)
 
 
 @triton.jit
 def existing(lane, count, BLOCK: tl.constexpr, WIDE: tl.constexpr):
-    """Which lanes of a block are elements of the chunk: all, where it is whole."""
+    """Return which lanes of a block are elements of the chunk. All are if the chunk is whole."""
     exists = tl.full([BLOCK], 1, tl.int32) != 0
     if not WIDE:
         exists = lane < count
@@ -32,7 +38,7 @@ def existing(lane, count, BLOCK: tl.constexpr, WIDE: tl.constexpr):
 
 @triton.jit
 def pointers_to(address, start, lane, ELEMENT: tl.constexpr, WIDE: tl.constexpr):
-    """A chunk's elements at ``lane``; WIDE promises that they lie at multiples of 16 bytes."""
+    """Return pointers to a chunk's elements at ``lane``. WIDE promises that they lie at multiples of 16 bytes."""
     pointers = address.to(tl.pointer_type(ELEMENT)) + start + lane
     if WIDE:
         pointers = tl.multiple_of(pointers, 16)
@@ -41,5 +47,8 @@ def pointers_to(address, start, lane, ELEMENT: tl.constexpr, WIDE: tl.constexpr)
 
 @triton.jit
 def spread(condition, BLOCK: tl.constexpr):
-    """A condition on scalars as a mask. By way of an integer: the interpreter gets a comparison's type wrong."""
+    """Return a condition on scalars as a mask.
+
+    It goes through an integer, because the interpreter gets the type of a comparison wrong.
+    """
     return tl.broadcast_to(tl.where(condition, 1, 0), [BLOCK]) != 0

@@ -19,7 +19,7 @@ _KNOWN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def _readable(tensors: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors as the kernels read them: dense, and of a dtype that they know."""
+    """Return the tensors as the kernels read them: dense, and of a dtype that they know."""
     return [
         (t if t.dtype in _KNOWN else t.to(element_dtype(p))).detach().contiguous()
         for t, p in zip(tensors, params, strict=True)
@@ -29,7 +29,8 @@ def _readable(tensors: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tenso
 def _launch_penalty(lists: Sequence[list[Tensor]], factor: Tensor) -> Tensor:
     """Launch over parameters, anchors and significances, once for each combination of dtypes.
 
-    Writes the gradients where ``lists`` has a fourth list for them; else returns the chunks' sums of P (theta - a)^2.
+    If ``lists`` has a fourth list, the gradients are written there. Else the chunks' sums of P (theta - a)^2 are
+    returned.
     """
     device = factor.device
     together: dict[tuple[torch.dtype, ...], list[int]] = {}
@@ -65,7 +66,7 @@ def _launch_penalty(lists: Sequence[list[Tensor]], factor: Tensor) -> Tensor:
 def penalty_value(
     params: Sequence[Tensor], anchors: Sequence[Tensor], significance: Sequence[Tensor], strength: Tensor
 ) -> Tensor:
-    """``1/2 strength sum P (theta - a)^2``, as :func:`..reference.penalty.penalty_reference` defines it.
+    """Return ``1/2 strength sum P (theta - a)^2``, as :func:`..reference.penalty.penalty_reference` defines it.
 
     The sum is in float64 and in a fixed order.
     """
@@ -86,8 +87,8 @@ def penalty_gradients(
 ) -> list[Tensor]:
     """Return the gradients of the penalty, ``grad strength P (theta - a)``, for each tensor.
 
-    The definition is :func:`..reference.penalty.penalty_backward_reference`. Gradients have the parameters' dtypes and
-    are contiguous.
+    :func:`..reference.penalty.penalty_backward_reference` defines them. They are contiguous and have the parameters'
+    dtypes.
     """
     check_lists(params, anchors, significance, strength)
     if not params:

@@ -1,8 +1,8 @@
-"""The significance penalty's device code in Triton, over all tensors of one combination of dtypes in one launch.
+"""The significance penalty's device code in Triton. One launch covers all tensors of one combination of dtypes.
 
 ``R = 1/2 strength sum P (theta - a)^2`` (elastic weight consolidation, arXiv 1612.00796, equation 3) and its gradient
 ``strength P (theta - a)``, in the order of operations of :mod:`srft_kernels.ops.penalty`. Parameters have no
-annotations but ``tl.constexpr``: Triton gives them their types.
+annotations but ``tl.constexpr``, because Triton gives them their types.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
@@ -14,7 +14,7 @@ import triton.language as tl
 
 from srft_kernels.ops.triton.elements import existing, extent, is_wide, pointers_to
 
-# `table` (FIELDS, tensors) int64: addresses, and sizes.
+# `table` (FIELDS, tensors) int64 holds addresses and sizes.
 AT_PARAM = tl.constexpr(0)
 AT_ANCHOR = tl.constexpr(1)
 AT_SIGNIFICANCE = tl.constexpr(2)
@@ -39,7 +39,7 @@ def _chunk(
     CHUNK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """A chunk's sum of P (theta - a)^2; with GRADIENT, zero, and its gradient stored."""
+    """Return a chunk's sum of P (theta - a)^2. With GRADIENT, store its gradient and return zero."""
     REAL: tl.constexpr = tl.float64 if PARAM == tl.float64 else tl.float32  # noqa: SIM300
     at_param = tl.load(column + AT_PARAM * tensors)
     at_anchor = tl.load(column + AT_ANCHOR * tensors)
@@ -79,7 +79,10 @@ def penalty(
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """One program a chunk: its share of the value into its slot, or its gradient, times ``factor`` (float64)."""
+    """Run one program for each chunk. It stores its share of the value into its slot, or its gradient times ``factor``.
+
+    ``factor`` is float64.
+    """
     chunk = tl.program_id(0)
     column = table + tl.load(owners + chunk)
     start, count = extent(chunk, tl.load(column + FIRST_CHUNK * tensors), tl.load(column + SIZE * tensors), CHUNK)

@@ -1,4 +1,4 @@
-"""Random signs in Triton: Philox4x32-10 as :mod:`srft_kernels.ops.probe` lays it out, the same bits."""
+"""Random signs in Triton by Philox4x32-10, with the same bits as :mod:`srft_kernels.ops.probe`."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def signs(seed, step, number, start, REAL: tl.constexpr, CHUNK: tl.constexpr):
-    """Return z of a chunk: (CHUNK / 32, 32), a row for each word of Philox."""
+    """Return z of a chunk: (CHUNK / 32, 32), with one row for each word of Philox."""
     block = start // 128 + tl.arange(0, CHUNK // 128).to(tl.int64)
     low, high = (block & 0xFFFFFFFF).to(tl.uint32), (block >> 32).to(tl.uint32)
     nothing = tl.zeros([CHUNK // 128], tl.uint32)

@@ -12,6 +12,7 @@ from srft_kernels.ops import contract
 from srft_kernels.ops.contract import Damping, Inner, Phase
 from srft_kernels.ops.flags import StepFlags
 from srft_kernels.ops.plan import STATE_LISTS, StepCall, StepTensors
+from srft_kernels.ops.tensors import compute_dtype
 from srft_kernels.ops.triton import launch, step_kernels
 from srft_kernels.ops.triton.launch import CHUNK, COMPILED, Mirror, element_type, on, owners_of
 
@@ -28,7 +29,7 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """What tensors that are launched together have in common: dtypes, and which kinds of state they have."""
+    """What tensors that are launched together have in common: their dtypes, and which kinds of state they have."""
 
     param: torch.dtype
     anchor: torch.dtype
@@ -41,7 +42,7 @@ class _Layout:
 
 
 class _Group:
-    """The tensors of one layout: their tables and scratch memory, and the three launches over them."""
+    """The tensors of one layout, with their tables, their scratch memory and the three launches over them."""
 
     def __init__(self, tensors: StepTensors, layout: _Layout, members: list[int]) -> None:
         self._tensors = tensors
@@ -64,7 +65,7 @@ class _Group:
         self._fixed = torch.tensor(rows, dtype=torch.int64).reshape(n, kernels.FIXED.value).to(device)
         self._moving = Mirror((4 if layout.curvature else 2) * n, torch.int64, device)
         self._gradients = [0] * n
-        real = torch.float64 if layout.param == torch.float64 else torch.float32
+        real = compute_dtype(layout.param)
         self._constants = torch.zeros(n, kernels.CONSTANTS.value + contract.BINS, dtype=real, device=device)
         self._histogram = torch.zeros(n, contract.BINS, dtype=torch.int32, device=device)
         self._extremes = torch.zeros(n, 2, dtype=torch.int32, device=device)
@@ -72,12 +73,12 @@ class _Group:
         self._options: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
 
     def options(self, flags: int, phase: int) -> dict[str, dict[str, Any]]:
-        """What each kernel is compiled for."""
+        """Return the constants that each kernel is compiled for."""
         known = self._options.get((flags, phase))
         if known is not None:
             return known
         f = StepFlags.of(flags)
-        averaged = self._layout.transfer or f.inner is Inner.ADAM  # there is a T
+        averaged = self._layout.transfer or f.inner is Inner.ADAM  # whether there is a T
         made = {
             "PARAM": element_type(self._layout.param),
             "ANCHOR": element_type(self._layout.anchor),
@@ -129,7 +130,7 @@ class _Group:
         if not self._chunks:
             return
         params, grads, plus, minus = moving
-        if grads:  # the second half of an unfused step has none: what the first half sent stays
+        if grads:  # the second half of an unfused step has no gradients and reuses what the first half sent
             self._gradients = [grads[i] for i in self._members]
         addresses = [params[i] for i in self._members] + self._gradients
         if self._layout.curvature:
@@ -174,13 +175,14 @@ class _Group:
 
 
 def _layouts(tensors: StepTensors) -> dict[_Layout, list[int]]:
-    """Which tensors can be launched together."""
+    """Return which tensors can be launched together."""
 
     def has(listed: list[Tensor], i: int) -> bool:
-        # A parameter without elements has every state that its group has.
+        # A parameter without elements counts as having every state that its group has.
         return bool(listed) and (listed[i].numel() > 0 or tensors.params[i].numel() == 0)
 
-    anchors: dict[torch.dtype, torch.dtype] = {}  # of the first anchor beside a dtype, for parameters without one
+    # by parameter dtype, the dtype of the first anchor, for parameters without one
+    anchors: dict[torch.dtype, torch.dtype] = {}
     for param, anchor in zip(tensors.params, tensors.anchors, strict=False):
         if anchor.numel():
             anchors.setdefault(param.dtype, anchor.dtype)
@@ -202,10 +204,10 @@ def _layouts(tensors: StepTensors) -> dict[_Layout, list[int]]:
 
 
 class TritonPlan:
-    """A :class:`~srft_kernels.ops.plan.StepPlan` of Triton kernels: three launches a step and dtype.
+    """A :class:`~srft_kernels.ops.plan.StepPlan` of Triton kernels, with three launches for each step and dtype.
 
-    Tables of addresses are made here once; a step sends those of parameters and gradients again only where one has
-    moved. Gradients have their parameter's dtype, and every tensor is dense.
+    Tables of addresses are made once, here. A step sends those of parameters and gradients again only if one of them
+    has moved. Gradients have their parameter's dtype, and every tensor is dense.
     """
 
     def __init__(self, tensors: StepTensors) -> None:
@@ -215,13 +217,14 @@ class TritonPlan:
             self._groups = [_Group(tensors, layout, members) for layout, members in _layouts(tensors).items()]
 
     def step(self, call: StepCall) -> None:
-        """:meth:`.plan.StepPlan.step`."""
+        """Take one step, as :meth:`.plan.StepPlan.step` defines it."""
         with on(self._device):
-            moving = tuple(column.tolist() for column in call.addresses())
+            moving = tuple(seen.addresses.tolist() for seen in call.looks())
             settings = call.settings
             values = settings if isinstance(settings, Tensor) else self._settings.of([float(s) for s in settings])
             options = [group.options(call.flags, call.phase) for group in self._groups]
-            # All of one kind before the next: a mean over all tensors is read before any of them is changed.
+            # Each kernel runs for all groups before the next kernel does: a mean over all tensors is read before any is
+            # changed.
             for group, chosen in zip(self._groups, options, strict=True):
                 group.prepare(values, chosen, call.grad_scale)
             for group, chosen in zip(self._groups, options, strict=True):

@@ -1,9 +1,9 @@
 """The probes' device code in Triton.
 
-The signs and the order of operations are those of :mod:`srft_kernels.ops.probe`: the same bits. One program takes a
-chunk of one tensor and calls Philox once for 128 of its elements. What changes from call to call (seed, step, scales,
-addresses) is in a table, so nothing is compiled again for it. Parameters have no annotations but ``tl.constexpr``:
-Triton gives them their types.
+The signs and the order of operations are those of :mod:`srft_kernels.ops.probe`, and so are the bits. One program takes
+a chunk of one tensor and calls Philox once for 128 of its elements. What changes from call to call (seed, step, scales,
+addresses) is in a table, so nothing is compiled again for it. Parameters have no annotations but ``tl.constexpr``,
+because Triton gives them their types.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
@@ -16,7 +16,7 @@ import triton.language as tl
 from srft_kernels.ops.triton.elements import extent, is_wide
 from srft_kernels.ops.triton.philox import signs
 
-# `table` int64: (FIELDS, tensors) addresses, sizes, numbers and first chunks; then what all tensors share.
+# `table` int64 holds (FIELDS, tensors) addresses, sizes, numbers and first chunks, then what all tensors share.
 AT_TARGET = tl.constexpr(0)
 AT_FROM = tl.constexpr(1)
 AT_MINUS = tl.constexpr(2)
@@ -28,7 +28,7 @@ FIELDS = tl.constexpr(6)
 
 @triton.jit
 def _pointers(address, start, lane, ELEMENT: tl.constexpr, WIDE: tl.constexpr):
-    """A chunk's elements at ``lane``; WIDE promises that they lie at multiples of 16 bytes."""
+    """Return pointers to a chunk's elements at ``lane``. WIDE promises that they lie at multiples of 16 bytes."""
     pointers = address.to(tl.pointer_type(ELEMENT)) + start + lane
     if WIDE:
         pointers = tl.multiple_of(pointers, [1, 16])
@@ -84,7 +84,10 @@ def probes(
     MINUS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """One program a chunk. FROM is None: write z; FOLD: into an estimate; else: add to weights."""
+    """Run one program for each chunk.
+
+    It writes z if FROM is None, folds into an estimate with FOLD, or adds to weights.
+    """
     chunk = tl.program_id(0)
     column = table + tl.load(owners + chunk)
     shared = table + FIELDS * tensors

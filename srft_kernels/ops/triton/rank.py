@@ -1,4 +1,4 @@
-"""The rank of T among its tensor's elements: ``csrc/core/rank.h`` and :mod:`..reference.rank` in Triton."""
+"""Estimates the rank of T within its tensor in Triton, as ``csrc/core/rank.h`` and :mod:`..reference.rank` do."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 
@@ -23,7 +23,7 @@ SMALLEST_NORMAL = tl.constexpr(2.0**-126)
 
 @triton.jit
 def rank_bin(transfer, low, density):
-    """The histogram bin of every element of T (float32): 0 for zeros, 1 below, 2..254 regular, 255 above."""
+    """Return the histogram bin of every element of T (float32): 0 for zeros, 1 below, 2..254 regular, 255 above."""
     key = transfer.to(tl.int32, bitcast=True).to(tl.float32) * KEY_UNIT
     position = (key - low) * density + 2.0
     place = tl.minimum(tl.maximum(position, 1.0), BINS - 1.0).to(tl.int32)
@@ -32,7 +32,7 @@ def rank_bin(transfer, low, density):
 
 @triton.jit
 def sampled(start, lane, size, BLOCK: tl.constexpr):
-    """Which elements are counted: all of a small tensor, a hashed block of 64 in every 1024 of a large one."""
+    """Return which elements are counted: all of a small tensor, a hashed block of 64 in every 1024 of a large one."""
     group = start // SAMPLE_GROUP + lane // SAMPLE_GROUP
     h = group.to(tl.uint32) ^ (group >> 32).to(tl.uint32)  # Murmur3's finalizer
     h ^= h >> 16
@@ -46,7 +46,7 @@ def sampled(start, lane, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def _key_quantile(share, place, counts, cumulated, nonzero, low, density, smallest, largest):
-    """The key below which ``share`` of the non-zero elements lie; ``cumulated`` leaves the zeros out."""
+    """Return the key below which ``share`` of the non-zero elements lie. ``cumulated`` leaves the zeros out."""
     wanted = share * nonzero
     below = tl.sum(tl.where(place == 1, counts, 0.0), axis=0)
     reaches = (place >= 2) & (place < BINS - 1) & (counts > 0) & (cumulated >= wanted)
@@ -61,7 +61,7 @@ def _key_quantile(share, place, counts, cumulated, nonzero, low, density, smalle
 
 @triton.jit
 def _range_over(low, high):
-    """(low, density) of the regular bins over [low, high], rounded to float32 because the elements' code reads that."""
+    """Return (low, density) of the regular bins over [low, high], rounded to the float32 that `rank_bin` reads."""
     middle = 0.5 * (low + high)
     wide = high - low >= NARROWEST_RANGE
     low = tl.where(wide, low, middle - 0.5 * NARROWEST_RANGE)
@@ -72,10 +72,10 @@ def _range_over(low, high):
 
 @triton.jit
 def next_range(place, counts, low, density, smallest, largest):
-    """Where the regular bins should lie next: over the middle 99 % with a margin, and left alone while they fit."""
+    """Return the next range of the regular bins: over the middle 99 % with a margin. A range that fits is kept."""
     kept = tl.where(place > 0, counts, 0.0)
     nonzero = tl.sum(kept, axis=0)
-    cumulated = tl.cumsum(kept, axis=0)  # of integers: exact in any order
+    cumulated = tl.cumsum(kept, axis=0)  # sums of integers are exact in any order
     lower = _key_quantile(0.005, place, counts, cumulated, nonzero, low, density, smallest, largest)
     upper = _key_quantile(0.995, place, counts, cumulated, nonzero, low, density, smallest, largest)
     width = REGULAR_BINS / density
@@ -91,7 +91,10 @@ def next_range(place, counts, low, density, smallest, largest):
 
 @triton.jit
 def _share_below(key, counts, cumulated, total, low, density, smallest, largest):
-    """Share of the counted elements below each ``key``, linear within a bin; the outer bins reach the extreme keys."""
+    """Return the share of the counted elements below each ``key``.
+
+    It is linear within a bin. The outer bins reach to the extreme keys.
+    """
     high = low + REGULAR_BINS / density
     position = (key - low) * density
     whole = tl.minimum(tl.maximum(position, 0.0), REGULAR_BINS).to(tl.int32)
@@ -100,19 +103,19 @@ def _share_below(key, counts, cumulated, total, low, density, smallest, largest)
     beyond = whole >= REGULAR_BINS
     part = tl.where(beyond, tl.minimum(tl.maximum(over, 0.0), 1.0), position - whole)
     part = tl.where(position <= 0, tl.maximum(under, 0.0), part)
-    entered = tl.where(position <= 0, 1, whole + 2)  # the bin that the key lies in
+    entered = tl.where(position <= 0, 1, whole + 2)  # the bin in which the key lies
     below = tl.gather(cumulated, entered - 1, axis=0) + part * tl.gather(counts, entered, axis=0)
     return below / total
 
 
 @triton.jit
 def bin_ranks(place, counts, low, density, smallest, largest, next_low, next_density):
-    """The rank that each bin of the next range stands for: the middle of its share."""
+    """Return the rank that each bin of the next range stands for: the middle of its share."""
     cumulated = tl.cumsum(counts, axis=0)
     count = tl.sum(counts, axis=0)
     total = tl.maximum(count, 1.0)
     here = (cumulated - 0.5 * counts) / total
-    # A range that moved: the shares below each new bin's two edges.
+    # If the range has moved, the rank follows from the shares below each new bin's two edges.
     zeros = tl.sum(tl.where(place == 0, counts, 0.0), axis=0) / total
     left, right = next_low + (place - 2) / next_density, next_low + (place - 1) / next_density
     starts = _share_below(left, counts, cumulated, total, low, density, smallest, largest)

@@ -2,15 +2,16 @@
 
 Each element is read and written once.
 
-A step is three launches over all tensors of one dtype: :func:`prepare` (one program a tensor) turns the settings and
-the last step's statistics into the tensor's constants; :func:`advance` (one program a chunk) takes the step;
-:func:`fold` (one program a tensor, and one a report entry) adds up what the chunks found. What one launch leaves for
-the next lies in scratch memory of the plan; what changes from step to step is read from device memory, so that nothing
-is ever compiled again for it.
+A step has three launches over all tensors of one dtype. :func:`prepare` runs one program for each tensor and turns the
+settings and the last step's statistics into the tensor's constants. :func:`advance` runs one program for each chunk and
+takes the step. :func:`fold` runs one program for each tensor and one for each report entry, and adds up what the chunks
+found. What one launch leaves for the next lies in the plan's scratch memory. What changes from step to step is read
+from device memory, so that nothing is ever compiled again for it.
 
-Sums are taken per chunk and added in the order of chunks, counts by integer atomics: the same bits in every run.
+Sums are taken over a chunk and added in the order of chunks, and counts use integer atomics, so every run gives the
+same bits.
 
-Parameters of the device functions have no annotations but ``tl.constexpr``: Triton gives them their types.
+Parameters of the device functions have no annotations but ``tl.constexpr``, because Triton gives them their types.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
@@ -82,9 +83,9 @@ REPORT_NONFINITE = tl.constexpr(contract.NONFINITE)
 
 # ---------------------------------------------------------------- what the plan's tables hold
 
-# `fixed` (tensors, FIXED) int64: addresses of what does not move, zero for what a tensor has not, and its sizes.
-# `moving` (4, tensors) int64: addresses of the parameters and their gradients; with curvatures, of what is folded into
-# them and of what is subtracted from that (else there are two rows).
+# `fixed` (tensors, FIXED) int64 holds the addresses of what does not move, with zero for what a tensor lacks, and its
+# sizes. `moving` (4, tensors) int64 holds the addresses of the parameters, of their gradients, of what is folded into
+# the curvatures, and of what is subtracted from that. Without curvatures it has the first two rows only.
 AT_FIRST = tl.constexpr(0)
 AT_SECOND = tl.constexpr(1)
 AT_MAXIMUM = tl.constexpr(2)
@@ -95,12 +96,12 @@ AT_TRANSFER = tl.constexpr(6)
 AT_CURVATURE = tl.constexpr(7)
 AT_PATH = tl.constexpr(8)
 SIZE = tl.constexpr(9)
-FIRST_CHUNK = tl.constexpr(10)  # chunks of the tensors before it
-INDEX = tl.constexpr(11)  # its row in the plan's steps, statistics and scales
+FIRST_CHUNK = tl.constexpr(10)  # the number of chunks of the tensors before it
+INDEX = tl.constexpr(11)  # the tensor's row in the plan's steps, statistics and scales
 FIXED = tl.constexpr(12)
 
-# `constants` (tensors, CONSTANTS + BINS) in the arithmetic's dtype: what `prepare` leaves for `advance`. Behind them
-# the damping of each bin.
+# `constants` (tensors, CONSTANTS + BINS) in the compute dtype holds what `prepare` leaves for `advance`: the constants
+# below, then the damping of each bin.
 GRADIENT_FACTOR = tl.constexpr(0)  # of the gradient
 INVERSE_GRADIENT_FACTOR = tl.constexpr(1)  # 1 / GRADIENT_FACTOR
 STEP_SIZE = tl.constexpr(2)  # Adam: lr / (1 - beta1^t); SGD: lr
@@ -114,27 +115,28 @@ EPSILON = tl.constexpr(9)  # epsilon
 TRANSFER_BETA = tl.constexpr(10)
 ONE_MINUS_TRANSFER_BETA = tl.constexpr(11)
 TRANSFER_CORRECTION = tl.constexpr(12)  # 1 / (1 - beta^t)
-PRIOR_WEIGHT = tl.constexpr(13)  # times P^: w_p
-TRANSFER_WEIGHT = tl.constexpr(14)  # times T: what T adds to w_p
-MEAN_DAMPING = tl.constexpr(15)  # times T: w_t of damping by the mean
-PRIOR_PENALTY = tl.constexpr(16)  # times P^ (theta - a)^2
-ANCHORED_PENALTY = tl.constexpr(17)  # times T (theta - a)^2
-DAMPED_PENALTY = tl.constexpr(18)  # times w_t (new theta - theta)^2
+PRIOR_WEIGHT = tl.constexpr(13)  # w_p is this times P^
+TRANSFER_WEIGHT = tl.constexpr(14)  # T adds this times T to w_p
+MEAN_DAMPING = tl.constexpr(15)  # w_t of damping by the mean is this times T
+PRIOR_PENALTY = tl.constexpr(16)  # factor of P^ (theta - a)^2
+ANCHORED_PENALTY = tl.constexpr(17)  # factor of T (theta - a)^2
+DAMPED_PENALTY = tl.constexpr(18)  # factor of w_t (new theta - theta)^2
 RANGE_LOW = tl.constexpr(19)
 RANGE_DENSITY = tl.constexpr(20)
-PRIOR_SCALE = tl.constexpr(21)  # times P: its part of P^
-CURVATURE_SCALE = tl.constexpr(22)  # times |H|: its part of P^
+PRIOR_SCALE = tl.constexpr(21)  # factor of P in P^
+CURVATURE_SCALE = tl.constexpr(22)  # factor of |H| in P^
 FOLD_DECAY = tl.constexpr(23)  # of H in a fold
 FOLD_WEIGHT = tl.constexpr(24)  # of the product
 CONSTANTS = tl.constexpr(32)
 
-# `slots` (SLOTS, chunks) float64: a chunk's share of each report entry, of T's sum and count, and of the sum of |H|.
+# `slots` (SLOTS, chunks) float64 holds a chunk's share of each report entry, of T's sum and count, and of the sum of
+# |H|.
 SUM_SLOT = tl.constexpr(contract.REPORT)
 COUNT_SLOT = tl.constexpr(contract.REPORT + 1)
 CURVATURE_SLOT = tl.constexpr(contract.REPORT + 2)
 SLOTS = tl.constexpr(contract.REPORT + 3)
 
-# `extremes` (tensors, 2) int32: the bits of the smallest and the largest T counted, which grow with T.
+# `extremes` (tensors, 2) int32 holds the bits of the smallest and of the largest T counted. These bits grow with T.
 NO_SMALLEST = tl.constexpr(2**31 - 1)
 NO_LARGEST = tl.constexpr(-1)
 
@@ -149,7 +151,7 @@ def _power(base, exponent):
 
 @triton.jit
 def _count_per_sum(statistics, index, tensors, NORMALIZE: tl.constexpr):
-    """1 / mean(T), over the tensor or over all of them; 0 where there is none."""
+    """Return 1 / mean(T), over the tensor or over all of them, or 0 if T has no mean."""
     if NORMALIZE == GLOBAL:
         column = tl.arange(0, BINS)
         sums = tl.zeros([BINS], tl.float64)
@@ -187,7 +189,10 @@ def prepare(
     OWN: tl.constexpr,
     DECOUPLED_DECAY: tl.constexpr,
 ):
-    """One program a tensor: its constants of this step in float64, and empty counters."""
+    """Run one program for each tensor.
+
+    It stores the tensor's constants of this step, in float64, and empties counters.
+    """
     tensor = tl.program_id(0)
     index = tl.load(fixed + tensor * FIXED + INDEX)
     out = constants + tensor * (CONSTANTS + BINS)
@@ -197,7 +202,7 @@ def prepare(
     weight_decay = tl.load(settings + SETTING_WEIGHT_DECAY)
     strength = tl.maximum(tl.load(settings + SETTING_STRENGTH), 0.0)
     kappa = tl.load(settings + SETTING_KAPPA)
-    release = tl.maximum(1.0 - kappa, 0.0)  # how much of the transfer's hold is in force
+    release = tl.maximum(1.0 - kappa, 0.0)  # the weight of the transfer significance
     factor = tl.load(settings + SETTING_GRADIENT_FACTOR)
     if grad_scale is not None:
         factor /= tl.load(grad_scale).to(tl.float64)
@@ -228,7 +233,7 @@ def prepare(
     tl.store(out + ONE_MINUS_TRANSFER_BETA, 1.0 - transfer_beta)
     tl.store(out + TRANSFER_CORRECTION, 1.0 / (1.0 - _power(transfer_beta, time)))
 
-    # docs/kernels.md: w_p = lr lambda kappa P^ / rho; coupled, its gradient's lambda kappa P^.
+    # By docs/kernels.md, w_p = lr lambda kappa P^ / rho. In coupled mode it is lambda kappa P^, a part of the gradient.
     inverse_rho = tl.load(scales + SCALES * index + SCALES_INVERSE_RMS)
     tl.store(out + PRIOR_SCALE, tl.load(scales + SCALES * index + SCALES_PRIOR_SCALE))
     tl.store(out + CURVATURE_SCALE, tl.load(scales + SCALES * index + SCALES_CURVATURE_SCALE))
@@ -242,7 +247,7 @@ def prepare(
         unit = lr * strength * inverse_rho
         per_unit = per_lr
     tl.store(out + PRIOR_WEIGHT, unit * kappa)
-    # At lr = 0 the prior's penalty is reported though it pulls nothing.
+    # The prior's penalty is reported at lr = 0 too, though it pulls nothing then.
     tl.store(out + PRIOR_PENALTY, 0.5 * strength * kappa * (1.0 if MODE == COUPLED else inverse_rho))
     tl.store(out + DAMPED_PENALTY, 0.5 * per_lr)
     if TO_ANCHOR or DAMPING == BY_MEAN:
@@ -258,7 +263,7 @@ def prepare(
         counts = tl.load(row + HISTOGRAM + place)
         low = tl.load(row + LOW)
         density = tl.load(row + DENSITY)
-        # Where nothing was ever counted, every key that there is.
+        # If nothing was ever counted, the range covers every key.
         unset = density <= 0
         low = tl.where(unset, 0.0, low)
         density = tl.where(unset, REGULAR_BINS / 256.0, density)
@@ -297,7 +302,7 @@ def _adam(
     DECOUPLED_DECAY: tl.constexpr,
     AMSGRAD: tl.constexpr,
 ):
-    """AdamW (Loshchilov & Hutter 2019), or Adam with an L2 term. Returns theta', m, v, max v."""
+    """Return theta', m, v and max v of AdamW (Loshchilov & Hutter 2019), or of Adam with an L2 term."""
     if DECOUPLED_DECAY:
         weight = weight * decay
     else:
@@ -324,8 +329,8 @@ def _sgd(
     BUFFER: tl.constexpr,
     NESTEROV: tl.constexpr,
 ):
-    """SGD with momentum, dampening and Nesterov's look-ahead. Returns theta' and the momentum buffer."""
-    # Not a product with zero: an infinite weight stays infinite.
+    """Return theta' and the momentum buffer of SGD with momentum, dampening and Nesterov's look-ahead."""
+    # An infinite weight times a decay of zero would be NaN, so the product is taken only if there is a decay.
     gradient = tl.where(decay != 0, gradient + decay * weight, gradient)
     if BUFFER:
         buffer = momentum * buffer + one_minus_dampening * gradient
@@ -340,7 +345,8 @@ def _sgd(
 def _pulled(proposed, current, anchor, w_p, w_t, MODE: tl.constexpr):
     """Return the minimizer of (x - proposed)^2 / 2 + w_p (x - anchor)^2 / 2 + w_t (x - current)^2 / 2.
 
-    It may also be its first order. Both are written as a step from ``proposed``, so that no weight means no change.
+    In decoupled mode it is the minimizer's first order. Both are written as a step from ``proposed``, so that weights
+    of zero change nothing.
     """
     pull = w_p * (anchor - proposed) + w_t * (current - proposed)
     if MODE == PROXIMAL:
@@ -390,9 +396,12 @@ def _chunk(
     CHUNK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The step over ``count`` elements of a tensor from ``start``; WIDE where they are a whole chunk, aligned."""
+    """Take the step over ``count`` elements of a tensor from ``start``.
+
+    WIDE says that they are a whole, aligned chunk.
+    """
     REAL: tl.constexpr = c.dtype.element_ty
-    AVERAGED: tl.constexpr = OWN or INNER == ADAM  # there is a T
+    AVERAGED: tl.constexpr = OWN or INNER == ADAM  # whether there is a T
     size = tl.load(row + SIZE)
     at_first = tl.load(row + AT_FIRST)
     at_second = tl.load(row + AT_SECOND)
@@ -426,10 +435,10 @@ def _chunk(
     low = tl.load(c + RANGE_LOW).to(tl.float32)
     density = tl.load(c + RANGE_DENSITY).to(tl.float32)
 
-    if not CURVED:  # one significance, whose scale goes with its weight
+    if not CURVED:  # the only significance is P, so its scale is multiplied into its weight
         prior_weight *= prior_scale
         prior_penalty *= prior_scale
-    # What weighs nothing and costs nothing is not read.
+    # The anchor and the prior are not read if they have neither a weight nor a penalty.
     weighs = (at_anchor != 0) & ((prior_weight != 0) | (prior_penalty != 0))
     has_prior = weighs & (at_prior != 0)
     has_anchor = has_prior
@@ -467,7 +476,7 @@ def _chunk(
     for first_lane in range(0, stop, BLOCK):
         lane = first_lane + tl.arange(0, BLOCK)
         exists = existing(lane, count, BLOCK, WIDE)
-        moves = exists  # what is held stays as it is, in the weights and in every average
+        moves = exists  # an element that is held keeps its weight and all of its averages
 
         params = pointers_to(param, start, lane, PARAM, WIDE)
         weight = tl.load(params, mask=exists, other=0.0).to(REAL)
@@ -484,7 +493,7 @@ def _chunk(
                 moves = exists & finite
         effective = gradient
 
-        # The averages as they were, and T with this step's gradient.
+        # Read the averages as they were, and T with this step's gradient in it.
         first = tl.zeros([BLOCK], REAL)
         second = tl.zeros([BLOCK], REAL)
         maximum = tl.zeros([BLOCK], REAL)
@@ -508,10 +517,10 @@ def _chunk(
                 if OWN:
                     tl.store(transfers, transfer, mask=exists)
             transfer *= transfer_correction
-            if DAMPING != BY_RANK:  # its size matters, and not its rank
+            if DAMPING != BY_RANK:  # the size of T matters, and not its rank
                 transfer = tl.minimum(transfer, LARGEST_TRANSFER if tl.float32 == REAL else LARGEST_TRANSFER_WIDE)
 
-        # The product into H.
+        # Fold the product into H.
         if FOLD:
             pointers = pointers_to(plus, start, lane, PARAM, WIDE)
             product = tl.load(pointers, mask=exists & folds, other=0.0).to(REAL) * factor
@@ -527,7 +536,7 @@ def _chunk(
             tl.store(curvatures, folded, mask=exists & folds)
             curvature_sum += tl.where(exists & folds, tl.abs(folded), 0.0).to(tl.float64)
 
-        # The pull toward the anchor: its weight, and the penalty at the weights whose gradient this is.
+        # The pull toward the anchor has a weight, and a penalty at the weights whose gradient this is.
         anchor = tl.load(pointers_to(at_anchor, start, lane, ANCHOR, WIDE), mask=exists & reads_anchor, other=0.0).to(
             REAL
         )
@@ -536,7 +545,9 @@ def _chunk(
         significance = prior
         if CURVED:
             reads = exists & reads_curvature
-            if FOLD:  # not what was stored a moment ago, which other threads of the program may have done
+            # the folded value is in `folded`; other threads of the program may have stored it, so it is not loaded
+            # again
+            if FOLD:
                 reads = reads & ~folds
             curvature = tl.load(pointers_to(at_curvature, start, lane, REAL, WIDE), mask=reads, other=0.0)
             if FOLD:
@@ -555,7 +566,7 @@ def _chunk(
         if MODE == COUPLED and PHASE != AFTER:
             effective = gradient + w_p * distance
 
-        # The damping toward where the element just was.
+        # The damping pulls toward the element's present value.
         place = tl.zeros([BLOCK], tl.int32)
         w_t = tl.zeros([BLOCK], REAL)
         if PHASE != BEFORE:
@@ -568,7 +579,8 @@ def _chunk(
         if PHASE == BEFORE:
             if PREVIOUS:
                 tl.store(pointers_to(at_previous, start, lane, PARAM, WIDE), weight.to(PARAM), mask=exists)
-            # The inner optimizer is shown what changed: the penalty's gradient, and zero where an element is held.
+            # The gradient changes for the inner optimizer only by the penalty's gradient, and to zero where an element
+            # is held.
             if MODE == COUPLED:
                 tl.store(grads, tl.where(moves, effective * inverse_factor, 0.0).to(PARAM), mask=exists)
             elif HOLD:
@@ -611,13 +623,13 @@ def _chunk(
                 damped_sum += tl.where(exists, w_t * step * step, 0.0).to(tl.float64)
             if PHASE != AFTER or MODE != COUPLED:
                 tl.store(params, result.to(PARAM), mask=exists)
-            if PATH:  # from weight to weight as they are stored
+            if PATH:  # the move is the difference of the weights as they are stored
                 paths = pointers_to(at_path, start, lane, REAL, WIDE)
                 fall = gradient * (current - result.to(PARAM).to(REAL))
                 path = tl.load(paths, mask=exists, other=0.0)
                 tl.store(paths, path + tl.where(tl.abs(fall) < float("inf"), fall, 0.0), mask=exists)
 
-        # The statistics of T that the next step reads.
+        # Gather the statistics of T that the next step reads.
         if GATHERS:
             if DAMPING == BY_RANK:
                 counted = moves & sampled(start, lane, size, BLOCK)
@@ -654,7 +666,7 @@ def _chunk(
 
 @triton.jit
 def _skipped_chunk(grad, start, count, PARAM: tl.constexpr, BLOCK: tl.constexpr):
-    """How many gradients of a chunk are not finite, where nothing else is to be done."""
+    """Return how many gradients of a chunk are not finite. A skipped step does nothing else."""
     nonfinite = tl.zeros([BLOCK], tl.int32)
     for first_lane in range(0, count, BLOCK):
         lane = first_lane + tl.arange(0, BLOCK)
@@ -700,13 +712,13 @@ def advance(
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """One program a chunk: the step, or where ``found_inf`` says so nothing but a count."""
+    """Run one program for each chunk. It takes the step, or only counts if ``found_inf`` skips the step."""
     chunk = tl.program_id(0)
     tensor = tl.load(owners + chunk)
     row = fixed + tensor * FIXED
     param = tl.load(moving + tensor)
     grad = tl.load(moving + tensors + tensor)
-    plus = grad  # where nothing is folded, nothing reads them
+    plus = grad  # placeholders, which nothing reads unless a product is folded
     minus = grad
     if FOLD:
         plus = tl.load(moving + 2 * tensors + tensor)
@@ -747,7 +759,7 @@ def advance(
 
 @triton.jit
 def _sum_of_slots(slots, first, last, BLOCK: tl.constexpr):
-    """The sum of slots in [first, last), in an order that depends on nothing but their number."""
+    """Return the sum of slots in [first, last), in an order that depends on their number alone."""
     total = tl.zeros([BLOCK], tl.float64)
     for chunk in range(first, last, BLOCK):
         at = chunk + tl.arange(0, BLOCK)
@@ -776,7 +788,7 @@ def fold(
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a tensor: its statistics and its count of steps. After those one program a report entry."""
+    """Run one program for each tensor, for its statistics and count of steps, then one for each report entry."""
     tensor = tl.program_id(0)
     taken = True
     if found_inf is not None:

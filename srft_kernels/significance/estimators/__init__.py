@@ -1,4 +1,4 @@
-"""Estimators of significance by name; one file each."""
+"""The estimators of significance by name. Each has a file of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an estimator is, and what the estimators from per-sample losses or outputs share."""
+"""The base class of estimators, and what those from per-sample losses or from outputs share."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _nothing(note: str = "") -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """One batch's worth of work: the model in the mode it is to be judged in, and what may be drawn from.
+    """What an estimator gets for one batch: the model in its mode, the batch and the random generator.
 
-    ``at_most`` is how many samples the pass still wants (``None``: all there are); ``generator`` lives on the
-    CPU and is the estimator's own. An estimator that works a batch off in parts calls ``part_done`` after each,
-    and may leave the rest out where their mean is within ``relative_error``.
+    ``at_most`` is how many samples the pass still needs (``None``: all there are). ``generator`` lives on the CPU and
+    belongs to the estimator. An estimator that works through a batch in parts calls ``part_done`` after each part. It
+    may leave out the rest once their mean is within ``relative_error``.
     """
 
     model: nn.Module
@@ -42,10 +42,10 @@ class Request:
 class Contribution:
     """What a batch contributes: a sum over its ``samples`` for each parameter, in the accumulation dtype.
 
-    The sum is ``None`` where no gradient reached the parameter.
+    The sum is ``None`` if no gradient reached the parameter.
 
-    ``error`` is how far the sums are from their expectation *for this batch*, where the estimator drew often
-    enough to tell: relative, of all tensors together and of each (see :class:`RunningError`).
+    ``error`` is the relative distance of the sums from their expectation *for this batch*, of all tensors together and
+    of each, if the estimator drew often enough to tell (see :class:`RunningError`).
     """
 
     sums: Sequence[Tensor | None]
@@ -54,7 +54,7 @@ class Contribution:
 
 
 class NonFiniteBatch(ArithmeticError):
-    """A batch whose losses are not finite; the pass refuses it, counts it and goes on."""
+    """A batch has losses that are not finite. The pass refuses it, counts it and goes on."""
 
 
 class Pass(Protocol):
@@ -66,10 +66,10 @@ class Pass(Protocol):
 
 
 class Estimator:
-    """An estimator of significance: either from batches (``contribution``) or from the weights alone (``of_weight``).
+    """An estimator of significance, either from batches (``contribution``) or from the weights alone (``of_weight``).
 
-    The map is the sum of the contributions over the number of samples, through ``significance``. An estimator
-    that has to remember something from one batch to the next keeps it in a pass of its own (``start``).
+    The map is ``significance`` of the sum of the contributions over the number of samples. An estimator that has to
+    remember something from one batch to the next keeps it in a pass of its own (``start``).
     """
 
     name: ClassVar[str]
@@ -79,14 +79,14 @@ class Estimator:
     shards: ClassVar[bool] = False  # whether distributed parameters may be estimated
 
     def check(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-        """Raise ``ValueError`` where the model cannot be estimated so; nothing has been changed yet."""
+        """Raise ``ValueError`` if the model cannot be estimated. Nothing has been changed yet."""
 
     def start(self, model: nn.Module, parameters: Mapping[str, Tensor], seed: int) -> Pass:
         return self
 
     @property
     def parts(self) -> int:
-        """How many parts, equally long, a batch is worked off in at most."""
+        """Return the largest number of equally long parts in which a batch is worked through."""
         return 1
 
     def contribution(self, request: Request) -> Contribution:
@@ -103,7 +103,12 @@ class Estimator:
 
 
 def per_sample_losses(request: Request) -> Tensor:
-    """Evaluate the loss function and hold its answer to what a per-sample Fisher needs: a (B,) tensor with a graph."""
+    """Return the losses of a batch, as a per-sample Fisher needs them: a (B,) tensor with a graph.
+
+    Raises:
+        ValueError: If ``loss_fn`` returns anything else.
+        NonFiniteBatch: If a loss is not finite.
+    """
     losses = request.loss_fn(request.model, request.batch)
     if not isinstance(losses, Tensor):
         raise ValueError(
@@ -129,7 +134,7 @@ def per_sample_losses(request: Request) -> Tensor:
 
 
 def batch_size(batch: Any) -> int | None:
-    """The leading dimension of the first tensor found in a batch, or ``None`` where there is none."""
+    """Return the leading dimension of the first tensor in a batch, or ``None`` if it has no tensor."""
     if isinstance(batch, Tensor):
         return int(batch.shape[0]) if batch.dim() else 1
     if isinstance(batch, Mapping):
@@ -143,7 +148,11 @@ def batch_size(batch: Any) -> int | None:
 
 
 def sample_outputs(request: Request, outputs_fn: OutputsFunction, name: str) -> Tensor:
-    """Evaluate ``outputs_fn`` and hold its answer to what an estimator from outputs needs: (B, ...), with a graph."""
+    """Return the outputs of a batch, as an estimator from outputs needs them: (B, ...), with a graph.
+
+    Raises:
+        ValueError: If ``outputs_fn`` returns anything else.
+    """
     outputs = outputs_fn(request.model, request.batch)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.dim():
         what = (
@@ -182,7 +191,7 @@ def checked_outputs_fn(outputs_fn: OutputsFunction | None, name: str) -> Outputs
 def add_squares(
     sums: list[Tensor | None], loss: Tensor, parameters: Sequence[Tensor], scale: float, *, keep_graph: bool
 ) -> None:
-    """Add the squared gradient of ``scale · loss``, with the scale taken out again, to ``sums`` in place."""
+    """Add the squared gradient of ``scale · loss`` to ``sums`` in place, after the scale is divided out."""
     for place, gradient in _wide_gradients(loss, parameters, scale, keep_graph):
         total = sums[place]
         if total is None:
@@ -194,7 +203,7 @@ def add_squares(
 def add_absolutes(
     sums: list[Tensor | None], loss: Tensor, parameters: Sequence[Tensor], scale: float, *, keep_graph: bool
 ) -> None:
-    """Add the absolute gradient of ``scale · loss``, with the scale taken out again, to ``sums`` in place."""
+    """Add the absolute gradient of ``scale · loss`` to ``sums`` in place, after the scale is divided out."""
     for place, gradient in _wide_gradients(loss, parameters, scale, keep_graph):
         total = sums[place]
         if total is None:

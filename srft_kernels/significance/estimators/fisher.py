@@ -1,9 +1,8 @@
-"""The empirical Fisher diagonal by random signs: one backward pass per batch, and unbiased.
+"""The empirical Fisher diagonal by random signs, unbiased and with one backward pass per batch.
 
-For independent signs s_i ∈ {-1, +1}, E[(Σ s_i g_i)²] = Σ g_i², because the cross terms s_i s_j have mean
-zero. So the square of the gradient of the sign-weighted sum of per-sample losses estimates what the
-per-sample gradients would give, at the price of one of them. Its variance per element and draw is 2 ((Σ
-g_i²)² - Σ g_i⁴).
+For independent signs s_i ∈ {-1, +1}, E[(Σ s_i g_i)²] = Σ g_i², because the cross terms s_i s_j have mean zero. The
+square of the gradient of the sign-weighted sum of per-sample losses therefore estimates what the per-sample gradients
+would give, at the price of one of them. Its variance per element and draw is 2 ((Σ g_i²)² - Σ g_i⁴).
 """
 
 from __future__ import annotations
@@ -25,9 +24,11 @@ from srft_kernels.significance.estimators.base import (
 
 @dataclass(frozen=True)
 class Fisher(Estimator):
-    """``draws``: independent sign vectors per batch, each one backward pass, averaged.
+    """Estimates the empirical Fisher diagonal by random signs.
 
-    ``loss_scale`` multiplies the loss and is divided out of the gradients: for fp16 parameters, whose gradients
+    ``draws`` is the number of independent sign vectors per batch, which are averaged. Each takes one backward pass.
+
+    ``loss_scale`` multiplies the loss and is divided out of the gradients. It is for fp16 parameters, whose gradients
     underflow below 6e-8.
     """
 
@@ -45,7 +46,7 @@ class Fisher(Estimator):
         parameters = list(request.parameters.values())
         sums: list[Tensor | None] = [None] * len(parameters)
         for draw in range(self.draws):
-            # Always drawn on the CPU, so that the same seed means the same signs on every device.
+            # The signs are always drawn on the CPU, so that the same seed gives the same signs on every device.
             signs = torch.randint(0, 2, losses.shape, generator=request.generator) * 2 - 1
             weighted = (losses * signs.to(device=losses.device, dtype=losses.dtype)).sum()
             add_squares(sums, weighted, parameters, self.loss_scale, keep_graph=draw + 1 < self.draws)

@@ -1,4 +1,4 @@
-"""The empirical Fisher diagonal from every sample's own gradient: exact, one backward pass per sample."""
+"""The exact empirical Fisher diagonal from every sample's own gradient, with one backward pass per sample."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from srft_kernels.significance.estimators.fisher import check_scale
 
 @dataclass(frozen=True)
 class FisherExact(Estimator):
-    """``loss_scale`` multiplies the loss and is divided out of the gradients, as in :class:`Fisher`.
+    """Computes the empirical Fisher diagonal from every sample's own gradient.
 
-    A loop over samples, not ``torch.func.vmap``: it works with every module, fused attention and in-place one
-    included, and its memory does not grow with the batch.
+    ``loss_scale`` multiplies the loss and is divided out of the gradients, as in :class:`Fisher`.
+
+    This is a loop over samples and not ``torch.func.vmap``. It works with every module, including fused attention and
+    in-place operations, and its memory does not grow with the batch.
     """
 
     name: ClassVar[str] = "fisher_exact"

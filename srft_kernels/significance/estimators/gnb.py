@@ -1,11 +1,13 @@
 """Gauss–Newton–Bartlett: the Gauss–Newton diagonal from labels that the model itself draws (Sophia, arXiv 2305.14342).
 
-With labels y' drawn from the model's own distribution p(·|x; θ), every g_i = ∇ -log p(y'_i|x_i) has mean zero
-(Bartlett's first identity), so the cross terms of (Σ g_i)² have too, and E[(Σ g_i)²] = Σ E[g_i²]: the diagonal of the
-Fisher information of the model, which for these likelihoods is that of the Gauss–Newton matrix (Bartlett's second).
-Sophia's algorithm 2 is B · ĝ ⊙ ĝ with the batch-mean gradient ĝ; per sample that is the same number.
+Labels y' are drawn from the model's own distribution p(·|x; θ). Then every g_i = ∇ -log p(y'_i|x_i) has mean zero
+(Bartlett's first identity), and so do the cross terms of (Σ g_i)². Therefore E[(Σ g_i)²] = Σ E[g_i²], which is the
+diagonal of the model's Fisher information. For these likelihoods that is the diagonal of the Gauss–Newton matrix
+(Bartlett's second identity). Sophia's algorithm 2 is B · ĝ ⊙ ĝ with the batch-mean gradient ĝ; per sample that is the
+same number.
 
-One forward pass a batch, and one backward pass for every micro-batch and draw. The batch's data labels are not used.
+A batch takes one forward pass, and one backward pass for every micro-batch and draw. The labels in the data are not
+used.
 """
 
 from __future__ import annotations
@@ -46,9 +48,10 @@ class GaussNewtonBartlett(Estimator):
     gaussian      means (B, ...)          a row with all its outputs              ½ squared error, summed
     ============= ======================= ======================================= ========================
 
-    ``micro_batches``: parts that a batch's samples are cut into, each squared by itself: more of them, less variance
-    (relative error 1.41 with the whole batch, 0.48 with eight parts, on the same small transformer), one backward
-    pass each. ``draws``: independent label vectors per batch, averaged. ``loss_scale`` as in the Fishers, for fp16.
+    ``micro_batches`` is the number of parts that a batch's samples are cut into. Each part is squared by itself and
+    takes one backward pass. More parts have less variance: on the same small transformer the relative error is 1.41
+    with the whole batch and 0.48 with eight parts. ``draws`` is the number of independent label vectors per batch,
+    which are averaged. ``loss_scale`` is for fp16, as in the Fishers.
     """
 
     name: ClassVar[str] = "gnb"
@@ -95,8 +98,8 @@ class GaussNewtonBartlett(Estimator):
         return Contribution(sums, samples=samples)
 
 
-# -log p of a label that is drawn from p, (B,). Always drawn on the CPU, so that the same seed means the same labels on
-# every device as long as the outputs are the same.
+# By likelihood, a function that returns -log p of a label drawn from p, (B,). Labels are always drawn on the CPU, so
+# that the same seed and outputs give the same labels on every device.
 
 
 def _categorical(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,12 +1,12 @@
 """Hutchinson's estimate of the diagonal of the Hessian: E[z ⊙ Hz] over random signs z (Bekas, Kokiopoulou, Saad 2007).
 
-H is the Hessian of the mean loss over samples. z ⊙ Hz has the mean diag(H), and the variance Σ_{j≠i} H_ij² per
-element: exact from one probe where H is diagonal, and some three times as large as the diagonal itself in a trained
-transformer, so hundreds of probes are wanted; normal probes are always worse, by 2 H_ii². Each batch is a draw of the
-data at the same time, so one probe on each of many batches beats many probes on one.
+H is the Hessian of the mean loss over samples. z ⊙ Hz has the mean diag(H) and the variance Σ_{j≠i} H_ij² per element.
+One probe is exact if H is diagonal. In a trained transformer the deviation is about three times as large as the
+diagonal, so hundreds of probes are needed. Normal probes are always worse, by 2 H_ii². Each batch also draws the data,
+so one probe on each of many batches is better than many probes on one.
 
-A diagonal of H has both signs. It is kept signed while it is averaged, and significance is the absolute value of the
-*average*: the average of absolute values would count the noise.
+A diagonal of H has both signs. It keeps them while it is averaged, and significance is the absolute value of the
+*average*. The average of absolute values would count the noise.
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ from srft_kernels.significance.preserve import Buffers, Generators
 
 @dataclass(frozen=True)
 class HutchinsonEstimator(Estimator):
-    """``loss_fn`` returns per-sample losses (B,), or a scalar, which counts as their mean.
+    """Estimates the diagonal of the Hessian.
 
-    ``probes``: how many each batch gets, at most: with ``relative_error`` a batch gets no more than tell *its*
-    diagonal that well.
+    ``loss_fn`` returns per-sample losses (B,), or a scalar, taken as their mean.
 
-    ``method``: ``"autograd"`` (double backward) is exact, needs second derivatives of everything in the model and
-    about three times a training step's time and memory. ``"finite_difference"`` needs first derivatives only, a
-    training step's time per evaluation, and works with fused attention, autocast, any checkpointing,
-    ``DistributedDataParallel`` and FSDP2; its own error (1e-4 to 1e-2 in fp32, a tenth in bf16) is far below one
+    ``probes`` is the largest number for each batch. With ``relative_error`` a batch stops as soon as its probes tell
+    *its* diagonal that well.
+
+    ``method="autograd"`` (double backward) is exact. It needs second derivatives of everything in the model, and about
+    three times the time and memory of a training step. ``"finite_difference"`` needs first derivatives only, and a
+    training step's time per evaluation. It works with fused attention, autocast, any checkpointing,
+    ``DistributedDataParallel`` and FSDP2. Its own error (1e-4 to 1e-2 in fp32, a tenth in bf16) is far below one
     probe's noise.
 
-    ``difference``: ``"forward"`` evaluates ``probes + 1`` gradients a batch, ``"central"`` ``2 probes`` and is the
-    more accurate. By default forward where that is cheaper and the arithmetic is float32 or float64, else central.
+    ``difference="forward"`` evaluates ``probes + 1`` gradients a batch. ``"central"`` evaluates ``2 * probes`` and is
+    more accurate. The default is forward if it is cheaper and the arithmetic is float32 or float64, else central.
 
-    ``step``: h of the finite difference; by default by the narrowest dtype in the gradient's graph and the number of
-    elements, which takes one forward pass more at the beginning. ``loss_scale`` as in the Fishers, for fp16.
+    ``step`` is h of the finite difference. By default it follows from the narrowest dtype in the gradient's graph and
+    the number of elements, for which the pass begins with one more forward pass. ``loss_scale`` is for fp16, as in the
+    Fishers.
     """
 
     name: ClassVar[str] = "hutchinson"
@@ -135,15 +138,15 @@ class HutchinsonEstimator(Estimator):
 
 
 class HutchinsonPass:
-    """Numbers the draws of a pass, and settles step and difference with its first batch."""
+    """Numbers the draws of a pass, and chooses step and difference with its first batch."""
 
     def __init__(
         self, options: HutchinsonEstimator, model: nn.Module, parameters: Mapping[str, Tensor], seed: int
     ) -> None:
         self.options = options
-        # By place in the model, so that a parameter has the same probe whatever else is selected.
-        places = {name: place for place, (name, _) in enumerate(model.named_parameters())}
+        # A parameter's number is its position in the model, so that it has the same probe whatever else is selected.
         # Shards of a parameter are tensors with signs of their own.
+        places = {name: place for place, (name, _) in enumerate(model.named_parameters())}
         numbers = [places[n] + (rank_of(p) * len(places) if is_sharded(p) else 0) for n, p in parameters.items()]
         self.probed = Probed(model, list(parameters.values()), numbers, seed)
         self.draws = 0
@@ -204,7 +207,7 @@ class HutchinsonPass:
         return Contribution(sums, samples=samples, error=error)
 
     def _settle(self, request: Request) -> None:
-        """Look at the graph of one forward pass, which is thrown away, for the arithmetic it runs in."""
+        """Find the dtype of the arithmetic from the graph of one forward pass, which is thrown away."""
         generators, buffers = Generators(), Buffers(request.model)
         loss, _ = _mean_loss(request)
         self.arithmetic = narrowest_dtype(loss, self.probed.parameters)
@@ -235,13 +238,13 @@ def _mean_loss(request: Request) -> tuple[Tensor, int]:
     losses = losses if request.at_most is None else losses[: request.at_most]
     if not losses.numel():
         return losses.sum(), 0
-    # A loss that is not finite is found in the curvature: under DistributedDataParallel a process that refused its
-    # batch here would leave the others waiting for its gradients.
+    # A loss that is not finite shows in the curvature. Under DistributedDataParallel, a process that refused its batch
+    # here would leave the others waiting for its gradients.
     return losses.mean(), losses.numel()
 
 
 def _dense_sums(sums: list[Tensor | None], drawn: list[Tensor | None]) -> list[Tensor]:
-    """Sums to measure a draw against: zeros, as a 0-d tensor, where nothing was drawn so far."""
+    """Return the sums with a 0-d zero for each tensor that has no sum yet, to measure a draw against them."""
     return [
         total if total is not None else torch.zeros((), device=None if draw is None else draw.device)
         for total, draw in zip(sums, drawn, strict=True)

@@ -1,4 +1,4 @@
-"""Magnitude: a weight is as significant as it is large, the criterion of magnitude pruning."""
+"""Magnitude: the significance of a weight is its absolute value, the criterion of magnitude pruning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from srft_kernels.significance.estimators.base import Estimator
 
 @dataclass(frozen=True)
 class Magnitude(Estimator):
-    """P = |θ|; needs no data."""
+    """P = |θ|. It needs no data."""
 
     name: ClassVar[str] = "magnitude"
     needs_batches: ClassVar[bool] = False

@@ -3,8 +3,8 @@
     Ω_i = 1/N Σ_n |∂ ‖F(x_n; θ)‖² / ∂θ_i|
 
 with the squared L2 norm of the sample's whole output (section 4.1 of the paper). It needs no labels, so any data
-will do. The absolute value is each sample's own, so one forward pass a batch and one backward pass a *sample*; the
-absolute value of a batch's summed gradient, which many implementations take for it, lets samples cancel.
+will do. The absolute value is taken for each sample, so a batch takes one forward pass and a *sample* one backward
+pass. Many implementations take the absolute value of a batch's summed gradient instead, in which samples cancel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from srft_kernels.significance.estimators.fisher import check_scale
 
 @dataclass(frozen=True)
 class MAS(Estimator):
-    """``outputs_fn(model, batch)`` returns the outputs (B, ...). ``loss_scale`` as in the Fishers, for fp16."""
+    """Computes memory aware synapses. ``outputs_fn(model, batch)`` returns the outputs (B, ...).
+
+    ``loss_scale`` is for fp16, as in the Fishers.
+    """
 
     name: ClassVar[str] = "mas"
     needs_loss: ClassVar[bool] = False

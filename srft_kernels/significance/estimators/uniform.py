@@ -1,4 +1,4 @@
-"""Uniform: every weight is as significant as every other, which makes the prior pull L2-SP (arXiv 1802.01483)."""
+"""Uniform: all weights have the same significance, which makes the prior pull L2-SP (arXiv 1802.01483)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srft_kernels.significance.estimators.base import Estimator
 
 @dataclass(frozen=True)
 class Uniform(Estimator):
-    """P = 1; needs no data."""
+    """P = 1. It needs no data."""
 
     name: ClassVar[str] = "uniform"
     needs_batches: ClassVar[bool] = False

@@ -33,13 +33,20 @@ EXTREMES: list[dict[str, Any]] = [
     {"amsgrad": True},
     {"inner": Inner.SGD, "lr": 1e-6},
     {"inner": Inner.SGD, "lr": 1e-6, "damping": Damping.MEAN},
+    *({"taken": taken, "damping": d} for taken in (1e6, 2.0**24) for d in (Damping.RANK, Damping.MEAN)),
+    {"taken": 1e6, "own": True, "mode": Mode.DECOUPLED},
     {"kappa": 1.5},
     {"kappa": -0.5},
 ]
 
 
-def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSOR, **options: Any) -> Case:
-    """Every combination of gradient, prior and second moment, in one tensor, beside one of zeros."""
+def extreme_case(
+    *, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSOR, taken: float = 4.0, **options: Any
+) -> Case:
+    """Return every combination of gradient, prior and second moment, in one tensor, beside one of zeros.
+
+    ``taken`` is the number of steps taken before, in a float32, whose whole numbers end at 2^24.
+    """
     size = len(EVERY)
     options = {"decoupled_decay": options.get("inner", Inner.ADAM) is Inner.ADAM, "kappa": 0.5} | options
     case = make_case(shapes=((size,), (9,)), **options)
@@ -53,6 +60,7 @@ def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSO
     if case.first:
         case.first[:] = [torch.zeros(size), torch.zeros(9)]
     case.settings[Setting.LEARNING_RATE] = lr
+    case.steps = [torch.tensor(taken) for _ in case.params]
     case.settings[Setting.WEIGHT_DECAY] = 0.0
     case.scales[:, :2] = torch.tensor([1.0, 10.0], dtype=torch.float64)
     case.flags |= int(normalize) << 6
@@ -60,7 +68,7 @@ def extreme_case(*, lr: float = 1e-2, normalize: Normalize = Normalize.PER_TENSO
 
 
 def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None:
-    """Two steps of a backend beside the reference in the same arithmetic: finite where it is, and the same there.
+    """Compare two steps of a backend with the reference in the same arithmetic: finite where it is, and the same there.
 
     ``make`` takes a case and returns a stepper of it, whose ``case`` may lie on another device.
     """
@@ -75,7 +83,8 @@ def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None
         for i, (mine, truth) in enumerate(zip(after.params, theirs.params, strict=True)):
             assert torch.equal(mine.isfinite(), truth.isfinite()), i
             finite = truth.isfinite()
-            # A weight is rounded, and what it is made of: where it was, where it is pulled to, how far it went.
+            # The weight is rounded, and so is what it is made of: where it was, where it is pulled to, and how far it
+            # went.
             size = truth.abs() + before[i].abs() + anchors[i].abs()
             error = (mine - truth).abs()[finite]
             assert bool((error <= 4e-6 * size[finite]).all()), (i, float((error / size[finite]).max()))
@@ -86,7 +95,7 @@ def check_extremes(make: Callable[[Case], Any], options: dict[str, Any]) -> None
 
 
 def as_torch_steps(make: Callable[[Case], Stepper], *, kappa: float) -> None:
-    """Without a pull, AdamW's step is torch's wherever that is finite, and what damps it only shortens it."""
+    """Check that AdamW's step without a pull is torch's wherever that is finite, and that damping only shortens it."""
     step = make(extreme_case(strength=0.0, kappa=kappa, damping=Damping.RANK))
     case = step.case
     param = torch.nn.Parameter(case.params[0].clone())

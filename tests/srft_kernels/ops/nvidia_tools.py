@@ -14,7 +14,7 @@ from srft_kernels.ops.native import cuda_library
 
 
 def cuobjdump(*options: str) -> str:
-    """NVIDIA's disassembler, from a toolkit or as triton brings it, on the built library."""
+    """Run NVIDIA's disassembler, from a toolkit or from Triton, on the built library."""
     triton = importlib.util.find_spec("triton")
     folders = [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
     if triton is not None and triton.origin is not None:
@@ -35,7 +35,7 @@ def cuobjdump(*options: str) -> str:
 
 
 def tool(name: str, binary: bytes, folder: Path, *options: str) -> str:
-    """What one of NVIDIA's tools that come with Triton says of a kernel."""
+    """Return what one of NVIDIA's tools that come with Triton says of a kernel."""
     triton = importlib.util.find_spec("triton")
     assert triton is not None
     assert triton.origin is not None

@@ -45,7 +45,7 @@ class Case:
     flags: int
 
     def tensors(self) -> StepTensors:
-        """What a plan works on. The case's counts and statistics become views of it."""
+        """Return what a plan works on. The case's counts and statistics become views of it."""
         made = StepTensors(
             params=self.params,
             steps=torch.stack(self.steps) if self.steps else torch.zeros(0),
@@ -65,7 +65,7 @@ class Case:
         return made
 
     def call(self, phase: Phase = Phase.FUSED, settings: Any = None, flags: int = 0, **more: Any) -> StepCall:
-        """One step with the case's gradients and products."""
+        """Return the description of one step with the case's gradients and products."""
         if phase is Phase.FUSED:
             more = {"plus": self.plus, "minus": self.minus, **more}
         grads = [] if phase is Phase.AFTER else self.grads
@@ -98,7 +98,7 @@ def make_case(
     seed: int = 0,
     **options: bool,
 ) -> Case:
-    """``product`` is what is folded into H: "whole", or "less minus" or "less gradient"."""
+    """Make a case. ``product`` is what is folded into H: "whole", "less minus" or "less gradient"."""
     generator = torch.Generator().manual_seed(seed)
     real = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -112,7 +112,8 @@ def make_case(
         Setting.BETA1: 0.9,
         Setting.BETA2: 0.99 if inner is Inner.ADAM else 0.1,
         Setting.EPSILON: 1e-8,
-        # Decay through Adam's gradient would be in the second moment, which then is not T: the wrapper gives T a state.
+        # If decay went through Adam's gradient, it would be in the second moment, which then is not T. So the wrapper
+        # gives T a state of its own.
         Setting.WEIGHT_DECAY: 0.05 if own or options.get("decoupled_decay") else 0.0,
         Setting.GRADIENT_FACTOR: 1.0,
         Setting.STRENGTH: strength,
@@ -178,8 +179,16 @@ def make_case(
     return case
 
 
+def configured(options: dict[str, Any], dtype: torch.dtype, **more: Any) -> Case:
+    """Return the case of one of :data:`CONFIGURATIONS`."""
+    case = make_case(dtype=dtype, **options, **more)
+    if options.get("mode") is Mode.COUPLED and not case.transfers:
+        case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
+    return case
+
+
 def moved(case: Case, device: torch.device | str) -> Case:
-    """A copy on another device; the settings stay numbers of the host."""
+    """Return a copy on another device; the settings stay numbers of the host."""
 
     def move(name: str, value: Any) -> Any:
         if isinstance(value, list):
@@ -190,7 +199,7 @@ def moved(case: Case, device: torch.device | str) -> Case:
 
 
 def reference_step(case: Case, phase: Phase = Phase.FUSED) -> None:
-    """The specification's step."""
+    """Take the specification's step."""
     ReferencePlan(case.tensors()).step(case.call(phase))
 
 
@@ -203,10 +212,10 @@ class Stepper:
         self.plan: Any = make_plan(self.tensors)
 
     def prepare(self, grad_scale: Tensor | None = None) -> None:
-        """What the wrapper does before a tensor's first step.
+        """Do what the wrapper does before a tensor's first step.
 
-        A truth that is copied after it starts from the same counts: of T in float64 a few elements would lie in a
-        neighboring bin, and move the rank of that bin's others.
+        A truth that is copied afterward starts from the same counts. If T were in float64, a few elements would be in a
+        neighboring bin and change the rank of that bin's other elements.
         """
         flags = StepFlags.of(self.case.flags)
         if flags.weighs_transfer:
@@ -219,10 +228,10 @@ class Stepper:
 
 
 def assert_agrees(native: Case, truth: Case, before: Case, *, dtype: torch.dtype) -> None:
-    """Weights within rounding of the float64 reference, averages and report likewise.
+    """Compare with the float64 reference: weights within rounding, averages and report likewise.
 
-    An element whose T lies within rounding of a bin's edge may take the neighboring bin; what that may move it by is
-    the step it took times the difference between neighboring bins, so such elements are told apart and must be few.
+    An element whose T is within rounding of a bin's edge may take the neighboring bin. That may move it by the step it
+    took times the difference between neighboring bins. Such elements are told apart and must be few.
     """
     epsilon = {torch.float64: 1e-13, torch.float32: 1.2e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}[dtype]
     for i, weight in enumerate(native.params):
@@ -242,7 +251,7 @@ def assert_agrees(native: Case, truth: Case, before: Case, *, dtype: torch.dtype
                     ours.double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
                 )
     for i, (ours, theirs) in enumerate(zip(native.paths, truth.paths, strict=True)):
-        # As weights are stored the path is g times what they moved by, which has their rounding.
+        # The path is g times the move of the stored weights, so it has their rounding.
         before_, grad = before.params[i].double(), before.grads[i].double()
         moved = -grad * (native.params[i].double() - before_)
         expected = before.paths[i].double() + torch.where(moved.isfinite(), moved, 0.0)
@@ -289,8 +298,33 @@ CONFIGURATIONS = [
 ]
 
 
+def assert_halves_agree(step: Stepper, dtype: torch.dtype) -> None:
+    """Compare two steps of an optimizer that is not fused: both halves of each, around some inner optimizer."""
+    case = step.case
+    step.prepare()
+    truth = moved(case, "cpu").copy(torch.float64)
+    for _ in range(2):
+        before = moved(case, "cpu")
+        step(Phase.BEFORE)
+        reference_step(truth, Phase.BEFORE)
+        for ours, theirs in zip(case.grads, truth.grads, strict=True):
+            rounding = 2 * torch.finfo(dtype).eps  # of the gradient and of the penalty's, which may cancel
+            if ours.numel():
+                torch.testing.assert_close(
+                    ours.cpu().double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
+                )
+        for p, g in zip(case.params, case.grads, strict=True):
+            p.sub_((1e-3 * g.sign()).to(p.dtype))
+        truth = Case(**{**vars(truth), "params": [p.cpu().double().clone() for p in case.params]})
+        step(Phase.AFTER)
+        reference_step(truth, Phase.AFTER)
+        after = moved(case, "cpu")
+        assert_agrees(after, truth, before, dtype=dtype)
+        truth = after.copy(torch.float64)
+
+
 def assert_same_statistics(case: Case, truth: Case) -> None:
-    """Ranges and sums within rounding; counts but for elements within rounding of a bin's edge."""
+    """Compare ranges and sums within rounding, and counts but for elements within rounding of a bin's edge."""
     for ours, theirs in zip(case.statistics, truth.statistics, strict=True):
         torch.testing.assert_close(ours[: contract.HISTOGRAM], theirs[: contract.HISTOGRAM], rtol=1e-5, atol=1e-5)
         counted = theirs[contract.HISTOGRAM :].sum()
@@ -299,7 +333,7 @@ def assert_same_statistics(case: Case, truth: Case) -> None:
 
 
 def name_of(options: Any) -> str:
-    """Of a test's parameters."""
+    """Return the name of a test's parameters."""
     if not isinstance(options, dict):
         return str(options)
     return " ".join(f"{k}={getattr(v, 'name', v)}" for k, v in options.items())

@@ -1,8 +1,7 @@
 """The CUDA kernels on a device, from one launch to the whole optimizer, against the reference on the CPU.
 
-They give the same bits from run to run, do not wait for the device, and work under captured graphs.
-
-What needs no device (the kernels' own code on a stand-in for one) is in test_cuda_on_host.py.
+They give the same bits from run to run, do not wait for the device, and work under captured graphs. What needs no
+device is in test_cuda_on_host.py: there the kernels' own code runs on a stand-in for one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 import srft_kernels as srft
 from srft_kernels.ops import contract, triton_available
-from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize, Phase
+from srft_kernels.ops.contract import Damping, Inner, Mode, Normalize
 from srft_kernels.ops.cuda.penalty import CudaPenalty
 from srft_kernels.ops.cuda.plan import CudaPlan
 from srft_kernels.ops.native import cuda_library
@@ -38,7 +37,9 @@ from tests.srft_kernels.ops.step_cases import (
     Case,
     Stepper,
     assert_agrees,
+    assert_halves_agree,
     assert_same_statistics,
+    configured,
     make_case,
     moved,
     name_of,
@@ -55,12 +56,12 @@ pytestmark = [
 
 
 def stepper(case: Case) -> Stepper:
-    """A case on the device, and its plan."""
+    """Return a case on the device, and its plan."""
     return Stepper(moved(case, DEVICE), CudaPlan)
 
 
 def check_step(step: Stepper, dtype: torch.dtype, **options: Any) -> None:
-    """One step on the device against the reference in float64 on the CPU."""
+    """Compare one step on the device with the reference in float64 on the CPU."""
     step.prepare()
     before = moved(step.case, "cpu")
     truth = before.copy(torch.float64)
@@ -74,7 +75,7 @@ def check_step(step: Stepper, dtype: torch.dtype, **options: Any) -> None:
 
 @contextlib.contextmanager
 def without_synchronization() -> Iterator[None]:
-    """Whatever makes the host wait for the device is an error in here."""
+    """Turn whatever makes the host wait for the device into an error."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -88,9 +89,7 @@ def without_synchronization() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=name_of)
 def test_the_kernels_are_the_reference(options: dict[str, Any], dtype: torch.dtype) -> None:
-    case = make_case(dtype=dtype, **options)
-    if options.get("mode") is Mode.COUPLED and not case.transfers:
-        case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
+    case = configured(options, dtype)
     step = stepper(case)
     # The first step reads statistics that were made for it, the second the kernels' own; the third moves their range.
     for _ in range(3):
@@ -105,27 +104,7 @@ def test_the_kernels_are_the_reference(options: dict[str, Any], dtype: torch.dty
 @pytest.mark.parametrize("to_anchor", [False, True])
 def test_the_halves_of_an_unfused_step_are_the_reference(mode: Mode, to_anchor: bool, dtype: torch.dtype) -> None:
     case = make_case(inner=Inner.NONE, mode=mode, dtype=dtype, transfer_to_anchor=to_anchor, strength=0.01)
-    step = stepper(case)
-    step.prepare()
-    truth = moved(step.case, "cpu").copy(torch.float64)
-    for _ in range(2):
-        before = moved(step.case, "cpu")
-        step(Phase.BEFORE)
-        reference_step(truth, Phase.BEFORE)
-        for ours, theirs in zip(step.case.grads, truth.grads, strict=True):
-            rounding = 2 * torch.finfo(dtype).eps  # of the gradient and of the penalty's, which may cancel
-            if ours.numel():
-                torch.testing.assert_close(
-                    ours.cpu().double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
-                )
-        for p, g in zip(step.case.params, step.case.grads, strict=True):  # an inner optimizer of some kind
-            p.sub_((1e-3 * g.sign()).to(p.dtype))
-        truth = Case(**{**vars(truth), "params": [p.double().cpu().clone() for p in step.case.params]})
-        step(Phase.AFTER)
-        reference_step(truth, Phase.AFTER)
-        after = moved(step.case, "cpu")
-        assert_agrees(after, truth, before, dtype=dtype)
-        truth = after.copy(torch.float64)
+    assert_halves_agree(stepper(case), dtype)
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 63, 64, 65, 2047, 2048, 2049, 7 * 2048, 131072, 131073])
@@ -253,7 +232,7 @@ def everything(case: Case) -> list[Tensor]:
 
 @pytest.mark.parametrize("options", [{"decoupled_decay": True}, {"damping": Damping.MEAN}], ids=name_of)
 def test_the_same_bits_in_every_run_also_beside_other_work(options: dict[str, Any]) -> None:
-    """Sums, counts and ranges come from many blocks, in whatever order they end."""
+    """Sums, counts and ranges are gathered from many blocks, which may end in any order."""
     shapes = ((700, 300), (5,), (1 << 20,), (1000, 333), *((64,),) * 40)
     other = torch.cuda.Stream()
     answers = []
@@ -490,7 +469,7 @@ class Training:
         self.optimizer = srft.SRFT(make(self.params), **options)
 
     def draw_gradients(self, step: int) -> None:
-        """Into the same memory every time, so that a captured step finds them."""
+        """Draw the gradients into the same memory every time, so that a captured step finds them."""
         generator = torch.Generator().manual_seed(1000 + step)
         for p in self.params:
             size = 10 ** (0.5 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
@@ -505,9 +484,9 @@ class Training:
             self.optimizer.step()
 
     def values(self) -> list[Tensor]:
-        """Weights, state, and what the optimizer reports."""
+        """Return weights, state, and what the optimizer reports."""
         state = [v for p in self.params for v in self.optimizer.state[p].values() if isinstance(v, Tensor)]
-        reports = [self.optimizer.prior_penalty, self.optimizer.transfer_penalty, self.optimizer.nonfinite]
+        reports = [self.optimizer.prior_penalty, self.optimizer.transfer_penalty, self.optimizer.nonfinite_count]
         return [t.detach().clone() for t in (*self.params, *state, *reports)]
 
 
@@ -517,7 +496,7 @@ def assert_same_bits(a: Training, b: Training) -> None:
 
 
 def assert_close(a: Training, b: Training) -> None:
-    """Runs of the same arithmetic, up to the rounding of powers and sums: a few roundings a step."""
+    """Compare runs of the same arithmetic, up to a few roundings a step of powers and sums."""
     rounding = 1000 * torch.finfo(torch.float64).eps
     for x, y in zip(a.params, b.params, strict=True):
         torch.testing.assert_close(x.detach().cpu(), y.detach().cpu(), rtol=rounding, atol=rounding)
@@ -560,7 +539,7 @@ def test_twenty_steps_are_those_of_the_cpu(make: Make, options: dict[str, Any]) 
     for training in (there, here):
         training.run(0, 20)
     assert_close(here, there)
-    assert int(here.optimizer.nonfinite) == 0
+    assert int(here.optimizer.nonfinite_count) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -624,14 +603,14 @@ def test_a_step_does_not_wait_for_the_device(make: Make, options: dict[str, Any]
     optimizer = training.optimizer
     with without_synchronization():
         optimizer.step()
-        read = [optimizer.penalty, optimizer.prior_penalty, optimizer.transfer_penalty, optimizer.nonfinite]
-        optimizer.advance()
+        read = [optimizer.penalty, optimizer.prior_penalty, optimizer.transfer_penalty, optimizer.nonfinite_count]
+        optimizer.prepare_replay()
     assert float(read[0]) == pytest.approx(float(read[1]) + float(read[2]))
     assert float(read[0]) > 0
 
 
 def kernels_of(work: Callable[[], object], folder: Path) -> Counter[str]:
-    """What ran on the device: kernels, copies and fills, by kind."""
+    """Return what ran on the device: kernels, copies and fills, by kind."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=activities) as profile:
@@ -679,7 +658,7 @@ def test_a_captured_step_is_the_eager_one_while_its_numbers_move(
     for step in range(2, 10):
         eager.run(step, 1)
         replayed.draw_gradients(step)
-        replayed.optimizer.advance()
+        replayed.optimizer.prepare_replay()
         graph.replay()
         for schedule in schedules:
             schedule.step()
@@ -706,12 +685,12 @@ def test_a_captured_step_under_a_scaler_skips_on_the_device() -> None:
     for p in training.params:
         p.grad.mul_(8)  # type: ignore[union-attr]
     found.fill_(1)
-    optimizer.advance()
+    optimizer.prepare_replay()
     graph.replay()
     for a, b in zip(before, training.values(), strict=True):
         assert torch.equal(a, b)
     found.fill_(0)
-    optimizer.advance()
+    optimizer.prepare_replay()
     graph.replay()
     twin = Training(ADAMW, kappa=0.5)
     twin.run(0, 3)
@@ -740,13 +719,13 @@ def test_a_captured_step_whose_state_was_replaced_is_not_advanced(how: str) -> N
         optimizer.load_state_dict(optimizer.state_dict())
     optimizer.step()
     with pytest.raises(RuntimeError, match="capture it again"):
-        optimizer.advance()
+        optimizer.prepare_replay()
     graph.replay()  # writes where nobody reads, and nowhere else
     assert kept is not None
     again = torch.cuda.CUDAGraph()
     with torch.cuda.graph(again):
         optimizer.step()
-    optimizer.advance()
+    optimizer.prepare_replay()
     again.replay()
     torch.cuda.synchronize()
 
@@ -766,7 +745,7 @@ def test_held_elements_stay_and_are_counted() -> None:
     assert big[3, 5] == before[3, 5]
     assert big[399, 499] == before[399, 499]
     assert int((big == before).sum()) < 10
-    assert int(training.optimizer.nonfinite) == 2
+    assert int(training.optimizer.nonfinite_count) == 2
     assert bool(training.optimizer.penalty.isfinite())
 
 
@@ -779,7 +758,7 @@ def test_a_step_with_an_element_that_is_not_finite_is_skipped_without_waiting() 
     training.params[-1].grad[7, 7] = float("inf")  # type: ignore[index]
     with without_synchronization():
         training.optimizer.step()
-    assert int(training.optimizer.nonfinite) == 1
+    assert int(training.optimizer.nonfinite_count) == 1
     for a, b in zip(before[:-1], training.values()[:-1], strict=True):
         assert torch.equal(a, b)
     for t in (training, twin):
@@ -790,7 +769,7 @@ def test_a_step_with_an_element_that_is_not_finite_is_skipped_without_waiting() 
 
 @pytest.mark.parametrize("policy", ["hold", "skip_step"])
 def test_a_first_step_that_is_skipped_leaves_no_trace(policy: str) -> None:
-    """GradScaler's first scale is often too large."""
+    """GradScaler's first scale is often too large, so this happens."""
     training, twin = (Training(ADAMW, nonfinite=policy, kappa=0.5) for _ in range(2))
     training.draw_gradients(99)
     training.params[-1].grad.view(-1)[::3] = float("inf")  # type: ignore[union-attr]
@@ -813,7 +792,7 @@ def test_propagate_is_what_torch_does() -> None:
 
 
 def test_grad_scaler() -> None:
-    """Scaled gradients give the unscaled step; a step with an infinity is skipped whole, and nothing waits."""
+    """Scaled gradients give the unscaled step; a step with an infinity is skipped as a whole; and nothing waits."""
 
     def network() -> nn.Module:
         torch.manual_seed(0)
@@ -860,7 +839,7 @@ def test_grad_scaler() -> None:
 
 @pytest.mark.parametrize("make", [ADAMW, SGDM, functools.partial(RMSprop, lr=1e-2)], ids=run_name)
 def test_a_run_goes_on_elsewhere(make: Make) -> None:
-    """From the device to the CPU and back, and from the device to itself in the same bits."""
+    """A run goes from the device to the CPU and back, and from the device to itself with the same bits."""
 
     def resumed(from_: Training, device: torch.device | str) -> Training:
         fresh = Training(make, device, torch.float64)

@@ -25,7 +25,9 @@ from tests.srft_kernels.ops.step_cases import (
     Case,
     Stepper,
     assert_agrees,
+    assert_halves_agree,
     assert_same_statistics,
+    configured,
     make_case,
     name_of,
     reference_step,
@@ -34,21 +36,19 @@ from tests.srft_kernels.ops.step_cases import (
 
 @pytest.fixture(autouse=True)
 def _order_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing may depend on which block is first."""
+    """Run the blocks in either order, because nothing may depend on which is first."""
     monkeypatch.setenv("SRFT_CUDA_ON_HOST_ORDER", "7")
 
 
 def stepper(module: Any, case: Case) -> Stepper:
-    """A case and its plan by the kernels compiled for the host."""
+    """Return a case and its plan by the kernels compiled for the host."""
     return Stepper(case, functools.partial(CudaPlan, module=module))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=name_of)
 def test_the_kernels_are_the_reference(module: Any, options: dict[str, Any], dtype: torch.dtype) -> None:
-    case = make_case(dtype=dtype, **options)
-    if options.get("mode") is Mode.COUPLED and not case.transfers:
-        case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
+    case = configured(options, dtype)
     step = stepper(module, case)
     for _ in range(3):
         step.prepare()
@@ -69,27 +69,7 @@ def test_the_halves_of_an_unfused_step_are_the_reference(
     module: Any, mode: Mode, to_anchor: bool, dtype: torch.dtype
 ) -> None:
     case = make_case(inner=Inner.NONE, mode=mode, dtype=dtype, transfer_to_anchor=to_anchor, strength=0.01)
-    step = stepper(module, case)
-    step.prepare()
-    truth = case.copy(torch.float64)
-    for _ in range(2):
-        before = case.copy()
-        step(Phase.BEFORE)
-        reference_step(truth, Phase.BEFORE)
-        for ours, theirs in zip(case.grads, truth.grads, strict=True):
-            rounding = 2 * torch.finfo(dtype).eps
-            if ours.numel():
-                torch.testing.assert_close(
-                    ours.double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
-                )
-        for which in (case, truth):  # an inner optimizer of some kind
-            for p, g in zip(which.params, which.grads, strict=True):
-                p.sub_((1e-3 * g.sign()).to(p.dtype))
-        truth = Case(**{**vars(truth), "params": [p.double().clone() for p in case.params]})
-        step(Phase.AFTER)
-        reference_step(truth, Phase.AFTER)
-        assert_agrees(case, truth, before, dtype=dtype)
-        truth = case.copy(torch.float64)
+    assert_halves_agree(stepper(module, case), dtype)
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 63, 64, 65, 2047, 2048, 2049, 7 * 2048, 131072, 131073])
@@ -338,21 +318,10 @@ def test_a_tensor_takes_whole_units_and_at_least_one(module: Any, size: int, uni
     assert module.units_of(size) == units
 
 
-def plan_of_sizes(module: Any, sizes: list[int], dtypes: list[int]) -> Any:
-    """A plan over tensors that are nowhere: only its arithmetic is looked at."""
-    n = len(sizes)
-    columns = {name: [16] * n for name in ("first_moments", "second_moments", "anchors", "priors")}
-    return module.Plan(
-        sizes=sizes, dtypes=dtypes, anchor_dtypes=dtypes, columns=columns, steps=16, statistics=16, scales=16,
-        device=0, scratch=16,
-    )  # fmt: skip
-
-
 def test_any_number_of_tensors_is_cut_into_launches(module: Any) -> None:
     most = module.capacity(6)
     dtypes = [i % 4 for i in range(10_000)]
-    plan = plan_of_sizes(module, [i % 5000 for i in range(10_000)], dtypes)
-    launches = plan.tensors_by_launch
+    launches = module.launches([i % 5000 for i in range(10_000)], dtypes, 6)
     assert sorted(i for launch in launches for i in launch) == list(range(10_000))
     for launch in launches:
         assert 1 <= len(launch) <= most
@@ -362,7 +331,6 @@ def test_any_number_of_tensors_is_cut_into_launches(module: Any) -> None:
 
 
 def test_sizes_beyond_what_32_bits_count(module: Any) -> None:
-    plan = plan_of_sizes(module, [0, 2**31 + 5, 3, 2**34, 0], [0] * 5)
-    assert plan.launches == 1
+    assert module.launches([0, 2**31 + 5, 3, 2**34, 0], [0] * 5, 6) == [[0, 1, 2, 3, 4]]
     with pytest.raises(ValueError, match="8e12 elements"):
-        plan_of_sizes(module, [2**43, 2**43], [0, 0])
+        module.launches([2**43, 2**43], [0, 0], 6)

@@ -38,7 +38,7 @@ def test_a_step_is_torchs_where_that_is_finite(plan: str, kappa: float, request:
 
 
 def test_a_weight_whose_average_overflowed_stays_where_it_is() -> None:
-    """As in torch, which divides by infinity; its anchor still pulls it."""
+    """As in torch, the step divides by infinity. The anchor still pulls the weight."""
     case = extreme_case(strength=0.0)
     step = Stepper(case, ReferencePlan)
     before = case.params[0].clone()

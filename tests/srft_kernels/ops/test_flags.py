@@ -41,7 +41,7 @@ def test_flags_are_packed_and_unpacked() -> None:
 
 
 def test_where_damping_has_a_meaning() -> None:
-    """The rules in words: coupled mode has no damping, T that pulls to the anchor does not damp, ranks need damping."""
+    """Coupled mode has no damping, a T that pulls to the anchor does not damp, and only damping needs ranks."""
     for flags in EVERY:
         if flags.mode is Mode.COUPLED or flags.transfer_to_anchor or flags.damping is Damping.UNDAMPED:
             assert not flags.damps

@@ -1,4 +1,4 @@
-"""The statistics of a tensor's first step: those of the whole, from little memory."""
+"""The statistics of a tensor's first step, which are those of the whole tensor and take little memory."""
 
 from __future__ import annotations
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -15,7 +12,7 @@ from torch import Tensor
 
 from srft_kernels.ops.native import library
 from srft_kernels.ops.reference.penalty import penalty_backward_reference, penalty_reference
-from tests.paths import REPOSITORY
+from tests.srft_kernels.ops.digests import digests
 from tests.srft_kernels.ops.penalty_cases import Lists, draw
 
 pytestmark = pytest.mark.skipif(not library.available, reason=f"the native library is not here: {library.reason}")
@@ -26,7 +23,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def assert_is_the_reference(tensors: Lists, strength: Tensor, grad: Tensor) -> None:
-    """The gradient to the bit, being one element's arithmetic; the value up to the order of its float64 sum."""
+    """Compare with the reference: the gradient to the bit, and the value up to the order of its float64 sum."""
     value, truth = FORWARD(*tensors, strength), penalty_reference(*tensors, strength)
     assert (value.dtype, value.shape) == (truth.dtype, truth.shape)
     # Non-negative terms, so each side is wrong by at most one float64 rounding a level of its additions: here 32 in a
@@ -141,13 +138,10 @@ def test_lists_that_do_not_fit_are_refused_before_anything_is_read() -> None:
 
 
 DIGEST = """
-import hashlib, sys, torch
-sys.path.insert(0, sys.argv[1])
 import srft_kernels
 from tests.srft_kernels.ops.penalty_cases import draw
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 FORWARD, BACKWARD = torch.ops.srft.significance_penalty, torch.ops.srft.significance_penalty_backward
-torch.set_num_threads(int(sys.argv[2]))
 digest = hashlib.sha256()
 for k, dtype in enumerate(DTYPES):
     tensors = draw((dtype, dtype, DTYPES[k % 2]), ((700, 301), (0,), (5,), (1000, 133)))
@@ -159,17 +153,6 @@ print(digest.hexdigest())
 
 
 def test_bits_depend_neither_on_the_instruction_set_nor_on_threads() -> None:
-    best = library.capability()
-    names = library.build.instruction_sets
-    answers = {}
-    for name, threads in [(n, 1) for n in names[: names.index(best) + 1]] + [(best, 2), (best, 3)]:
-        done = subprocess.run(
-            [sys.executable, "-c", DIGEST, str(REPOSITORY), str(threads)],
-            env={**os.environ, "SRFT_CPU_CAPABILITY": name, "OMP_NUM_THREADS": str(threads)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        answers[name, threads] = done.stdout
+    answers = digests(DIGEST, threads=(1, 2, 3))
     assert len(answers) >= 3
     assert len(set(answers.values())) == 1, answers

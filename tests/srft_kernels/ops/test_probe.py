@@ -1,7 +1,7 @@
-"""Probes: known answers of the generator, the same bits from every implementation, and signs that behave like coins.
+"""Probes have the generator's known answers, the same bits in every implementation, and signs like fair coins.
 
-The tests of Triton's kernels run on a CUDA device where there is one; one test runs this file again in a process of its
-own, in which Triton interprets them on the CPU: that has to be said before Triton is imported.
+The tests of Triton's kernels run on a CUDA device where there is one. One test runs this file again in a process of its
+own, in which Triton interprets them on the CPU, because that has to be said before Triton is imported.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from srft_kernels.ops.probe import fill_probes_, fold_probes_, perturb_
 from srft_kernels.ops.reference.probe import SIGNS, fill_reference, fold_reference, perturb_reference, philox, signs
 from srft_kernels.ops.tensors import element_dtype
 from tests.paths import REPOSITORY
+from tests.srft_kernels.ops.digests import digests
 
 ROOT = REPOSITORY
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -139,19 +140,19 @@ def drawn(dtype: torch.dtype, shapes: Sequence[tuple[int, ...]], seed: int) -> l
 
 
 def finite(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Without infinities, whose difference is a NaN with a sign that nobody promises."""
+    """Return the tensors with ones for infinities, whose difference is a NaN with a sign that nobody promises."""
     return [torch.where(t.abs() < 1e4, t, torch.ones_like(t)) for t in tensors]
 
 
 def shifted(tensor: Tensor) -> Tensor:
-    """The same at an address that is no multiple of 16."""
+    """Return the same at an address that is no multiple of 16."""
     room = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
     room[1:].copy_(tensor.reshape(-1))
     return room[1:].view(tensor.shape)
 
 
 def transposed(tensor: Tensor) -> Tensor:
-    """The same, dense, with its dimensions in memory the other way round."""
+    """Return the same, dense, with its dimensions in memory the other way round."""
     order = list(range(tensor.dim()))[::-1]
     return tensor.permute(order).contiguous().permute(order)
 
@@ -171,7 +172,7 @@ def compare(
     *,
     device: str = "cpu",
 ) -> None:
-    """All three operations against plain torch; targets and what ``plus`` is of ``dtype``, the rest of ``other``."""
+    """Compare all three operations with plain torch. Targets and ``plus`` have ``dtype``, the rest has ``other``."""
     numbers = [(2**32 - 1 - 7 * k) % 2**32 for k in range(len(shapes))]
 
     def laid_out(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -216,10 +217,7 @@ def test_the_compiled_kernels_are_the_reference(dtype: torch.dtype, other: torch
 
 
 DIGEST = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
 from tests.srft_kernels.ops import test_probe
-torch.set_num_threads(int(sys.argv[2]))
 print(test_probe.digest(test_probe.NATIVE))
 """
 
@@ -243,24 +241,13 @@ def digest(kernels: Kernels) -> str:
 @native
 @in_another_process
 def test_bits_depend_neither_on_the_instruction_set_nor_on_threads() -> None:
-    best = library.capability()
-    names = library.build.instruction_sets
-    answers = {}
-    for name, threads in [(n, 1) for n in names[: names.index(best) + 1]] + [(best, 2), (best, 3)]:
-        done = subprocess.run(
-            [sys.executable, "-c", DIGEST, str(REPOSITORY), str(threads)],
-            env={**os.environ, "SRFT_CPU_CAPABILITY": name, "OMP_NUM_THREADS": str(threads)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        answers[name, threads] = done.stdout.strip()
+    answers = digests(DIGEST, threads=(1, 2, 3))
     assert set(answers.values()) == {digest(PLAIN)}, answers
 
 
 @pytest.fixture(params=["1", "7", "50"])
 def on_host(request: Any, module: Any, monkeypatch: pytest.MonkeyPatch) -> Kernels:
-    """The CUDA kernels on a host that stands in for the device, with so many blocks, the last first."""
+    """Return the CUDA kernels on a host that stands in for the device, in so many blocks and a shuffled order."""
     monkeypatch.setenv("SRFT_CUDA_ON_HOST_BLOCKS", request.param)
     monkeypatch.setenv("SRFT_CUDA_ON_HOST_ORDER", "7")
     kernels = CudaProbe(module)
@@ -357,7 +344,7 @@ def test_the_triton_kernels_interpreted_on_the_cpu() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("what", ["fill", "perturb", "fold"])
 def test_the_triton_kernels_compile(what: str, dtype: torch.dtype, architecture: int, tmp_path: Path) -> None:
-    """Ahead of time, for devices that need not be here: no registers spilled, memory moved 16 bytes a thread."""
+    """They compile ahead of time, for devices that need not be here, spill no register, and move 16 bytes a thread."""
     triton = pytest.importorskip("triton")
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -504,7 +491,7 @@ def test_what_lists_need_is_checked_alike_in_plain_torch() -> None:
         ([[ones], 0, 0, [0, 1]], [[ones.long()], 0, 0, [0]], [[torch.ones(4, 4)[:, :2]], 0, 0, [0]])
     ):
         with pytest.raises(ValueError, match=("as many tensors", "float32, float64", "must be dense")[k]):
-            fill_reference(*bad)  # type: ignore[arg-type]
+            backends._probe(0, *bad)
         with pytest.raises(ValueError), torch._subclasses.FakeTensorMode() as mode:
             torch.ops.srft.fill_probes_([mode.from_tensor(t) for t in bad[0]], *bad[1:])  # type: ignore[attr-defined]
 
@@ -532,7 +519,10 @@ MANY = 1 << 20
 
 
 def assert_balanced(sums: Tensor, n: int) -> None:
-    """Each of ``sums`` is one that ``n`` fair coins may have: a fair generator fails with probability 1e-9 for each."""
+    """Check that each of ``sums`` is one that ``n`` fair coins may have.
+
+    Each fails with probability 1e-9 if they are fair.
+    """
     assert float(sums.abs().max()) <= math.sqrt(2 * n * math.log(2 / TAIL))
 
 
@@ -554,7 +544,7 @@ def test_mean_and_variance() -> None:
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 197, 256, 384, 768, 1024, 3072, 4096, 32768])
 def test_elements_do_not_go_together(lag: int) -> None:
-    """At neighbors, words, calls, and the row lengths of networks."""
+    """The lags are those of neighbors, of words, of calls, and of the row lengths of networks."""
     z = filled()
     assert_balanced((z[lag:] * z[:-lag]).sum(), MANY - lag)
 
@@ -578,7 +568,7 @@ def test_elements_do_not_go_together(lag: int) -> None:
     ids=str,
 )
 def test_draws_do_not_go_together(one: dict[str, int], other: dict[str, int]) -> None:
-    """Nor at any shift of up to a call, which a counter that ran into another's would show."""
+    """They do not at any shift of up to a call, either, which would show a counter that ran into another's."""
     a, b = filled(**one), filled(**other)
     assert_balanced((a * b).sum(), MANY)
     for lag in (1, 32, 128):

@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels: read from the built library, so that no GPU is needed."""
+"""What nvcc made of the CUDA kernels is read from the built library, so no GPU is needed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_default_serves_ampere_to_blackwell_and_what_comes_after() -> None:
 
 @pytest.fixture(scope="module")
 def adam() -> dict[str, tuple[str, str]]:
-    """For Hopper, of every variant of the kernel that most steps are: its use of resources and its instructions."""
+    """Return, for Hopper, the resources and instructions of every variant of the kernel that most steps are."""
     if not {"9.0", "9.0+PTX"} & set(cuda_library.build.architectures.split()):
         pytest.skip(f"built for {cuda_library.build.architectures} and not for 9.0")
 
@@ -58,12 +58,12 @@ def adam() -> dict[str, tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def adam_in_float32(adam: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Those whose first template argument is float; the mangled name ends in them."""
+    """Return the variants whose first template argument is float, which is the f in their mangled names."""
     return {k: v for k, v in adam.items() if re.search(r"17fused_adam_kernelIf", k)}
 
 
 def test_the_loads_of_a_whole_turn_are_under_way_together(adam: dict[str, tuple[str, str]]) -> None:
-    """Weight, gradient, two moments, anchor and prior within a few instructions: none waits for another."""
+    """Weight, gradient, moments, anchor and prior are loaded within a few instructions; none waits for another."""
     for kernel, (_, code) in adam.items():
         lines = re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(.*)$", code, flags=re.MULTILINE)
         loads = [i for i, line in enumerate(lines) if re.search(r"\bLDG\.E\S*\.(?:64|128)\b", line)]

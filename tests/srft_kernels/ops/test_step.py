@@ -12,18 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srft_kernels.ops import contract
-from srft_kernels.ops.contract import Inner, Mode, Phase, Setting
+from srft_kernels.ops.contract import Inner, Mode, Setting
 from srft_kernels.ops.cpu import CpuPlan
 from srft_kernels.ops.native import library
 from srft_kernels.ops.reference.rank import sampled
-from tests.paths import REPOSITORY
+from tests.srft_kernels.ops.digests import digests
 from tests.srft_kernels.ops.step_cases import (
     CONFIGURATIONS,
     DTYPES,
     SHAPES,
-    Case,
     Stepper,
     assert_agrees,
+    assert_halves_agree,
+    configured,
     make_case,
     name_of,
     reference_step,
@@ -35,9 +36,7 @@ pytestmark = pytest.mark.skipif(not library.available, reason=f"the native libra
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=name_of)
 def test_the_kernels_are_the_reference(options: dict, dtype: torch.dtype) -> None:
-    case = make_case(dtype=dtype, **options)
-    if options.get("mode") is Mode.COUPLED and not case.transfers:
-        case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
+    case = configured(options, dtype)
     step = Stepper(case, CpuPlan)
     for _ in range(
         3
@@ -57,27 +56,7 @@ def test_the_kernels_are_the_reference(options: dict, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("to_anchor", [False, True])
 def test_the_halves_of_an_unfused_step_are_the_reference(mode: Mode, to_anchor: bool, dtype: torch.dtype) -> None:
     case = make_case(inner=Inner.NONE, mode=mode, dtype=dtype, transfer_to_anchor=to_anchor, strength=0.01)
-    step = Stepper(case, CpuPlan)
-    step.prepare()
-    truth = case.copy(torch.float64)
-    for _ in range(2):
-        before = case.copy()
-        step(Phase.BEFORE)
-        reference_step(truth, Phase.BEFORE)
-        for ours, theirs in zip(case.grads, truth.grads, strict=True):
-            rounding = 2 * torch.finfo(dtype).eps  # of the gradient and of the penalty's, which may cancel
-            if ours.numel():
-                torch.testing.assert_close(
-                    ours.double(), theirs, rtol=rounding, atol=rounding * float(theirs.abs().max())
-                )
-        for which in (case, truth):  # an inner optimizer of some kind
-            for p, g in zip(which.params, which.grads, strict=True):
-                p.sub_((1e-3 * g.sign()).to(p.dtype))
-        truth = Case(**{**vars(truth), "params": [p.double().clone() for p in case.params]})
-        step(Phase.AFTER)
-        reference_step(truth, Phase.AFTER)
-        assert_agrees(case, truth, before, dtype=dtype)
-        truth = case.copy(torch.float64)
+    assert_halves_agree(Stepper(case, CpuPlan), dtype)
 
 
 def test_the_order_of_sums_does_not_depend_on_threads() -> None:
@@ -101,17 +80,18 @@ def test_the_order_of_sums_does_not_depend_on_threads() -> None:
 
 
 DIGEST = """
-import hashlib, sys, torch
-sys.path.insert(0, sys.argv[1])
 from srft_kernels.ops.cpu import CpuPlan
+from tests.srft_kernels.ops.extreme_cases import EXTREMES, extreme_case
 from tests.srft_kernels.ops.step_cases import Stepper, make_case
 from srft_kernels.ops.contract import Damping, Inner, Mode
-digest = hashlib.sha256()
+digest, cases = hashlib.sha256(), []
 for options in ({"decoupled_decay": True}, {"inner": Inner.SGD, "damping": Damping.MEAN}, {"dtype": torch.bfloat16},
                 {"dtype": torch.float16, "mode": Mode.DECOUPLED}, {"dtype": torch.float64, "transfer_to_anchor": True},
                 {"curved": True, "product": "less gradient", "follows": True},
                 {"curved": True, "product": "less minus", "dtype": torch.bfloat16}, {"curved": True}):
-    case = make_case(**options)
+    cases.append(make_case(**options))
+cases += [extreme_case(**options) for options in EXTREMES]
+for case in cases:
     step = Stepper(case, CpuPlan)
     for _ in range(2):
         step()
@@ -124,19 +104,9 @@ print(digest.hexdigest())
 
 
 def test_every_instruction_set_gives_the_same_bits() -> None:
-    best = library.capability()
-    names = library.build.instruction_sets
-    usable = names[: names.index(best) + 1]
-    if len(usable) < 2:
-        pytest.skip(f"this machine has only {best}")
-    answers = {}
-    for name in usable:
-        environment = {**os.environ, "SRFT_CPU_CAPABILITY": name, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", DIGEST, str(REPOSITORY)], env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        answers[name] = done.stdout
+    if library.capability() == library.build.instruction_sets[0]:
+        pytest.skip(f"this machine has only {library.capability()}")
+    answers = digests(DIGEST)
     assert len(set(answers.values())) == 1, answers
 
 

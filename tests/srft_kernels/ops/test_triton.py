@@ -1,7 +1,7 @@
 """The Triton kernels against the reference in float64, over every mode, dtype and layout.
 
 Every test here runs on a CUDA device where there is one. The first runs the whole file again in a process of its own,
-in which Triton interprets the kernels on the CPU: that has to be said before Triton is imported.
+in which Triton interprets the kernels on the CPU, because that has to be said before Triton is imported.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tests.srft_kernels.ops.step_cases import (
     Case,
     Stepper,
     assert_agrees,
+    configured,
     make_case,
     moved,
     name_of,
@@ -50,7 +51,7 @@ SAMPLED = ((700, 300), (5,))
 
 
 def with_dtypes(cases: Sequence[Any]) -> list[tuple[Any, torch.dtype]]:
-    """Each case in each dtype; interpreted, which is slow, in float32 and one other."""
+    """Return each case in each dtype. Interpreted kernels are slow and get float32 and one other dtype."""
     return [
         (case, dtype)
         for i, case in enumerate(cases)
@@ -107,7 +108,7 @@ class Run:
 
 
 def make_statistics(case: Case, phase: Phase = Phase.FUSED) -> None:
-    """Statistics for the first step, which a device's backend is given: those that the reference makes."""
+    """Return statistics for the first step, as a device's backend is given them: those that the reference makes."""
     truth = case.copy(torch.float64)
     reference_step(truth, phase)
     for ours, theirs in zip(case.statistics, truth.statistics, strict=True):
@@ -115,7 +116,7 @@ def make_statistics(case: Case, phase: Phase = Phase.FUSED) -> None:
 
 
 def only(case: Case, i: int) -> Case:
-    """The case's tensor ``i``."""
+    """Return the case's tensor ``i``."""
     return Case(**{k: v[i : i + 1] if isinstance(v, list) else v for k, v in vars(case).items()})
 
 
@@ -149,10 +150,7 @@ def check_steps(case: Case, device: str, dtype: torch.dtype, steps: int) -> Run:
 @on_each_device
 @pytest.mark.parametrize(("options", "dtype"), with_dtypes(CONFIGURATIONS), ids=name_of)
 def test_the_kernels_are_the_reference(options: dict[str, Any], dtype: torch.dtype, device: str) -> None:
-    case = make_case(dtype=dtype, shapes=SMALL, **options)
-    if options.get("mode") is Mode.COUPLED and not case.transfers:
-        case.transfers = [torch.zeros_like(p, dtype=case.first[0].dtype) for p in case.params]
-    run = check_steps(case, device, dtype, steps=2)
+    run = check_steps(configured(options, dtype, shapes=SMALL), device, dtype, steps=2)
     assert run.steps.tolist() == [6.0] * len(SMALL)
 
 
@@ -214,7 +212,7 @@ def test_the_halves_of_an_unfused_step_are_the_reference(
     ids=name_of,
 )
 def test_dtypes_together_and_means_over_all_tensors(options: dict[str, Any], device: str) -> None:
-    """One plan of four dtypes, of anchors in both dtypes that they may have, and of a parameter without one."""
+    """One plan has parameters of four dtypes, anchors in both of their dtypes, and a parameter without one."""
     options = dict(options)
     normalize = options.pop("normalize", Normalize.GLOBAL)
     cases = [make_case(dtype=dtype, shapes=SMALL[:4], seed=i, **options) for i, dtype in enumerate(DTYPES)]
@@ -306,7 +304,7 @@ def test_a_skipped_step_changes_nothing(count: bool, device: str) -> None:
 
 @on_each_device
 def test_a_step_that_is_not_skipped_and_a_scale_on_the_device(device: str) -> None:
-    """With ``found_inf`` zero it is the step; with gradients and ``grad_scale`` larger by a power of two, too."""
+    """The step is the same with ``found_inf`` zero, and with gradients and ``grad_scale`` larger by a power of two."""
     case = make_case(shapes=SMALL, decoupled_decay=True)
     make_statistics(case)
     plain, scaled = Run(case.copy(), device), Run(case.copy(), device)
@@ -376,7 +374,7 @@ def test_the_report_is_set_or_added_to(device: str) -> None:
 
 @on_each_device
 def test_nothing_to_do_and_nothing_known(device: str) -> None:
-    """No tensors at all; and tensors of whose T nothing is known, which all have the rank 1/2."""
+    """A plan may have no tensors at all, or tensors of whose T nothing is known, which all have the rank 1/2."""
     report = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, device=device)
     plan = TritonPlan(
         StepTensors(

@@ -1,6 +1,6 @@
 """The Triton kernels compile ahead of time, for devices that need not be here: NVIDIA's to machine code, AMD's too.
 
-What only the compiler knows of speed is looked at as well: no register is spilled inside a loop, and memory moves 16
+The tests also look at what only the compiler knows of speed: no register is spilled inside a loop, and memory moves 16
 bytes a thread.
 """
 
@@ -85,7 +85,7 @@ SINGLES = ("steps", "found_inf", "grad_scale")
 
 
 def compiled(kernel: Any, constants: dict[str, Any], target: GPUTarget) -> Any:
-    """The kernel for ``target``, with pointers aligned as torch's allocator aligns them."""
+    """Return the kernel for ``target``, with pointers aligned as torch's allocator aligns them."""
     real = "*fp64" if constants["PARAM"] == tl.float64 else "*fp32"
 
     def type_of(name: str) -> str:
@@ -103,7 +103,7 @@ def compiled(kernel: Any, constants: dict[str, Any], target: GPUTarget) -> Any:
 
 
 def spills_in_loops(code: str) -> list[str]:
-    """The accesses to local memory in machine code that run more than once.
+    """Return the accesses to local memory in machine code that run more than once.
 
     A register that is put aside before a loop and fetched after it costs nothing beside what the loop moves, and each
     release of the compiler decides it anew.

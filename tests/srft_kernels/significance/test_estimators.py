@@ -1,6 +1,6 @@
-"""The estimators, against per-sample gradients by torch.func and their statistics against theory.
+"""The estimators agree with per-sample gradients by torch.func, and their statistics with theory.
 
-The model is left untouched.
+They leave the model untouched.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def data(sizes: tuple[int, ...] = (5, 3, 1), seed: int = 1, dtype: torch.dtype =
 
 
 def gradients_by_func(model: nn.Module, batches: list[Batch]) -> dict[str, Tensor]:
-    """Every sample's own gradient, (N, *shape) per name: torch.func's vmap of grad of a functional call."""
+    """Return every sample's own gradient, (N, *shape) per name: torch.func's vmap of grad of a functional call."""
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
     model.eval()
@@ -118,7 +118,7 @@ def test_random_signs_are_unbiased_with_the_variance_of_theory() -> None:
 
 
 def test_the_square_of_the_mean_gradient_would_fail_that_test() -> None:
-    """The estimator that peers call Fisher, on the same data: far outside what chance allows."""
+    """Many implementations call this estimator Fisher. On the same data it is far outside what chance allows."""
     model, (batch,) = net(), data((6,))
     g = gradients_by_func(model, [batch])["0.weight"]
     made = fisher_diagonal(model, per_sample, [batch], draws=4000, seed=11)["0.weight"]
@@ -468,7 +468,7 @@ def test_the_pass_leaves_everything_as_it_found_it(
 
 
 def test_that_test_can_fail() -> None:
-    """The same network under a bare forward and backward pass: everything the pass restores does change."""
+    """A bare forward and backward pass changes everything in the same network that an estimation restores."""
     model = Everything(0, 3, 0.1)
     before = snapshot(model)
     per_sample(model, data((4,), dtype=torch.float32)[0]).sum().backward()
@@ -521,7 +521,7 @@ def outputs(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def regression() -> tuple[nn.Linear, Batch, Tensor]:
-    """Softmax regression, a batch of 6 and the class probabilities of the model, (6, 3)."""
+    """Return a softmax regression, a batch of 6 and the class probabilities of the model, (6, 3)."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = nn.Linear(4, 3, bias=False).double()

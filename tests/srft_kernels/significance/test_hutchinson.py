@@ -1,4 +1,4 @@
-"""Hutchinson's diagonal against Hessians that are known, its noise against theory, and the model untouched."""
+"""Hutchinson's diagonal agrees with known Hessians, its noise agrees with theory, and the model stays untouched."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from srft_kernels.significance.hessian import (
     narrowest_dtype,
     second_derivatives,
 )
+from tests.process_end import leave
 
 METHODS = ("autograd", "finite_difference")
 Batch = tuple[Tensor, Tensor]
@@ -83,7 +84,7 @@ def losses(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def full_hessian(model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
-    """Of the loss as a function of all parameters, (P, P), by torch.func."""
+    """Return the Hessian of the loss as a function of all parameters, (P, P), by torch.func."""
     named = {n: p.detach() for n, p in model.named_parameters()}
     blocks = torch.func.hessian(loss)(named)
     rows = [torch.cat([blocks[a][b].reshape(named[a].numel(), -1) for b in named], dim=1) for a in named]
@@ -263,7 +264,7 @@ def test_estimate_prior_knows_it_by_name_and_the_map_says_how(tmp_path: Path) ->
 
 
 def awkward(model: nn.Module) -> None:
-    """Values whose sum with h and back is another number, and bits that no arithmetic keeps."""
+    """Give the model weights whose sum with h, less h, is another number, or whose bits no arithmetic keeps."""
     with torch.no_grad():
         for p in model.parameters():
             p.reshape(-1)[0] = -0.0
@@ -447,7 +448,7 @@ def test_an_operation_without_second_derivative_is_explained_and_works_by_differ
 @pytest.mark.parametrize("outside", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_autocast_in_bfloat16(method: str, outside: bool) -> None:
-    """Inside of the loss function, or around the whole pass, where autocast keeps its casts of the weights."""
+    """Autocast is inside of the loss function, or around the whole pass, where it keeps its casts of the weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 3))
@@ -566,6 +567,7 @@ def _reduced(rank: int, port: int, folder: str, bucket_view: bool) -> None:
         torch.save(made, f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
+    leave()
 
 
 @pytest.mark.parametrize("bucket_view", [False, True])
@@ -588,7 +590,7 @@ def test_distributed_data_parallel_reduces_as_in_a_step(tmp_path: Path, bucket_v
 
 
 def test_the_running_error_is_the_error_of_theory() -> None:
-    """Draws of known mean and variance: what is estimated against what the formula says, and against what happens."""
+    """The estimated error of draws with known mean and variance agrees with the formula and with what happens."""
     rng = torch.Generator().manual_seed(0)
     truth, deviation = torch.tensor([3.0, 4.0]).double(), torch.tensor([2.0, 1.0]).double()
     estimated, actual = [], []
@@ -627,7 +629,7 @@ def test_the_running_error_by_hand() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stops_at_the_error_asked_for_on_a_known_case(method: str) -> None:
-    """One batch and very many probes: what is reached against the known Hessian, over twenty seeds."""
+    """With one batch and very many probes, the error against the known Hessian is as asked for, over twenty seeds."""
     h = symmetric(12) + 8.0 * torch.eye(12, dtype=torch.float64)
     truth = h.diagonal()
     expected = float((h - torch.diag(truth)).square().sum()) / float(truth.square().sum())  # of one probe, squared

@@ -1,4 +1,4 @@
-"""The significance map: what it accepts, how it is kept, how it is carried to another network, and what it refuses."""
+"""What a significance map accepts, how it is kept, how it is carried to another network, and what it refuses."""
 
 from __future__ import annotations
 
@@ -434,7 +434,7 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 def rank_by_numpy(values: np.ndarray) -> np.ndarray:
-    """Mean ranks by counting: smaller ones, and half of the equal ones."""
+    """Return mean ranks by counting the smaller values and half of the equal ones."""
     return (values[:, None] > values[None]).sum(1) + ((values[:, None] == values[None]).sum(1) - 1) / 2.0
 
 

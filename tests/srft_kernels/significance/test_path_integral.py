@@ -1,4 +1,4 @@
-"""Synaptic intelligence against the paper's formulas written out, and against what it means: the loss's fall."""
+"""Synaptic intelligence agrees with the paper's formulas written out, and with what it means: the fall of the loss."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_it_is_the_papers_formula(name: str) -> None:
 
 
 def test_the_path_integral_is_the_fall_of_the_loss() -> None:
-    """In the limit of small steps; here the remainder is of second order in the step."""
+    """This holds in the limit of small steps. Here the remainder is of second order in the step."""
     model, x, y = problem()
     optimizer = SGD(model.named_parameters(), lr=1e-4)
     recorder = srft.PathIntegral(optimizer)

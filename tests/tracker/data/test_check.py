@@ -1,4 +1,4 @@
-"""The checker: every damage that is done to a generated set by hand is told of, and nothing else is."""
+"""The checker reports every damage that is done to a generated set by hand, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every command on the pages about data sets, run in its order on a generated set in that layout.
+"""Every command on the pages about data sets runs, in its order, on a generated set in that layout.
 
-What a reader puts in (a downloaded data set, pre-trained weights) is put in here by :data:`STAND_INS`; :data:`SMALL` is
+What a reader puts in (a downloaded data set, pre-trained weights) is put in here by :data:`STAND_INS`. :data:`SMALL` is
 appended to ``rgbx prior`` and ``rgbx train``, so that the recipes themselves are read and then made tiny.
 """
 
@@ -58,7 +58,7 @@ PAIRS = ["pairs.min_frames=4", "pairs.min_present=2"]
 
 
 def commands(page: str) -> list[list[str]]:
-    """Words of every command in the page's bash blocks, in order; backslashes join lines."""
+    """Return the words of every command in the page's bash blocks, in order; backslashes join lines."""
     text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
@@ -66,7 +66,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 def download(root: Path, layout: str, modality: str) -> None:
-    """A generated data set in the place of a downloaded one: training sequences and a test sequence."""
+    """Write a generated data set in place of a downloaded one, with training sequences and a test sequence."""
     length = 21 if layout == "vtuav" else 6  # one frame in ten has a box
     config = SyntheticConfig(modality=modality, length=length, size=(96, 72), difficulty=0.2, leave=0.0, occlusion=0.0)
     recordings = layout == "fe108"
@@ -81,7 +81,7 @@ def download(root: Path, layout: str, modality: str) -> None:
 
 
 def put_in(words: list[str], places: dict[str, Path], stand_ins: dict[str, str]) -> list[str]:
-    """The words with what a reader would put in."""
+    """Return the words with what a reader would put in."""
     replaced = []
     for word in words:
         for name, value in stand_ins.items():

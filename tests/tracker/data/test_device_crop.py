@@ -1,4 +1,4 @@
-"""Crops made in batches on a device: those of the host, and those of a float64 reference, within rounding."""
+"""Crops that a device makes in batches are those of the host, and those of a float64 reference, within rounding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ EQUAL = 0.99 if EXACT_HOST else -1.0
 
 
 def reference(frame: np.ndarray, region: CropTransform) -> np.ndarray:
-    """(out, out, C) float64 by the definition: bilinear at the centers of the output pixels, zero outside the frame."""
+    """Return (out, out, C) float64 by the definition.
+
+    It is bilinear at the centers of the output pixels, and zero outside the frame.
+    """
     height, width, channels = frame.shape
     out = np.zeros((region.out_size, region.out_size, channels))
     for i in range(region.out_size):
@@ -159,7 +162,7 @@ def test_where_crops_are_made_is_checked() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_makes_the_same_crops() -> None:
-    """Never run so far: needs a CUDA device."""
+    """This has never been run, because it needs a CUDA device."""
     rng = np.random.default_rng(1)
     windows = [
         window_of(FRAME, CropTransform(*rng.uniform(-40, 60, 2), rng.uniform(5, 120), 32), i % 2 == 0, i % 3 == 0, 1.1)

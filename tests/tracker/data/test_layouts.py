@@ -1,6 +1,6 @@
-"""Folders: what is written is read back, and what users have is read.
+"""Folders that were written are read back, and so are those that users have.
 
-Every fault is one sentence that names the place.
+Every fault is reported in one sentence that names the place.
 """
 
 from __future__ import annotations

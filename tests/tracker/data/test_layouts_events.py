@@ -1,4 +1,4 @@
-"""Events drawn: arrays against a loop over events, recordings written and read by the camera maker's library."""
+"""Events are drawn as a loop over them draws them, and the camera maker's library reads and writes the recordings."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_spans_of_frames() -> None:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SyntheticSequence]:
-    """FE108's layout as it comes: images and a recording."""
+    """Write FE108's layout as it is distributed, with images and a recording."""
     pytest.importorskip("dv_processing", reason="recordings need dv-processing (the extra `events`)")
     config = SyntheticConfig(modality="event", length=5, size=(96, 72), seed=3)
     folder = generate_dataset(config, 1, tmp_path_factory.mktemp("fe108"), "fe108", "test", recordings=True)[0]

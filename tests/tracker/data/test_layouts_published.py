@@ -1,4 +1,4 @@
-"""Data sets as they are distributed: folders made by hand after their descriptions, numbers by hand."""
+"""Data sets as they are distributed: the folders are made by hand from their descriptions, and so are the numbers."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_any_two_folders_are_a_sequence(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty one-frame sequences, thirty on the training list."""
+    """Write forty one-frame sequences, thirty of which are on the training list."""
     root = tmp_path_factory.mktemp("many")
     frames = np.zeros((1, 8, 12, 6), np.uint8)
     names = [f"s{index:02d}" for index in range(40)]
@@ -319,7 +319,7 @@ def test_two_schemes_of_naming_are_in_the_order_of_their_numbers(numbers: list[i
 
 
 def test_lashers_two_schemes_in_one_folder_are_told_apart_or_refused(tmp_path: Path) -> None:
-    """By text all of ``000005.jpg`` and on come before ``v000.jpg``: frames and boxes were five frames apart."""
+    """As text, ``000005.jpg`` and all later ones sort before ``v000.jpg``: frames and boxes were five frames apart."""
     folder = tmp_path / "walk"
     names = ["v000.jpg", "v001.jpg", "v002.jpg", "v003.jpg", "v004.jpg", "000005.jpg", "000006.jpg", "000007.jpg"]
     for index, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""What a configuration's data section opens: one data set, several in ratios, two folders."""
+"""A configuration's data section opens one data set, several in given ratios, or two folders."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tracker.data.sampling import CausalPairSampler
 from tracker.data.sources import open_sources, with_split
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
 from tracker.errors import RGBXError
-from tracker.train.sources import sequences_of
+from tracker.train.configured_data import sequences_of
 from tracker.train.validate import held_out_sequences
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LasHeR with four sequences, DepthTrack with two, VisEvent with one."""
+    """Write LasHeR with four sequences, DepthTrack with two and VisEvent with one."""
     root = tmp_path_factory.mktemp("sets")
     for layout, modality, count in (("lasher", "thermal", 4), ("depthtrack", "depth", 2), ("visevent", "event", 1)):
         config = SyntheticConfig(modality=modality, length=20, size=(96, 72), leave=0.0, occlusion=0.0)
@@ -112,7 +112,7 @@ def test_sets_are_given_on_the_command_line_as_well() -> None:
 
 
 def opened(root: Path, *overrides: str) -> Any:
-    """What `rgbx train` opens for settings on its command line."""
+    """Return what `rgbx train` opens for settings on its command line."""
     given = ["init=tiny_rgb", f"data.root={root}", *overrides]
     return sequences_of(load_config(RunConfig, "tiny_rgbt", given, command="train").data)
 
@@ -150,7 +150,7 @@ def test_a_style_that_no_sequence_is_for_is_refused(
 
 
 def test_a_style_below_the_data_asks_for_nothing(tmp_path: Path) -> None:
-    """A recipe for depth may be used for thermal data; its style is then of no use, and nobody asked for it."""
+    """A recipe for depth may be used for thermal data. Its style is of no use then, but nobody asked for it."""
     config = SyntheticConfig(modality="thermal", length=3, size=(96, 72))
     write_dataset(synthetic_dataset(config, 1), tmp_path / "set", "lasher", split="train")
     mine = tmp_path / "mine.yaml"
@@ -160,7 +160,7 @@ def test_a_style_below_the_data_asks_for_nothing(tmp_path: Path) -> None:
 
 
 def test_generated_validation_has_the_modality_of_the_training_files() -> None:
-    """It was thermal, whatever was trained on."""
+    """Once it was thermal, whatever the training files were."""
     config = load_config(RunConfig, None, ["validation.every=1", "validation.sequences=1", "validation.length=2"])
     assert [s.modality for s in held_out_sequences(config, {"depth"})] == ["depth"]
     assert [s.modality for s in held_out_sequences(config)] == ["thermal"]

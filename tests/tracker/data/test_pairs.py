@@ -1,4 +1,4 @@
-"""Pairs: causality, gaps, presence; samples as pure functions; boxes that fit what is in the crop."""
+"""Pairs keep to causality, gaps and presence; samples are pure functions; and boxes fit what is in the crop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tracker.errors import RGBXError
 
 
 class Presence(Sequence):
-    """A sequence of nothing but boxes."""
+    """A sequence that consists of nothing but boxes."""
 
     def __init__(self, present: list[bool], name: str = "presence") -> None:
         self.name, self.modality = name, "rgb"
@@ -29,7 +29,7 @@ class Presence(Sequence):
 
 
 def square_sequence(name: str = "square", count: int = 30, value: int = 200, seed: int = 0) -> ArraySequence:
-    """A bright rectangle on black, the same in RGB and X, at whole pixels."""
+    """Return a bright rectangle on black, the same in RGB and X, at whole pixels."""
     rng = np.random.default_rng(seed)
     frames = np.zeros((count, 120, 160, 6), dtype=np.uint8)
     boxes = np.zeros((count, 4))
@@ -192,7 +192,7 @@ def test_without_x_the_second_half_is_zero() -> None:
 
 
 class Breaking(ArraySequence):
-    """Frames above the fifth cannot be read."""
+    """A sequence whose frames after the fifth cannot be read."""
 
     def planes(self, index: int) -> np.ndarray:
         if index > 5:

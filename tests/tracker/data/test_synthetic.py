@@ -1,4 +1,4 @@
-"""The generator: exact boxes, the same bits from the same seed, presence, and an X that knows what RGB does not."""
+"""The generator gives exact boxes, the same bits from the same seed, presence, and an X that shows more than RGB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thermal images of more than 8 bits: values by hand, files packed by hand, styles that a checkpoint keeps."""
+"""Thermal images of more than 8 bits: the values and the files are made by hand, and a checkpoint keeps the style."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ def test_styles_that_are_refused(style: dict[str, object], said: str) -> None:
 
 
 def packed_tiff(values: np.ndarray, bits: int) -> bytes:
-    """A little-endian TIFF of one strip with ``bits`` a pixel, the most significant first, rows filled up to bytes."""
+    """Return a little-endian TIFF of one strip with ``bits`` a pixel.
+
+    The most significant bit comes first, and rows are filled up to whole bytes.
+    """
     rows = []
     for row in values:
         text = "".join(format(int(value), f"0{bits}b") for value in row)
@@ -83,7 +86,7 @@ def packed_tiff(values: np.ndarray, bits: int) -> bytes:
 
 
 def radiometric_jpeg(raw: np.ndarray, png: bool, chunk: int = 60000) -> bytes:
-    """A JPEG with FLIR's APP1 segments, laid out as ExifTool documents them (FLIR tags)."""
+    """Return a JPEG with FLIR's APP1 segments, laid out as ExifTool documents them (FLIR tags)."""
     height, width = raw.shape
     if png:
         swapped = raw.byteswap()  # the camera's PNG has the bytes of each value in the other order

@@ -1,4 +1,7 @@
-"""Folders of one's own that do not match: X of another size or place, missing X, turned images. Values by hand."""
+"""A user's folders that do not match: X has another size or place, X is missing, or images are turned.
+
+The values are computed by hand.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def write(folder: Path, name: str, image: np.ndarray) -> None:
 
 
 def scene(root: Path, x: np.ndarray, rgb: tuple[int, int] = (12, 16), kind: str = "thermal", count: int = 1) -> Path:
-    """A sequence of ``count`` black RGB frames and one X image in each."""
+    """Return a sequence of ``count`` black RGB frames and one X image in each."""
     for index in range(count):
         write(root / "walk" / "rgb", f"{index}.png", np.zeros((*rgb, 3), np.uint8))
         write(root / "walk" / kind, f"{index}.png", x)
@@ -88,7 +91,7 @@ def test_a_registration_maps_x_pixels_to_rgb_pixels(
 
 
 def test_a_homography_maps_corners_where_opencv_says(tmp_path: Path) -> None:
-    """Four corners of a square that was seen askew; its middle is where the diagonals cross."""
+    """The four corners are those of a square that was seen askew; its middle is where the diagonals cross."""
     x = np.zeros((40, 60), np.uint8)
     seen = np.array([[10, 8], [50, 4], [48, 36], [14, 30]], np.float32)
     target = np.array([[20, 20], [100, 20], [100, 60], [20, 60]], np.float32)
@@ -133,7 +136,7 @@ def test_published_layouts_are_not_resized(tmp_path: Path) -> None:
 
 
 def numbered(root: Path, rgb: list[str], x: list[str]) -> Path:
-    """Frames whose RGB is gray by their number, and X twice as bright."""
+    """Return frames whose RGB is gray by their number, and X twice as bright."""
     for name in rgb:
         value = int("".join(c for c in name if c.isdigit()))
         write(root / "walk" / "visible", name, np.full((60, 80, 3), value, np.uint8))
@@ -200,7 +203,7 @@ def turned(path: Path, image: np.ndarray, orientation: int) -> None:
 @pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 3), (8, 1)])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_images_are_turned_upright(tmp_path: Path, orientation: int, turn: int, suffix: str) -> None:
-    """Orientation 6: the camera was turned so that the first row of the file is the right side of the scene."""
+    """Orientation 6 means that the camera was turned: the first row of the file is the right side of the scene."""
     stored = np.zeros((24, 40, 3), np.uint8)
     stored[:8, :8] = 255
     upright = np.rot90(stored, turn)

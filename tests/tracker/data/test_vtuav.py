@@ -1,4 +1,4 @@
-"""VTUAV, by hand after its description: a box for each tenth frame, and subsets for short and long term."""
+"""VTUAV, made by hand from its description: a box for each tenth frame, and subsets for short and long term."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def test_boxes_are_of_each_tenth_frame(tmp_path: Path) -> None:
 
 
 def test_numbers_decide_where_frames_are_missing_and_order_where_the_numbered_one_is(tmp_path: Path) -> None:
-    """Frames from 5; 8 is missing, so that frame 15 is at place 9. Then 15 is missing, and every tenth is meant."""
+    """The frames begin at 5.
+
+    First 8 is missing, so frame 15 is at place 9. Then 15 is missing, and every tenth is meant.
+    """
     frames = [number for number in range(5, 35) if number != 8]
     folder = sequence(tmp_path / "a", frames, ["1 1 2 2"] * 3, ["1 1 2 2"] * 3, "ir_gray")
     assert np.flatnonzero(open_sequence(folder).annotated).tolist() == [0, 9, 19]

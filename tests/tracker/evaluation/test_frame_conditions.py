@@ -1,4 +1,4 @@
-"""What becomes of a frame under every protocol: the table of the documentation, cell by cell, against plain loops."""
+"""What becomes of a frame under every protocol: the documentation's table agrees, cell by cell, with plain loops."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Condition:
 
 
 def both(name: str, *box: float) -> Condition:
-    """Truth and result agree on a box."""
+    """Return a condition in which truth and result agree on a box."""
     return Condition(name, truth=box, result=box)
 
 
@@ -121,7 +121,7 @@ def by_loops(protocol: str, condition: Condition) -> Measured:
 
 
 def cell_of(protocol: str, condition: Condition) -> str:
-    """The cell that the toolkit's rule asks for."""
+    """Return the cell that the toolkit's rule asks for."""
     if condition.flagged and protocol not in FLAGGED:
         return "–"
     try:
@@ -155,7 +155,7 @@ def write_lines(path: Path, rows: list[Box]) -> None:
 
 
 def write_case(root: Path, protocol: str, condition: Condition) -> None:
-    """Annotation and result as files, as a user of the toolkit has them."""
+    """Write annotation and result as files, as a user of the toolkit has them."""
     truth, results = condition.truths(), condition.results()
     folder = root / "data" / "s"
     files = {
@@ -178,7 +178,7 @@ def write_case(root: Path, protocol: str, condition: Condition) -> None:
 
 
 def table() -> dict[str, dict[str, str]]:
-    """Condition to column to cell, as the documentation has it."""
+    """Return the documentation's table: condition to column to cell."""
     lines = DOCS.read_text(encoding="utf-8").splitlines()
     start = next(k for k, line in enumerate(lines) if line.startswith("| frame |"))
     head = [cell.strip() for cell in lines[start].strip("|").split("|")]
@@ -253,7 +253,10 @@ def test_every_cell_of_depthtrack_is_the_vot_toolkits(condition: Condition) -> N
 @pytest.mark.parametrize("start", range(4))
 @pytest.mark.parametrize("clockwise", [True, False])
 def test_corners_may_begin_anywhere_and_go_either_way(tmp_path: Path, start: int, clockwise: bool) -> None:
-    """Results of one length that are all half a box off: success by hand, whatever corner comes first."""
+    """All results of one length are half a box off.
+
+    Success is computed by hand, and is the same whatever corner is first.
+    """
     corners = [(30, 30), (50, 30), (50, 50), (30, 50)]
     order = [corners[(start + (k if clockwise else -k)) % 4] for k in range(4)]
     line = [float(v) for corner in order for v in corner]
@@ -287,7 +290,7 @@ def test_half_a_box_off_in_corners_from_below_has_the_success_of_the_upright_one
 
 
 def test_a_present_frame_whose_box_is_over_the_border_is_a_success_in_precision(tmp_path: Path) -> None:
-    """The smallest input on which figures of COESOT and VisEvent were wrong: 50 / 50 / 47.6."""
+    """This is the smallest input on which figures of COESOT and VisEvent were wrong: 50 / 50 / 47.6."""
     truth = [[10.0, -0.5, 20.0, 20.0]] * 2 + [[10.0, 5.0, 20.0, 20.0]] * 2
     write_lines(tmp_path / "data" / "s" / "groundtruth.txt", truth)
     (tmp_path / "data" / "s" / "absent_label.txt").write_text("1\n" * 4)
@@ -340,7 +343,7 @@ Rule = Callable[[list[Box], list[Box], list[bool]], Measured]
 
 
 def excluded(results: list[Box], truth: list[Box], absent: list[bool]) -> Measured:
-    """What one would expect: frames without a valid box, or flagged absent, do not exist."""
+    """Return what one would expect: frames without a valid box, or flagged absent, do not exist."""
     kept = [a or not all(v > 0 for v in t) for t, a in zip(truth, absent, strict=True)]
     errors = [None if out else e for e, out in zip(loops.lasher(results, truth).errors, kept, strict=True)]
     return Measured(errors, max(kept.count(False), 1))
@@ -489,7 +492,7 @@ def test_vtuav_wants_a_result_for_every_frame() -> None:
 
 
 def test_vtuav_in_memory_takes_the_annotated_frames() -> None:
-    """Annotations between two annotated frames are not there, and results there do not count."""
+    """There are no annotations between two annotated frames, and results there do not count."""
     truth = np.full((21, 4), math.nan)
     truth[[0, 10, 20]] = STILL
     results = np.full((21, 4), 5.0)

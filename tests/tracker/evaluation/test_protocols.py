@@ -1,4 +1,4 @@
-"""Every benchmark's protocol against plain loops; attributes, BOC and reports against counting by hand."""
+"""Every benchmark's protocol agrees with plain loops, and attributes, BOC and reports with counting by hand."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_thresholds_are_infinities_around_98_of_the_sorted_confidences() -> None
 
 
 def test_depthtrack_by_hand() -> None:
-    """Two sure hits, one unsure hit on an absent frame: leaving that one out is better."""
+    """There are two sure hits, and an unsure hit on a frame without the target. Leaving that one out is better."""
     truth = np.array([[2.0, 2, 8, 8]] * 4)
     truth[3] = np.nan
     results = np.array([[2.0, 2, 8, 8]] * 4)
@@ -217,7 +217,7 @@ def test_boxes_of_x_are_the_second_ground_truth_in_memory() -> None:
 
 
 def two_sequences(sr: dict[str, float], tracker: str = "t") -> Metrics:
-    """COESOT metrics of sequences on which the tracker is right in the given share of 20 frames."""
+    """Return COESOT metrics of sequences on which the tracker is right in the given share of 20 frames."""
     annotations, results = [], {}
     for name, share in sr.items():
         truth = np.array([[10.0, 10, 20, 20]] * 20)

@@ -17,7 +17,7 @@ NORMALIZED = [0.01 * k for k in range(51)]
 
 
 def iou(a: Box, b: Box) -> float:
-    """Overlap with the right edge at x + w - 1; NaN for 0 / 0 and where a number is NaN."""
+    """Return the overlap, with the right edge at x + w - 1; NaN for 0 / 0 and where a number is NaN."""
     if any(math.isnan(v) for v in [*a, *b]):
         return math.nan
     width = min(a[0] + a[2] - 1, b[0] + b[2] - 1) - max(a[0], b[0]) + 1
@@ -28,12 +28,12 @@ def iou(a: Box, b: Box) -> float:
 
 
 def center_error(a: Box, b: Box) -> float:
-    """Distance in pixels of the centers x + (w - 1) / 2."""
+    """Return the distance in pixels of the centers x + (w - 1) / 2."""
     return math.hypot(a[0] + (a[2] - 1) / 2 - b[0] - (b[2] - 1) / 2, a[1] + (a[3] - 1) / 2 - b[1] - (b[3] - 1) / 2)
 
 
 def normalized_error(a: Box, b: Box) -> float:
-    """The same with each axis divided by the true side."""
+    """Return the same with each axis divided by the true side."""
     dx = a[0] + (a[2] - 1) / 2 - b[0] - (b[2] - 1) / 2
     dy = a[1] + (a[3] - 1) / 2 - b[1] - (b[3] - 1) / 2
     return math.hypot(dx / b[2], dy / b[3]) if b[2] and b[3] else math.nan
@@ -67,7 +67,7 @@ class Measured:
 
 
 class Refused(Exception):
-    """The toolkit stops with an error."""
+    """Raised where the toolkit stops with an error."""
 
 
 def no_area(box: Box) -> bool:
@@ -75,7 +75,7 @@ def no_area(box: Box) -> bool:
 
 
 def lasher(results: list[Box], truth: list[Box]) -> Measured:
-    """LasHeR: the first result becomes the truth, broken ones copy the one before, invalid truths give -1."""
+    """Do as LasHeR: the first result becomes the truth, broken ones copy the one before, and invalid truths give -1."""
     boxes = [list(box) for box in results[: len(truth)]]
     boxes[0] = list(truth[0])
     for i in range(1, len(truth)):
@@ -85,7 +85,7 @@ def lasher(results: list[Box], truth: list[Box]) -> Measured:
 
 
 def visevent(results: list[Box], truth: list[Box], absent: list[bool]) -> Measured:
-    """VisEvent and COESOT: as LaSOT's evaluation, with the denominator of all frames."""
+    """Do as VisEvent and COESOT: as LaSOT's evaluation, with all frames in the denominator."""
     boxes = [list(box) for box in results[: len(truth)]]
     for i in range(1, len(truth)):
         if no_area(boxes[i]) and not any(math.isnan(v) for v in truth[i]):
@@ -102,7 +102,10 @@ def _or_minus_one(box: Box, target: Box) -> tuple[float, float, float]:
 
 
 def best_of_two(results: list[Box], visible: list[Box], infrared: list[Box]) -> Measured:
-    """RGBT234 and GTOT: the better of two truths, as reported; a NaN is better than nothing and worse than a number."""
+    """Do as RGBT234 and GTOT: take the better of two truths, as reported.
+
+    A NaN is better than nothing and worse than a number.
+    """
     errors: list[tuple[float, float, float] | None] = []
     for box, *targets in zip(results, visible, infrared, strict=False):
         distances = [d for d in (center_error(box, t) for t in targets) if not math.isnan(d)]
@@ -112,18 +115,18 @@ def best_of_two(results: list[Box], visible: list[Box], infrared: list[Box]) -> 
 
 
 def vtuav(results: list[Box], visible: list[Box], infrared: list[Box]) -> Measured:
-    """VTUAV: one annotation for ten results."""
+    """Do as VTUAV: there is one annotation for ten results."""
     return best_of_two([results[10 * k] for k in range(len(visible))], visible, infrared)
 
 
 def rgbt210(results: list[Box], truth: list[Box]) -> Measured:
-    """RGBT210: one truth, the first result replaced, nothing repaired."""
+    """Do as RGBT210: there is one truth, the first result is replaced, and nothing is repaired."""
     boxes = [list(truth[0]), *results[1:]]
     return best_of_two(boxes, truth, truth)
 
 
 def fe108(results: list[Box], truth: list[Box]) -> Measured:
-    """PyTracking: NaN and negative sides refused, sides of zero copied, invalid truths infinitely far away."""
+    """Do as PyTracking: refuse NaN and negative sides, copy sides of zero, and put invalid truths infinitely far."""
     boxes = [list(box) for box in results]
     if any(math.isnan(v) for box in boxes for v in box) or any(box[2] < 0 or box[3] < 0 for box in boxes):
         raise Refused
@@ -141,7 +144,7 @@ def fe108(results: list[Box], truth: list[Box]) -> Measured:
 
 
 def drawn_overlap(a: Box, b: Box, size: tuple[int, int] | None) -> float:
-    """The VOT toolkit's IoU: both boxes drawn pixel by pixel, inside an image of ``size`` where it is given."""
+    """Return the VOT toolkit's IoU: both boxes drawn pixel by pixel, inside an image of ``size`` where it is given."""
     pixels: list[set[tuple[int, int]]] = []
     spans = []
     for values in (a, b):
@@ -166,5 +169,5 @@ def drawn_overlap(a: Box, b: Box, size: tuple[int, int] | None) -> float:
 
 
 def no_ties(errors: list[float]) -> bool:
-    """A tie that is decided by the last bit of a root has no truth."""
+    """Return whether no error ties with a threshold, a whole number; the last bit of a root would decide a tie."""
     return all(not math.isfinite(e) or e == round(e) or abs(e - round(e)) > 1e-9 for e in errors)

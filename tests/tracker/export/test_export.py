@@ -36,7 +36,7 @@ def small(**changes: object) -> Tracker:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, Path]:
-    """A small two-stream network with elimination, and its file."""
+    """Return a small two-stream network with elimination, and its file."""
     network = small(elimination_layers=(0,), keep_ratio=0.7)
     folder = tmp_path_factory.mktemp("onnx")
     return network, export_onnx(network, folder / "small.onnx", InferenceSettings(search_factor=5.0))
@@ -121,14 +121,14 @@ def test_what_cannot_be_exported_or_run_is_refused(tmp_path: Path, exported: tup
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, Path]:
-    """A small two-stream network and its file with the crops in the graph."""
+    """Return a small two-stream network, and its file with the crops in the graph."""
     network = small()
     path = tmp_path_factory.mktemp("whole") / "whole.onnx"
     return network, export_onnx(network, path, InferenceSettings(search_factor=5.0), simplify=False, whole_frames=True)
 
 
 def run_whole(path: Path, frames: list[np.ndarray], box: list[float]) -> list[tuple[np.ndarray, float, float]]:
-    """A tracker of numpy and ONNX Runtime alone."""
+    """Return a tracker of numpy and ONNX Runtime alone."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     side = session.get_inputs()[2].shape[1]
     last = np.array(box, np.float32)
@@ -147,7 +147,7 @@ def run_whole(path: Path, frames: list[np.ndarray], box: list[float]) -> list[tu
 def test_whole_frames_answer_as_the_online_tracker(
     whole: tuple[Tracker, Path], size: tuple[int, int], box: list[float]
 ) -> None:
-    """In ONNX Runtime on the CPU; OpenCV's crops and the graph's differ by a level of 255 here and there."""
+    """ONNX Runtime runs on the CPU. OpenCV's crops and the graph's differ by a level of 255 here and there."""
     network, path = whole
     rng = np.random.default_rng(0)
     frames = [cv2.GaussianBlur(rng.integers(0, 256, (*size, 6), dtype=np.uint8), (0, 0), 2) for _ in range(4)]
@@ -174,7 +174,7 @@ def test_the_crop_of_the_graph_is_the_template(whole: tuple[Tracker, Path]) -> N
 
 @pytest.mark.parametrize("fault", ["nan size", "zero size", "no score", "far offset"])
 def test_a_degenerate_answer_leaves_the_box_in_the_graph_too(fault: str) -> None:
-    """The module that is exported, on the same answers of a network as the online tracker."""
+    """The module that is exported gets the same answers of a network as the online tracker."""
     score, size, offset = flat_maps(8)
     where = {"score": score, "size": size, "offset": offset}
     kind, name = fault.split()

@@ -15,7 +15,7 @@ from tracker.models.tracker import TrackerOutput
 
 
 class ScriptedNetwork(nn.Module):
-    """Answers given maps, whatever it sees, one set a call; counts its calls."""
+    """Answers the maps that it was given, one set a call, whatever it sees. It counts its calls."""
 
     def __init__(self, answers: ListLike[tuple[np.ndarray, np.ndarray, np.ndarray]], search: int = 128) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class BrightestBlob(nn.Module):
 
 
 def drawn(box: np.ndarray, width: int = 200, height: int = 150) -> np.ndarray:
-    """A white rectangle on black, edges shaded by how much of the pixel is covered: (H, W, 6) uint8."""
+    """Return a white rectangle on black, edges shaded by how much of the pixel is covered: (H, W, 6) uint8."""
     if not np.isfinite(box).all():
         return np.zeros((height, width, 6), np.uint8)
 
@@ -84,7 +84,7 @@ def drawn(box: np.ndarray, width: int = 200, height: int = 150) -> np.ndarray:
 
 
 def moving(name: str, length: int, phase: float = 0.0, absent: int = 0) -> ArraySequence:
-    """A box of aspect 3:2 that moves on an ellipse and breathes."""
+    """Return a box of aspect 3:2 that moves on an ellipse and breathes."""
     t = np.arange(length) * 0.15 + phase
     width = 30.0 * (1 + 0.2 * np.sin(t))
     height = width / 1.5

@@ -39,7 +39,7 @@ def refused(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``net.safetensors``, a data set ``lasher`` of three sequences, and ``rgb.avi`` with ``x.avi``."""
+    """Return a folder of ``net.safetensors``, a data set ``lasher`` of three sequences, ``rgb.avi`` and ``x.avi``."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     shape = {"embed_dim": 16, "depth": 1, "num_heads": 1, "head_channels": 8, "template_size": 32, "search_size": 64}

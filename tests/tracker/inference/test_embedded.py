@@ -1,4 +1,4 @@
-"""``tracker.Tracker``: the calls that OpenCV's trackers have, against the online tracker."""
+"""``tracker.Tracker`` has the calls of OpenCV's trackers, and answers as the online tracker does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def noisy(length: int = 5) -> np.ndarray:
-    """(N, H, W, 6) frames whose channels all differ."""
+    """Return (N, H, W, 6) frames whose channels all differ."""
     return np.random.default_rng(0).integers(0, 256, (length, 60, 80, 6), dtype=np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Every way of running a network against the eager one, and device-side crops against float64."""
+"""Every way of running a network agrees with the eager one, and device-side crops agree with float64."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def small(seed: int = 0, **changes: object) -> Tracker:
 
 
 def bilinear(frame: np.ndarray, region: CropTransform) -> np.ndarray:
-    """The convention of crops, pixel by pixel in float64: (size, size, C)."""
+    """Return the convention of crops, pixel by pixel in float64: (size, size, C)."""
     height, width, channels = frame.shape
     out = np.zeros((region.out_size, region.out_size, channels))
     for i in range(region.out_size):

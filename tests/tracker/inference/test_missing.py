@@ -26,7 +26,7 @@ RGB, X = (np.full((4, 5, 3), value, np.uint8) for value in (10, 20))
 
 
 class EitherBlob(nn.Module):
-    """:class:`BrightestBlob` in X, so that what stands in for X decides what is found; keeps what it was shown."""
+    """:class:`BrightestBlob` in X, so that what stands in for X decides what is found. It keeps what it was shown."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class EitherBlob(nn.Module):
 
 
 def scored(*scores: float) -> ScriptedNetwork:
-    """A network that sees the target in the middle, with these scores one after the other."""
+    """Return a network that sees the target in the middle, with these scores one after the other."""
     answers = []
     for score in scores:
         maps = flat_maps(8)

@@ -22,7 +22,7 @@ from tracker.inference.tracking import Tracked, picture
 
 
 def write_video(path: Path, levels: list[int], fps: float = 20.0, size: tuple[int, int] = (64, 48)) -> str:
-    """A video of uniform gray pictures, one of each level."""
+    """Return a video of uniform gray pictures, one of each level."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
     assert writer.isOpened()
     for level in levels:
@@ -32,7 +32,7 @@ def write_video(path: Path, levels: list[int], fps: float = 20.0, size: tuple[in
 
 
 def levels(source: PairedCapture) -> list[tuple[int | None, int | None]]:
-    """Mean level of both halves of every frame, to ten."""
+    """Return the mean level of both halves of every frame, to the nearest ten."""
     return [
         tuple(None if half is None else 10 * round(float(half.mean()) / 10) for half in frame)  # type: ignore[misc]
         for frame in source
@@ -40,7 +40,10 @@ def levels(source: PairedCapture) -> list[tuple[int | None, int | None]]:
 
 
 class FakeCamera:
-    """Stands in for ``cv2.VideoCapture``: given pictures, None for one that fails, and failure for ever after."""
+    """Stands in for ``cv2.VideoCapture`` with given pictures, None for one that fails.
+
+    After the last it fails for ever.
+    """
 
     def __init__(self, pictures: list[np.ndarray | None]) -> None:
         self.pictures, self.at, self.released = pictures, -1, False
@@ -187,7 +190,7 @@ def drawn(tracked: Tracked) -> np.ndarray:
 
 
 def blobs(path: Path, length: int = 12) -> tuple[str, np.ndarray]:
-    """A video of the moving rectangle, and its boxes."""
+    """Return a video of the moving rectangle, and its boxes."""
     sequence = moving("s", length)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20, (200, 150))
     for index in range(length):

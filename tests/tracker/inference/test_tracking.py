@@ -1,4 +1,4 @@
-"""The one tracking loop: where it starts, sources of every kind, and what never stops it."""
+"""The one tracking loop: where it starts, what sources it takes, and that nothing stops it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 1, "head_channels": 8, "templ
 
 
 def with_boxes(sequence: ArraySequence, boxes: dict[int, list[float]]) -> ArraySequence:
-    """The same frames with other boxes here and there."""
+    """Return the same frames with other boxes here and there."""
     changed = sequence.boxes.copy()
     for index, box in boxes.items():
         changed[index] = box
@@ -98,7 +98,7 @@ def rgbx(*arguments: object) -> str:
 
 @pytest.mark.parametrize("line", ["900,900,20,20", "1,2,x,4", "1,2,3"])
 def test_a_box_that_cannot_be_used_does_not_stop_a_data_set(tmp_path: Path, checkpoint: Path, line: str) -> None:
-    """COESOT's test set has a box outside its image; strict opening, for training, still refuses it."""
+    """COESOT's test set has a box outside its image. Strict opening, which is for training, still refuses it."""
     for k in range(2):
         write_sequence(moving(f"s{k}", 5, phase=k), tmp_path / "data", "lasher")
     for file in ("visible.txt", "infrared.txt", "init.txt"):
@@ -218,7 +218,7 @@ def test_tracks_of_faulty_annotations_are_scored_over_their_frames() -> None:
 
 
 def test_vtuav_is_tracked_and_scored_over_its_annotated_frames(tmp_path: Path) -> None:
-    """One frame in ten is annotated; the figures of the tracks in memory are those of their files."""
+    """One frame in ten is annotated. The tracks in memory have the same figures as their files."""
     for k in range(2):
         write_sequence(moving(f"s{k}", 24, phase=k), tmp_path / "data", "vtuav", lossless=True)
     assert len((tmp_path / "data" / "s0" / "rgb.txt").read_text().splitlines()) == 3

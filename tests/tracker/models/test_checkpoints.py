@@ -1,8 +1,9 @@
-"""Files: what is written comes back, published layouts are read, and everything else gets one sentence."""
+"""Files that were written are read back, published layouts are read, and everything else is refused in one sentence."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import zipfile
@@ -17,34 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from srft_kernels import SignificanceMap
+from tests.tracker.models import cases
+from tests.tracker.models.cases import same, seeded
 from tracker.errors import RGBXError
 from tracker.inference import InferenceSettings
 from tracker.models.checkpoints import load_network, save_network, save_published, to_ostrack, to_srtrack
-from tracker.models.config import NetworkConfig
-from tracker.models.tracker import Tracker, build_network
 
-
-def small(**changes: Any) -> NetworkConfig:
-    settings: dict[str, Any] = {
-        "embed_dim": 24,
-        "depth": 3,
-        "num_heads": 2,
-        "patch": 8,
-        "template_size": 16,
-        "search_size": 32,
-        "head_channels": 16,
-    }
-    return NetworkConfig(**{**settings, **changes})
-
-
-def seeded(config: NetworkConfig, seed: int = 0) -> Tracker:
-    torch.manual_seed(seed)
-    return build_network(config)
-
-
-def same(a: Tracker, b: Tracker) -> bool:
-    first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+small = functools.partial(cases.small, kind="two_stream", head_channels=16)
 
 
 @pytest.mark.parametrize("kind", ["single_stream", "two_stream"])
@@ -167,7 +147,7 @@ def trap(flag: str) -> None:
 
 
 class Trap:
-    """Unpickled by ordinary pickle, this runs code."""
+    """An object that runs code when ordinary pickle loads it."""
 
     def __init__(self, flag: Path) -> None:
         self.flag = flag
@@ -194,14 +174,14 @@ def test_what_a_checkpoint_carries_besides_tensors_is_never_run(tmp_path: Path) 
 
 
 class Meter:
-    """As OSTrack's statistics: an ordinary object, with whatever its training put into it."""
+    """An ordinary object, as OSTrack's statistics are, with whatever its training put into it."""
 
     def __init__(self, value: Any) -> None:
         self.value, self.history = value, [value, None]
 
 
 class Settings:
-    """As OSTrack's: objects in objects, paths, devices, dictionaries."""
+    """Objects in objects, paths, devices and dictionaries, as OSTrack's settings are."""
 
     def __init__(self) -> None:
         self.env = Meter("runs/tensorboard")
@@ -211,7 +191,7 @@ class Settings:
 
 
 def test_a_training_checkpoint_of_the_published_code_is_read(tmp_path: Path) -> None:
-    """Everything that lies beside ``net`` in the files that OSTrack's and SRTrack's trainers write."""
+    """It has everything that lies beside ``net`` in the files that OSTrack's and SRTrack's trainers write."""
     network = seeded(small())
     optimizer = torch.optim.AdamW(network.parameters())
     for parameter in network.parameters():
@@ -235,7 +215,7 @@ def test_a_training_checkpoint_of_the_published_code_is_read(tmp_path: Path) -> 
 
 
 class Bomb:
-    """Unpickled by ordinary pickle, this runs a command; ``os.system`` is one that torch will not name harmless."""
+    """Runs a command when ordinary pickle loads it. ``os.system`` is one that torch will not name harmless."""
 
     def __init__(self, command: str) -> None:
         self.command = command

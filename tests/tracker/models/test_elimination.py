@@ -50,7 +50,7 @@ def small(**changes: Any) -> NetworkConfig:
 
 
 def lively(config: NetworkConfig, seed: int = 0) -> Tracker:
-    """Float64, evaluation mode, and no tensor at its initial value: attention is far from even."""
+    """Return a float64 network in evaluation mode, no tensor at its initial value, so that attention is uneven."""
     torch.manual_seed(seed)
     network = build_network(config).double().eval()
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_the_grid_holds_what_was_kept_and_zeros(cells: int, template: int, data:
 
 
 def slow_block(x: Tensor, state: State, name: str, heads: int) -> tuple[Tensor, Tensor]:
-    """``x (N, D)`` after attention and after the whole block, without elimination, and all of the attention."""
+    """Return ``x (N, D)`` after attention and after the whole block, without elimination, and all of the attention."""
     width = x.shape[1] // heads
     normed = F.layer_norm(x, x.shape[1:], state[f"{name}.norm1.weight"], state[f"{name}.norm1.bias"], 1e-6)
     qkv = normed @ state[f"{name}.attn.qkv.weight"].T + state[f"{name}.attn.qkv.bias"]
@@ -165,7 +165,10 @@ def slow_mlp(x: Tensor, state: State, name: str) -> Tensor:
 
 
 def slow_features(template: Tensor, search: Tensor, state: State, config: NetworkConfig) -> Tensor:
-    """Features of one sample, ``(Nz + S * S, D)``: tokens in dicts by their cell, ranked with sorted()."""
+    """Return the features of one sample, ``(Nz + S * S, D)``.
+
+    Tokens are in dicts by their cell, ranked with sorted().
+    """
     template_tokens, cells = config.template_cells**2, config.search_cells**2
     row, column = (config.template_cells - 1) // 2, (config.template_cells - 1) // 2
     center = row * config.template_cells + column
@@ -304,7 +307,7 @@ def test_elimination_adds_no_weights(make: Any) -> None:
     ],
 )
 def test_multiplications_are_as_many_as_published(config: NetworkConfig, published: float) -> None:
-    """OSTrack's table has 21.5 G and 48.3 G; like its counter, without the products of the attention itself."""
+    """OSTrack's table has 21.5 G and 48.3 G. Like its counter, this leaves out the products of the attention itself."""
     with torch.device("meta"):
         network = build_network(config).eval()
         template, search = (torch.empty(1, 3, side, side) for side in (config.template_size, config.search_size))
@@ -342,7 +345,10 @@ def test_configurations_with_elimination_survive_plain_values() -> None:
 
 
 class SDSTrack:
-    """SDSTrack's network, written out for its weights; only what ranks, drops and brings back is the project's."""
+    """SDSTrack's network, written out for its weights.
+
+    Only what ranks, drops and brings back tokens is the project's.
+    """
 
     HEADS, TEMPLATE, CELLS = 3, 16, 8
 
@@ -381,7 +387,7 @@ class SDSTrack:
         return torch.cat([z, patches(search) + self.state["backbone.pos_embed_x"]], dim=1)
 
     def rgb_layer(self, layer: int, tokens: Tensor, kept: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:
-        """OSTrack's block, untouched: the project's own, with these weights."""
+        """Run OSTrack's block untouched: it is the project's own, with these weights."""
         block = VitBlock(48, self.HEADS, qkv_bias=True, norm_layer=layer_norm)
         prefix = f"backbone.blocks.{layer}."
         own = {n.removeprefix(prefix): t for n, t in self.state.items() if n.startswith(prefix) and "Adapter" not in n}

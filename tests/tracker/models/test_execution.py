@@ -71,7 +71,7 @@ def test_bf16_answers_in_single_precision(options: dict[str, Any]) -> None:
 
 
 def test_bf16_keeps_the_loss_of_a_certain_score_finite() -> None:
-    """1 - 1e-4 is 1 in bf16, and the focal loss takes the logarithm of what is missing to 1."""
+    """1 - 1e-4 is 1 in bf16, and the focal loss takes the logarithm of one minus the score."""
     network, template, search = network_and_crops(small())
     torch.nn.init.constant_(network.head.score[-1].bias, 1e3)
     boxes = torch.tensor([[0.5, 0.5, 0.3, 0.3]]).repeat(2, 1)
@@ -90,7 +90,7 @@ def test_bf16_training_reaches_every_weight() -> None:
 
 @pytest.mark.slow
 def test_the_whole_network_is_one_graph_with_its_gradients() -> None:
-    """Traced by Dynamo and differentiated by AOTAutograd without a break, elimination included."""
+    """Dynamo traces it and AOTAutograd differentiates it without a break, elimination included."""
     torch.compiler.reset()
     network, template, search = network_and_crops(
         small(depth=1, cross_layers=(0,), elimination_layers=(0,), keep_ratio=0.5)

@@ -1,4 +1,4 @@
-"""The networks against a forward pass written out with einsum in float64, and against what they promise."""
+"""The networks agree with a forward pass written out with einsum in float64, and do what they promise."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def small(**changes: Any) -> NetworkConfig:
 
 
 def lively_network(config: NetworkConfig, seed: int = 0) -> Tracker:
-    """A float64 network whose every tensor, norms and statistics too, is away from its initial value."""
+    """Return a float64 network whose every tensor, norms and statistics too, is away from its initial value."""
     torch.manual_seed(seed)
     network = build_network(config).double().eval()
     with torch.no_grad():
@@ -88,7 +88,7 @@ def block(x: Tensor, state: State, name: str, heads: int) -> Tensor:
 
 
 def patches(images: Tensor, state: State, stream: str, patch: int) -> Tensor:
-    """Tokens in reading order: every patch flattened (channel, row, column) and projected."""
+    """Return tokens in reading order, with every patch flattened (channel, row, column) and projected."""
     batch, channels, height, width = images.shape
     cut = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
     weight = state[f"{stream}.patch_embed.proj.weight"]
@@ -291,7 +291,7 @@ def test_two_stream_vit_b_has_the_published_number_of_parameters() -> None:
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_have_as_many_parameters_as_their_sizes_say(name: str) -> None:
-    """Counted by hand: 12 d^2 + 13 d a block, (3 p^2 + 1) d an embedding, d a position, 9 weights a convolution."""
+    """By hand: 12 d^2 + 13 d a block, (3 p^2 + 1) d an embedding, d a position, and 9 weights a convolution."""
     config = preset(name)
     with torch.device("meta"):
         network = build_network(config)

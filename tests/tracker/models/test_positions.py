@@ -1,4 +1,4 @@
-"""Position embeddings at other sizes: against Pillow's interpolation, and everywhere a network changes its size."""
+"""Position embeddings at other sizes agree with Pillow's interpolation, wherever a network changes its size."""
 
 from __future__ import annotations
 
@@ -17,40 +17,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srft_kernels import SignificanceMap
+from tests.tracker.models.cases import seeded, small
 from tracker.errors import RGBXError
 from tracker.models.checkpoints import load_network, save_network, save_published
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.checkpoints.layouts import to_ostrack
 from tracker.models.checkpoints.position_resizing import fit_positions, resize_positions
-from tracker.models.config import NetworkConfig
-from tracker.models.tracker import build_network
 from tracker.train.prior import prior_for
 
 POSITIONS = {"positions.template", "positions.search"}
 PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def small(**changes: Any) -> NetworkConfig:
-    settings: dict[str, Any] = {
-        "kind": "single_stream",
-        "embed_dim": 24,
-        "depth": 3,
-        "num_heads": 2,
-        "patch": 8,
-        "template_size": 16,
-        "search_size": 32,
-        "head_channels": 8,
-    }
-    return NetworkConfig(**{**settings, **changes})
-
-
-def seeded(config: NetworkConfig) -> Any:
-    torch.manual_seed(0)
-    return build_network(config)
-
-
 def by_pillow(positions: Tensor, cells: int, interpolation: str) -> Tensor:
-    """Every channel as a picture of its own."""
+    """Return every channel as a picture of its own."""
     side = round(positions.shape[1] ** 0.5)
     channels = []
     for channel in positions[0].T.reshape(-1, side, side).numpy():

@@ -1,7 +1,8 @@
-"""``rgbx weights``: what it says of a file, and that what it converts is what the library makes of it."""
+"""``rgbx weights`` describes files, and what it converts is what the library makes of it."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,34 +13,18 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from tests.tracker.models import cases
+from tests.tracker.models.cases import same, seeded
 from tracker.commands.weights import weights
 from tracker.errors import RGBXError
 from tracker.models.checkpoints import load_network, save_network, save_published
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.checkpoints.layouts import to_ostrack
 from tracker.models.checkpoints.position_resizing import resize_positions
-from tracker.models.config import PRESETS, NetworkConfig
+from tracker.models.config import PRESETS
 from tracker.models.summary import parameter_counts, summary
-from tracker.models.tracker import Tracker, build_network
 
-
-def small(**changes: Any) -> NetworkConfig:
-    settings: dict[str, Any] = {
-        "kind": "single_stream",
-        "embed_dim": 24,
-        "depth": 4,
-        "num_heads": 2,
-        "patch": 8,
-        "template_size": 16,
-        "search_size": 32,
-        "head_channels": 8,
-    }
-    return NetworkConfig(**{**settings, **changes})
-
-
-def seeded(config: NetworkConfig) -> Tracker:
-    torch.manual_seed(0)
-    return build_network(config).eval()
+small = functools.partial(cases.small, depth=4)
 
 
 def run(*arguments: object) -> str:
@@ -55,14 +40,9 @@ def refused(*arguments: object) -> str:
     return str(result.exception)
 
 
-def same(a: Tracker, b: Tracker) -> bool:
-    first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 @pytest.fixture
 def ostrack(tmp_path: Path) -> Path:
-    """A published RGB checkpoint, as its trainer leaves it."""
+    """Return a published RGB checkpoint, as its trainer leaves it."""
     path = tmp_path / "OSTrack_ep0300.pth.tar"
     torch.save({"epoch": 300, "net": to_ostrack(seeded(small()).state_dict()), "optimizer": {"state": {}}}, path)
     return path
@@ -126,7 +106,7 @@ def test_a_preset_gives_the_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("stored", ["timm.safetensors", "deit.pth", "mae.pth"])
 def test_a_plain_vit_is_the_start_of_a_tracker(tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through timm's own network: its blocks and norm on the tracker's tokens give the tracker's features."""
+    """The blocks and the norm of timm's own network, on the tracker's tokens, give the tracker's features."""
     monkeypatch.setitem(PRESETS, "small", lambda **changes: small(**changes))
     torch.manual_seed(3)
     vit = VisionTransformer(img_size=40, patch_size=8, embed_dim=24, depth=4, num_heads=2, num_classes=5).eval()

@@ -35,7 +35,7 @@ def run_config(*overrides: str) -> RunConfig:
 
 
 def trainer_of(config: RunConfig, pairs: Any, folder: Path | None = None) -> Trainer:
-    """A two-stream network from seeded weights, with drop path so that torch's generator matters."""
+    """Return a two-stream network from seeded weights, with drop path so that torch's generator matters."""
     torch.manual_seed(11)
     network = initialize_two_stream(build_network(SMALL))
     generator = torch.Generator().manual_seed(5)

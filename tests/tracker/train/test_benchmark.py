@@ -1,4 +1,4 @@
-"""The benchmark of training from files starts, finishes and says what it measured: on one step of two samples."""
+"""The benchmark of training from files starts, finishes and says what it measured, on one step of two samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks import loader, loader_rows, loader_runs, report  # noqa: E402
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step of two small samples, in one process."""
+    """Reduce the benchmark to one step of two small samples, in one process."""
     small = {
         "BATCHES": {"cpu": 2},
         "STEPS": {"cpu": 1},

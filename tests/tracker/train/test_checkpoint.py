@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not there, and bad ones refused in a sentence."""
+"""Checkpoints on disk are whole or not there, and bad ones are refused in a sentence."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_truncated_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory,
 
 
 class Dangerous:
-    """A pickle that would create a file on loading."""
+    """An object that would create a file when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -160,7 +160,7 @@ def draw() -> list[float]:
 @given(seed=st.integers(0, 2**32 - 1), skip=st.integers(0, 3))
 @settings(max_examples=20, deadline=None)
 def test_generators_go_back_to_where_they_were(tmp_path_factory: pytest.TempPathFactory, seed: int, skip: int) -> None:
-    """Through a file, and with half of a normal pair still in numpy's and Python's pocket."""
+    """They go through a file, while NumPy's and Python's generators each hold the second half of a normal pair."""
     before = rng_state()
     try:
         torch.manual_seed(seed)

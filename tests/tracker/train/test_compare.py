@@ -1,4 +1,4 @@
-"""Methods side by side: the same data, one table, and nothing done twice."""
+"""Methods side by side get the same data and one table, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch
 
 
 def test_memory_is_counted_and_less_where_less_is_kept(tmp_path: Path) -> None:
-    """Against what must be there in any case: fp32 weights, and gradients and two moments of what trains."""
+    """There must be at least the fp32 weights, and the gradients and two moments of what trains."""
     saved_rgb(tmp_path / "rgb.safetensors")
     found = {}
     for name, changes in {"full": (), "recomputed": ("train.activation_checkpointing=true",)}.items():

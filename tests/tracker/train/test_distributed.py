@@ -1,4 +1,4 @@
-"""Several processes: the same run as one process, up to rounding; what they must agree on, and what is refused."""
+"""Several processes make the same run as one, up to rounding; what they must agree on, and what is refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Norm of the difference of all weights."""
+    """Return the norm of the difference of all weights."""
     return float(torch.cat([(one[name].double() - other[name].double()).flatten() for name in one]).norm())
 
 
@@ -56,7 +56,7 @@ def rgb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def torchrun(count: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command line in ``count`` processes of one thread, as a user starts it."""
+    """Return the command line in ``count`` processes of one thread, as a user starts it."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     return subprocess.run(
         [*launcher, "-m", "tracker", *map(str, arguments)],
@@ -70,7 +70,7 @@ def torchrun(count: int, *arguments: object) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 def test_two_processes_are_one_run_whoever_resumes_it(rgb: Path, tmp_path: Path) -> None:
-    """Six steps in one process; in two; and the first two in two processes, the rest in one."""
+    """The six steps are taken in one process, in two, and the first two in two processes and the rest in one."""
     alone, together, mixed = (tmp_path / name for name in ("alone", "together", "mixed"))
     config = load_config(RunConfig, None, [*SETTINGS, f"init={rgb}", f"output={alone}"])
     _, history = finetune.fine_tune(config)
@@ -102,7 +102,7 @@ def test_two_processes_are_one_run_whoever_resumes_it(rgb: Path, tmp_path: Path)
 
 
 def test_processes_draw_one_processs_batches() -> None:
-    """Rank by rank, batch by batch; also where an epoch is resumed in its middle."""
+    """They do so rank by rank and batch by batch, also where an epoch is resumed in its middle."""
     one = Remaining(6, Processes())
     ranks = [Remaining(6, Processes(rank, 3)) for rank in range(3)]
     for first in (0, 12):
@@ -117,14 +117,14 @@ def test_processes_draw_one_processs_batches() -> None:
 
 
 class OtherIsAsked(Processes):
-    """The other of two processes was sent a signal."""
+    """Imitates two processes, of which the other was sent a signal."""
 
     def largest(self, values: torch.Tensor) -> torch.Tensor:
         return values.maximum(torch.tensor([0.0, 0.0, 1.0]))
 
 
 class OtherIsBroken(Processes):
-    """The other of two processes has a loss that is not finite."""
+    """Imitates two processes, of which the other has a loss that is not finite."""
 
     def largest(self, values: torch.Tensor) -> torch.Tensor:
         return values.maximum(torch.tensor([1.0, 0.0, 0.0]))
@@ -179,7 +179,7 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_validation_is_shared_and_every_process_gets_all_of_it(rgb: Path) -> None:
-    """Two processes one after the other: what each gathers is what both tracked."""
+    """Two processes run one after the other, and each gathers what both tracked."""
     from tracker.train.validate import validation
 
     config = load_config(

@@ -15,7 +15,7 @@ from tests.tracker.train.small_run import SMALL, run_config, trainer_of
 from tracker.config import RunConfig
 from tracker.data.dataset import PairDataset
 from tracker.train.checkpoint import checkpoints_in, load_checkpoint
-from tracker.train.sources import generated_sequences, pair_settings
+from tracker.train.configured_data import generated_sequences, pair_settings
 
 KILLS = int(os.environ.get("RGBX_KILLS", "10"))
 """How often the run is killed. Continuous integration does a part; ``RGBX_KILLS=200`` does the whole."""
@@ -29,7 +29,7 @@ def config_of_run() -> RunConfig:
 
 
 def start(folder: Path, pairs: PairDataset) -> int:
-    """A process that goes on with the run in ``folder`` from its newest checkpoint, or begins it; its number."""
+    """Return a process that goes on with the run in ``folder`` from its newest checkpoint, or begins it; its number."""
     child = os.fork()
     if child:
         return child

@@ -1,4 +1,4 @@
-"""The training loss against scalar derivations, and against the published reduction over a batch."""
+"""The training loss agrees with scalar derivations, and with the published reduction over a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CELLS = 16  # at 8, the radius of these boxes is 0, and nothing would depend on 
 
 
 def scalar_radius(width: float, height: float, overlap: float = 0.7) -> float:
-    """The three quadratics, each as a, b, c, with the root that does not divide by a."""
+    """Return the three quadratics, each as a, b, c, with the root that does not divide by a."""
     roots = []
     for a, b, c in (
         (1.0, height + width, width * height * (1 - overlap) / (1 + overlap)),
@@ -31,7 +31,7 @@ def scalar_radius(width: float, height: float, overlap: float = 0.7) -> float:
 
 
 def scalar_target(box: list[float], cells: int) -> list[list[float]]:
-    """One heat map, painted cell by cell."""
+    """Return one heat map, painted cell by cell."""
     cx, cy, w, h = (value * cells for value in box)
     radius = max(0, int(scalar_radius(w, h)))
     sigma = (2 * radius + 1) / 6
@@ -115,7 +115,7 @@ def test_focal_loss_equals_the_sum_over_cells() -> None:
 
 
 def test_mean_over_the_batch_is_the_published_batch_loss() -> None:
-    """Published: mean of 1 - GIoU over boxes, mean of L1 over all coordinates, focal sum over positives."""
+    """It is the mean of 1 - GIoU over boxes, the mean of L1 over coordinates, and the focal sum over positives."""
     output = random_output(4, seed=3)
     parts = TrackingLoss()(output, BOXES)
     assert all(part.shape == (4,) for part in parts.values())

@@ -1,4 +1,4 @@
-"""The prior of an RGB tracker against gradients taken one sample at a time, and the data it may be estimated on."""
+"""The prior of an RGB tracker agrees with gradients of one sample at a time; and on which data it may be estimated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def small(**changes: Any) -> NetworkConfig:
 
 @pytest.fixture
 def network() -> Tracker:
-    """Away from its initial values, where the head is certain of nothing and some gradients vanish."""
+    """Return a network away from its initial values, at which the head is certain of nothing.
+
+    There some gradients vanish.
+    """
     torch.manual_seed(0)
     made = build_network(small()).eval()
     with torch.no_grad():
@@ -59,7 +62,7 @@ def configured(estimator: str, *overrides: str, data: tuple[str, ...] = GENERATE
 
 
 def one_by_one(network: Tracker, config: RunConfig, value: Callable[[Any, Tensor], Tensor]) -> dict[str, list[Tensor]]:
-    """Gradient of each sample's ``value(output, box)``, by parameter."""
+    """Return the gradient of each sample's ``value(output, box)``, by parameter."""
     gradients: dict[str, list[Tensor]] = {name: [] for name, _ in network.named_parameters()}
     for batch in rgb_batches(config, network.config):
         for i in range(len(batch["box"])):
@@ -112,7 +115,7 @@ def test_random_signs_average_to_the_exact_fisher(network: Tracker) -> None:
 
 
 def test_hutchinson_judges_by_the_tracking_loss(network: Tracker) -> None:
-    """The library's own estimate, which its tests hold against whole Hessians, of the loss written out here."""
+    """The library's estimate, which its own tests compare with whole Hessians, is that of the loss written out here."""
     config = configured("hutchinson", "prior.draws=2")
     prior = estimate_rgb_prior(network, config, progress=False)
     assert prior.info["probes"] == 3 * 2
@@ -155,7 +158,7 @@ def test_it_stops_where_the_map_is_known(network: Tracker) -> None:
 
 @pytest.fixture(scope="module")
 def lasher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two thermal sequences in LasHeR's layout."""
+    """Return a folder with two thermal sequences in LasHeR's layout."""
     root = tmp_path_factory.mktemp("lasher") / "set"
     config = SyntheticConfig(modality="thermal", size=(80, 64), length=20, seed=3, split="train")
     write_dataset(synthetic_dataset(config, 2, cache=False), root, "lasher", "train")
@@ -163,7 +166,7 @@ def lasher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_of_rgb_x_data_the_rgb_half_counts(network: Tracker, lasher: Path) -> None:
-    """The same map whatever the thermal images show."""
+    """The map is the same whatever the thermal images show."""
     config = configured("fisher", data=("data.source=folder", f"data.root={lasher}"))
     prior = estimate_rgb_prior(network, config, progress=False)
     assert prior.samples == SAMPLES

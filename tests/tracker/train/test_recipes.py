@@ -1,4 +1,4 @@
-"""Recipes against the table of what SRTrack's code and paper have, typed here a second time."""
+"""Recipes agree with a table of what SRTrack's code and paper have, which is typed here a second time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tracker.models.checkpoints import load_network, save_network
 from tracker.models.config import NetworkConfig, preset
 from tracker.models.groups import parameter_groups
 from tracker.models.tracker import build_network
+from tracker.train.configured_data import sequences_of
 from tracker.train.finetune import fine_tune, group_settings
 from tracker.train.optimizers import build_optimizer
 from tracker.train.prior import save_prior
 from tracker.train.schedule import lr_factor
-from tracker.train.sources import sequences_of
 from tracker.train.start import two_stream_start
 from tracker.train.validate import validation_sequences
 
 
 class Published(NamedTuple):
-    """A row: crops, their factors, jitter, batch, epochs, data."""
+    """A row of that table: crops, their factors, jitter, batch, epochs and data."""
 
     template: int
     search: int
@@ -62,7 +62,7 @@ INTENDED = {
 
 
 def recipe(name: str) -> RunConfig:
-    """With the place of its data, which no file holds; several data sets stand in it by name."""
+    """Return a recipe with the place of its data, which no file holds. Several data sets are named in it."""
     return load_config(RunConfig, name, [] if name.endswith("_rgbx") else ["data.root=/data"])
 
 
@@ -116,7 +116,7 @@ def test_the_joint_recipe_draws_its_three_sets_alike(kind: str) -> None:
 
 
 def small(config: RunConfig) -> NetworkConfig:
-    """The recipe's network in small: the groups are those of its names."""
+    """Return the recipe's network in small: the groups are those of its names."""
     return preset(config.network.preset, kind="two_stream", embed_dim=16, num_heads=2, head_channels=8)
 
 
@@ -136,7 +136,7 @@ def test_groups_learn_at_the_tables_rates(kind: str, rates: dict[str, float], na
 @pytest.mark.parametrize("kind", ["published", "corrected"])
 @pytest.mark.parametrize("name", list(TABLE))
 def test_rates_fall_where_the_release_has_them_fall(kind: str, name: str) -> None:
-    """At epoch 48, which no run reaches; RGB-E from OSTrack at 20."""
+    """They fall at epoch 48, which no run reaches; RGB-E from OSTrack falls at 20."""
     train = recipe(f"{kind}/{name}").train
     drop = 20 if name == "ostrack_rgbe" else 48
     for epoch in range(train.epochs):
@@ -174,7 +174,7 @@ def test_the_test_set_is_watched_by_neither(name: str) -> None:
 
 
 def test_corrections_are_all_that_differs() -> None:
-    """What a corrected recipe changes is what corrections.yaml and its own few lines say."""
+    """Only what corrections.yaml and a recipe's own few lines say is different in a corrected recipe."""
     allowed = {
         "output", "data.split", "train.lr", "train.lr_scale", "train.precision", "train.crops", "pairs.broken",
         "optimizer.strength", "optimizer.kappa", "optimizer.kappa_start", "validation.every", "validation.source",
@@ -209,7 +209,7 @@ def test_the_page_on_training_names_every_recipe_with_its_numbers(tmp_path: Path
 
 @pytest.fixture(scope="module")
 def three_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with visevent/, depthtrack/ and lasher/, of three generated sequences each."""
+    """Return a folder with visevent/, depthtrack/ and lasher/, each of three generated sequences."""
     root = tmp_path_factory.mktemp("sets")
     for layout, modality in (("visevent", "event"), ("depthtrack", "depth"), ("lasher", "thermal")):
         config = SyntheticConfig(modality=modality, length=20, size=(96, 72), seed=1)
@@ -220,7 +220,7 @@ def three_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_joint_recipe_runs_as_it_is_but_for_its_size(
     three_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights by data set, validation on what training leaves out, SRFT with a prior, crops on the device, bf16."""
+    """It has weights by data set, validation on what training leaves out, SRFT with a prior, device crops and bf16."""
     monkeypatch.chdir(three_sets)
     torch.manual_seed(0)
     shape = preset("tiny", kind="single_stream", embed_dim=16, depth=2, num_heads=2, template_size=32, search_size=64,

@@ -53,7 +53,7 @@ def rgb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(rgb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of six steps, with all of its checkpoints."""
+    """Return the folder of a run of six steps, with all of its checkpoints."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     done("train", *SETTINGS, f"init={rgb}", f"output={folder}")
     assert [step_of(path) for path in checkpoints_in(folder / "checkpoints")] == [1, 2, 3, 4, 5, 6]
@@ -61,7 +61,7 @@ def whole(rgb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stopped(whole: Path, folder: Path, step: int) -> Path:
-    """A copy of the run as it was when it was interrupted after ``step``."""
+    """Return a copy of the run as it was when it was interrupted after ``step``."""
     shutil.copytree(whole, folder)
     (folder / "network.safetensors").unlink()
     for path in checkpoints_in(folder / "checkpoints"):
@@ -115,7 +115,7 @@ def test_a_run_goes_on_in_another_folder_that_is_free(whole: Path, rgb: Path, tm
 
 
 def test_going_back_gives_the_later_checkpoints_up(whole: Path, tmp_path: Path) -> None:
-    """By number alone, pruning would delete the checkpoint that was just written, and keep what was left behind."""
+    """Pruning by number alone would delete the checkpoint just written and keep those that were given up."""
     folder = stopped(whole, tmp_path / "run", 6)
     done("train", "--resume", folder / "checkpoints" / "step_00000002.ckpt", "train.keep_checkpoints=2")
     assert [step_of(path) for path in checkpoints_in(folder / "checkpoints")] == [5, 6]
@@ -183,7 +183,7 @@ def test_a_run_of_another_command_is_named(whole: Path) -> None:
 
 
 def test_a_checkpoint_from_before_carries_its_configuration_as_well(whole: Path, tmp_path: Path) -> None:
-    """It has no command line and no command; beside files it has the generator's modality, whatever they hold."""
+    """It has no command line and no command. Beside files it has the generator's modality, whatever the files hold."""
     state = load_checkpoint(whole / "checkpoints" / "step_00000005.ckpt")
     for key in ("command", "invocation", "threads", "format", "version"):
         del state[key]

@@ -26,10 +26,10 @@ from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.config import NetworkConfig
 from tracker.models.tracker import Tracker, build_network
 from tracker.train.activations import recompute_blocks
+from tracker.train.configured_data import RollingPairs, generated_sequences, pair_settings
 from tracker.train.finetune import fine_tuner
 from tracker.train.losses import TargetCellLoss, TrackingLoss
 from tracker.train.schedule import lr_factor
-from tracker.train.sources import RollingPairs, generated_sequences, pair_settings
 from tracker.train.trainer import Interrupted, Trainer
 
 
@@ -59,7 +59,10 @@ def assert_same(first: Any, second: Any, where: str = "") -> None:
 @pytest.mark.parametrize("name", ["adamw", "srft"])
 @pytest.mark.parametrize("stop", [3, 4])
 def test_resumed_run_ends_with_the_same_bits(pairs: PairDataset, tmp_path: Path, name: str, stop: int) -> None:
-    """Six steps at once, or ``stop``, another process's worth of random numbers, and the rest; 4 ends an epoch."""
+    """Six steps at once end as ``stop`` steps, another process's worth of random numbers, and the rest do.
+
+    An epoch ends with the fourth step.
+    """
     config = run_config(f"optimizer.name={name}", "optimizer.strength=3")
     whole = trainer_of(config, pairs)
     whole.run(until=6)
@@ -85,7 +88,7 @@ def test_resumed_run_ends_with_the_same_bits(pairs: PairDataset, tmp_path: Path,
 
 
 def test_a_resumed_run_is_no_fresh_one(pairs: PairDataset, tmp_path: Path) -> None:
-    """The comparison above would also pass if steps changed nothing: here one lost state must show."""
+    """The comparison above would also pass if steps changed nothing, so here one lost state must show."""
     config = run_config("optimizer.name=srft")
     whole = trainer_of(config, pairs)
     whole.run(until=6)
@@ -106,6 +109,37 @@ def test_loader_processes_do_not_change_the_bits(pairs: PairDataset) -> None:
     helped.run()
     for one, other in zip(alone.network.parameters(), helped.network.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_dead_loader_process_is_one_sentence_and_the_last_checkpoint_is_kept(
+    pairs: PairDataset, tmp_path: Path, every: int
+) -> None:
+    config = run_config("train.workers=1", f"train.checkpoint_every={every}", "optimizer.name=srft")
+    whole = trainer_of(config, pairs)
+    whole.run(until=6)
+    dying = trainer_of(config, pairs, tmp_path)
+    plain, calls = dying.loss, []
+
+    def loss(output: Any, boxes: torch.Tensor) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            assert dying._loader is not None
+            (worker,) = dying._loader._iterator._workers  # type: ignore[union-attr]
+            worker.kill()
+            worker.join()
+        return plain(output, boxes)
+
+    dying.loss = loss
+    said = r"resume from .*step_0000000\d\.ckpt" if every else "no checkpoint was due before"
+    with pytest.raises(RGBXError, match=rf"a loader process died after step \d, as the system .*{said}"):
+        dying.run(until=6)
+    if every:
+        rest = trainer_of(config, pairs, tmp_path)
+        rest.resume(tmp_path)
+        assert 2 <= rest.step <= 3
+        rest.run(until=6)
+        assert_same(whole.state(), rest.state())
 
 
 def test_signal_stops_between_steps_and_saves(pairs: PairDataset, tmp_path: Path) -> None:
@@ -248,7 +282,7 @@ def test_frozen_groups_stay(pairs: PairDataset) -> None:
 def gradient_of_first_step(
     pairs: PairDataset, *overrides: str, config: NetworkConfig = SMALL
 ) -> tuple[float, torch.Tensor]:
-    """Loss, and the gradient of all weights as one vector, of the first batch."""
+    """Return the loss of the first batch, and its gradient of all weights as one vector."""
     torch.manual_seed(11)
     network = initialize_two_stream(build_network(config))
     # At the target's cell the loss is continuous in the weights; at the best cell it jumps.
@@ -279,7 +313,7 @@ def test_parts_must_be_equal() -> None:
 
 
 def test_activation_checkpointing_computes_the_same_gradient_of_less(pairs: PairDataset) -> None:
-    """With drop path: what is computed twice has to draw the same numbers twice."""
+    """There is drop path, so what is computed twice has to draw the same numbers twice."""
     saved: list[int] = []
 
     def kept(*overrides: str) -> tuple[float, torch.Tensor, int]:
@@ -313,7 +347,7 @@ def test_activation_checkpointing_leaves_names_and_copies_alone() -> None:
 
 
 def test_a_compiled_network_trains_alike(pairs: PairDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced by torch.compile, without its code generator: that the training step goes through it at all."""
+    """torch.compile traces the training step but generates no code; so the step goes through it at all."""
     counted = torch._dynamo.testing.CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
     still = SMALL.replace(drop_path=0.0)
@@ -359,7 +393,10 @@ def test_crops_of_the_device_train_and_resume_to_the_same_bits(pairs: PairDatase
 
 @pytest.mark.gpu
 def test_a_gpu_trains_alike_with_everything_on(pairs: PairDataset, tmp_path: Path) -> None:
-    """Never run so far: batches sent ahead, crops made there, bf16, TF32, resumed to the same bits."""
+    """Batches are sent ahead and crops made on the GPU, in bf16 and TF32; the resumed run ends with the same bits.
+
+    This has never been run.
+    """
     windows = PairDataset(pairs.sequences, dataclasses.replace(pairs.settings, crops="device"), 18, seed=3)
     config = run_config("train.workers=1", "train.precision=bf16", "train.tf32=true", "optimizer.name=srft")
 

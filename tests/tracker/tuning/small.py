@@ -17,13 +17,13 @@ from tracker.tuning.files import tune
 
 
 def small_config(**changes: Any) -> NetworkConfig:
-    """Four layers of width 16; template 2 x 2 and search 4 x 4 cells."""
+    """Return a configuration of four layers of width 16, with 2 x 2 cells of template and 4 x 4 of search."""
     shape = {"embed_dim": 16, "depth": 4, "num_heads": 2, "head_channels": 8, "template_size": 32, "search_size": 64}
     return preset("tiny", kind="single_stream", **{**shape, "cross_layers": (1, 3), **changes})
 
 
 def rgb_tracker(seed: int = 0, **changes: Any) -> Tracker:
-    """An RGB tracker with random weights large enough to matter, in evaluation mode."""
+    """Return an RGB tracker with random weights large enough to matter, in evaluation mode."""
     torch.manual_seed(seed)
     network = build_network(small_config(**changes)).eval()
     with torch.no_grad():
@@ -33,14 +33,14 @@ def rgb_tracker(seed: int = 0, **changes: Any) -> Tracker:
 
 
 def saved_rgb(path: Path, seed: int = 0, **changes: Any) -> Tracker:
-    """That network, and its file."""
+    """Write a small RGB network to a file, and return the network."""
     network = rgb_tracker(seed, **changes)
     save_network(path, network)
     return network
 
 
 def tuned(method: str, base: Tracker | None = None, file: str = "rgb.safetensors", **settings: Any) -> TunedTracker:
-    """A method around ``base``, every parameter that it adds made random: at the start many of them do nothing."""
+    """Return a method around ``base``. Every parameter that it adds is random, because many do nothing at the start."""
     base = rgb_tracker() if base is None else base
     origin = Origin(file, network_fingerprint(base))
     kind: Any = None
@@ -59,13 +59,13 @@ def tuned(method: str, base: Tracker | None = None, file: str = "rgb.safetensors
 
 
 def saved_teacher(path: Path) -> Path:
-    """The file of a two-stream tracker, from which the distilled student learns."""
+    """Return the file of a two-stream tracker, from which the distilled student learns."""
     save_network(path, initialize_two_stream(rgb_tracker(seed=5)))
     return path
 
 
 def crops(config: NetworkConfig, batch: int = 2, seed: int = 3) -> tuple[Tensor, Tensor]:
-    """Random normalized template and search crops, RGB and X."""
+    """Return random normalized template and search crops, RGB and X."""
     generator = torch.Generator().manual_seed(seed)
     return (
         torch.randn(batch, 6, config.template_size, config.template_size, generator=generator),

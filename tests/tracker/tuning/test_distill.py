@@ -1,4 +1,4 @@
-"""The distilled student: what it computes, what its teacher tells it, what files and caches keep."""
+"""What the distilled student computes, what its teacher tells it, and what files and caches keep."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HALF = 2.0**-11
 
 
 def two_streams(seed: int = 5, **changes: Any) -> TwoStreamTracker:
-    """A teacher that is twice as wide as the student, and whose streams differ."""
+    """Return a teacher that is twice as wide as the student, and whose streams differ."""
     network = initialize_two_stream(rgb_tracker(seed, embed_dim=32, **changes))
     with torch.no_grad():
         for parameter in network.parameters():
@@ -152,7 +152,7 @@ def test_without_masks_training_sees_what_evaluation_sees() -> None:
 
 
 def test_the_training_pass_is_one_graph() -> None:
-    """The teacher is no part of it: it runs where the loss is computed."""
+    """The teacher is no part of the graph, because it runs where the loss is computed."""
     torch.compiler.reset()
     network = taught(mask_probability=0.0)
     network.head.freeze_statistics()
@@ -182,7 +182,7 @@ def test_the_teacher_gets_no_gradient_and_is_no_part_of_the_student() -> None:
 
 
 def test_bf16_learns_from_the_same_teacher(tmp_path: Path) -> None:
-    """Under autocast tokens are bf16; what compares them is not."""
+    """Under autocast the tokens are bf16, and what compares them is not."""
     saved_rgb(tmp_path / "rgb.safetensors")
     teacher = saved_teacher(tmp_path / "teacher.safetensors")
     losses = {}

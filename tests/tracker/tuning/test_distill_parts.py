@@ -74,7 +74,7 @@ def test_whole_blocks_of_the_hidden_modality_vanish_and_nothing_else() -> None:
 
 
 def test_blocks_are_hidden_in_proportion_to_the_other_modalitys_contrast() -> None:
-    """Of four blocks one is hidden; the frequencies are those of the weights, within four standard deviations."""
+    """Of four blocks one is hidden. The frequencies are those of the weights, within four standard deviations."""
     torch.manual_seed(0)
     draws = 20_000
     one = crops(8, batch=1)

@@ -35,7 +35,7 @@ SMALL = {
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Words of every command in the page's fenced blocks."""
+    """Return the words of every command in the page's fenced blocks."""
     blocks = re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [shlex.split(line) for block in blocks for line in block.splitlines() if line.strip()]
 

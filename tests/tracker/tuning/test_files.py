@@ -1,4 +1,4 @@
-"""Files of tuned networks: what was trained and no more, and no base but their own."""
+"""Files of tuned networks hold what was trained and no more, and fit no base but their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tracker.tuning.methods import METHODS
 
 
 def changed(network: torch.nn.Module) -> torch.nn.Module:
-    """A network whose trained weights have moved."""
+    """Return a network whose trained weights have moved."""
     parameter_groups(network)
     with torch.no_grad():
         for parameter in network.parameters():

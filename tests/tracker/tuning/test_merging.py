@@ -1,4 +1,4 @@
-"""Methods that merge: the plain tracker that results answers as the tuned one does."""
+"""The plain tracker that results from a method that merges answers as the tuned one does."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_recipes_stand_there_with_their_numbers() -> None:
 
 
 def test_a_cached_pair_takes_what_it_says(tmp_path: Path) -> None:
-    """Of three float16 tensors at each meeting: the tiny teacher has three meetings, and ViT-B four."""
+    """It takes three float16 tensors at each meeting, of which the tiny teacher has three and ViT-B has four."""
     cache = TapCache(tmp_path, "teacher", 1.0)
     for meetings, tokens, width, told in ((3, 80, 128, 190e3), (4, 320, 768, 6e6)):
         file = cache.file(torch.zeros(1, dtype=torch.uint8), torch.full((1,), meetings, dtype=torch.uint8))

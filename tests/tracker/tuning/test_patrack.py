@@ -1,4 +1,4 @@
-"""PATrack around a whole network: its layers written out, its parameters counted, and what it refuses."""
+"""PATrack around a whole network: its layers are written out, its parameters counted, and its refusals tried."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tracker.tuning.patrack import PATrack
 
 
 def rgb_tracker(**changes: Any) -> Tracker:
-    """Depth 4: the default meetings are at 1, 2 and 3."""
+    """Return an RGB tracker of depth 4, whose default meetings are at 1, 2 and 3."""
     torch.manual_seed(0)
     settings = {"depth": 4, "embed_dim": 16, "num_heads": 2, "head_channels": 8, "patch": 8, **changes}
     return build_network(preset("tiny", kind="single_stream", template_size=16, search_size=32, **settings)).eval()
 
 
 def tuned(settings: PATrackSection | None = None, **changes: Any) -> PATrack:
-    """In float64, with adapters of which each changes the answer."""
+    """Return a tuned tracker in float64, in which each adapter changes the answer."""
     network = PATrack(rgb_tracker(**changes), settings or PATrackSection()).double().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def crops(template: int = 16, search: int = 32, batch: int = 2) -> tuple[Tensor,
 
 
 def written_out(network: PATrack, template: Tensor, search: Tensor, source: str, meetings: set[int]) -> Tensor:
-    """The last features, one stream after the other as the equations have them."""
+    """Return the last features, one stream after the other as the equations have them."""
     base = network.base
     z = base.config.template_cells**2
     rgb, x = (base.tokens(base.rgb, template[:, half], search[:, half]) for half in (slice(0, 3), slice(3, 6)))
@@ -105,7 +105,7 @@ def test_both_modalities_and_every_adapter_reach_the_answer() -> None:
 
 @pytest.mark.parametrize(("template", "search"), [(24, 56), (8, 40)])
 def test_crops_of_any_size_are_taken(template: int, search: int) -> None:
-    """Grids of 3 and 7, and of 1 and 5 cells: the published code has 8 and 16 in it."""
+    """The grids have 3 and 7, and 1 and 5 cells; the published code takes only 8 and 16."""
     torch.manual_seed(0)
     config = preset("tiny", kind="single_stream", depth=4, embed_dim=16, num_heads=2, head_channels=8, patch=8,
                     template_size=template, search_size=search)  # fmt: skip
@@ -139,7 +139,7 @@ def build_on_meta() -> Tracker:
 
 
 def test_recomputed_activations_give_the_same_gradient_of_less_memory() -> None:
-    """With dropout: what is computed twice has to draw the same numbers twice."""
+    """There is dropout, so what is computed twice has to draw the same numbers twice."""
     gradients, sizes = [], []
     for recomputed in (False, True):
         network = tuned().train()

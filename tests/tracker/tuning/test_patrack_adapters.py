@@ -21,7 +21,7 @@ def gelu(value: float) -> float:
 
 
 def seeded(module: nn.Module) -> nn.Module:
-    """Weights of which none is near zero or like another."""
+    """Return weights of which none is near zero or like another."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -50,7 +50,7 @@ def pointwise(weight: Tensor, bias: Tensor | None, maps: Map) -> Map:
 
 
 def around(plane: list[list[float]], i: int, j: int) -> dict[tuple[int, int], float]:
-    """The neighbors of a cell that lie on the map, by their place in a 3x3 window."""
+    """Return the neighbors of a cell that lie on the map, by their place in a 3x3 window."""
     side = len(plane)
     places = [(a, b) for a in range(3) for b in range(3) if 0 <= i + a - 1 < side and 0 <= j + b - 1 < side]
     return {(a, b): plane[i + a - 1][j + b - 1] for a, b in places}
@@ -88,7 +88,7 @@ def block_means(maps: Map) -> Map:
 
 
 def mixed_by_hand(state: dict[str, Tensor], grid: list[list[float]], side: int) -> list[list[float]]:
-    """One map's tokens, ``(side * side, DIM)``, through the mixer."""
+    """Run one map's tokens, ``(side * side, DIM)``, through the mixer."""
     low_rank = [linear(state["down.weight"], state["down.bias"], token) for token in grid]
     maps = [[[low_rank[i * side + j][c] for j in range(side)] for i in range(side)] for c in range(8)]
     convolved = each(
@@ -104,7 +104,7 @@ def mixed_by_hand(state: dict[str, Tensor], grid: list[list[float]], side: int) 
 
 @pytest.mark.parametrize("grids", [(2, 4), (3, 5)])
 def test_a_mixer_takes_each_grid_apart_as_written_out(grids: tuple[int, int]) -> None:
-    """(3, 5): odd sides, which the published code does not take."""
+    """The sides 3 and 5 are odd, which the published code does not take."""
     mixer = seeded(FrequencyMixer(DIM, grids).double())
     given = tokens(grids[0] ** 2 + grids[1] ** 2)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_low_frequencies_of_a_ramp_are_the_means_of_its_blocks() -> None:
 
 
 def fused_by_hand(state: dict[str, Tensor], rgb: list[list[float]], x: list[list[float]]) -> list[list[list[float]]]:
-    """What both modalities receive, of the tokens of one grid."""
+    """Return what both modalities receive, of the tokens of one grid."""
     narrow = [[linear(state["down.weight"], None, token) for token in modality] for modality in (rgb, x)]
     guidance = [linear(state["guidance.weight"], None, a + b) for a, b in zip(*narrow, strict=True)]
     received = []

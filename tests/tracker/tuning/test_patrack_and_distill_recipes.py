@@ -115,7 +115,7 @@ def test_the_students_recipe_trains_all_of_a_student_of_6_1_million() -> None:
 
 @pytest.fixture(scope="module")
 def lasher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three generated sequences in LasHeR's layout, of which one is kept out of training."""
+    """Return three generated sequences in LasHeR's layout, of which one is kept out of training."""
     root = tmp_path_factory.mktemp("lasher")
     write_dataset(
         synthetic_dataset(SyntheticConfig(modality="thermal", length=20, size=(96, 72)), 3),

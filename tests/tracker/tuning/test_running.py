@@ -70,7 +70,7 @@ def test_sequences_are_tracked_together_and_with_halves_missing(method: str, seq
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_graph_without_breaks_answers_the_same(method: str, tmp_path: Path) -> None:
-    """What ``--engine compiled`` runs, traced whole; generating code for it is the compiler's own affair."""
+    """This is what ``--engine compiled`` runs, traced whole. Generating code for it is the compiler's own affair."""
     saved_rgb(tmp_path / "rgb.safetensors", **ELIMINATING[method])
     base, _, _ = load_tracker(tmp_path / "rgb.safetensors")
     save_tracker(tmp_path / "tuned.safetensors", tuned(method, base))

@@ -48,7 +48,7 @@ def test_published_weights_answer_as_published(parity: Path, keep: float | None,
 
 
 def test_a_published_file_becomes_one_of_ours(parity: Path, tmp_path: Path) -> None:
-    """There is no base elsewhere, so the file has it."""
+    """There is no base elsewhere, so the file holds it."""
     network, _, meta = load_tracker(parity / "sdstrack_format.safetensors", num_heads=3)
     save_tracker(tmp_path / "ours.safetensors", network, meta)
     again, config, _ = load_tracker(tmp_path / "ours.safetensors")
@@ -70,7 +70,7 @@ def test_damaged_published_files_are_refused_by_name(parity: Path, tmp_path: Pat
 
 
 def test_vit_b_trains_what_the_literature_counts() -> None:
-    """14.8 M in the paper: 48 adapters of 295,872, a patch embedding of 590,592 and the last norm's 1,536."""
+    """The paper says 14.8 M: 48 adapters of 295,872, a patch embedding of 590,592 and the last norm's 1,536."""
     with torch.device("meta"):
         network = tune(build_network(vit_b_256(kind="single_stream")), "sdstrack")
     groups = {group["name"]: sum(p.numel() for _, p in group["params"]) for group in parameter_groups(network)}
@@ -79,7 +79,7 @@ def test_vit_b_trains_what_the_literature_counts() -> None:
 
 
 def test_crossed_attention_is_attention_under_a_mask() -> None:
-    """Against one softmax over the tokens of both streams in which pairs of the same stream are ruled out."""
+    """It equals one softmax over the tokens of both streams, from which pairs of the same stream are ruled out."""
     torch.manual_seed(0)
     block = VitBlock(16, 2, qkv_bias=True).double().eval()
     rgb, x = torch.randn(2, 3, 5, 16, dtype=torch.float64)
@@ -139,7 +139,7 @@ def test_both_paths_keep_the_same_tokens_unless_told_otherwise(same_tokens: bool
 
 
 def test_without_masking_the_distance_is_zero() -> None:
-    """Whatever the two paths share, nothing else may make them differ."""
+    """Nothing but masking may make the two paths differ."""
     base = rgb_tracker(elimination_layers=(1,), keep_ratio=0.5)
     network = tuned("sdstrack", base, rgb_masked=0.0, x_masked=0.0)
     network.head.freeze_statistics()
@@ -172,7 +172,7 @@ def test_without_distillation_only_the_clean_path_runs() -> None:
 
 
 def test_adapters_that_add_nothing_leave_the_rgb_tracker() -> None:
-    """With zero adapters, X equal to RGB and no fusion the streams are the RGB tracker's: so is their mean."""
+    """With zero adapters, X equal to RGB and no fusion, both streams are the RGB tracker's, and so is their mean."""
     base = rgb_tracker()
     network = SDSTrack(base, SDSTrackSection(fusion_layers=(3,)))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""SDSTrack's recipes against the table of what its code has, typed here a second time."""
+"""SDSTrack's recipes agree with a table of what its code has, which is typed here a second time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tracker.tuning.files import tune
 
 
 class Published(NamedTuple):
-    """A row: data, its modality, learning rate, epochs, share of sequences kept out."""
+    """A row of that table: data, its modality, learning rate, epochs, and the share of sequences kept out."""
 
     layout: str
     modality: str
@@ -74,7 +74,7 @@ def test_a_recipe_has_the_tables_numbers(kind: str, name: str) -> None:
 
 
 def test_what_is_kept_out_is_about_as_much_as_in_the_release() -> None:
-    """98 of 979 of LasHeR's training sequences, 5 of 152 of DepthTrack's."""
+    """The release keeps 98 of LasHeR's 979 training sequences out, and 5 of DepthTrack's 152."""
     assert round(TABLE["sdstrack_rgbt"].val_share * 979) == 98
     assert round(TABLE["sdstrack_rgbd"].val_share * 152) == 5
 

@@ -1,4 +1,4 @@
-"""Every method trains: its loss falls, a resumed run ends with the same bits, SRFT holds what has a prior."""
+"""Every method trains: its loss falls, a resumed run ends with the same bits, and SRFT holds what has a prior."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tracker.data.dataset import PairDataset
 from tracker.errors import RGBXError
 from tracker.models.checkpoints import load_network
 from tracker.models.tracker import build_network
+from tracker.train.configured_data import generated_sequences, pair_settings, pairs_of
 from tracker.train.finetune import fine_tune, fine_tuner
 from tracker.train.prefetch import on_device
 from tracker.train.prior import prior_for
-from tracker.train.sources import generated_sequences, pair_settings, pairs_of
 from tracker.train.start import starting_network
 from tracker.train.trainer import Trainer
 from tracker.tuning.base import TunedTracker
@@ -53,7 +53,7 @@ def trainer_of(config: RunConfig, pairs: Any, prior: Any = None, folder: Path | 
 
 @pytest.mark.parametrize("method", EVERY)
 def test_the_loss_falls_on_a_batch_that_can_be_learned_by_heart(tmp_path: Path, method: str) -> None:
-    """The shipped RGB tracker and generated thermal sequences; three tenths of the loss have to go."""
+    """The shipped RGB tracker learns generated thermal sequences, and the loss has to fall by three tenths."""
     changes = ("init=tiny_rgb", f"tuning={method}", "train.lr=2e-3", "train.clip_grad_norm=1", "pairs.flip=0")
     config = run_config(tmp_path, *changes)
     trainer = trainer_of(config, pairs_of(config.data, config.pairs, config.train, starting_network(config)[0].config))
@@ -159,7 +159,10 @@ def test_a_tuned_network_is_tuned_further_by_its_own_method_alone(tmp_path: Path
 
 
 def test_activation_checkpointing_and_accumulation_change_nothing(pairs: PairDataset, tmp_path: Path) -> None:
-    """Up to rounding, with the random masks of distillation left out, which a part of a batch draws for itself."""
+    """They change nothing but rounding.
+
+    The random masks of distillation, which every part of a batch draws, are off.
+    """
     saved_rgb(tmp_path / "rgb.safetensors")
     plain = ("tuning=sdstrack", "sdstrack.rgb_masked=0", "sdstrack.x_masked=0")
     changes: list[tuple[str, ...]] = [(), ("train.activation_checkpointing=true",), ("train.accumulate=2",)]

@@ -1,4 +1,4 @@
-"""A small data set with two runs whose every number is known: what the tests of pages look at."""
+"""A small data set with two runs whose every number is known, for the tests of pages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Example:
 
 
 def truth_of(name: str) -> np.ndarray:
-    """(N, 4), first pixel 0: 30 x 20 pixels, two to the right a frame; NaN where it is absent."""
+    """Return (N, 4), first pixel 0: 30 x 20 pixels, two to the right a frame; NaN where it is absent."""
     boxes = np.stack([np.array([10.0 + 2 * i, 20.0, 30.0, 20.0]) for i in range(FRAMES)])
     if name == "hard":
         boxes[list(ABSENT)] = np.nan
@@ -38,12 +38,15 @@ def truth_of(name: str) -> np.ndarray:
 
 
 def gray_of(index: int) -> int:
-    """RGB of frame ``index``; X is 255 less it. So a picture tells which frame it is of."""
+    """Return the level of RGB in frame ``index``; X is 255 less it. So a picture tells which frame it is of."""
     return 10 + 8 * index
 
 
 def shift_of(run: int, name: str, index: int) -> float:
-    """Pixels by which a run's box is too far right. Of ``hard`` the first run loses the target at frame 6."""
+    """Return the pixels by which a run's box is too far right.
+
+    In ``hard`` the first run loses the target at frame 6.
+    """
     if index == 0 or name == "even":
         return 0.0
     if name == "easy":
@@ -52,7 +55,7 @@ def shift_of(run: int, name: str, index: int) -> float:
 
 
 def results_of(run: int, name: str) -> np.ndarray:
-    """(N, 4) as the file has them: first pixel 1."""
+    """Return (N, 4) as the file has them: first pixel 1."""
     boxes = np.stack([np.array([11.0 + 2 * i, 21.0, 30.0, 20.0]) for i in range(FRAMES)])
     boxes[:, 0] += [shift_of(run, name, i) for i in range(FRAMES)]
     return boxes
@@ -63,7 +66,7 @@ def confidence_of(run: int, name: str) -> np.ndarray:
 
 
 def iou_of(run: int, name: str, index: int) -> float | None:
-    """By hand: two boxes of one size, moved along x."""
+    """Return the IoU by hand of two boxes of the same size, moved along x."""
     if name == "hard" and index in ABSENT:
         return None
     shared = max(0.0, 30.0 - shift_of(run, name, index)) * 20
@@ -71,7 +74,7 @@ def iou_of(run: int, name: str, index: int) -> float | None:
 
 
 def write_example(root: Path) -> Example:
-    """Write it, with confidences; the first run also marks lost frames."""
+    """Write the example, with confidences. The first run also marks lost frames."""
     sequences = []
     for name in NAMES:
         frames = np.empty((FRAMES, HEIGHT, WIDTH, 6), np.uint8)

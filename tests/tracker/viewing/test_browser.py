@@ -74,7 +74,7 @@ class Browser:
             time.sleep(0.02)
 
     def settled(self) -> None:
-        """The picture on the canvas is the one of the frame that is named."""
+        """Wait until the picture on the canvas is that of the frame that is named."""
         self.until(lambda: self.run("return document.getElementById('view')?.dataset.frame") == str(self.frame))
 
     @property
@@ -89,7 +89,7 @@ class Browser:
         return self.text(f"#readout tr[data-run='{run}'] td.{column}")
 
     def pixel(self, x: float, y: float, half: int = 0) -> list[int]:
-        """Color at a place in the pixels of the frame, of the RGB (0) or the X (1) panel."""
+        """Return the color at a place in the pixels of the frame, of the RGB (0) or the X (1) panel."""
         script = """
             const [x, y, half, width, height] = arguments;
             const view = document.getElementById("view");
@@ -133,13 +133,13 @@ def pages(example: Example, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.fixture(autouse=True)
 def _no_complaints(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Nothing may be written to the console in any test."""
+    """Check that no test writes anything to the console."""
     yield
     assert request.getfixturevalue("browser").complaints() == []
 
 
 def check_readouts(browser: Browser, runs: int) -> None:
-    """What is written beside the slider is what the files say of this frame."""
+    """Check that the text beside the slider is what the files say about this frame."""
     name, frame = browser.sequence, browser.frame
     for run in range(runs):
         box = ", ".join(f"{v:.1f}" for v in results_of(run, name)[frame])
@@ -155,7 +155,7 @@ def check_readouts(browser: Browser, runs: int) -> None:
 
 
 def check_picture(browser: Browser) -> None:
-    """The picture behind the boxes is of this frame, on both sides."""
+    """Check that the picture behind the boxes is of this frame, on both sides."""
     for half, gray in ((0, gray_of(browser.frame)), (1, 255 - gray_of(browser.frame))):
         assert max(abs(v - gray) for v in browser.pixel(60, 80, half)) <= 4
 
@@ -247,7 +247,7 @@ def test_keys(browser: Browser, pages: dict[str, Path]) -> None:
 
 
 def most_apart(name: str) -> int:
-    """The first of the frames in which IoU differs most between the two runs, by hand; 0 where it never does."""
+    """Return the first of the frames in which IoU differs most between the two runs, by hand; 0 where it never does."""
     apart = []
     for index in range(FRAMES):
         ious = [iou_of(run, name, index) for run in (0, 1)]
@@ -290,7 +290,7 @@ def test_runs_without_ground_truth_differ_by_their_boxes(browser: Browser, tmp_p
 
 
 def test_a_dark_frame_can_be_brightened(browser: Browser, pages: dict[str, Path]) -> None:
-    """A gamma: the dark half is lifted as its formula says, the bright one hardly changes."""
+    """The control is a gamma: it lifts the dark half as its formula says, and hardly changes the bright one."""
     browser.open(pages["one"], "#sequence=even&frame=1")
     before = [browser.pixel(60, 80, half)[0] for half in (0, 1)]
     assert before[0] < 14
@@ -497,7 +497,7 @@ def test_eight_runs_and_one_sequence(browser: Browser, tmp_path: Path) -> None:
 
 
 def luminance(color: list[float]) -> float:
-    """WCAG 2's relative luminance of sRGB in 0..255."""
+    """Return WCAG 2's relative luminance of an sRGB color in 0..255."""
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

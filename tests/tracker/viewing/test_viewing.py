@@ -1,4 +1,4 @@
-"""What pages hold against the result files that they are made of, what is refused, and the live window."""
+"""Pages hold what is in the result files that they are made of; what is refused; and the live window."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 
 def blocks(page: Path) -> dict[str, Any]:
-    """The data in a page, by the id of its element."""
+    """Return the data in a page, by the id of its element."""
     found = re.findall(
         r'<script type="application/json" id="([^"]+)">(.*?)</script>', page.read_text(encoding="utf-8"), re.S
     )

@@ -1,4 +1,4 @@
-"""VOT workspaces, the TraX side, and DepthTrack's figures against a toolkit that runs as a process."""
+"""VOT workspaces, the TraX side, and DepthTrack's figures, which agree with a toolkit that runs as a process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LENGTH = 40
 
 @pytest.fixture(scope="module")
 def depthtrack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three generated sequences in DepthTrack's layout, in each of which the target leaves."""
+    """Return three generated sequences in DepthTrack's layout, in each of which the target leaves."""
     root = tmp_path_factory.mktemp("depthtrack")
     config = SyntheticConfig(modality="depth", length=LENGTH, size=(96, 72), leave=1.0, seed=3)
     write_dataset(synthetic_dataset(config, 3), root, "depthtrack")
@@ -40,7 +40,7 @@ def depthtrack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(depthtrack: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """Return a copy that a test may damage."""
     return Path(shutil.copytree(depthtrack, tmp_path / "own"))
 
 
@@ -187,7 +187,7 @@ def test_an_analysis_is_read_by_the_kind_of_its_parts(tmp_path: Path) -> None:
 
 
 def as_rgbt2019(root: Path, target: Path) -> Path:
-    """A LasHeR-like set in the form in which the toolkit keeps VOT-RGBT2019: polygons, and an anchor at each end."""
+    """Return a LasHeR-like set in the form of the toolkit's VOT-RGBT2019, with polygons and an anchor at each end."""
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
         sequence = open_sequence(folder)
         place = target / folder.name
@@ -321,7 +321,7 @@ def toolkit() -> str:
 
 @pytest.mark.slow
 def test_the_toolkit_runs_the_tracker_and_agrees_with_the_evaluator(depthtrack: Path, tmp_path: Path) -> None:
-    """Pr, Re and F that the toolkit computes from its own run, against ours from the files it wrote."""
+    """The toolkit's Pr, Re and F of its own run are compared with ours from the files that it wrote."""
     python = toolkit()
     workspace = tmp_path / "ws"
     done = CliRunner().invoke(

@@ -40,7 +40,10 @@ def read_boxes(
     A malformed line is a problem and a NaN row. Commas, semicolons, tabs and spaces separate numbers.
 
     Args:
-        origin: what the file calls the first pixel.
+        path: the file.
+        name: the sequence, for messages.
+        problems: receives a sentence for each malformed line.
+        origin: the number that the file gives the first pixel.
         corners: a line is two opposite corners, in either order.
         special: a line may be a single number, VOT's code for "no box".
     """

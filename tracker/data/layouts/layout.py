@@ -116,7 +116,7 @@ class Layout:
     expected_boxes = "one box per frame"
 
     def recognizes(self, folder: Path) -> bool:
-        """Whether a sequence's folder has this layout."""
+        """Return whether a sequence's folder has this layout."""
         raise NotImplementedError
 
     def places(self, folder: Path, reading: Reading) -> Places | None:
@@ -227,7 +227,7 @@ class Layout:
         return None
 
     def paired(self, name: str, rgb: ListLike[Path], x: ListLike[Path], problems: list[str]) -> bool:
-        """Whether images of the two folders belong together, for layouts whose names tell."""
+        """Return whether images of the two folders belong together, for layouts whose names tell."""
         return True
 
     def annotated(self, folder: Path, frames: int, boxes: int, reading: Reading) -> slice:
@@ -307,7 +307,7 @@ def _check_inside(
 
 
 def _in_order(name: str, files: FrameList, problems: list[str]) -> bool:
-    """Whether the order of the frames can be told from their names; a problem where it cannot."""
+    """Return whether the order of the frames can be told from their names; a problem where it cannot."""
     twice = same_number_in_two_schemes(files.names)
     if twice is not None:
         problems.append(

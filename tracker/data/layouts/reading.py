@@ -58,13 +58,16 @@ def _opened(folder: Path, layout: str | Layout, style: XStyle, faulty_boxes: str
     faults: list[str] | None = None if faulty_boxes == "raise" else []
     sequence = load_sequence(folder, layout, problems, style, box_faults=faults)
     if problems:
-        more = f" (and {len(problems) - 1} more; `rgbx data check` lists them)" if len(problems) > 1 else ""
-        raise RGBXError(problems[0] + more)
+        raise RGBXError(_first_of(problems))
     assert sequence is not None
     if faults:
-        more = f" (and {len(faults) - 1} more; `rgbx data check` lists them)" if len(faults) > 1 else ""
-        log.warning("%s%s; the other frames are used", faults[0], more)
+        log.warning("%s; the other frames are used", _first_of(faults))
     return sequence
+
+
+def _first_of(problems: list[str]) -> str:
+    more = f" (and {len(problems) - 1} more; `rgbx data check` lists them)" if len(problems) > 1 else ""
+    return problems[0] + more
 
 
 def open_sequence(
@@ -99,7 +102,9 @@ def open_pair(
     Boxes are read from ``groundtruth.txt`` in the folder that holds the RGB folder, which also names the sequence.
 
     Args:
-        modality: what ``x`` holds; by its name where None.
+        rgb: folder of RGB images.
+        x: folder of X images.
+        modality: what ``x`` holds. None finds out by its name.
         style: how X becomes a picture.
 
     Raises:
@@ -124,10 +129,11 @@ def open_dataset(
 
     Args:
         root: folder of sequences' folders (or one sequence's folder).
-        layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``, decided for each sequence.
-        split, val_share: see :func:`~tracker.data.layouts.splits.sequence_folders`.
-        broken: ``"raise"``, or ``"skip"``: log what is wrong with a sequence and leave it out.
+        layout: one of :data:`~tracker.data.layouts.LAYOUTS`, or ``"auto"``, which decides for each sequence.
+        split: see :func:`~tracker.data.layouts.splits.sequence_folders`.
+        broken: ``"raise"``, or ``"skip"``, which logs what is wrong with a sequence and leaves it out.
         style: how X becomes a picture.
+        val_share: see :func:`~tracker.data.layouts.splits.sequence_folders`.
         progress: show a progress bar.
         faulty_boxes: see :func:`open_sequence`.
 

@@ -19,7 +19,7 @@ from tracker.data.sequence import Sequence
 
 
 def recording_of(folder: Path) -> Path | None:
-    """The ``.aedat4`` file of a sequence's folder, if there is one: of the folder's name, or the first."""
+    """Return the ``.aedat4`` file of a sequence's folder, if there is one: of the folder's name, or the first."""
     named = folder / f"{folder.name}.aedat4"
     if named.is_file():
         return named
@@ -27,11 +27,11 @@ def recording_of(folder: Path) -> Path | None:
 
 
 def presence(path: Path, flags: np.ndarray, boxes: np.ndarray, one_is_present: bool, reading: Reading) -> np.ndarray:
-    """(N,) bool, where the target is present, from flags that may mean either and boxes that cannot lie.
+    """Return where the target is present, (N,) bool, from flags that may mean either and from boxes, which decide.
 
-    A frame without a box shows no target. Flags that say otherwise, by the meaning that their file's place gives
-    them, have the opposite meaning where that agrees with every frame without a box and with more frames in all; else
-    they contradict the boxes, which is a problem.
+    A frame without a box shows no target. The place of a file gives its flags a meaning. If the flags contradict the
+    boxes in that meaning, they have the opposite one, provided it agrees with every frame without a box and with more
+    frames in all. Otherwise they contradict the boxes, which is a problem.
     """
     boxed = np.isfinite(boxes).all(axis=1)
     by_place: np.ndarray = flags if one_is_present else ~flags
@@ -68,7 +68,7 @@ class Events(Layout):
         return (folder / rgb).is_dir() and (folder / x).is_dir()
 
     def image_folders(self, folder: Path) -> tuple[str, str]:
-        """Names of the folders of RGB and event images."""
+        """Return names of the folders of RGB and event images."""
         raise NotImplementedError
 
     def places(self, folder: Path, reading: Reading) -> Places | None:
@@ -218,9 +218,9 @@ class FE108(Events):
 
 
 def start_frames(root: Path) -> dict[str, int]:
-    """FE108's first frame of the recording for each sequence, from ``pair.txt`` or a file for each sequence.
+    """Return FE108's first frame of the recording for each sequence, from ``pair.txt`` or a file for each sequence.
 
-    ``pair.txt`` (in the root or beside it) has a line ``NAME NUMBER`` each; ``start_frame_idx`` is a folder with
+    ``pair.txt`` (in the root or beside it) has a line ``NAME NUMBER`` for each. ``start_frame_idx`` is a folder with
     ``NAME.txt``, or a file like ``pair.txt``.
     """
     found: dict[str, int] = {}

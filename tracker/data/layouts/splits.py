@@ -48,13 +48,13 @@ TERMS = {"ST": ("st", "short", "shortterm"), "LT": ("lt", "long", "longterm")}
 
 
 def _is_part(name: str, split: str) -> bool:
-    """Whether a folder's name says that it holds a split: ``train``, ``TrainingSet``, ``Testing Subset``."""
+    """Return whether a folder's name says that it holds a split: ``train``, ``TrainingSet``, ``Testing Subset``."""
     plain = re.sub(r"[^a-z]", "", name.lower())
     return re.fullmatch(rf"{split}(ing)?(set|subset|data|sequences)?", plain) is not None
 
 
 def _is_term(name: str, split: str) -> bool:
-    """Whether a folder's name says that it holds one of VTUAV's subsets: ``test_ST``, ``train_LT_003``."""
+    """Return whether a folder's name says that it holds one of VTUAV's subsets: ``test_ST``, ``train_LT_003``."""
     part, _, term = split.partition("_")
     plain = re.sub(r"[^a-z]", "", name.lower())
     return any(plain in (part + word, f"{part}ing{word}") for word in TERMS.get(term, ()))

@@ -29,10 +29,11 @@ def write_sequence(
     """Write a sequence to ``root/name``, whole or not at all.
 
     Args:
-        sequence: any sequence; its modality must be the layout's (any modality for ``"folders"``).
+        sequence: any sequence. Its modality must be the layout's (any modality for ``"folders"``).
+        root: folder of the data set.
         layout: one of :data:`~tracker.data.layouts.LAYOUTS`.
         name: folder's name, by default the sequence's.
-        lossless: PNG where the layout's own format is JPEG.
+        lossless: write PNG even if the layout's own format is JPEG.
         first: number of the first frame in file names; by default the layout's own.
         overwrite: replace an existing folder.
 

@@ -74,7 +74,7 @@ class SyntheticSequence(Sequence):
                 self._cache[index] = image
                 if all(frame is not None for frame in self._cache):
                     boxes = self.boxes
-                    self._scene, self._boxes = None, boxes  # sprites are larger than what is still needed
+                    self._scene, self._boxes = None, boxes  # only the boxes are still needed, and sprites are large
         return image
 
     def frame(self, index: int) -> np.ndarray:
@@ -114,9 +114,10 @@ class SyntheticSequence(Sequence):
 def synthetic_dataset(
     config: SyntheticConfig, count: int, first: int = 0, cache: bool = True
 ) -> list[SyntheticSequence]:
-    """``count`` sequences with indices ``first``, ``first + 1``, ...; none is rendered before a frame is asked for.
+    """Return ``count`` sequences with indices ``first``, ``first + 1`` and so on.
 
-    Fresh sequences for epoch e: ``synthetic_dataset(config, count, first=e * count)``.
+    No sequence is rendered before a frame is asked for. ``synthetic_dataset(config, count, first=e * count)`` gives
+    fresh sequences for epoch e.
 
     Raises:
         RGBXError: count is not positive.

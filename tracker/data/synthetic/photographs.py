@@ -1,4 +1,4 @@
-"""The photographs that lie inside scikit-image's wheel, split so that what is tested on was never trained on."""
+"""The photographs in scikit-image's wheel, split so that no test uses a photograph of training."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ SPLITS = {
     "test": TEST_PHOTOGRAPHS,
     "all": TRAIN_PHOTOGRAPHS + TEST_PHOTOGRAPHS,
 }
-# What the edges hold is black or paper, not scene.
+# The edges of these show black or paper and not the scene.
 _CENTER = {"retina.jpg": 0.55, "color.png": 0.6}
 _LONG_SIDE = 512
 _NOT_SKIN = ("hubble_deep_field.jpg", "clock_motion.png", "cell.png")
 
 
 def photograph_folder() -> Path:
-    """scikit-image's data folder.
+    """Return scikit-image's data folder.
 
     Raises:
         RGBXError: scikit-image is not installed.
@@ -62,14 +62,14 @@ def photograph_folder() -> Path:
 
 @functools.lru_cache(maxsize=64)
 def photograph(name: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, at most 512 pixels on its long side, read-only.
+    """Return (H, W, 3) uint8 RGB, at most 512 pixels on its long side, read-only.
 
     Raises:
         RGBXError: the installed scikit-image does not carry it.
     """
     path = photograph_folder() / name
     try:
-        # Pillow, not OpenCV, whose libpng prints a warning about one file's color profile.
+        # Pillow is used because OpenCV's libpng prints a warning about one file's color profile.
         with Image.open(path) as file:
             image = np.asarray(file.convert("RGB"))
     except OSError as error:
@@ -90,7 +90,7 @@ def photograph(name: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def is_gray(name: str) -> bool:
-    """The photograph's three channels are equal."""
+    """Return whether the photograph's three channels are equal."""
     image = photograph(name)
     return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
 
@@ -103,12 +103,15 @@ def random_patch(
     tint: float = 0.5,
     skin: bool = False,
 ) -> np.ndarray:
-    """A patch of a random photograph, resized to ``size`` (W, H), mirrored at random; gray ones are colored.
+    """Return a patch of a random photograph, resized and mirrored at random. Gray photographs are colored.
 
     Args:
+        rng: the generator.
+        split: whose photographs are used, see :class:`.settings.SyntheticConfig`.
+        size: (W, H) of the patch.
         zoom: range of the patch's side as a share of the largest that fits.
-        skin: leave out photographs that are mostly black or blank, which would make objects without a look.
         tint: probability that a color photograph's channels are permuted, for variety of hue.
+        skin: leave out photographs that are mostly black or blank, because objects need a texture.
 
     Returns:
         (H, W, 3) uint8 RGB.

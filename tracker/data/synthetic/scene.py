@@ -71,7 +71,7 @@ def _warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int, border
 
 
 def _wander(rng: np.random.Generator, frames: int, slow: float, fast: float, terms: int = 3) -> np.ndarray:
-    """(N,) smooth path within about -1..1, a few sine waves with periods in [fast, slow] frames."""
+    """Return (N,) smooth path within about -1..1, a few sine waves with periods in [fast, slow] frames."""
     t = np.arange(frames)
     weight = rng.dirichlet(np.ones(terms) * 2)
     period = np.exp(rng.uniform(math.log(fast), math.log(slow), terms))
@@ -81,7 +81,7 @@ def _wander(rng: np.random.Generator, frames: int, slow: float, fast: float, ter
 
 
 def _bump(frames: int, start: float, stop: float, ramp: float) -> np.ndarray:
-    """(N,) 0 outside [start - ramp, stop + ramp], 1 in [start, stop], smooth between."""
+    """Return (N,) 0 outside [start - ramp, stop + ramp], 1 in [start, stop], smooth between."""
     t = np.arange(frames, dtype=np.float64)
     up = np.clip((t - (start - ramp)) / ramp, 0, 1)
     down = np.clip(((stop + ramp) - t) / ramp, 0, 1)
@@ -116,7 +116,7 @@ class Scene:
         best: tuple[float, dict[str, object]] | None = None
         for attempt in range(_ATTEMPTS):
             self._build(np.random.default_rng([*self._key, attempt]))
-            # The first frame initializes a tracker: the target must be whole and open there.
+            # The first frame initializes a tracker, so the target must be whole and visible there.
             start = self._look(0)[1]
             if start > _OPEN_SHARE:
                 self.boxes = np.stack([self._look(i)[0] for i in range(config.length)])
@@ -250,7 +250,7 @@ class Scene:
         own = self.target.sprite
         still = self.config.modality == "event" and rng.random() < 0.7
         if rng.random() < 0.5 and not still:
-            # One that keeps company, and crosses the target's path now and then.
+            # A companion that crosses the target's path now and then.
             radius = float(size.mean()) * (0.9 + 0.7 * _wander(rng, n, 120, 40))
             angle = rng.uniform(0, 2 * math.pi) + rng.choice([-1, 1]) * np.arange(n) * rng.uniform(0.01, 0.05)
             path = center + radius[:, None] * np.stack([np.cos(angle), 0.6 * np.sin(angle)], axis=1) * 1.3
@@ -354,7 +354,7 @@ class Scene:
             slope = np.linspace(1.0, 0.0, ch, dtype=np.float32)[:, None] * rng.uniform(0, 2500)
             wall = rng.uniform(5400, 6200) + slope + 500 * cloud + 250 * (luminance - luminance.mean())
             if self.x_fails:
-                # The target walks along the wall: no step in depth gives it away.
+                # The target walks along the wall, so that no step in depth gives it away.
                 wall = float(self.target.distance.mean()) * 1.04 + 0.1 * (wall - wall.mean())
             self._canvas_x = np.ascontiguousarray(np.broadcast_to(wall, (ch, cw)), dtype=np.float32)
         calm_camera = 0.4 if self.config.modality == "event" else 1.0
@@ -367,14 +367,14 @@ class Scene:
         self._zoom = np.exp(0.1 * reach * _wander(rng, n, 200, 80))
 
     def silhouette(self, actor: Actor, index: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        """Hard mask (h, w) bool of an actor in its own window, and the window x0, y0, x1, y1 in image pixels."""
+        """Return the hard mask (h, w) bool of an actor in its own window, and the window x0, y0, x1, y1 in pixels."""
         matrix, window = actor.placement(index, self.width, self.height)
         x0, y0, x1, y1 = window
         alpha = np.ascontiguousarray(actor.sprite.rgba[actor.phase[index], :, :, 3])
         return _warp(alpha, matrix, x1 - x0, y1 - y0, cv2.BORDER_CONSTANT) >= 128, window
 
     def target_mask(self, index: int) -> np.ndarray:
-        """(H, W) bool: the target's silhouette inside the image, as if nothing were before it."""
+        """Return (H, W) bool: the target's silhouette inside the image, as if nothing were before it."""
         mask, (x0, y0, _, _) = self.silhouette(self.target, index)
         out = np.zeros((self.height, self.width), dtype=bool)
         ys, xs = np.nonzero(mask)
@@ -383,7 +383,7 @@ class Scene:
         return out
 
     def _look(self, i: int) -> tuple[np.ndarray, float]:
-        """The box of frame ``i`` (4,), and the share of the silhouette that can be seen."""
+        """Return the box of frame ``i`` (4,), and the share of the silhouette that can be seen."""
         box = np.full(4, np.nan)
         mask, (x0, y0, x1, y1) = self.silhouette(self.target, i)
         whole = int(mask.sum())
@@ -412,9 +412,9 @@ class Scene:
         return box, shown
 
     def _stands_out(self) -> bool:
-        """RGB tells the target from what lies behind it, unless night or fog is why it does not.
+        """Return whether RGB tells the target from what lies behind it. At night and in fog it need not.
 
-        Compared are the target's pixels with and without it, at three frames; X differs by construction.
+        The target's pixels with and without it are compared at three frames. X differs by construction.
         """
         if self.condition != "day":
             return True
@@ -462,7 +462,7 @@ class Scene:
         mask = alpha >= 128
         if not mask.any():
             return
-        # Soft on the inside of the silhouette only: its extent is exactly that of the mask.
+        # The edge is soft on the inside of the silhouette only, so that its extent is exactly that of the mask.
         weight = np.where(mask, alpha, 0).astype(np.uint16)[:, :, None]
         color = drawn[:, :, :3]
         if actor.veil:

@@ -19,7 +19,7 @@ DEPTH_RANGE = 9500.0
 
 @functools.lru_cache(maxsize=16)
 def _noise_bank(width: int, height: int, channels: int) -> np.ndarray:
-    """Grain around 128, larger than the image: a random window of it is as good as fresh noise, and costs nothing."""
+    """Return grain around 128, larger than the image. A random window of it replaces fresh noise at no cost."""
     rng = np.random.default_rng(20240607)
     shape = (height + _BANK_MARGIN, width + _BANK_MARGIN, channels)
     bank = np.clip(np.rint(128 + _BANK_SIGMA * rng.standard_normal(shape, dtype=np.float32)), 0, 255)
@@ -32,7 +32,7 @@ def _grain(rng: np.random.Generator, width: int, height: int, channels: int) -> 
 
 
 def add_grain(image: np.ndarray, gain: float, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """(H, W[, 3]) uint8 -> gain * image + noise of standard deviation ``sigma`` gray levels, saturated."""
+    """Return gain * image + noise of standard deviation ``sigma`` gray levels, saturated, for (H, W[, 3]) uint8."""
     height, width = image.shape[:2]
     grain = _grain(rng, width, height, 1 if image.ndim == 2 else 3)
     weight = sigma / _BANK_SIGMA
@@ -42,12 +42,14 @@ def add_grain(image: np.ndarray, gain: float, sigma: float, rng: np.random.Gener
 def visible_camera(
     radiance: np.ndarray, light: float, tint: np.ndarray, sigma: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(H, W, 3) uint8 scene to what a color camera gives.
+    """Return what a color camera makes of a scene, (H, W, 3) uint8.
 
     Args:
-        light: exposure, 1 by day; at night the gain falls and ``sigma``, the read noise in gray levels,
-            stays.
+        radiance: (H, W, 3) uint8, the scene.
+        light: exposure, 1 by day. At night it falls and the noise stays.
         tint: (3,) color of the light.
+        sigma: read noise in gray levels.
+        rng: the generator of the noise.
     """
     if light < 1.0 or (tint != 1.0).any():
         table = np.clip(np.arange(256)[:, None] * tint[None, :], 0, 255).astype(np.uint8).reshape(256, 1, 3)
@@ -58,10 +60,10 @@ def visible_camera(
 def thermal_camera(
     temperature: np.ndarray, offset: float, gain: float, blur: float, sigma: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(H, W) float32 temperature, 0..1 over the camera's span, to (H, W) uint8.
+    """Return what a thermal camera makes of a temperature, (H, W) uint8.
 
-    The lens blurs, the level and the gain drift slowly (``offset``, ``gain`` change over a sequence), the
-    detector has noise and weak column stripes.
+    The lens blurs. The level and the gain drift slowly (``offset`` and ``gain`` change over a sequence). The detector
+    has noise and weak column stripes. The temperature is (H, W) float32, 0..1 over the camera's span.
     """
     soft = cv2.GaussianBlur(temperature, (5, 5), blur)
     image = cv2.convertScaleAbs(np.maximum(soft, 0.0), alpha=235.0 * gain, beta=10.0 + offset)
@@ -72,14 +74,16 @@ def thermal_camera(
 
 
 def depth_camera(distance: np.ndarray, noise: float, holes: float, rng: np.random.Generator) -> np.ndarray:
-    """(H, W) float32 millimeters to (H, W) uint16 millimeters, 0 where nothing was measured.
+    """Return what a depth camera measures, (H, W) uint16 millimeters, 0 where it measures nothing.
 
-    Noise grows with the square of the distance (stereo and structured light both do); holes open at depth
+    The noise grows with the square of the distance, as it does for stereo and for structured light. Holes open at depth
     edges, beyond the range, and in patches.
 
     Args:
+        distance: (H, W) float32 millimeters.
         noise: standard deviation in millimeters at 1 m.
         holes: share of speckle holes.
+        rng: the generator.
     """
     height, width = distance.shape
     grain = _grain(rng, width, height, 1).astype(np.float32)
@@ -88,7 +92,7 @@ def depth_camera(distance: np.ndarray, noise: float, holes: float, rng: np.rando
     kernel = np.ones((3, 3), dtype=np.uint8)
     edge = cv2.dilate(distance, kernel) - cv2.erode(distance, kernel) > 400.0
     second = _grain(rng, width, height, 1)
-    # An edge shadow is ragged: half of its pixels still answer.
+    # An edge shadow is ragged, so half of its pixels still answer.
     lost = (edge & (second > 122)) | (distance > DEPTH_RANGE)
     limit = 128.0 + _BANK_SIGMA * _quantile(1.0 - holes)
     speckle = cv2.dilate((cv2.blur(second, (3, 3)) > 128 + (limit - 128) / 3).astype(np.uint8), kernel) > 0
@@ -116,14 +120,16 @@ _LOG = np.log(np.arange(256, dtype=np.float32) + 12.0).astype(np.float32)
 def event_camera(
     before: np.ndarray, after: np.ndarray, threshold: float, spurious: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Polarity (H, W) int8 of the events between two instants.
+    """Return the polarity of the events between two instants, (H, W) int8: ON = 1, OFF = -1, 0 for none.
 
-    A pixel fires where the logarithm of its intensity has moved by ``threshold`` (the contrast sensitivity),
-    ON = 1 or OFF = -1; a share ``spurious`` of the pixels fires by itself.
+    A pixel fires if the logarithm of its intensity has changed by ``threshold``.
 
     Args:
-        before, after: (H, W, 3) uint8 scenes, without the color camera's exposure: an event camera adapts to
-            the light.
+        before: (H, W, 3) uint8 scene, without the color camera's exposure, because an event camera adapts to the light.
+        after: the same at the later instant.
+        threshold: the contrast sensitivity.
+        spurious: share of the pixels that fire by themselves.
+        rng: the generator.
     """
     a = cv2.GaussianBlur(cv2.cvtColor(before, cv2.COLOR_RGB2GRAY), (3, 3), 0.7)
     b = cv2.GaussianBlur(cv2.cvtColor(after, cv2.COLOR_RGB2GRAY), (3, 3), 0.7)

@@ -155,7 +155,7 @@ _DRAWERS: dict[str, Callable[[np.random.Generator], Callable[[np.ndarray, float]
 
 
 def skin(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
-    """(S, S, 3) uint8: a patch of a photograph with enough contrast to be recognized again."""
+    """Return (S, S, 3) uint8: a patch of a photograph with enough contrast to be recognized again."""
     patch = random_patch(rng, split, (side, side), (0.12, 0.5), skin=True).astype(np.float32)
     mean, spread = patch.mean(axis=(0, 1)), float(patch.std(axis=(0, 1)).mean())
     gain = min(max(1.0, 42.0 / max(spread, 6.0)), 4.0)
@@ -193,7 +193,7 @@ def make_sprite(rng: np.random.Generator, shape: str, split: str, pixels: float)
 
 
 def make_screen(rng: np.random.Generator, split: str, width: int, height: int) -> Sprite:
-    """Something to pass behind: a pole, a trunk or a hedge, ``width`` x ``height`` pixels, in a square of its own."""
+    """Draw something to pass behind: a pole, a trunk or a hedge of ``width`` x ``height`` pixels, in its own square."""
     side = max(width, height) + 4
     patch = random_patch(rng, split, (side, side), (0.3, 0.8))
     alpha = np.zeros((side, side), dtype=np.uint8)

@@ -29,16 +29,17 @@ def converted(
     keep_ratio: float | None = None,
     num_heads: int | None = None,
 ) -> tuple[Tracker, NetworkConfig, dict[str, Any]]:
-    """The network in ``path``, converted, its configuration, and a meta that tells what it was made from.
+    """Return the network in ``path``, converted, its configuration, and a meta that tells what it was made from.
 
     A plain ViT (timm, DeiT, MAE) becomes the start of the RGB tracker of ``preset``, with an untrained head.
-    ``kind="two_stream"`` starts an RGB-X tracker from an RGB one (SRTrack's initialization). ``preset`` gives the
-    sizes of the crops, and the number of heads where ``num_heads`` does not. ``keep_ratio`` turns candidate
-    elimination on, at OSTrack's layers unless the file says which. The meta has the file's name, SHA-256 and own
-    meta under ``"made_from"``.
+    ``kind="two_stream"`` starts an RGB-X tracker from an RGB one (SRTrack's initialization). ``preset`` gives the sizes
+    of the crops, and the number of heads if ``num_heads`` does not. ``keep_ratio`` turns candidate elimination on, at
+    OSTrack's layers unless the file names others. The meta has the file's name, SHA-256 and own meta under
+    ``"made_from"``.
 
-    Raises RGBXError for a file that cannot be used, a preset of another network, and for an RGB tracker wanted
-    of an RGB-X one.
+    Raises:
+        RGBXError: for a file that cannot be used, a preset of another network, and an RGB tracker that is wanted of an
+            RGB-X one.
     """
     target = None if preset is None else preset_named(preset)
     network, config, meta = _read(path, target, num_heads)
@@ -57,7 +58,7 @@ def converted(
 
 
 def made_from(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What a network tells of the file that it was made from: name, SHA-256 and that file's own meta."""
+    """Return what a network tells of the file that it was made from: name, SHA-256 and that file's own meta."""
     return {"file": path.name, "sha256": file_digest(path), **{k: v for k, v in meta.items() if k not in CARRIED}}
 
 

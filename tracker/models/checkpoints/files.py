@@ -56,12 +56,13 @@ def save_network(
 ) -> None:
     """Write weights, configuration and ``meta`` to one safetensors file, whole or not at all.
 
-    ``meta`` is anything that JSON can hold. ``half`` stores weights in fp16 (they load to fp32); statistics
-    of the batch normalization stay fp32. The same network and meta give the same bytes. ``config`` may be
-    left out: it is the network's own.
+    ``meta`` is anything that JSON can hold. ``half`` stores weights in fp16 (they load to fp32); statistics of the
+    batch normalization stay fp32. The same network and meta give the same bytes. ``config`` is the network's own and
+    may be left out.
 
-    Raises RGBXError for a configuration that is not the network's, for meta that is not JSON, and for
-    ``half`` where a weight is beyond fp16, and where the disk refuses. The file is left as it was in each case.
+    Raises:
+        RGBXError: for a configuration that is not the network's, for meta that is not JSON, for ``half`` if a weight is
+            beyond fp16, and if the disk refuses. The file is left as it was in each case.
     """
     path = Path(path)
     if config is not None and config != network.config:
@@ -78,7 +79,7 @@ def write_network(
     *,
     half: bool = False,
 ) -> None:
-    """What :func:`save_network` does, of any state; ``tuning`` says how to make the network of it and its base."""
+    """Write any state as :func:`save_network` does. ``tuning`` says how to make the network from it and its base."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if half:
         state = {name: _to_half(name, tensor, path.name) for name, tensor in state.items()}
@@ -131,7 +132,7 @@ def _to_half(name: str, tensor: Tensor, file: str) -> Tensor:
 
 
 def find_weights(path: Path) -> Path:
-    """The file itself, or the shipped weights of that name (``tiny_rgb``)."""
+    """Return the file itself, or the shipped weights of that name (``tiny_rgb``)."""
     if path.is_file():
         return path
     shipped = Path(__file__).resolve().parents[2] / "weights"
@@ -151,20 +152,21 @@ def load_network(
     elimination_layers: tuple[int, ...] | None = None,
     keep_ratio: float | None = None,
 ) -> tuple[Tracker, NetworkConfig, dict[str, Any]]:
-    """A network from a file: ours, OSTrack's, DropTrack's or SRTrack's (``.pth.tar`` or safetensors).
+    """Return a network from a file: ours, OSTrack's, DropTrack's or SRTrack's (``.pth.tar`` or safetensors).
 
-    Answers the network (fp32, on the CPU, in evaluation mode), its configuration, and the ``meta`` it was
-    saved with; for a published file ``{"layout": "ostrack" | "srtrack"}``, and for one with temporal embeddings
-    (DropTrack, and what SRTrack made of it) its search factor under ``"inference"``. ``num_heads`` is needed only for
-    published files with other than 64 channels a head. The other settings replace those of the file: none of them
-    changes what weights there are, but position embeddings are resized to another ``template_size`` or
+    It returns the network (fp32, on the CPU, in evaluation mode), its configuration, and the ``meta`` with which it was
+    saved. The meta of a published file is ``{"layout": "ostrack" | "srtrack"}``. With temporal embeddings (DropTrack,
+    and SRTrack's trackers from it) it also has the search factor under ``"inference"``. ``num_heads`` is needed only
+    for published files with other than 64 channels a head. The other settings replace those of the file. None of them
+    changes which weights there are, but position embeddings are resized to another ``template_size`` or
     ``search_size``, which is logged and noted in the meta (``"positions_resized"``: cells along a side before and
     after).
 
     Nothing but tensors is unpickled: see :func:`tracker.models.checkpoints.torch_file.read_torch_file`.
 
-    Raises RGBXError, one sentence, for a file that is absent, truncated, foreign, or does not fit its
-    network, and for settings that make no network.
+    Raises:
+        RGBXError: one sentence, for a file that is absent, truncated, of another kind, or does not fit its network, and
+            for settings that make no network.
     """
     path = Path(path)
     given = {
@@ -193,7 +195,7 @@ def file_digest(path: Path) -> str:
 
 
 def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
-    """Every tensor of a file under the names that it has there, and the header's metadata where it has a header.
+    """Return every tensor of a file under the names that it has there, and the header's metadata where it has a header.
 
     Raises RGBXError for a file that is absent, truncated, or neither safetensors nor a torch checkpoint.
     """
@@ -203,7 +205,7 @@ def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def peek(path: Path) -> tuple[set[str], dict[str, str]]:
-    """Names of a file's tensors, and the header's metadata; see :func:`read_tensors`."""
+    """Return names of a file's tensors, and the header's metadata; see :func:`read_tensors`."""
     if path.is_file() and _is_safetensors(path):
         with _opened(path) as file:
             return set(file.keys()), file.metadata() or {}
@@ -212,7 +214,7 @@ def peek(path: Path) -> tuple[set[str], dict[str, str]]:
 
 
 def _read(path: Path, num_heads: int | None) -> tuple[State, NetworkConfig, dict[str, Any]]:
-    """State by our names, the configuration that it was made for, and meta."""
+    """Return the state under our names, the configuration for which it was made, and the meta."""
     state, metadata = read_tensors(path)
     if METADATA_KEY in metadata:
         return state, *_our_header(path, metadata[METADATA_KEY], num_heads)
@@ -264,7 +266,7 @@ def single_precision(state: Mapping[str, Tensor]) -> State:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content: eight bytes of header length, then a JSON object. A name that says so counts too."""
+    """Return whether a file is safetensors: eight bytes of header length, then a JSON object. Its name counts too."""
     with open(path, "rb") as file:
         start = file.read(9)
     plausible = len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < 100_000_000

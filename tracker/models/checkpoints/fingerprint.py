@@ -9,7 +9,7 @@ from torch import nn
 
 
 def network_fingerprint(network: nn.Module) -> str:
-    """16 hexadecimal digits of SHA-256 over a network's parameters and buffers, names included."""
+    """Return 16 hexadecimal digits of SHA-256 over a network's parameters and buffers, names included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

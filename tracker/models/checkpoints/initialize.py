@@ -17,11 +17,10 @@ SOURCE = "the RGB tracker's state"
 
 
 def stream_mapping(config: NetworkConfig) -> Callable[[str], list[str]]:
-    """Where each parameter of the single-stream tracker lives on in the two-stream one of ``config``.
+    """Return a function from a parameter of the single-stream tracker to its names in the two-stream one of ``config``.
 
-    The function returned maps a name to its new names: ``rgb.*`` to both streams, the blocks of
-    ``config.cross`` to their cross block too, positions and head to themselves. ``SignificanceMap.rename``
-    takes it to carry a prior.
+    It maps ``rgb.*`` to both streams, the blocks of ``config.cross`` to their cross block too, and positions and head
+    to themselves. ``SignificanceMap.rename`` takes it to carry a prior.
     """
     crossing = {layer: index for index, layer in enumerate(config.cross)}
 
@@ -40,7 +39,7 @@ def stream_mapping(config: NetworkConfig) -> Callable[[str], list[str]]:
 
 
 def load_state(config: NetworkConfig, state: Mapping[str, Tensor], source: str) -> Tracker:
-    """A network with these very tensors as its weights, in evaluation mode; nothing is initialized in vain.
+    """Return a network with these very tensors as its weights, in evaluation mode; nothing is initialized in vain.
 
     Raises RGBXError with the names that differ unless ``state`` fits ``config``.
     """
@@ -54,15 +53,15 @@ def load_state(config: NetworkConfig, state: Mapping[str, Tensor], source: str) 
 
 
 def initialize_two_stream(rgb: Tracker | Mapping[str, Tensor], config: NetworkConfig | None = None) -> TwoStreamTracker:
-    """SRTrack's initialization: streams and cross blocks start as copies of the RGB tracker's blocks.
+    """Return a two-stream tracker that starts as SRTrack does: streams and cross blocks are copies of RGB blocks.
 
-    ``rgb`` is a single-stream tracker, its state, or a state with OSTrack's published names. ``config``
-    describes the two-stream network; for a tracker it may be left out, and is then the tracker's own with
-    two streams. The copies share no memory with ``rgb`` or each other. Position embeddings are resized where the
-    crops of ``config`` have other sizes, which is logged. Answers in evaluation mode.
+    ``rgb`` is a single-stream tracker, its state, or a state with OSTrack's published names. ``config`` describes the
+    two-stream network. For a tracker it may be left out, and is then the tracker's own with two streams. The copies
+    share no memory with ``rgb`` or each other. Position embeddings are resized if the crops of ``config`` have other
+    sizes, which is logged. The result is in evaluation mode.
 
-    Raises RGBXError with the names that differ where the RGB tracker does not fit ``config``: another
-    width or depth.
+    Raises:
+        RGBXError: with the names that differ, if the RGB tracker does not fit ``config`` (another width or depth).
     """
     if isinstance(rgb, Tracker):
         if config is None:

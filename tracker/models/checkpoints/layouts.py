@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from tracker.errors import RGBXError
+from tracker.errors import RGBXError, shortened
 from tracker.models.config import NetworkConfig, evenly_spaced_layers
 from tracker.models.tracker import build_network
 
@@ -61,24 +61,22 @@ def srtrack_name(name: str) -> str:
 
 
 def is_ostrack(names: Iterable[str]) -> bool:
-    """Whether these tensor names are OSTrack's (or DropTrack's, which has the same layout)."""
+    """Return whether these tensor names are OSTrack's (or DropTrack's, which has the same layout)."""
     return {"backbone.patch_embed.proj.weight", "box_head.conv1_ctr.0.weight"} <= set(names)
 
 
 def is_srtrack(names: Iterable[str]) -> bool:
-    """Whether these tensor names are SRTrack's."""
+    """Return whether these tensor names are SRTrack's."""
     return {"backbone.patch_embed_rgb.proj.weight", "box_head.conv1_ctr.0.weight"} <= set(names)
 
 
 def is_vit(names: Iterable[str]) -> bool:
-    """Whether these tensor names are those of a plain ViT with learned positions: timm's, DeiT's, MAE's."""
+    """Return whether these tensor names are those of a plain ViT with learned positions: timm's, DeiT's, MAE's."""
     return {"patch_embed.proj.weight", "pos_embed", "norm.weight", "blocks.0.attn.qkv.weight"} <= set(names)
 
 
-def _some(names: Iterable[str], most: int = 4) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+def _some(names: Iterable[str]) -> str:
+    return shortened(sorted(names), 4)
 
 
 def expected_shapes(config: NetworkConfig) -> dict[str, torch.Size]:
@@ -93,7 +91,7 @@ def check_state(state: Mapping[str, Tensor], config: NetworkConfig, source: str)
 
 
 def check_names_and_shapes(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> None:
-    """As :func:`check_state`, of any names and shapes."""
+    """Check any names and shapes as :func:`check_state` does."""
     missing = expected.keys() - state.keys()
     foreign = state.keys() - expected.keys()
     shapes = [
@@ -122,12 +120,12 @@ def _from_published(
 
 
 def from_ostrack(state: Mapping[str, Tensor], config: NetworkConfig, source: str = "the OSTrack state") -> State:
-    """An OSTrack state to a single-stream state of ours. Raises RGBXError with the names that differ."""
+    """Return an OSTrack state to a single-stream state of ours. Raises RGBXError with the names that differ."""
     return _from_published(state, config.replace(kind="single_stream"), ostrack_name, source)
 
 
 def from_srtrack(state: Mapping[str, Tensor], config: NetworkConfig, source: str = "the SRTrack state") -> State:
-    """An SRTrack state to a two-stream state of ours. Raises RGBXError with the names that differ."""
+    """Return an SRTrack state to a two-stream state of ours. Raises RGBXError with the names that differ."""
     return _from_published(state, config.replace(kind="two_stream"), srtrack_name, source)
 
 
@@ -139,12 +137,12 @@ def _to_published(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> 
 
 
 def to_ostrack(state: Mapping[str, Tensor]) -> State:
-    """A single-stream state to OSTrack's layout, with the zero class token that its own code asks for."""
+    """Return a single-stream state to OSTrack's layout, with the zero class token that its own code asks for."""
     return _to_published(state, ostrack_name)
 
 
 def to_srtrack(state: Mapping[str, Tensor]) -> State:
-    """A two-stream state to SRTrack's layout, with the zero class token that its own code asks for."""
+    """Return a two-stream state to SRTrack's layout, with the zero class token that its own code asks for."""
     return _to_published(state, srtrack_name)
 
 
@@ -158,7 +156,7 @@ def _shape(state: Mapping[str, Tensor], name: str, dimensions: int, source: str)
 
 
 def published_config(state: Mapping[str, Tensor], source: str, num_heads: int | None = None) -> NetworkConfig:
-    """The architecture of an OSTrack or SRTrack state, read off its shapes.
+    """Return the architecture of an OSTrack or SRTrack state, read off its shapes.
 
     The number of attention heads leaves no trace in the shapes: ``num_heads``, or one head for 64 channels,
     as every published ViT has it. Neither do the layers of the cross blocks: they are taken as evenly spaced.

@@ -1,4 +1,4 @@
-"""Position embeddings of one grid for another: what a tracker trained at one crop size knows, at a second one."""
+"""Fits position embeddings of one grid to another, so that a tracker trained at one crop size runs at a second one."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ def cells_along(positions: Tensor, name: str) -> int:
 
 
 def resize_positions(positions: Tensor, cells: int, interpolation: str = "bicubic") -> Tensor:
-    """``(1, N, D)`` on a square grid to ``(1, cells * cells, D)``; the tensor itself where N is that already.
+    """Resize ``(1, N, D)`` on a square grid to ``(1, cells * cells, D)``.
 
-    Interpolated in fp32 with anti-aliasing, as DeiT and timm do it. ``"bicubic"`` may overshoot; ``"bilinear"``
-    stays within the range of its input, so that what must not be negative does not become so.
+    The tensor itself is returned if it fits already.
 
-    Raises RGBXError where the positions are no square grid.
+    It interpolates in fp32 with anti-aliasing, as DeiT and timm do. ``"bicubic"`` may overshoot. ``"bilinear"`` stays
+    within the range of its input, so that what must not be negative does not become negative.
+
+    Raises:
+        RGBXError: the positions are no square grid.
     """
     cells_along(positions, "a position embedding")
     resized: Tensor = resample_abs_pos_embed(
@@ -49,13 +52,14 @@ def resize_positions(positions: Tensor, cells: int, interpolation: str = "bicubi
 def fit_positions(
     tensors: Mapping[str, Tensor], config: NetworkConfig, source: str, interpolation: str = "bicubic"
 ) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """``tensors`` by our names with ``positions.template`` and ``positions.search`` at the sizes of ``config``.
+    """Resize ``positions.template`` and ``positions.search`` among ``tensors`` (our names) to the sizes of ``config``.
 
-    What has its size already is passed on as it is, to the bit. A resized grid is announced in the log, and in
-    the second answer: ``{"search": [16, 24]}``, cells along a side before and after. ``source`` names the tensors
-    in messages.
+    A tensor that has its size already is passed on as it is, to the bit. A resized grid is announced in the log, and in
+    the second result: ``{"search": [16, 24]}``, cells along a side before and after. ``source`` names the tensors in
+    messages.
 
-    Raises RGBXError where positions are no square grid.
+    Raises:
+        RGBXError: positions are no square grid.
     """
     fitted = dict(tensors)
     resized: dict[str, list[int]] = {}

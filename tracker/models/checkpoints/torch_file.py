@@ -29,12 +29,14 @@ class _Placeholder:
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, those under ``net`` or ``model`` if it has such, without ``DataParallel``'s prefix.
+    """Return the tensors of a checkpoint, without ``DataParallel``'s prefix.
 
-    torch's ``weights_only`` loading, in which settings, statistics and the like, which published files carry,
-    become inert placeholders. The file is mapped, not read: an optimizer's state in it costs nothing.
+    If the checkpoint has ``net`` or ``model``, they are those under it. They are loaded by torch's ``weights_only``
+    loading. The settings, statistics and other objects that published files carry become inert placeholders. The file
+    is mapped and not read, so an optimizer's state in it costs nothing.
 
-    Raises RGBXError, one sentence, for a file that is truncated, foreign, or wants code to be run.
+    Raises:
+        RGBXError: one sentence, for a file that is truncated, of another kind, or wants code to be run.
     """
     if not zipfile.is_zipfile(path):
         raise RGBXError(f"{path.name} is truncated, or neither safetensors nor a checkpoint of torch 1.6 or newer")
@@ -72,7 +74,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: pickle.UnpicklingError) -> str:
-    """The line of torch's message that says what was in the way; the rest is advice to load without safety."""
+    """Return the line of torch's message that says what was in the way; the rest is advice to load without safety."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "WeightsUnpickler" in line or "GLOBAL" in line]
     return (telling or lines or ["no reason given"])[0]

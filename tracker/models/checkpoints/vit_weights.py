@@ -21,7 +21,7 @@ MOST_PREFIX_TOKENS = 2  # class and distillation
 
 
 def start_from_vit(state: Mapping[str, Tensor], config: NetworkConfig, source: str, seed: int = 0) -> Tracker:
-    """An RGB tracker whose stream is this ViT, as OSTrack starts from MAE.
+    """Return an RGB tracker whose stream is this ViT, as OSTrack starts from MAE.
 
     Template and search get the ViT's position embeddings, each resized to its own grid, without those of class and
     distillation tokens. The head is as new, drawn from ``seed``: the tracker has to be trained. Answers in evaluation
@@ -45,7 +45,7 @@ def start_from_vit(state: Mapping[str, Tensor], config: NetworkConfig, source: s
 
 
 def _without_prefix(positions: Tensor, source: str) -> Tensor:
-    """``(1, prefix + N, D)`` to the ``(1, N, D)`` of the patches, which are a square grid."""
+    """Return the ``(1, N, D)`` positions of the patches, which are a square grid, from ``(1, prefix + N, D)``."""
     if positions.dim() == 3:
         for prefix in range(MOST_PREFIX_TOKENS + 1):
             patches = positions.shape[1] - prefix

@@ -1,6 +1,12 @@
-// What csrc/cpu uses of torch: a parallel loop. Here by plain threads, which ThreadSanitizer sees through; torch's own
-// come from an OpenMP library that is not instrumented.
+// torch's operators as they are, but for its parallel loop, which csrc/cpu runs on. Here that is made of plain threads,
+// which ThreadSanitizer sees through; torch's own come from an OpenMP library that is not instrumented.
 #pragma once
+
+#define get_num_threads get_num_threads_of_torch
+#define parallel_for parallel_for_of_torch
+#include_next <torch/csrc/stable/ops.h>
+#undef get_num_threads
+#undef parallel_for
 
 #include <algorithm>
 #include <cstdint>

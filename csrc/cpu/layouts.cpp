@@ -1,17 +1,19 @@
-// srft::look: how a list of tensors lies in memory, and where, in one call (srft_kernels/ops/layouts.py).
+// srft::look finds how and where a list of tensors lies in memory, in one call (srft_kernels/ops/layouts.py).
+#include "layouts.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <atomic>
 #include <tuple>
 
-#include "tensors.h"
+#include "numbered.h"
 
 namespace {
 
 using namespace srft::ops;
 
-// Bytes of an element, for the dtypes that kernels know; of others no memory is looked at.
+// Returns the bytes of an element, for the dtypes that kernels know. The memory of other tensors is not looked at.
 int64_t element_size(int32_t dtype) {
   switch (static_cast<ScalarType>(dtype)) {
     case ScalarType::Double: return 8;
@@ -28,7 +30,7 @@ class Fingerprint {
     hash_ = (hash_ ^ x) * 0x9e3779b97f4a7c15u;
     hash_ ^= hash_ >> 29;
   }
-  // Makes this fingerprint one that is never seen again.
+  // Makes this fingerprint one that never repeats.
   void spoil() {
     static std::atomic<uint64_t> times{0};
     add(0x5b0117ed5b0117edu + ++times);
@@ -39,7 +41,14 @@ class Fingerprint {
   uint64_t hash_ = 0xcbf29ce484222325u;
 };
 
-std::tuple<int64_t, Tensor> look(TensorList tensors) {
+Numbered<TensorList>& looks() {
+  static auto* const all = new Numbered<TensorList>;
+  return *all;
+}
+
+void forget_look(int64_t number) { looks().take(number); }
+
+std::tuple<int64_t, Tensor, int64_t> look(TensorList tensors) {
   const int64_t count = int64_t(tensors.size());
   Tensor places = torch::stable::empty({count}, ScalarType::Long, std::nullopt,
                                        torch::stable::Device(torch::headeronly::DeviceType::CPU));
@@ -63,10 +72,24 @@ std::tuple<int64_t, Tensor> look(TensorList tensors) {
     }
     place[i] = int64_t(reinterpret_cast<uintptr_t>(address_of(tensors[size_t(i)])));
   }
-  return {print.value(), places};
+  return {print.value(), places, looks().keep(std::move(tensors))};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(srft, m) { m.def("look(Tensor[] tensors) -> (int, Tensor)"); }
-STABLE_TORCH_LIBRARY_IMPL(srft, CompositeExplicitAutograd, m) { m.impl("look", TORCH_BOX(&look)); }
+TensorList srft::ops::taken_look(int64_t number) {
+  if (number == 0) return {};
+  std::optional<TensorList> list = looks().take(number);
+  STD_TORCH_CHECK(list.has_value(), "srft: there is no look ", number,
+                  ": a step has taken it, or it was forgotten, or never made");
+  return std::move(*list);
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(srft, m) {
+  m.def("look(Tensor[] tensors) -> (int, Tensor, int)");
+  m.def("forget_look(int number) -> ()");
+}
+STABLE_TORCH_LIBRARY_IMPL(srft, CompositeExplicitAutograd, m) {
+  m.impl("look", TORCH_BOX(&look));
+  m.impl("forget_look", TORCH_BOX(&forget_look));
+}

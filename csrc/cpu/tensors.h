@@ -1,4 +1,4 @@
-// What the operators ask of a tensor, in torch's stable ABI.
+// What the operators need to know about a tensor, in torch's stable ABI.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -34,8 +34,8 @@ inline DType dtype_of(const Tensor& tensor) {
   return {};
 }
 
-// A tensor's metadata, by the C interface that stable::Tensor wraps: without its copies and checks, because a step asks
-// for that of hundreds of tensors. Sizes and strides point into the tensor.
+// A tensor's metadata through the C interface that stable::Tensor wraps. It avoids the wrapper's copies and checks,
+// because a step needs the metadata of hundreds of tensors. Sizes and strides point into the tensor.
 struct Metadata {
   int32_t dtype, device_type, device_index, layout;
   int64_t dims;
@@ -61,7 +61,7 @@ struct Metadata {
     for (int64_t d = 0; d < dims; ++d) n *= sizes[d];
     return n;
   }
-  // Elements from the first to the one that lies furthest from it, both counted.
+  // Returns the number of elements from the first to the one furthest from it, counting both.
   int64_t reach() const {
     int64_t last = 1;
     for (int64_t d = 0; d < dims; ++d) last += (sizes[d] - 1) * strides[d];
@@ -73,7 +73,8 @@ struct Metadata {
   bool same_device(const Metadata& other) const {
     return device_type == other.device_type && device_index == other.device_index;
   }
-  // Whether the elements have the same places in memory. The stride of a dimension of size one moves nothing.
+  // Returns whether the elements have the same positions in memory. The stride of a dimension of size one moves
+  // nothing.
   bool lies_like(const Metadata& other) const {
     if (!same_sizes(other) || !is_strided() || !other.is_strided()) return false;
     if (numel() == 0) return true;
@@ -82,7 +83,17 @@ struct Metadata {
     }
     return true;
   }
-  // Whether the elements fill their memory without gaps or overlaps, in any order of dimensions.
+  bool is_contiguous() const {
+    if (!is_strided()) return false;
+    if (numel() == 0) return true;
+    int64_t expected = 1;
+    for (int64_t d = dims - 1; d >= 0; --d) {
+      if (sizes[d] != 1 && strides[d] != expected) return false;
+      expected *= sizes[d];
+    }
+    return true;
+  }
+  // Returns whether the elements fill their memory without gaps or overlaps, in any order of dimensions.
   bool is_dense() const {
     if (!is_strided()) return false;
     int64_t expected = 1, d = dims - 1;
@@ -102,7 +113,7 @@ struct Metadata {
   }
 };
 
-// Whether a tensor's storage reaches as far as its elements do: not where it was freed or shrunk under it.
+// Returns whether a tensor's storage covers all of its elements. It does not if it was freed or shrunk.
 inline bool has_memory(const Tensor& tensor, const Metadata& of, int64_t element_size) {
   int64_t bytes = 0, offset = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
@@ -115,5 +126,22 @@ inline void* address_of(const Tensor& tensor) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor.get(), &address));
   return address;
 }
+
+// A tensor's memory. As long as it compares equal, as many elements are where they were.
+struct Memory {
+  void* address = nullptr;  // null also where there are no elements
+  int64_t bytes = -1, offset = -1;
+  int32_t dtype = -1;
+
+  static Memory of(const Tensor& tensor) {
+    Memory m;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &m.dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &m.bytes));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &m.offset));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor.get(), &m.address));
+    return m;
+  }
+  bool operator==(const Memory&) const = default;
+};
 
 }  // namespace srft::ops

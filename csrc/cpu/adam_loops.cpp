@@ -1,12 +1,9 @@
-// Adam's step, the pull and the damping by its second moment in one loop: the configurations that most people run.
+// A fused step of Adam or AdamW over one chunk of one tensor, with the pull and the damping by its second moment in one
+// loop. Most people run these configurations. The file is compiled once per instruction set, like loops.cpp.
 //
-// loops.cpp has the same step, and every other, in stages over a block; one loop keeps the divider, the table lookups
-// and the memory busy at the same time. Included only by files that are compiled once per instruction set, like
-// block.h.
-#pragma once
-
-#include "../core/adam.h"
-#include "../core/pull.h"
+// loops.cpp has this step and all others in stages over a block. One loop keeps the divider, the table lookups and the
+// memory busy at the same time.
+#include "../core/element.h"
 #include "block.h"
 #include "chunk.h"
 #include "rank_block.h"
@@ -17,7 +14,7 @@ namespace {
 // How the damping of an element follows from its T.
 enum class DampingKind { kNone, kByRank, kByMean };
 
-// What stays the same over a chunk.
+// The numbers that stay the same over a chunk.
 template <class Real>
 struct PassConstants {
   AdamConstants<Real> adam;
@@ -27,23 +24,23 @@ struct PassConstants {
   bool hold;  // an element whose gradient is not finite stays as it is
 };
 
-// A block of every tensor that a pass reads and writes. `prior_term` and `transfer_term` are what each element adds to
-// the sums of the penalty.
+// One block of every tensor that a pass reads and writes. `prior_term` and `transfer_term` are what each element adds
+// to the sums of the penalty.
 template <class Real>
 struct PassBlock {
   const Real *weight, *gradient, *anchor, *prior;
   Real *first, *second, *out, *prior_term, *transfer_term;
 };
 
-// Memory that a chunk is read from, and how far into it one element lies.
+// The memory that a chunk is read from, and the distance between its elements.
 struct Stream {
   const char* base;
   int bytes;
 };
-constexpr int kStreams = 6;  // parameter, gradient, two moments; anchor and prior last, where there is a pull
+constexpr int kStreams = 6;  // parameter, gradient, two moments; then anchor and prior if there is a pull
 
-// The hardware fetches ahead within a page of 4 KB; these many elements ahead, software has the next page's translation
-// and its first lines ready. Worth a tenth of the step.
+// The hardware prefetches within a page of 4 KB. This many elements ahead, software fetches the next page's translation
+// and first lines, which saves a tenth of the step.
 constexpr int kStrip = 32;
 constexpr int kAhead = 512;
 
@@ -54,14 +51,14 @@ SRFT_CORE void prefetch(const Stream* streams, int count, int64_t element) {
   }
 }
 
-// A block. Returns how many of its gradients were finite.
+// Takes the step over a block. Returns how many of its gradients were finite.
 template <bool kDecoupledWeightDecay, bool kPull, DampingKind kDamping, bool kExact, class Real>
 int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& constants, const Stream* streams,
               int64_t offset) {
   constexpr bool kDamp = kDamping != DampingKind::kNone;
   const PassBlock<Real> s = block;
   const PassConstants<Real> c = constants;
-  const int32_t propagate = constants.hold ? 0 : 1;  // no bool: g++ finds no vector mask for a captured one
+  const int32_t propagate = constants.hold ? 0 : 1;  // not a bool, because g++ finds no vector mask for a captured one
   int32_t finite = 0;
   const auto element = [&](int i) __attribute__((always_inline)) {
     const Real g = s.gradient[i], current = s.weight[i];
@@ -80,7 +77,7 @@ int adam_pass(int n, const PassBlock<Real>& block, const PassConstants<Real>& co
     Real anchor_weight = 0, current_weight = 0;
     if (kPull) {
       const Real distance = current - a;
-      const Real significance = absolute(s.prior[i]);  // of H, where that is the prior
+      const Real significance = absolute(s.prior[i]);  // the absolute value matters if H is the prior
       s.prior_term[i] = significance * distance * distance;
       anchor_weight = bounded_weight(c.prior_weight * significance);
     }
@@ -136,13 +133,7 @@ AdamPass<Real> chosen_pass(bool decoupled_decay, bool pull, DampingKind damping,
   return pull ? chosen_pass<false, true, Real>(damping, exact) : chosen_pass<false, false, Real>(damping, exact);
 }
 
-// Whether a tensor's fused step may go through adam_pass, which reads one significance and changes none.
-bool is_adam_pass(const Options& o, const Tensor& t) {
-  return o.inner() == kAdam && !o.has(kAmsgrad) && o.mode() != kCoupled && !o.has(kTransferToAnchor) && !t.transfer &&
-         !t.plus && !t.path && !(t.prior && t.curvature);
-}
-
-// Where what is not stored as Real is converted to and from, and what the sums are taken of.
+// Buffers for the conversion of what is not stored as Real, and for the terms of the sums.
 template <class Real>
 struct PassBuffers {
   alignas(64) Real weight[kBlock];
@@ -154,7 +145,7 @@ struct PassBuffers {
 };
 
 template <class Real>
-void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
+void fused_adam(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums, SampledKeys& keys) {
   PassBuffers<Real> b;
   const bool in_place = t.dtype == Native<Real>::dtype;
   const void* significance = t.prior ? t.prior : t.curvature;
@@ -216,4 +207,11 @@ void adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, C
 }
 
 }  // namespace
+
+void fused_adam_chunk(const Options& o, const Tensor& t, int64_t begin, int64_t end, ChunkSums& sums,
+                      SampledKeys& keys) {
+  t.dtype == DType::kFloat64 ? fused_adam<double>(o, t, begin, end, sums, keys)
+                             : fused_adam<float>(o, t, begin, end, sums, keys);
+}
+
 }  // namespace srft::cpu::SRFT_ISA
