@@ -101,6 +101,5 @@ def test_a_trial_repeats_and_its_network_is_kept(method: str, options: dict[str,
 
 
 def test_a_pull_of_infinite_strength_moves_what_has_a_prior_by_nothing() -> None:
-    found = tracking.run(tiny("srft", strength=1e12))
-    free = tracking.run(tiny())
+    found, free = tracking.trained(tiny("srft", strength=1e12)), tracking.trained(tiny())
     assert found.facts["travel"] < 1e-3 * free.facts["travel"]
