@@ -2,6 +2,7 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <torch/headeronly/core/DeviceType.h>
 
 #include "../cpu/tensors.h"
 #include "arguments.h"
@@ -9,10 +10,10 @@
 namespace srft::cuda {
 
 #if defined(SRFT_CUDA_ON_HOST)
-constexpr ops::DeviceType kHere = ops::DeviceType::CPU;
+constexpr torch::headeronly::DeviceType kHere = torch::headeronly::DeviceType::CPU;
 inline cudaStream_t current_stream(int) { return nullptr; }
 #else
-constexpr ops::DeviceType kHere = ops::DeviceType::CUDA;
+constexpr torch::headeronly::DeviceType kHere = torch::headeronly::DeviceType::CUDA;
 
 // Returns torch's current stream on a device. No caller passes it, because an address could not be checked.
 inline cudaStream_t current_stream(int device) {

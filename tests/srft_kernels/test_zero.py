@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 from datetime import timedelta
@@ -78,7 +79,7 @@ def check_outside(rank: int) -> None:
     optimizer = ZeroRedundancyOptimizer(model.parameters(), make, lr=1e-2)
     train(parallel, optimizer, range(3), rank, WORLD)
     optimizer.consolidate_state_dict(to=0)
-    saved = [optimizer.state_dict() if rank == 0 else None]
+    saved = [copy.deepcopy(optimizer.state_dict()) if rank == 0 else None]  # whose tensors are the live ones
     dist.broadcast_object_list(saved)
     again = network()
     again.load_state_dict(model.state_dict())
