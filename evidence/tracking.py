@@ -35,7 +35,7 @@ from tracker.train.losses import loss_of
 from tracker.train.prior import estimate_rgb_prior, load_prior, prior_for, save_prior
 from tracker.train.schedule import lr_scheduler
 from tracker.train.trainer import Trainer
-from tracker.tuning.base import TunedTracker
+from tracker.tuning.base import Loss, TunedTracker
 from tracker.tuning.files import load_tracker, save_tracker, tune
 
 CACHE = ROOT / "runs" / "evidence"
@@ -169,7 +169,7 @@ def trained(one: Trial) -> Trained:
             parameter.requires_grad_(name in held)
     method = one if one.method != "xonly" else Trial(one.bench, one.task, "adamw", one.seed, one.options)
     optimizer = methods.optimizer_of(method, groups, made.prior, config.train.total_steps)
-    loss = loss_of(config.loss)
+    loss: Loss = loss_of(config.loss)
     if isinstance(network, TunedTracker):
         loss = network.training_loss(loss)
     trainer = Trainer(network, loss, optimizer, lr_scheduler(optimizer, config.train), pairs, config.train)
