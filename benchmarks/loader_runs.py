@@ -53,8 +53,8 @@ def settings(device: torch.device, *overrides: str) -> RunConfig:
             f"train.batch_size={BATCHES[kind]}", f"train.samples_per_epoch={BATCHES[kind] * steps}", "train.lr=1e-7",
             "train.epochs=100000", f"train.workers={WORKERS}", "train.schedule=constant", "train.lr_scale.head=0",
             "train.lr_scale.positions=0", "train.log_every=1000000", "optimizer.name=srft", "optimizer.kappa=constant",
-            "optimizer.kappa_start=0.5", f"train.precision={'bf16' if kind == 'cuda' else 'fp32'}",
-            "train.deterministic=false", *overrides,
+            "optimizer.kappa_start=0.5", "optimizer.damping=rank", "train.deterministic=false",
+            f"train.precision={'bf16' if kind == 'cuda' else 'fp32'}", *overrides,
         ],
     )  # fmt: skip
 

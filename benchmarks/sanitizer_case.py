@@ -69,7 +69,7 @@ def steps(device: torch.device, options: dict[str, Any]) -> Iterator[tuple[str, 
     for name, (inner, dtype, chosen) in CASES.items():
         params = parameters(device, dtype)
         prior = {p: torch.rand_like(p, dtype=torch.float32) for p in params}
-        optimizer = srft.SRFT(inner(params), prior, kappa=0.5, **chosen, **options)
+        optimizer = srft.SRFT(inner(params), prior, kappa=0.5, **{"damping": "rank", **chosen}, **options)
 
         def closure(params: list[torch.nn.Parameter] = params) -> torch.Tensor:
             """Return a loss that is a sum of squares, whose gradients are known."""

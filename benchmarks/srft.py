@@ -27,9 +27,12 @@ def backend_option(device: torch.device, backend: str) -> dict[str, Any]:
 
 
 def wrap(inner: Optimizer, prior: dict[Any, torch.Tensor] | None, **options: Any) -> srft.SRFT:
-    """Return SRFT, or raise :class:`Unavailable` if the backend that was asked for is missing."""
+    """Return SRFT, by default with rank damping and the mean over each tensor, as all records have it.
+
+    It raises :class:`Unavailable` if the backend that was asked for is missing.
+    """
     try:
-        return srft.SRFT(inner, prior, **options)
+        return srft.SRFT(inner, prior, **{"damping": "rank", "normalize": "tensor", **options})
     except (RuntimeError, ValueError) as error:
         if "backend" not in str(error):
             raise

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import srft_kernels as srft
-from evidence import methods
+from evidence import low_rank, methods
 from evidence.trials import Record, Trial
 
 CLASSES, FEATURES, SIDE = 10, 64, 8
@@ -214,7 +214,11 @@ def prior_of(model: nn.Module, one: Trial, old: Split, head: str) -> srft.Signif
         answer: Tensor = network(batch[0], head)
         return answer
 
-    reached = [name for name, _ in model.named_parameters() if not name.startswith("heads.") or f".{head}." in name]
+    reached = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (not name.startswith("heads.") or f".{head}." in name)
+    ]
     if estimator in ("mas", "gnb"):
         options: dict[str, Any] = {"draws": 4} if estimator == "gnb" else {}
         return srft.estimate_prior(model, None, parts, estimator, outputs_fn=logits, parameters=reached, **options)
@@ -229,7 +233,7 @@ _PRIORS: dict[str, dict[str, Tensor]] = {}
 def _prior(model: nn.Module, one: Trial, old: Task, data: Split) -> dict[str, Tensor]:
     """The prior of a trial, estimated once for all trials that share it."""
     data_of = one.get("prior_data", "old")
-    names = ("estimator", "width", "shots") if data_of == "new" else ("estimator", "width")
+    names = ("estimator", "width", "rank", *(("shots",) if data_of == "new" else ()))
     kind = one.task if data_of == "new" else one.task == "halves"
     key = f"{data_of} {kind} {one.seed} {[one.get(name) for name in names]}"
     if key not in _PRIORS:
@@ -241,7 +245,11 @@ def _prior(model: nn.Module, one: Trial, old: Task, data: Split) -> dict[str, Te
 
 def groups_of(model: nn.Module, lr: float, only_head: bool, head: str) -> list[dict[str, object]]:
     """Named groups: what was there before at ``lr``, a new head at its own rate, other heads not at all."""
-    named = [(n, p) for n, p in model.named_parameters() if not n.startswith("heads.") or f".{head}." in n]
+    named = [
+        (n, p)
+        for n, p in model.named_parameters()
+        if p.requires_grad and (not n.startswith("heads.") or f".{head}." in n)
+    ]
     new = head != "old"
     heads = [(n, p) for n, p in named if n.startswith("heads.")]
     body = [] if only_head else [(n, p) for n, p in named if not n.startswith("heads.")]
@@ -255,6 +263,8 @@ def run(one: Trial) -> Record:
     if one.task == "row":
         return _in_a_row(one, start)
     model, old, new = pretrained(one.seed, one["width"], one.task)
+    if one.method in methods.LOW_RANK:
+        low_rank.add(model, one["rank"], one.seed, f"heads.{new.head}" if new.head != "old" else "")
     data = few(new.pool, one["shots"], one.seed)
     prior = _prior(model, one, old, data)
     before = judged(model, new, [old])
@@ -263,8 +273,8 @@ def run(one: Trial) -> Record:
     first = {name: p.detach().clone() for name, p in model.named_parameters()}
     steps, readouts = one["steps"], {}
     average = methods.Average(model, steps)
-    shares = PATH_CHECKPOINTS if str(one.get("kappa")).startswith("exponential") else CHECKPOINTS
-    marks = {max(1, round(share * steps)) - 1: f"at{share:g}" for share in shares}
+    parts = PATH_CHECKPOINTS if str(one.get("kappa")).startswith("exponential") else CHECKPOINTS
+    marks = {max(1, round(share * steps)) - 1: f"at{share:g}" for share in parts}
     offset = 0
 
     def each(step: int) -> None:
@@ -285,7 +295,8 @@ def run(one: Trial) -> Record:
     for strength in MERGERS if one.method == "merged" else ():
         methods.load(model, {**last, **methods.merged(first, last, prior, strength)})
         readouts[f"merge{strength:g}"] = judged(model, new, [old])
-    for share in MIXTURES if one.method == "adamw" else MIXTURES[4:8:3]:
+    shares = () if one.method in methods.LOW_RANK else MIXTURES if one.method == "adamw" else MIXTURES[4:8:3]
+    for share in shares:
         # A head that is new has no old weights to be mixed with.
         mixed = {n: t for n, t in methods.between(first, last, share).items() if new.head == "old" or ".new." not in n}
         methods.load(model, {**last, **mixed})

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 import srft_kernels as srft
 from evidence.trials import Trial
 
-TRAINED = ("adamw", "merged", "srft", "metric", "l2sp", "ewc", "probe", "lpft")
+LOW_RANK = ("lora", "lalora", "lora_srft")
+TRAINED = ("adamw", "merged", "srft", "metric", "l2sp", "ewc", "probe", "lpft", *LOW_RANK)
 """``adamw``: all weights; ``merged``: the same, with :func:`merged` afterwards. ``srft``: SRFT around it, with every
 option of the trial. ``metric``: the pull in Adam's own metric, :class:`AdamProximal`. ``l2sp``: the coupled uniform
 penalty. ``ewc``: the coupled Fisher penalty in the paper's units. ``probe``: the last layer alone. ``lpft``: the last
-layer for the first half of the run, then all weights."""
+layer for the first half of the run, then all weights. ``lora``: the low-rank updates of :mod:`evidence.low_rank` alone;
+``lalora``: with EWC's penalty on them, in its units; ``lora_srft``: with SRFT around their AdamW."""
 
 DEFAULTS: dict[str, Any] = {
     "strength": 0.0,
@@ -65,17 +67,18 @@ def optimizer_of(
     """
     trained = {name for group in groups for name, _ in group["params"]}
     inner = torch.optim.AdamW(groups, lr=one["lr"], weight_decay=one.get("weight_decay", 0.0))
-    if one.method in ("adamw", "merged", "probe", "lpft"):
+    if one.method in ("adamw", "merged", "probe", "lpft", "lora"):
         return inner
     if one.method not in TRAINED or prior is None:
         raise ValueError(f"the method {one.method!r} is none of {', '.join(TRAINED)}, or lacks a prior")
     prior = {name: tensor for name, tensor in shaped(prior, one).items() if name in trained}
-    if one.method in ("l2sp", "ewc"):
+    if one.method in ("l2sp", "ewc", "lalora"):
         return srft.SRFT(
             inner, prior, strength=one["strength"], kappa=1.0, mode="coupled", normalize=None, damping=None
         )
     if one.method == "metric":
-        return AdamProximal(inner, prior, one["strength"], kappa_of(str(one.get("kappa", "1")), steps))
+        kappa = kappa_of(str(one.get("kappa", "1")), steps)
+        return AdamProximal(inner, prior, one["strength"], kappa, one.get("unit", "ewc"))
     option = {name: one.get(name, default) for name, default in DEFAULTS.items()}
     return srft.SRFT(
         inner,
@@ -95,12 +98,29 @@ class AdamProximal(torch.optim.Optimizer):
     A step of Adam is one of gradient descent with rates η/(√v+ε). The proximal step of the same rates has the weight
     w = ηλκP/(√v+ε), with λ in the units of EWC's penalty. Where training rests, the task's gradient balances λP(θ-a),
     as for the penalty in the loss; the moments, unlike there, are the task's alone.
+
+    Args:
+        inner: The optimizer to wrap.
+        prior: P by parameter name.
+        strength: λ.
+        kappa: κ by the number of steps taken.
+        unit: What P is multiplied by. ``"ewc"``: 1. ``"square"``: mean v / mean P, so that at λ = 1 the old task has as
+            much curvature on average as the new one has squared gradient. ``"root"``: mean √v / (mean P · RMS of a), so
+            that at λ = 1 an element of average significance, pushed by an average gradient, rests one RMS from a. The
+            means are over all elements that have a P, and v is that of the first ``FIRST`` steps.
     """
 
+    FIRST = 10
+
     def __init__(
-        self, inner: torch.optim.AdamW, prior: Mapping[str, Tensor], strength: float, kappa: Callable[[int], float]
+        self,
+        inner: torch.optim.AdamW,
+        prior: Mapping[str, Tensor],
+        strength: float,
+        kappa: Callable[[int], float],
+        unit: str = "ewc",
     ) -> None:
-        self.inner, self.strength, self.kappa, self.count = inner, strength, kappa, 0
+        self.inner, self.strength, self.kappa, self.count, self.unit = inner, strength, kappa, 0, unit
         super().__init__(inner.param_groups, inner.defaults)
         inner.param_groups = self.param_groups
         self.held = []
@@ -108,12 +128,31 @@ class AdamProximal(torch.optim.Optimizer):
             for name, parameter in zip(group["param_names"], group["params"], strict=True):
                 if name in prior:
                     self.held.append((group, parameter, prior[name], parameter.detach().clone()))
+        self.scale = 1.0
+
+    def _measure(self) -> None:
+        """Take the unit from what v is now."""
+        elements = sum(prior.numel() for _, _, prior, _ in self.held)
+        mean = sum(prior.double().sum().item() for _, _, prior, _ in self.held) / elements
+        squares = [
+            self.inner.state[p]["exp_avg_sq"].double() / (1.0 - group["betas"][1] ** self.count)
+            for group, p, _, _ in self.held
+            if p in self.inner.state
+        ]
+        if self.unit == "square":
+            self.scale = sum(v.sum().item() for v in squares) / elements / mean
+        else:
+            rms = math.sqrt(sum(a.double().square().sum().item() for _, _, _, a in self.held) / elements)
+            self.scale = sum(v.sqrt().sum().item() for v in squares) / elements / rms / mean
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         loss = self.inner.step(closure)
-        strength = self.strength * self.kappa(self.count)
+        kappa = self.kappa(self.count)
         self.count += 1
+        if self.unit != "ewc" and self.count <= self.FIRST:
+            self._measure()
+        strength = self.strength * self.scale * kappa
         for group, parameter, prior, anchor in self.held:
             if parameter.grad is None:
                 continue

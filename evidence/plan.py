@@ -14,7 +14,11 @@ FEW_SEEDS = tuple(range(5))
 DIGITS: dict[str, Any] = {"shots": 5, "steps": 300, "batch": 32, "width": 128}
 FALLING = {"normalize": "global", "kappa": "cosine"}
 PATH = {"normalize": "global", "kappa": "exponential to 1e-3"}
+UNIT = {"unit": "square", "kappa": "cosine"}
+"""The pull in Adam's metric, with λ in a unit that is taken from the gradients."""
 DIGITS_TASKS = ("rotated", "halves", "inverted", "turned", "tilted", "permuted")
+SHAPES = ({"shots": 2}, {"shots": 10}, {"shots": 50}, {"steps": 3000}, {"batch": 4}, {"width": 32}, {"width": 512})
+"""Other sizes, lengths and numbers of examples than the usual ones."""
 RATES = (1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2)
 HELD_RATES = (3e-3, 1e-2, 3e-2)
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -51,8 +55,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "κ falls, rank damping": {"kappa": "cosine", "damping": "rank"},
     "κ falls, mean damping": {"kappa": "cosine", "damping": "mean"},
     "κ ½, rank damping": {"kappa": "0.5", "damping": "rank"},
-    "κ falls, rank damping to the anchor": {"kappa": "cosine", "damping": "rank", "anchor": "initial"},
-    "κ falls, mean damping to the anchor": {"kappa": "cosine", "damping": "mean", "anchor": "initial"},
+    # T pulls to the anchor by its size then, whatever the damping is, which these records have an option for.
+    "κ falls, T pulls to the anchor": {"kappa": "cosine", "damping": "rank", "anchor": "initial"},
     "global mean": {"normalize": "global"},
     "global mean, κ falls": {"normalize": "global", "kappa": "cosine"},
     "global mean, MAS": {"normalize": "global", "estimator": "mas"},
@@ -104,14 +108,46 @@ def digits_paths(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
 
 def digits_shapes(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
     """Other sizes, lengths and numbers of examples."""
-    changes = [{"shots": n} for n in (2, 10, 50)] + [{"steps": 3000}, {"batch": 4}, {"width": 32}, {"width": 512}]
-    for seed, change in itertools.product(seeds, changes):
+    for seed, change in itertools.product(seeds, SHAPES):
         fixed = {**DIGITS, **change}
         yield from grid("digits", tasks, "adamw", [seed], fixed, lr=RATES[2::2])
         falling, path, rates = {**fixed, **FALLING}, {**fixed, **PATH}, (1e-3, *HELD_RATES[:2])
         yield from grid("digits", tasks, "srft", [seed], falling, lr=rates, strength=(1.0, 3.0, 10.0, 30.0, 100.0))
         yield from grid("digits", tasks, "srft", [seed], path, lr=rates, strength=(30.0,))
         yield from grid("digits", tasks, "ewc", [seed], fixed, lr=rates, strength=COUPLED_STRENGTHS["ewc"])
+
+
+def digits_unit(seeds: Iterable[int]) -> Iterator[Trial]:
+    """The pull in Adam's metric with λ in a unit: on every kind of digits, and at other sizes."""
+    for seed in seeds:
+        fixed, strengths = {**DIGITS, **UNIT}, (10.0, 30.0, 100.0, 300.0)
+        yield from grid("digits", DIGITS_TASKS, "metric", [seed], fixed, lr=HELD_RATES[:2], strength=strengths)
+        yield from grid(
+            "digits", ["row"], "metric", [seed], {**fixed, "shots": 10}, lr=HELD_RATES[:2], strength=strengths
+        )
+    for seed, change in itertools.product(seeds, SHAPES):
+        fixed = {**DIGITS, **UNIT, **change}
+        yield from grid("digits", ["rotated"], "metric", [seed], fixed, lr=(1e-3, 1e-2), strength=(30.0, 100.0))
+
+
+def digits_low_rank(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """LoRA, and LoRA held by significance: in the loss, and by SRFT around its AdamW.
+
+    B begins at zero, whose RMS counts as 1e-3 in the unit of λ; so λ is a hundredth of what it is elsewhere.
+    """
+    for seed in seeds:
+        yield from grid("digits", tasks, "lora", [seed], DIGITS, rank=(2, 8), lr=(2e-3, 5e-3, 1e-2, 3e-2))
+        held: dict[str, Any] = {"rank": (2, 8), "lr": (5e-3, 2e-2)}
+        yield from grid("digits", tasks, "lalora", [seed], DIGITS, **held, strength=(1e4, 1e5, 1e6))
+        falling = {**DIGITS, **FALLING}
+        yield from grid("digits", tasks, "lora_srft", [seed], falling, **held, strength=(1e-2, 1e-1, 1.0))
+
+
+def digits_normalization(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """The mean over all tensors with κ = 1, at as many configurations as the mean over each has."""
+    for seed in seeds:
+        equal = {**DIGITS, "normalize": "global"}
+        yield from grid("digits", tasks, "srft", [seed], equal, lr=HELD_RATES, strength=STRENGTHS)
 
 
 def digits_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
@@ -251,6 +287,10 @@ PARTS: dict[str, list[Trial]] = {
     "digits-row": list(digits_in_a_row(FEW_SEEDS)),
     "digits-shapes": list(digits_shapes(["rotated"], FEW_SEEDS)),
     "digits-settings-tasks": list(digits_settings(["halves", "turned"], FEW_SEEDS)),
+    "digits-normalization": list(digits_normalization(DIGITS_TASKS, FEW_SEEDS)),
+    "digits-unit": list(digits_unit(FEW_SEEDS)),
+    "digits-low-rank": list(digits_low_rank(["rotated"], FEW_SEEDS)),
+    "digits-low-rank-tasks": list(digits_low_rank(["halves", "turned"], FEW_SEEDS)),
     "vision": list(vision_grid(FEW_SEEDS)),
     "vision-long": list(vision_grid(FEW_SEEDS, steps=600)),
     "vision-2": list(vision_grid(FEW_SEEDS, shots=2)),

@@ -47,6 +47,9 @@ OTHERS = (
     Family("distilled student", "adamw", {"tuning": "distill"}),
     Family("L2-SP, in the loss", "l2sp", {"estimator": "uniform"}),
     Family("EWC, in the loss", "ewc"),
+    Family("LoRA", "lora"),
+    Family("LoRA, EWC in the loss (LaLoRA)", "lalora"),
+    Family("LoRA held by SRFT", "lora_srft", plan.FALLING),
 )
 HELD = (
     Family("SRFT", "srft"),
@@ -63,6 +66,8 @@ HELD = (
     Family("SDSTrack, SRFT", "srft", {"tuning": "sdstrack"}),
     Family("distilled student, SRFT", "srft", {"tuning": "distill"}),
     Family("pull in Adam's metric", "metric"),
+    Family("pull in Adam's metric, κ falls", "metric", {"kappa": "cosine"}),
+    Family("pull in Adam's metric, κ falls, λ in a unit", "metric", plan.UNIT),
 )
 COMPARED = (*ADAMW, *OTHERS, *HELD)
 DRAWN = (
@@ -110,7 +115,9 @@ def shown(key: tuple[Any, Any, str]) -> str:
     lr, strength, readout = key
     parts = [f"{lr:g}"] if lr is not None else []
     parts += [f"λ {strength:g}"] if strength is not None else []
+    readout, _, rank = readout.partition(", ")
     parts += [readout.replace("mix", "α ").replace("at", "after ")] if readout not in ("final", "average") else []
+    parts += [rank] if rank else []
     return ", ".join(parts)
 
 
@@ -240,6 +247,10 @@ RULES: dict[str, tuple[Family, float]] = {
         f"λ {start:g} to {start * float(end):g}": (Family("path", "srft", _path(end)), start)
         for start in (10.0, 30.0, 100.0)
         for end in ("1e-2", "1e-3")
+    },
+    **{
+        f"Adam's metric, λ {strength:g}": (Family("metric", "metric", plan.UNIT), strength)
+        for strength in (30.0, 100.0)
     },
 }
 """Strengths that nobody searches for."""

@@ -14,11 +14,11 @@ from scipy import stats
 from evidence.trials import MEASURES, Record
 
 TARGET_VALIDATION, TARGET, KEPT_VALIDATION, KEPT = range(len(MEASURES))
-TUNED = ("lr", "strength")
+TUNED = ("lr", "strength", "rank")
 """What is chosen for each method on validation data; every other option is part of what the method is."""
 
 Configuration = tuple[Any, Any, str]
-"""Learning rate, strength, and the name of the readout."""
+"""Learning rate, strength, and the name of the readout, with the rank behind it where there is one."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def results_of(family: Family, records: Iterable[Record], task: str, shared: Map
         if record.trial.task == task and family.holds(record, shared):
             for name, measures in record.readouts.items():
                 if family.counts(name):
-                    key = (record.trial.get("lr"), record.trial.get("strength"), name)
+                    rank = record.trial.get("rank")
+                    label = name if rank is None else f"{name}, rank {rank}"
+                    key = (record.trial.get("lr"), record.trial.get("strength"), label)
                     found[key][record.trial.seed] = measures
     if not any(key[2].startswith(family.readout) for key in found):
         return {}  # The last weights alone are another family.

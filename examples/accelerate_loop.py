@@ -21,9 +21,12 @@ def train(accumulated: int = 2) -> nn.Module:
     task = make_task()
     model = task.model
     prior = srft.estimate_prior(model, sample_loss, task.old_batches(), progress=False)
-    optimizer = srft.SRFT(torch.optim.AdamW(model.named_parameters(), lr=3e-3), prior=prior, strength=10.0)
+    batches = task.batches()
+    kappa = srft.CosineKappa(total_steps=len(batches) // accumulated)
+    inner = torch.optim.AdamW(model.named_parameters(), lr=3e-3)
+    optimizer = srft.SRFT(inner, prior=prior, strength=10.0, kappa=kappa)
     model, optimizer = accelerator.prepare(model, optimizer)
-    for batch in task.batches():
+    for batch in batches:
         with accelerator.accumulate(model):
             on_device = tuple(part.to(accelerator.device) for part in batch)
             accelerator.backward(sample_loss(model, on_device).mean())

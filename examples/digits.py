@@ -83,8 +83,7 @@ def compare(seed: int) -> dict[str, tuple[float, float]]:
         return torch.optim.AdamW(model.named_parameters(), lr=lr, weight_decay=0.0)
 
     def held(model: nn.Module) -> torch.optim.Optimizer:
-        kappa = srft.CosineKappa(STEPS)
-        return srft.SRFT(adamw(model, 1e-2), prior, strength=10.0, kappa=kappa, normalize="global", damping=None)
+        return srft.SRFT(adamw(model, 1e-2), prior, strength=10.0, kappa=srft.CosineKappa(STEPS))
 
     ways: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
         "AdamW, lr 1e-2": lambda model: adamw(model, 1e-2),

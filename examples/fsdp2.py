@@ -27,9 +27,11 @@ def train() -> dict[str, torch.Tensor]:
     model = task.model.to(device)
     prior = srft.estimate_prior(model, sample_loss, task.old_batches(), progress=False)
     fully_shard(model, mesh=mesh)
-    optimizer = srft.SRFT(torch.optim.AdamW(model.named_parameters(), lr=3e-3), prior=prior, strength=10.0)
+    batches = task.batches()
+    inner = torch.optim.AdamW(model.named_parameters(), lr=3e-3)
+    optimizer = srft.SRFT(inner, prior=prior, strength=10.0, kappa=srft.CosineKappa(total_steps=len(batches)))
     rank, world = dist.get_rank(), dist.get_world_size()
-    for points, labels in task.batches():
+    for points, labels in batches:
         optimizer.zero_grad()
         own = points.chunk(world)[rank].to(device), labels.chunk(world)[rank].to(device)
         sample_loss(model, own).mean().backward()

@@ -29,7 +29,8 @@ class FineTuning(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         inner = torch.optim.AdamW(self.network.named_parameters(), lr=3e-3)
-        return srft.SRFT(inner, prior=self.prior, strength=10.0)
+        kappa = srft.CosineKappa(total_steps=int(self.trainer.estimated_stepping_batches))
+        return srft.SRFT(inner, prior=self.prior, strength=10.0, kappa=kappa)
 
 
 def train(precision: Any = "bf16-mixed") -> nn.Module:

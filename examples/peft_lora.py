@@ -24,8 +24,10 @@ def train() -> nn.Module:
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     # PEFT gives the copy of the last layer that trains another name.
     held = {name: prior[f"5.{name.rsplit('.', 1)[1]}"] for name, _ in trained if "modules_to_save" in name}
-    optimizer = srft.SRFT(torch.optim.AdamW(trained, lr=3e-3), prior=held, strength=10.0)
-    for batch in task.batches():
+    batches = task.batches()
+    kappa = srft.CosineKappa(total_steps=len(batches))
+    optimizer = srft.SRFT(torch.optim.AdamW(trained, lr=3e-3), prior=held, strength=10.0, kappa=kappa)
+    for batch in batches:
         optimizer.zero_grad()
         sample_loss(model, batch).mean().backward()
         optimizer.step()

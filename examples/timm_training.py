@@ -37,7 +37,7 @@ def train(steps: int = 12) -> tuple[nn.Module, srft.SRFT]:
     names = {p: name for name, p in model.named_parameters()}
     # timm's groups have no names, so the prior is keyed by parameter.
     by_parameter = {p: prior[names[p]] for group in inner.param_groups for p in group["params"]}
-    optimizer = srft.SRFT(inner, prior=by_parameter, strength=10.0)
+    optimizer = srft.SRFT(inner, prior=by_parameter, strength=10.0, kappa=srft.CosineKappa(total_steps=steps))
     scheduler = timm.scheduler.CosineLRScheduler(optimizer, t_initial=steps, warmup_t=3, warmup_lr_init=1e-5)
     for step in range(steps):
         scheduler.step(step)

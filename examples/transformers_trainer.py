@@ -49,7 +49,8 @@ def train(steps: int = 30, **options: Any) -> tuple[nn.Module, srft.SRFT]:
     model = BertForSequenceClassification(config)
     old = sentences(64, shift=0)
     prior = srft.estimate_prior(model, sample_loss, [collated(old[:32]), collated(old[32:])], progress=False)
-    optimizer = srft.SRFT(torch.optim.AdamW(model.named_parameters(), lr=1e-3), prior=prior, strength=10.0)
+    inner = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
+    optimizer = srft.SRFT(inner, prior=prior, strength=10.0, kappa=srft.CosineKappa(total_steps=steps))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

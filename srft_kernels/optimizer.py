@@ -36,8 +36,9 @@ class SRFT(OldNames, Optimizer):
         θ ← (θ' + w_p a + w_t θ) / (1 + w_p + w_t)
         w_p = ηλκP̂/ρ,  w_t = (1-κ) μ/(1-μ)
 
-    where a is the anchor, P̂ is the prior significance over its mean, and ρ is the RMS of the anchor tensor (at least
-    1e-3). μ rises with the rank of an element's transfer significance T within its tensor.
+    where a is the anchor, P̂ is the prior significance over its mean in all tensors, and ρ is the RMS of the anchor
+    tensor (at least 1e-3). w_t is 0 by default. With ``damping="rank"`` μ rises with the rank of an element's transfer
+    significance T within its tensor.
 
     Parameters may be distributed as FSDP2's ``fully_shard`` makes them, before the optimizer is made: ``Shard(0)`` or
     ``Replicate()`` on one mesh of one dimension. Means and ranks are then those of whole tensors. Every process takes
@@ -61,15 +62,18 @@ class SRFT(OldNames, Optimizer):
             number of steps taken. By default it is 1 with a prior and 0 without.
         mode: ``"proximal"``, ``"decoupled"`` or ``"coupled"``. Coupled adds λκP̂(θ-a) to the gradient (EWC, L2-SP). It
             has no damping, because the damping term has no gradient at the present weight.
-        normalize: The mean that P is divided by, and T if its size matters: ``"tensor"``, ``"global"`` or None.
-        damping: How T damps an element's move: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None.
+        normalize: The mean that P is divided by, and T if its size matters: over all tensors (``"global"``), over each
+            one (``"tensor"``), or None. A wrapper knows its own tensors alone: if several share a network, as with ZeRO
+            around them, only ``"tensor"`` gives the weights that one wrapper would.
+        damping: How T damps an element's move: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None. Without a
+            prior and without damping every step is the inner optimizer's.
         mu: (μ_min, μ_max) of rank damping.
         tau: τ of mean damping.
         transfer: ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
             ``transfer_beta``), or ``"auto"``, which takes the first where it is possible.
         transfer_beta: β of a T that is a state of its own.
         transfer_anchor: ``"previous"``, or ``"initial"``, with which T pulls to the anchor as well: S = κP̂ + (1-κ)T̂
-            is then one weighted quadratic.
+            is then one weighted quadratic, and nothing is damped, whatever ``damping`` is.
         curvature: A :class:`Hutchinson`. The Hessian's diagonal, estimated during training, is then all or part of the
             prior significance, and ``step`` needs a closure in every ``curvature.every``-th step.
         nonfinite: ``"hold"`` leaves an element whose gradient is not finite as it is, and counts it; an inner optimizer
@@ -99,8 +103,8 @@ class SRFT(OldNames, Optimizer):
         strength: float = 10.0,
         kappa: Kappa | float | None = None,
         mode: Literal["proximal", "decoupled", "coupled"] = "proximal",
-        normalize: Literal["tensor", "global"] | None = "tensor",
-        damping: Literal["rank", "mean"] | None = "rank",
+        normalize: Literal["tensor", "global"] | None = "global",
+        damping: Literal["rank", "mean"] | None = None,
         mu: tuple[float, float] = (0.25, 0.65),
         tau: float = 1.0,
         transfer: Literal["auto", "second_moment", "own"] = "auto",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evidence import methods
+from evidence import low_rank, methods
 from evidence.trials import trial
 
 
@@ -50,6 +50,21 @@ def test_the_pull_in_adams_metric_rests_at_the_minimum_of_ewcs_objective() -> No
     assert torch.allclose(parameter, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("unit", "size", "rest"), [("root", 3.0, 0.02 / 4), ("root", 30.0, 0.02 / 4), ("square", 3.0, 1 / 12)]
+)
+def test_the_units_of_the_pull_in_adams_metric(unit: str, size: float, rest: float) -> None:
+    """Under a constant gradient of one size an element of average significance rests RMS / λ away, or 1 / (λ g)."""
+    parameter = nn.Parameter(torch.full((8,), 0.02, dtype=torch.float64))
+    prior = {"w": torch.full((8,), 7e-9, dtype=torch.float64)}
+    inner = torch.optim.AdamW([("w", parameter)], lr=1e-4, weight_decay=0.0)
+    stepper = methods.AdamProximal(inner, prior, 4.0, methods.kappa_of("1", 1), unit)
+    for _ in range(3000):
+        parameter.grad = torch.full((8,), size, dtype=torch.float64)
+        stepper.step()
+    assert (0.02 - parameter.detach()).tolist() == pytest.approx([rest] * 8, rel=0.05)
+
+
 def test_shapes_of_the_prior() -> None:
     prior = {"w": torch.tensor([0.0, 1.0, 4.0, 16.0])}
 
@@ -90,6 +105,23 @@ def test_an_average_of_what_does_not_move_is_itself() -> None:
         layer.weight.add_(1.0)
     average.update(layer)
     assert torch.allclose(average.weights["weight"], before["weight"] + 0.1)
+
+
+def test_an_update_of_low_rank_begins_as_the_layer_and_trains_alone() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    inputs = torch.randn(6, 5, dtype=torch.float64)
+    before = model(inputs)
+    low_rank.add(model, 2, 0, kept="2")
+    model.double()
+    assert torch.equal(model(inputs), before)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained == ["0.down", "0.up", "2.weight", "2.bias"]
+    layer = model[0]
+    assert isinstance(layer, low_rank.LowRank)
+    with torch.no_grad():
+        layer.up.fill_(1.0)
+    expected = inputs @ (layer.base.weight + low_rank.SCALE * layer.up @ layer.down).T + layer.base.bias
+    assert torch.allclose(layer(inputs), expected)
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -13,7 +13,7 @@ from evidence.trials import Record, trial
 SHARED = {"steps": 10}
 
 
-def record(lr: float, seed: int, measures: list[float], method: str = "adamw", **options: str) -> Record:
+def record(lr: float, seed: int, measures: list[float], method: str = "adamw", **options: str | int) -> Record:
     named = trial("digits", "rotated", method, seed, lr=lr, **SHARED, **options)
     return Record(named, [0.0] * 4, {"final": measures, "mix0.5": [0.0] * 4}, {})
 
@@ -37,6 +37,13 @@ def test_families_differ_by_options_and_readouts() -> None:
     assert list(falling.values()) == [{0: [2, 2, 2, 2]}]
     mixed = results_of(Family("mixed", "adamw", readout="mix"), records, "rotated", SHARED)
     assert {key[2] for key in mixed} == {"final", "mix0.5"}
+
+
+def test_a_rank_is_chosen_as_a_learning_rate_is() -> None:
+    records = [record(0.1, 0, [new] * 4, "lora", rank=rank) for rank, new in ((2, 50), (8, 70))]
+    results = results_of(Family("LoRA", "lora"), records, "rotated", SHARED)
+    assert set(results) == {(0.1, None, "final, rank 2"), (0.1, None, "final, rank 8")}
+    assert chosen(results) == (0.1, None, "final, rank 8")
 
 
 def test_interval_and_paired_test() -> None:

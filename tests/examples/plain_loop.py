@@ -14,8 +14,11 @@ def train_plainly(small_task: ModuleType, *, accumulated: int = 1, clip: float |
     """Return the network of the examples, after the same batches in a loop of plain torch."""
     task = small_task.make_task()
     prior = srft.estimate_prior(task.model, small_task.sample_loss, task.old_batches(), progress=False)
-    optimizer = srft.SRFT(torch.optim.AdamW(task.model.named_parameters(), lr=3e-3), prior=prior, strength=10.0)
-    for step, batch in enumerate(task.batches()):
+    batches = task.batches()
+    kappa = srft.CosineKappa(total_steps=len(batches) // accumulated)
+    inner = torch.optim.AdamW(task.model.named_parameters(), lr=3e-3)
+    optimizer = srft.SRFT(inner, prior=prior, strength=10.0, kappa=kappa)
+    for step, batch in enumerate(batches):
         (small_task.sample_loss(task.model, batch).mean() / accumulated).backward()
         if (step + 1) % accumulated == 0:
             if clip is not None:

@@ -47,6 +47,7 @@ def main(backend: str, out: str) -> None:
                 prior=prior,
                 strength=10.0,
                 kappa=srft.CosineKappa(total_steps=STEPS),
+                damping="rank",
                 backend=backend,
             )
             for _ in range(STEPS):

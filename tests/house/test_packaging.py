@@ -146,7 +146,7 @@ def test_without_native_the_wheel_is_pure_and_the_reference_takes_the_steps(sour
         archive.extractall(installed)
     step = (
         "import torch, srft_kernels as srft; p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3);"
-        "o = srft.SRFT(torch.optim.SGD([p], lr=0.5)); o.step(); print(p.tolist(), srft.__file__)"
+        "o = srft.SRFT(torch.optim.SGD([p], lr=0.5), damping='rank'); o.step(); print(p.tolist(), srft.__file__)"
     )
     done = run(sys.executable, "-c", step, cwd=tmp_path, PYTHONPATH=str(installed))
     # SGD goes halfway, to 0.5. The damping of a middle rank (mu = 0.45) goes 0.45 of the way from there back to 1.
@@ -333,7 +333,9 @@ def pinned(name: str) -> dict[str, str]:
 def test_what_the_project_depends_on_is_locked_and_the_oldest_is_what_it_allows() -> None:
     project = (REPOSITORY / "pyproject.toml").read_text()
     wanted = [project.split("dependencies = [", 1)[1].split("]", 1)[0]]
-    wanted += [project.split(f"\n{extra} = [", 1)[1].split("\n]", 1)[0] for extra in ("docs", "tracker", "test")]
+    wanted += [
+        project.split(f"\n{extra} = [", 1)[1].split("\n]", 1)[0] for extra in ("docs", "optimizers", "tracker", "test")
+    ]
     bounds = dict(re.findall(r'"([A-Za-z][\w-]+)>=([\d.]+)"', "".join(wanted)))
     assert {"torch", "timm", "pytest"} <= bounds.keys()
     locked, oldest = pinned("locked.txt"), pinned("oldest.txt")

@@ -100,7 +100,7 @@ class Run:
             curvature=srft.Hutchinson(every=3, seed=5) if curvature else None,
             backend="native",
             strict=False,
-            **options,
+            **{"damping": "rank", "normalize": "tensor", **options},
         )
         self.path = PathIntegral(self.optimizer) if path else None
         self.coupled = curvature

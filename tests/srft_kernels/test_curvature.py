@@ -171,7 +171,7 @@ def test_on_a_diagonal_hessian_srft_is_srft_with_that_prior(
         normalize = "tensor"
     ours, theirs = Quadratic(), Quadratic()
     spec = srft.Hutchinson(every=3, beta=beta, method=method)
-    options: dict[str, Any] = {"strength": 2.0, "kappa": 0.6, "normalize": normalize}
+    options: dict[str, Any] = {"strength": 2.0, "kappa": 0.6, "damping": "rank", "normalize": normalize}
     known = dict(zip(("theta", "bias"), theirs.d, strict=True))
     optimizer = srft.SRFT(inner(ours.named_parameters(), lr=0.01), curvature=spec, **options)
     reference = srft.SRFT(inner(theirs.named_parameters(), lr=0.01), prior=known, **options)
@@ -191,8 +191,8 @@ def test_a_blend_is_the_weighted_mean_of_both_normalized() -> None:
         for (n, _), d in zip(ours.named_parameters(), ours.d, strict=True)
     }
     spec = srft.Hutchinson(beta=0.0, blend=0.25, method="autograd", every=100)
-    optimizer = srft.SRFT(AdamW(ours.named_parameters(), lr=0.01), prior=prior, curvature=spec)
-    reference = srft.SRFT(AdamW(theirs.named_parameters(), lr=0.01), prior=mixed)
+    optimizer = srft.SRFT(AdamW(ours.named_parameters(), lr=0.01), prior=prior, curvature=spec, normalize="tensor")
+    reference = srft.SRFT(AdamW(theirs.named_parameters(), lr=0.01), prior=mixed, normalize="tensor")
     optimizer.step(closure_of(ours, ours.loss, "autograd"))
     reference.step(closure_of(theirs, theirs.loss, "finite_difference"))
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -222,7 +222,7 @@ def test_what_a_step_folds_is_what_a_pass_of_its_own_folds(how: str, probes: int
     method: Any = "autograd" if how == "autograd" else "finite_difference"
     options: dict[str, Any] = {} if how == "autograd" else {"difference": how}
     spec = srft.Hutchinson(every=2, beta=0.6, probes=probes, method=method, seed=2**40 + 7, **options)
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.05), curvature=spec, kappa=0.5)
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.05), curvature=spec, kappa=0.5, damping="rank")
     names = [n for n, _ in model.named_parameters()]
     found = [torch.zeros_like(p) for p in beside.parameters()]
     in_pass = []
@@ -284,7 +284,7 @@ def test_a_resumed_run_gives_the_same_bits() -> None:
     def begin() -> tuple[Quadratic, srft.SRFT]:
         model = Quadratic(torch.float32)
         spec = srft.Hutchinson(every=3, beta=0.7)
-        return model, srft.SRFT(AdamW(model.named_parameters(), lr=0.01), curvature=spec, kappa=0.5)
+        return model, srft.SRFT(AdamW(model.named_parameters(), lr=0.01), curvature=spec, kappa=0.5, damping="rank")
 
     whole, straight = begin()
     train(straight, whole, whole.loss, 8, "finite_difference")

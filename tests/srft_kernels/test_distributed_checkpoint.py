@@ -44,7 +44,7 @@ def network() -> nn.Module:
 def wrapped(name: str, model: nn.Module, prior: dict[str, Tensor], anchor: dict[str, Tensor]) -> srft.SRFT:
     kind, options = INNERS[name]
     inner = kind(model.named_parameters(), **options)  # type: ignore[call-arg]
-    return srft.SRFT(inner, prior=prior, anchor=anchor, kappa=srft.CosineKappa(total_steps=STEPS))
+    return srft.SRFT(inner, prior=prior, anchor=anchor, kappa=srft.CosineKappa(total_steps=STEPS), damping="rank")
 
 
 def advance(model: nn.Module, optimizer: Optimizer, steps: range, rank: int, world: int) -> None:

@@ -102,7 +102,7 @@ def pair(kind: type[Optimizer], inner: dict[str, Any], options: dict[str, Any]) 
     prior = prior_of(theirs)
     fully_shard(ours, mesh=init_device_mesh("cpu", (WORLD,)))
     made = [
-        srft.SRFT(kind(m.named_parameters(), **inner), prior=prior, kappa=0.5, **options)  # type: ignore[call-arg]
+        srft.SRFT(kind(m.named_parameters(), **inner), prior=prior, kappa=0.5, **{"damping": "rank", **options})  # type: ignore[call-arg]
         for m in (ours, theirs)
     ]
     return ours, theirs, *made
@@ -231,7 +231,7 @@ def check_curvature(rank: int, _: Path) -> None:
     for model, own in ((ours, x[part(rank)]), (theirs, x)):
         spec = srft.Hutchinson(every=2, probes=2, blend=0.5, step=1e-3)
         prior = {"w": torch.arange(5.0)}
-        optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.1), prior, kappa=0.5, curvature=spec)
+        optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.1), prior, kappa=0.5, damping="rank", curvature=spec)
         closure = closure_of(model, optimizer, lambda m, own=own: m(own).square().mean())  # type: ignore[misc]
         for _step in range(4):
             optimizer.step(closure)

@@ -73,8 +73,10 @@ def test_an_optimizer_with_options_of_other_shapes_works() -> None:
                     p.sub_(group["lr"] * p.grad)
 
     ours, theirs = network(), network()
-    train(ours, srft.SRFT(Adan(ours.named_parameters()), prior=prior_of(ours), kappa=0.5), 3)
-    train(theirs, srft.SRFT(Around(theirs.named_parameters(), 0.1), prior=prior_of(theirs), kappa=0.5), 3)
+    train(ours, srft.SRFT(Adan(ours.named_parameters()), prior=prior_of(ours), kappa=0.5, damping="rank"), 3)
+    train(
+        theirs, srft.SRFT(Around(theirs.named_parameters(), 0.1), prior=prior_of(theirs), kappa=0.5, damping="rank"), 3
+    )
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-6, atol=1e-7)
 
 
@@ -184,8 +186,10 @@ def test_under_a_scaler_the_step_is_the_unscaled_one_and_an_infinity_skips_it(ki
     if switch and kind is RMSprop:
         pytest.skip("refused")
     ours, theirs = network(), network()
-    wrapped = srft.SRFT(kind(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.5, unscale_in_step=switch)
-    plain = srft.SRFT(kind(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5)
+    wrapped = srft.SRFT(
+        kind(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.5, damping="rank", unscale_in_step=switch
+    )
+    plain = srft.SRFT(kind(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5, damping="rank")
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     x = torch.randn(16, 11, generator=torch.Generator().manual_seed(0))
     for step in range(4):
@@ -210,7 +214,7 @@ def test_under_a_scaler_the_step_is_the_unscaled_one_and_an_infinity_skips_it(ki
 def test_gradients_clipped_under_a_scaler_are_the_clipped_ones() -> None:
     ours, theirs = network(), network()
     wrapped, plain = (
-        srft.SRFT(AdamW(m.named_parameters(), lr=1e-2, fused=fused), prior=prior_of(m), kappa=0.5)
+        srft.SRFT(AdamW(m.named_parameters(), lr=1e-2, fused=fused), prior=prior_of(m), kappa=0.5, damping="rank")
         for m, fused in ((ours, True), (theirs, False))
     )
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -283,7 +287,7 @@ def test_a_schedule_free_optimizer_trains_evaluates_and_resumes() -> None:
 
     def build(model: nn.Module) -> srft.SRFT:
         inner = schedulefree.AdamWScheduleFree(model.named_parameters(), lr=1e-2)
-        return srft.SRFT(inner, prior=prior_of(model), kappa=0.5)
+        return srft.SRFT(inner, prior=prior_of(model), kappa=0.5, damping="rank")
 
     whole, first, second = network(), network(), network(seed=2)
     through = build(whole)

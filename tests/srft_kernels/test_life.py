@@ -58,7 +58,10 @@ def test_a_given_anchor_is_kept_for_a_frozen_parameter() -> None:
 def test_a_layer_that_thaws_moves_as_one_that_had_no_gradients_before() -> None:
     ours, theirs = network(), network()
     ours[0].requires_grad_(False)
-    optimizers = [srft.SRFT(AdamW(m.named_parameters(), lr=1e-2), prior=prior_of(m), kappa=0.5) for m in (ours, theirs)]
+    optimizers = [
+        srft.SRFT(AdamW(m.named_parameters(), lr=1e-2), prior=prior_of(m), kappa=0.5, damping="rank")
+        for m in (ours, theirs)
+    ]
     for step in range(6):
         generator = torch.Generator().manual_seed(step)
         x = torch.randn(8, 11, generator=generator)
@@ -132,7 +135,7 @@ def test_wrapping_again_takes_the_explicit_arguments_and_keeps_the_averages(kind
     inner = kind(
         [{"params": list(model.named_parameters()), "tau": 2.0}], lr=1e-2, **({"momentum": 0.9} if kind is SGD else {})
     )
-    first = srft.SRFT(inner, prior=prior_of(model), kappa=0.5, mode="decoupled", strength=2.0)
+    first = srft.SRFT(inner, prior=prior_of(model), kappa=0.5, damping="rank", mode="decoupled", strength=2.0)
     train(model, first, 3)
     averages = {
         k: v.clone()
@@ -160,7 +163,9 @@ def test_the_next_task_is_that_of_a_new_wrapper_with_the_averages_of_the_old(kin
     ours, theirs = network(), network()
     first, second = prior_of(ours), prior_of(ours, seed=2)
     merged = second if gamma is None else {n: gamma * first[n] + second[n] for n in second}
-    optimizer, other = (srft.SRFT(kind(m.named_parameters(), lr=1e-2), prior=first, kappa=1.0) for m in (ours, theirs))
+    optimizer, other = (
+        srft.SRFT(kind(m.named_parameters(), lr=1e-2), prior=first, kappa=1.0, damping="rank") for m in (ours, theirs)
+    )
     train(ours, optimizer, 3)
     train(theirs, other, 3)
     optimizer.begin_task(second, gamma=gamma, strength=5.0, kappa=0.5)
@@ -177,7 +182,9 @@ def test_the_next_task_is_that_of_a_new_wrapper_with_the_averages_of_the_old(kin
 
 def test_the_next_task_begins_the_schedule_again_and_survives_a_checkpoint() -> None:
     model = network()
-    optimizer = srft.SRFT(AdamW(model.named_parameters()), prior=prior_of(model), kappa=srft.LinearKappa(4))
+    optimizer = srft.SRFT(
+        AdamW(model.named_parameters()), prior=prior_of(model), kappa=srft.LinearKappa(4), damping="rank"
+    )
     train(model, optimizer, 3)
     assert optimizer.kappa == 0.25
     optimizer.begin_task()
@@ -185,7 +192,7 @@ def test_the_next_task_begins_the_schedule_again_and_survives_a_checkpoint() -> 
     train(model, optimizer, 1)
     assert optimizer.kappa == 0.75
     saved = copy.deepcopy(optimizer.state_dict())
-    again = srft.SRFT(AdamW(model.named_parameters()), prior=prior_of(model), kappa=srft.LinearKappa(4))
+    again = srft.SRFT(AdamW(model.named_parameters()), prior=prior_of(model), kappa=srft.LinearKappa(4), damping="rank")
     again.load_state_dict(saved)
     assert again.kappa == 0.75
 

@@ -111,7 +111,13 @@ def test_the_step_is_the_definition(seed: int, strength: float, kappa: float, mo
     strength = strength if mode == "proximal" else strength * 1e-5
     p, q = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     optimizer = srft.SRFT(
-        AdamW([p], lr=0.1), prior={p: prior}, anchor={p: anchor}, strength=strength, kappa=kappa, mode=mode
+        AdamW([p], lr=0.1),
+        prior={p: prior},
+        anchor={p: anchor},
+        strength=strength,
+        kappa=kappa,
+        mode=mode,
+        damping="rank",
     )
     plain = AdamW([q], lr=0.1)
     p.grad, q.grad = gradient.clone(), gradient.clone()
@@ -170,6 +176,7 @@ def test_coupled_is_the_classical_penalty() -> None:
         strength=0.3,
         kappa=0.8,
         mode="coupled",
+        normalize="tensor",
     )
     plain = SGD(theirs.parameters(), lr=1e-2, momentum=0.9)
     for step in range(4):
@@ -207,6 +214,31 @@ def test_one_weighted_quadratic_toward_the_anchor() -> None:
     torch.testing.assert_close(optimizer.penalty, 0.5 * (w / 0.1 * (start - anchor).square()).sum(), rtol=1e-10, atol=0)
 
 
+def test_where_both_pull_to_the_anchor_nothing_is_damped() -> None:
+    found = []
+    for damping in ("rank", "mean", None):
+        model = network()
+        options: dict[str, Any] = {"kappa": 0.3, "transfer_anchor": "initial", "damping": damping}
+        optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), **options)
+        train(model, optimizer, 3)
+        assert float(optimizer.transfer_penalty) > 0
+        found.append(weights(model))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_the_defaults_are_the_mean_over_all_tensors_and_no_damping() -> None:
+    models = [network(), network()]
+    stated: dict[str, Any] = {"normalize": "global", "damping": None, "mode": "proximal", "strength": 10.0}
+    chosen: list[dict[str, Any]] = [{}, stated]
+    for model, options in zip(models, chosen, strict=True):
+        inner = AdamW(model.named_parameters(), lr=1e-2)
+        train(model, srft.SRFT(inner, prior=prior_of(model), kappa=0.5, **options), 3)
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    group = srft.SRFT(AdamW(network().named_parameters())).param_groups[0]
+    assert (group["normalize"], group["damping"], group["kappa"](0)) == ("global", None, 0.0)
+
+
 def test_global_normalization_divides_by_the_mean_over_all_tensors() -> None:
     model = network()
     prior = prior_of(model)
@@ -224,7 +256,7 @@ def test_global_normalization_divides_by_the_mean_over_all_tensors() -> None:
 def sketch_ranks(squares: Tensor) -> Tensor:
     """Return the rank that the kernels give the elements of a T that has stood still for a step, from the damping."""
     p = nn.Parameter(torch.zeros(squares.shape))
-    optimizer = srft.SRFT(SGD([p], lr=1.0), strength=0.0, kappa=0.0, transfer_beta=0.0, mu=(0.0, 0.5))
+    optimizer = srft.SRFT(SGD([p], lr=1.0), strength=0.0, kappa=0.0, damping="rank", transfer_beta=0.0, mu=(0.0, 0.5))
     for _ in range(2):
         p.data.zero_()
         p.grad = squares.sqrt()
@@ -280,7 +312,7 @@ def test_the_published_update_as_a_setting_and_what_the_released_code_does(backe
     size = 10_000
     start, gradient = torch.randn(size), torch.randn(size)
     p, q = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    optimizer = srft.SRFT(AdamW([p], lr=0.1), strength=0.0, kappa=0.0, mu=(0.25, 0.65), backend=backend)
+    optimizer = srft.SRFT(AdamW([p], lr=0.1), strength=0.0, kappa=0.0, damping="rank", mu=(0.25, 0.65), backend=backend)
     plain = AdamW([q], lr=0.1)
     p.grad, q.grad = gradient.clone(), gradient.clone()
     optimizer.step()
@@ -321,7 +353,9 @@ def test_layouts(inner: Any) -> None:
     gradients = [torch.randn(t.shape) for t in layouts]
     priors = [torch.rand(t.shape) for t in layouts]
     for params in (strided, plain):
-        optimizer = srft.SRFT(inner(params, lr=0.1), prior=dict(zip(params, priors, strict=True)), kappa=0.5)
+        optimizer = srft.SRFT(
+            inner(params, lr=0.1), prior=dict(zip(params, priors, strict=True)), kappa=0.5, damping="rank"
+        )
         for _ in range(3):
             for p, g in zip(params, gradients, strict=True):
                 p.grad = g.clone()
@@ -335,7 +369,8 @@ def test_a_layout_that_changes_between_steps_takes_its_state_along() -> None:
     torch.manual_seed(0)
     p, q = (nn.Parameter(torch.arange(24.0).reshape(2, 3, 2, 2)) for _ in range(2))
     optimizers = [
-        srft.SRFT(AdamW([x], lr=0.1), prior={x: torch.arange(24.0).reshape(2, 3, 2, 2)}, kappa=0.5) for x in (p, q)
+        srft.SRFT(AdamW([x], lr=0.1), prior={x: torch.arange(24.0).reshape(2, 3, 2, 2)}, kappa=0.5, damping="rank")
+        for x in (p, q)
     ]
     for step in range(4):
         gradient = torch.randn(2, 3, 2, 2)
@@ -349,7 +384,7 @@ def test_a_layout_that_changes_between_steps_takes_its_state_along() -> None:
 
 def test_parameters_without_gradients_stay_and_return() -> None:
     model = network()
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.1), prior=prior_of(model), kappa=0.5)
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.1), prior=prior_of(model), kappa=0.5, damping="rank")
     before = copy.deepcopy(model.state_dict())
     for name, p in model.named_parameters():
         p.grad = torch.ones_like(p) if name != "0.weight" else None
@@ -364,7 +399,7 @@ def test_parameters_without_gradients_stay_and_return() -> None:
 def test_a_frozen_parameter_that_thaws_is_anchored_there() -> None:
     model = network()
     model[0].requires_grad_(False)
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.1), prior=prior_of(model), kappa=0.5)
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=0.1), prior=prior_of(model), kappa=0.5, damping="rank")
     train(model, optimizer, 2)
     model[0].requires_grad_(True)
     before = model[0].weight.detach().clone()
@@ -400,7 +435,7 @@ def test_sparse_and_complex_are_refused_by_name_before_anything_changes() -> Non
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_weights_keep_float32_averages_and_exact_anchors(dtype: torch.dtype) -> None:
     model = network(dtype=dtype)
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5)
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5, damping="rank")
     train(model, optimizer, 3)
     state = optimizer.state[model[0].weight]
     assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == state["prior"].dtype == torch.float32
@@ -408,7 +443,7 @@ def test_half_precision_weights_keep_float32_averages_and_exact_anchors(dtype: t
     buffer = io.BytesIO()
     torch.save(optimizer.state_dict(), buffer)
     buffer.seek(0)
-    again = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5)
+    again = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5, damping="rank")
     again.load_state_dict(torch.load(buffer, weights_only=True))
     for name, value in state.items():
         loaded = again.state[model[0].weight][name]
@@ -471,7 +506,7 @@ def test_skip_step_and_propagate() -> None:
 
 def test_an_unfused_inner_optimizer_is_shown_a_zero() -> None:
     p = nn.Parameter(torch.ones(4))
-    optimizer = srft.SRFT(RMSprop([p], lr=0.1), kappa=0.5)
+    optimizer = srft.SRFT(RMSprop([p], lr=0.1), kappa=0.5, damping="rank")
     p.grad = torch.tensor([1.0, float("nan"), 1.0, 1.0])
     optimizer.step()
     assert p[1] == 1.0
@@ -482,8 +517,8 @@ def test_an_unfused_inner_optimizer_is_shown_a_zero() -> None:
 def test_grad_scaler() -> None:
     """Scaled gradients give the unscaled step; a step with an infinity is skipped as a whole and leaves no trace."""
     ours, theirs = network(), network()
-    wrapped = srft.SRFT(AdamW(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.5)
-    plain = srft.SRFT(AdamW(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5)
+    wrapped = srft.SRFT(AdamW(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.5, damping="rank")
+    plain = srft.SRFT(AdamW(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5, damping="rank")
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     x = torch.randn(16, 11)
     for step in range(3):
@@ -520,7 +555,7 @@ def test_groups_have_their_own_options_and_are_the_inner_optimizers() -> None:
         lr=1e-2,
     )
     # named_parameters(prefix) gives "0.weight", which is how the whole model names them
-    optimizer = srft.SRFT(inner, prior=prior_of(model), kappa=0.5)
+    optimizer = srft.SRFT(inner, prior=prior_of(model), kappa=0.5, damping="rank")
     assert optimizer.param_groups is inner.param_groups
     assert [g["mode"] for g in optimizer.param_groups] == ["proximal", "decoupled", "proximal"]
     assert "prior" not in optimizer.state[model[3].weight]
@@ -536,7 +571,7 @@ def test_groups_have_their_own_options_and_are_the_inner_optimizers() -> None:
 
 def test_lr_schedulers_closures_and_hooks() -> None:
     model = network()
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), kappa=srft.LinearKappa(4))
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), kappa=srft.LinearKappa(4), damping="rank")
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     calls: list[str] = []
     optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
@@ -562,7 +597,7 @@ def test_lr_schedulers_closures_and_hooks() -> None:
 
 def test_add_param_group() -> None:
     model, extra = network(), nn.Linear(3, 3)
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5)
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5, damping="rank")
     optimizer.add_param_group({"params": list(extra.named_parameters()), "lr": 1e-3, "strength": 1.0, "kappa": 0.2})
     before = extra.weight.detach().clone()
     for p in [*model.parameters(), *extra.parameters()]:
@@ -594,7 +629,12 @@ RESUMABLE: list[tuple[type[Optimizer], dict[str, Any], dict[str, Any]]] = [
 def test_a_resumed_run_has_the_same_bits(kind: Any, inner: dict[str, Any], options: dict[str, Any]) -> None:
     def make(model: nn.Module) -> srft.SRFT:
         prior = prior_of(model)
-        return srft.SRFT(kind(model.named_parameters(), **inner), prior=prior, kappa=srft.CosineKappa(12), **options)
+        return srft.SRFT(
+            kind(model.named_parameters(), **inner),
+            prior=prior,
+            kappa=srft.CosineKappa(12),
+            **{"damping": "rank", **options},
+        )
 
     whole = network()
     through = make(whole)
@@ -617,7 +657,7 @@ def test_a_resumed_run_has_the_same_bits(kind: Any, inner: dict[str, Any], optio
 
 def test_a_checkpoint_goes_to_torch_and_comes_from_torch() -> None:
     model = network()
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5)
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5, damping="rank")
     train(model, optimizer, 3)
     saved = optimizer.state_dict()
     stripped = {
@@ -627,7 +667,7 @@ def test_a_checkpoint_goes_to_torch_and_comes_from_torch() -> None:
     plain = AdamW(model.parameters(), lr=1e-2)
     plain.load_state_dict(copy.deepcopy(stripped))
     train(model, plain, 1)
-    back = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5)
+    back = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5, damping="rank")
     anchor = back.state[model[0].weight]["anchor"].clone()
     back.load_state_dict(plain.state_dict())
     assert torch.equal(back.state[model[0].weight]["anchor"], anchor)
@@ -736,10 +776,10 @@ def test_a_checkpoint_with_numbers_that_no_step_could_use_changes_nothing(name: 
 
 def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
     model = network()
-    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5)
+    optimizer = srft.SRFT(AdamW(model.named_parameters(), lr=1e-2), prior=prior_of(model), kappa=0.5, damping="rank")
     train(model, optimizer, 2)
     other = nn.Sequential(nn.Linear(11, 32), nn.GELU(), nn.Linear(32, 5), nn.LayerNorm(5))
-    foreign = srft.SRFT(AdamW(other.named_parameters(), lr=1e-2), prior=prior_of(other), kappa=0.5)
+    foreign = srft.SRFT(AdamW(other.named_parameters(), lr=1e-2), prior=prior_of(other), kappa=0.5, damping="rank")
     before = copy.deepcopy(optimizer.state_dict())
     with pytest.raises(ValueError, match=r"exp_avg of 0\.weight: \(32, 11\), not \(64, 11\)"):
         optimizer.load_state_dict(foreign.state_dict())
@@ -836,10 +876,14 @@ def test_distributed_data_parallel_gives_every_rank_the_same_step() -> None:
     try:
         wrapped = nn.parallel.DistributedDataParallel(ours)
         prior = {f"module.{n}": t for n, t in prior_of(ours).items()}
-        train(wrapped, srft.SRFT(AdamW(wrapped.named_parameters(), lr=1e-2), prior=prior, kappa=0.5), 3)
+        train(wrapped, srft.SRFT(AdamW(wrapped.named_parameters(), lr=1e-2), prior=prior, kappa=0.5, damping="rank"), 3)
     finally:
         dist.destroy_process_group()
-    train(theirs, srft.SRFT(AdamW(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5), 3)
+    train(
+        theirs,
+        srft.SRFT(AdamW(theirs.named_parameters(), lr=1e-2), prior=prior_of(theirs), kappa=0.5, damping="rank"),
+        3,
+    )
     assert torch.equal(weights(ours), weights(theirs))
 
 

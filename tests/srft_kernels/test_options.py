@@ -167,12 +167,15 @@ def test_options_that_are_changed_between_steps_hold_from_there(
 ) -> None:
     """The result is that of an optimizer that has them from the beginning, loaded with what the other had."""
     ours, theirs = network(), network()
-    optimizer = srft.SRFT(kind(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.6)
+    optimizer = srft.SRFT(
+        kind(ours.named_parameters(), lr=1e-2), prior=prior_of(ours), kappa=0.6, damping="rank", normalize="tensor"
+    )
     if not change.keys() <= optimizer.param_groups[0].keys() or (kind is RMSprop and "momentum" in change):
         pytest.skip("no option of this optimizer, or one that torch itself does not let change")
     train(ours, optimizer, 3)
     optimizer.param_groups[0].update(change)
-    group = {"params": list(theirs.named_parameters()), "kappa": 0.6, **change}
+    given = {"kappa": 0.6, "damping": "rank", "normalize": "tensor"}
+    group = {"params": list(theirs.named_parameters()), **given, **change}
     expected = srft.SRFT(kind([group], lr=1e-2), prior=prior_of(theirs))
     saved = copy.deepcopy(optimizer.state_dict())
     if kind in anew:
@@ -211,7 +214,10 @@ def test_what_was_not_kept_cannot_be_switched_on_but_by_a_new_task() -> None:
 def test_a_group_that_is_added_to_the_inner_optimizer_is_adopted() -> None:
     ours, theirs = network(), network()
     extra = [nn.Parameter(torch.ones(3)) for _ in range(2)]
-    optimizers = [srft.SRFT(AdamW(m.named_parameters(), lr=1e-2), prior=prior_of(m), kappa=0.5) for m in (ours, theirs)]
+    optimizers = [
+        srft.SRFT(AdamW(m.named_parameters(), lr=1e-2), prior=prior_of(m), kappa=0.5, damping="rank")
+        for m in (ours, theirs)
+    ]
     optimizers[0].inner.add_param_group({"params": [("extra", extra[0])], "lr": 0.5, "mode": "decoupled"})
     optimizers[1].add_param_group({"params": [("extra", extra[1])], "lr": 0.5, "mode": "decoupled"})
     for p in extra:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import srft_kernels as srft
+from tests.paths import REPOSITORY
 
 STEPS = 6
 OPTIONS: dict[str, dict[str, Any]] = {
     "held by a prior": {"kappa": 1.0},
-    "damped": {"kappa": 0.5},
+    "damped": {"kappa": 0.5, "damping": "rank"},
     "coupled": {"kappa": 1.0, "mode": "coupled"},
 }
 REFUSED = {"torch.LBFGS", "torch.SparseAdam"}
@@ -35,7 +37,7 @@ PACKAGES = {
     "timm": ("timm.optim", ["Adan", "AdaBelief", "Lamb", "Lion", "MADGRAD", "Lars", "NAdamW"]),
     "bitsandbytes": ("bitsandbytes.optim", ["AdamW8bit", "Lion8bit", "AdEMAMix8bit"]),
     "torchao": ("torchao.optim", ["AdamW8bit", "AdamW4bit", "AdamWFp8"]),
-    "heavyball": ("heavyball", ["ForeachSOAP", "ForeachAdamW", "PaLMForeachSFAdamW"]),
+    "heavyball": ("heavyball", ["AdamW", "SOAP", "SFAdamW", "Muon"]),
     "schedulefree": ("schedulefree", ["AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"]),
     "pytorch_optimizer": (
         "pytorch_optimizer",
@@ -49,10 +51,24 @@ def cases() -> list[str]:
     return [f"{package}.{name}" for package, (_, names) in PACKAGES.items() for name in names]
 
 
+@pytest.fixture(autouse=True)
+def settings_of_torch() -> Iterator[None]:
+    """The optimizers of heavyball set torch's own settings, which other tests should not run with."""
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.benchmark_limit
+    yield
+    cudnn.benchmark, cudnn.deterministic, cudnn.benchmark_limit = before
+    torch.set_float32_matmul_precision(precision)
+
+
 def make(kind: str, model: nn.Module) -> torch.optim.Optimizer:
     """Return the optimizer by its default options, with a learning rate where it takes one."""
     package, name = kind.split(".")
-    module = pytest.importorskip(PACKAGES[package][0])
+    module = pytest.importorskip(
+        PACKAGES[package][0], reason=f"{package} cannot be imported here: pip install '.[optimizers]'"
+    )
+    if package == "heavyball":
+        module.utils.compile_mode = None  # compiling takes minutes, and is not what is tried
     if not hasattr(module, name):
         pytest.skip(f"this {package} has no {name}")
     return getattr(module, name)(model.named_parameters(), **{"lr": 0.01, **MORE.get(kind, {})})
@@ -202,3 +218,11 @@ def test_every_optimizer_of_torch_but_those_refused_is_tried() -> None:
     names = {kind for kind in cases() if kind.startswith("torch.")}
     assert {"torch.AdamW", "torch.RMSprop", "torch.Adafactor", "torch.LBFGS"} <= names
     assert names >= REFUSED
+
+
+def test_every_package_of_the_extra_is_tried() -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    extra = project.split("\noptimizers = [", 1)[1].split("\n]", 1)[0]
+    packages = {name.replace("-", "_") for name in re.findall(r'"([\w-]+)>=', extra)}
+    assert len(packages) == 5
+    assert packages <= PACKAGES.keys()

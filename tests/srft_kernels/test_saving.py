@@ -33,7 +33,7 @@ each_inner = pytest.mark.parametrize(
 
 def make(model: nn.Module, kind: Any = AdamW, options: dict[str, Any] | None = None, **further: Any) -> srft.SRFT:
     inner = kind(model.named_parameters(), **(options or {"lr": 1e-2}))
-    return srft.SRFT(inner, prior=prior_of(model), kappa=srft.CosineKappa(12), **further)
+    return srft.SRFT(inner, prior=prior_of(model), kappa=srft.CosineKappa(12), **{"damping": "rank", **further})
 
 
 def pickled(both: tuple[nn.Module, srft.SRFT]) -> tuple[nn.Module, srft.SRFT]:
@@ -227,7 +227,7 @@ def test_an_inner_optimizer_saves_and_loads_itself() -> None:
 @pytest.mark.parametrize("base", [lambda p: AdamW(p, lr=1e-2), lambda p: Keeping8Bits(p, lr=1e-2)])
 def test_wrappers_inside_of_wrappers_share_their_groups(base: Any) -> None:
     def build(model: nn.Module) -> srft.SRFT:
-        return srft.SRFT(Around(base(model.named_parameters())), prior=prior_of(model), kappa=0.5)
+        return srft.SRFT(Around(base(model.named_parameters())), prior=prior_of(model), kappa=0.5, damping="rank")
 
     whole, again, optimizer = resumed(build)
     assert torch.equal(whole, again)
@@ -242,7 +242,7 @@ def test_bitsandbytes_resumes_to_the_same_bits() -> None:
 
     def build(model: nn.Module) -> srft.SRFT:
         inner = bitsandbytes.optim.AdamW8bit(model.named_parameters(), lr=1e-2, min_8bit_size=1)
-        return srft.SRFT(inner, prior=prior_of(model), kappa=0.5)
+        return srft.SRFT(inner, prior=prior_of(model), kappa=0.5, damping="rank")
 
     whole, again, optimizer = resumed(build)
     assert torch.equal(whole, again)
@@ -368,7 +368,7 @@ def test_a_first_step_adds_little_memory(kind: Any, own: int, options: dict[str,
     size = 1 << 20
     model = nn.Linear(1 << 10, 1 << 10, bias=False)
     inner = kind(model.named_parameters(), lr=1e-2)
-    optimizer = srft.SRFT(inner, prior=prior_of(model), kappa=0.5, **options)
+    optimizer = srft.SRFT(inner, prior=prior_of(model), kappa=0.5, **{"damping": "rank", **options})
     model.weight.grad = torch.ones_like(model.weight)
     assert peak_of(optimizer.step) <= (8 + own) * size
 

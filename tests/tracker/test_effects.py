@@ -19,6 +19,7 @@ INIT = "init=tiny_rgb"
 FILES = "data.root=/data"
 PAIR = "data.rgb=/a/visible data.x=/a/infrared"
 SRFT = "optimizer.name=srft"
+DAMPED = f"{SRFT} optimizer.damping=rank"
 PRIOR = "optimizer.prior=map.safetensors"
 COUPLED = f"{SRFT} {PRIOR} optimizer.mode=coupled"
 VALIDATED = "validation.every=1"
@@ -122,8 +123,8 @@ CASES = [
     Case("train.lr_scale.adapters", "0.5", "tuning=frozen", "tuning=lora"),
     of_command("tuning", "lora", "pretrain", "train"),
     Case("train.also_train", "[head]", "tuning=full", "tuning=frozen"),
-    Case("optimizer.adapters", "free", "tuning=lora", f"tuning=lora {SRFT}"),
-    Case("optimizer.adapters", "free", SRFT, f"tuning=adapters {SRFT}"),
+    Case("optimizer.adapters", "free", f"tuning=lora {SRFT} {PRIOR}", f"tuning=lora {DAMPED}"),
+    Case("optimizer.adapters", "free", DAMPED, f"tuning=adapters {DAMPED}"),
     *(
         Case(f"{section}.{key}", value, "tuning=full", f"tuning={section}")
         for section, key, value in (
@@ -151,25 +152,28 @@ CASES = [
         )
         for key, value in (("rgb_masked", "0.1"), ("x_masked", "0.1"), ("same_tokens", "false"))
     ),
-    of_command("optimizer.name", "srft"),
-    Case("optimizer.name", "srft", "optimizer.damping=none", "optimizer.damping=mean"),
-    Case("optimizer.name", "srft", "optimizer.mode=coupled", "optimizer.mode=decoupled"),
+    Case("optimizer.name", "srft", "", "optimizer.damping=mean", "prior", "train"),
+    Case("optimizer.name", "srft", "", "optimizer.damping=mean"),
+    Case(
+        "optimizer.name", "srft", "optimizer.mode=coupled optimizer.damping=rank",
+        "optimizer.mode=decoupled optimizer.damping=rank",
+    ),
     Case("optimizer.prior", "map.safetensors", "optimizer.name=adamw", ""),
     Case("optimizer.prior", "map.safetensors", "optimizer.strength=0", "optimizer.strength=1"),
-    Case("optimizer.prior", "map.safetensors", "optimizer.kappa=constant optimizer.kappa_start=0", SRFT),
+    Case("optimizer.prior", "map.safetensors", "optimizer.kappa=constant optimizer.kappa_start=0", ""),
     Case("optimizer.strength", "3", "", PRIOR),
-    Case("optimizer.strength", "3", SRFT, f"{SRFT} {PRIOR}"),
-    Case("optimizer.kappa", "linear", "", SRFT),
-    Case("optimizer.kappa_start", "0.5", "", SRFT),
+    Case("optimizer.strength", "3", DAMPED, f"{SRFT} {PRIOR}"),
+    Case("optimizer.kappa", "linear", "", PRIOR),
+    Case("optimizer.kappa_start", "0.5", "", PRIOR),
     Case("optimizer.kappa_end", "0.5", f"{PRIOR} optimizer.kappa=constant", PRIOR),
-    Case("optimizer.mode", "decoupled", "", SRFT),
-    Case("optimizer.normalize", "global", SRFT, f"{SRFT} optimizer.damping=mean"),
-    Case("optimizer.normalize", "global", "", PRIOR),
+    Case("optimizer.mode", "decoupled", "", PRIOR),
+    Case("optimizer.normalize", "tensor", DAMPED, f"{SRFT} optimizer.damping=mean"),
+    Case("optimizer.normalize", "tensor", "", PRIOR),
     Case("optimizer.damping", "mean", "", SRFT),
     Case("optimizer.damping", "mean", COUPLED, f"{SRFT} {PRIOR}"),
     Case("optimizer.damping", "mean", f"{PRIOR} optimizer.kappa=constant optimizer.kappa_start=1", PRIOR),
-    Case("optimizer.mu", "[0, 0.5]", f"{SRFT} optimizer.damping=mean", SRFT),
-    Case("optimizer.mu", "[0, 0.5]", COUPLED, PRIOR),
+    Case("optimizer.mu", "[0, 0.5]", f"{SRFT} optimizer.damping=mean", DAMPED),
+    Case("optimizer.mu", "[0, 0.5]", COUPLED, f"{PRIOR} optimizer.damping=rank"),
     of_command("prior.estimator", "mas", "train", "prior"),
     Case("prior.draws", "3", "prior.estimator=mas", "prior.estimator=gnb", "prior", "prior"),
     of_command("validation.every", "2"),

@@ -468,7 +468,7 @@ class OptimizerSection(Section):
         "from where it started", SRFT, given("optimizer.prior"), PULLING, ge=0.0, neutral=(0, 0.0),
     )  # fmt: skip
     kappa: Literal["cosine", "linear", "exponential", "constant"] = setting(
-        "cosine", "how kappa, from 1 (the prior holds) to 0 (the damping holds), goes over the run", SRFT
+        "cosine", "how kappa, from 1 (the prior holds) to 0 (only damping holds), goes over the run", SRFT
     )
     kappa_start: float = setting(1.0, "first value of kappa", SRFT, ge=0.0, le=1.0)
     kappa_end: float = setting(
@@ -478,13 +478,13 @@ class OptimizerSection(Section):
         "proximal", "how the pull enters the step; coupled adds it to the gradient, as EWC does", SRFT
     )
     normalize: Literal["tensor", "global", "none"] = setting(
-        "tensor",
-        "mean that significance is divided by",
+        "global",
+        "mean that significance is divided by, over all tensors or each one",
         SRFT,
         either(given("optimizer.prior"), equals("optimizer.damping", "mean")),
     )
     damping: Literal["rank", "mean", "none"] = setting(
-        "rank", "how significance on the new data steadies weights", SRFT, DAMPED, neutral=("none",)
+        "none", "how significance on the new data steadies weights", SRFT, DAMPED, neutral=("none",)
     )
     mu: tuple[float, float] = setting(
         (0.25, 0.65), "least and greatest damping by rank", SRFT, equals("optimizer.damping", "rank"), DAMPED
@@ -494,6 +494,7 @@ class OptimizerSection(Section):
         "held",
         "adapters, which have no prior: held by significance on the new data, or left to AdamW",
         SRFT,
+        DAMPED,
         equals("tuning", *(name for name, groups in TUNED_GROUPS.items() if "adapters" in groups)),
         commands("train"),
         neutral=("held",),

@@ -465,7 +465,7 @@ class Training:
 
         self.params = [nn.Parameter((0.1 * drawn(s)).to(device, dtype)) for s in shapes]
         prior = {p: drawn(p.shape).square().to(device, dtype) for p in self.params[1:]}
-        options = {"prior": prior, "kappa": srft.CosineKappa(total_steps=20)} | options
+        options = {"prior": prior, "kappa": srft.CosineKappa(total_steps=20), "damping": "rank"} | options
         self.optimizer = srft.SRFT(make(self.params), **options)
 
     def draw_gradients(self, step: int) -> None:
@@ -804,6 +804,7 @@ def test_grad_scaler() -> None:
             AdamW(model.named_parameters(), lr=1e-2),
             prior={n: torch.ones_like(p) for n, p in model.named_parameters()},
             kappa=0.5,
+            damping="rank",
             unscale_in_step=True,
         )
         for model in (ours, theirs)

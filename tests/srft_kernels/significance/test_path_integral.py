@@ -27,8 +27,8 @@ def optimizers(model: nn.Module) -> dict[str, torch.optim.Optimizer]:
     prior = {n: torch.ones_like(p) for n, p in named}
     return {
         "SGD": SGD(named, lr=0.05, momentum=0.9),
-        "SRFT(AdamW)": srft.SRFT(AdamW(named, lr=0.01), prior=prior, kappa=0.5),
-        "SRFT(RMSprop)": srft.SRFT(RMSprop(named, lr=0.01), prior=prior, kappa=0.5),
+        "SRFT(AdamW)": srft.SRFT(AdamW(named, lr=0.01), prior=prior, kappa=0.5, damping="rank"),
+        "SRFT(RMSprop)": srft.SRFT(RMSprop(named, lr=0.01), prior=prior, kappa=0.5, damping="rank"),
     }
 
 

@@ -24,7 +24,7 @@ def settings(folder: Path, *more: str) -> list[str]:
     return [
         f"init={folder / 'rgb.safetensors'}", "data.sequences=2", "data.length=20", "data.width=96", "data.height=72",
         "train.epochs=2", "train.samples_per_epoch=4", "train.batch_size=2", "train.log_every=1", "train.device=cpu",
-        *more,
+        "optimizer.damping=rank", *more,
     ]  # fmt: skip
 
 

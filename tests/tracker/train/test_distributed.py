@@ -31,7 +31,7 @@ SMALL = preset(
 SETTINGS = (
     "data.sequences=2", "data.length=20", "data.width=96", "data.height=72", "train.epochs=1",
     "train.samples_per_epoch=24", "train.batch_size=4", "train.log_every=1", "train.lr=1e-3", "train.device=cpu",
-    "optimizer.name=srft", "train.checkpoint_every=2", "train.keep_checkpoints=5",
+    "optimizer.name=srft", "optimizer.damping=rank", "train.checkpoint_every=2", "train.keep_checkpoints=5",
     "train.crops=device", "train.accumulate=2",
     # At the target's cell the loss is continuous in the weights, so that rounding stays rounding.
     "loss.cell=target",
@@ -99,6 +99,31 @@ def test_two_processes_are_one_run_whoever_resumes_it(rgb: Path, tmp_path: Path)
     assert distance(one, weights(mixed)) < 1e-3 * moved
     for early, late in zip(history[2:], rest, strict=True):
         assert early.scalars["loss/total"] == pytest.approx(late.scalars["loss/total"], rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("command", ["--version", "no-such-command"])
+def test_one_process_of_several_leaves_without_ending_the_interpreter(count: int, command: str) -> None:
+    """A thread of gloo that wants the interpreter's lock at its end would abort the process, after its work."""
+    script = (
+        "import atexit, runpy, sys\n"
+        "class Last:\n"
+        "    def __del__(self, out=sys.__stderr__): print('interpreter', file=out, flush=True)\n"
+        "sys.last_of_all = Last()\n"
+        "atexit.register(print, 'exit functions')\n"
+        f"sys.argv = ['rgbx', {command!r}]\n"
+        "runpy.run_module('tracker', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "WORLD_SIZE": str(count), "RANK": "0"},
+    )
+    assert done.returncode == (0 if command == "--version" else 2), done.stderr
+    assert done.stdout.endswith("exit functions\n")
+    assert ("interpreter" in done.stderr) == (count == 1 or command != "--version")
 
 
 def test_processes_draw_one_processs_batches() -> None:

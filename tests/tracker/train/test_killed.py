@@ -24,7 +24,11 @@ KILLS = int(os.environ.get("RGBX_KILLS", "10"))
 def config_of_run() -> RunConfig:
     """Ten steps with a checkpoint after each, so that many kills fall into the writing of one."""
     return run_config(
-        "optimizer.name=srft", "optimizer.strength=3", "train.checkpoint_every=1", "train.keep_checkpoints=2"
+        "optimizer.name=srft",
+        "optimizer.damping=rank",
+        "optimizer.strength=3",
+        "train.checkpoint_every=1",
+        "train.keep_checkpoints=2",
     )
 
 

@@ -23,7 +23,8 @@ SMALL = preset(
 SETTINGS = (
     "data.sequences=2", "data.length=20", "data.width=96", "data.height=72", "train.epochs=2",
     "train.samples_per_epoch=6", "train.batch_size=2", "train.warmup_steps=0", "train.log_every=1", "train.lr=1e-3",
-    "train.checkpoint_every=1", "train.keep_checkpoints=9", "optimizer.name=srft", "validation.every=0",
+    "train.checkpoint_every=1", "train.keep_checkpoints=9", "optimizer.name=srft", "optimizer.damping=rank",
+    "validation.every=0",
 )  # fmt: skip
 
 

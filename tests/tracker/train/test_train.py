@@ -63,7 +63,7 @@ def test_resumed_run_ends_with_the_same_bits(pairs: PairDataset, tmp_path: Path,
 
     An epoch ends with the fourth step.
     """
-    config = run_config(f"optimizer.name={name}", "optimizer.strength=3")
+    config = run_config(f"optimizer.name={name}", "optimizer.strength=3", "optimizer.damping=rank")
     whole = trainer_of(config, pairs)
     whole.run(until=6)
 
@@ -89,7 +89,7 @@ def test_resumed_run_ends_with_the_same_bits(pairs: PairDataset, tmp_path: Path,
 
 def test_a_resumed_run_is_no_fresh_one(pairs: PairDataset, tmp_path: Path) -> None:
     """The comparison above would also pass if steps changed nothing, so here one lost state must show."""
-    config = run_config("optimizer.name=srft")
+    config = run_config("optimizer.name=srft", "optimizer.damping=rank")
     whole = trainer_of(config, pairs)
     whole.run(until=6)
     trainer_of(config, pairs, tmp_path).run(until=3)
@@ -143,7 +143,7 @@ def test_a_dead_loader_process_is_one_sentence_and_the_last_checkpoint_is_kept(
 
 
 def test_signal_stops_between_steps_and_saves(pairs: PairDataset, tmp_path: Path) -> None:
-    config = run_config("optimizer.name=srft")
+    config = run_config("optimizer.name=srft", "optimizer.damping=rank")
     whole = trainer_of(config, pairs)
     whole.run(until=6)
     before = signal.getsignal(signal.SIGINT)
@@ -190,7 +190,9 @@ def infinite_gradient(plain: Callable[..., Any]) -> Callable[..., Any]:
 def test_what_is_not_finite_is_refused_and_changes_nothing(
     pairs: PairDataset, tmp_path: Path, spoil: Callable[..., Any], said: str
 ) -> None:
-    trainer = trainer_of(run_config("optimizer.name=srft", "train.batchnorm=train"), pairs, tmp_path)
+    trainer = trainer_of(
+        run_config("optimizer.name=srft", "optimizer.damping=rank", "train.batchnorm=train"), pairs, tmp_path
+    )
     trainer.run(until=2)
     before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
     step = {key: value for key, value in trainer.state().items() if key in ("step", "epoch", "index")}
@@ -237,7 +239,9 @@ def test_checkpoints_are_kept_as_configured(pairs: PairDataset, tmp_path: Path) 
 def test_scalars_reach_tensorboard(pairs: PairDataset, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer = trainer_of(run_config("optimizer.name=srft", "optimizer.kappa=linear"), pairs, tmp_path)
+    trainer = trainer_of(
+        run_config("optimizer.name=srft", "optimizer.damping=rank", "optimizer.kappa=linear"), pairs, tmp_path
+    )
     history = trainer.run()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -365,7 +369,7 @@ def test_channels_last_is_the_heads_memory_and_not_its_values(pairs: PairDataset
     loss_last, gradient = gradient_of_first_step(pairs, "train.channels_last=true", config=still)
     assert loss_last == pytest.approx(loss, rel=1e-5)
     assert relative(gradient, whole) < 1e-5
-    config = run_config("train.channels_last=true", "optimizer.name=srft")
+    config = run_config("train.channels_last=true", "optimizer.name=srft", "optimizer.damping=rank")
     trainer = trainer_of(config, pairs)
     trainer.run(until=2)
     kernel = next(p for name, p in trainer.network.named_parameters() if name.startswith("head.") and p.ndim == 4)
@@ -381,7 +385,7 @@ def test_crops_of_the_device_train_and_resume_to_the_same_bits(pairs: PairDatase
     assert loss_device == pytest.approx(loss, rel=1e-3)
     assert relative(gradient, whole) < 0.02
 
-    config = run_config("train.workers=1", "optimizer.name=srft")
+    config = run_config("train.workers=1", "optimizer.name=srft", "optimizer.damping=rank")
     run = trainer_of(config, windows)
     run.run(until=6)
     trainer_of(config, windows, tmp_path).run(until=3)
@@ -398,7 +402,9 @@ def test_a_gpu_trains_alike_with_everything_on(pairs: PairDataset, tmp_path: Pat
     This has never been run.
     """
     windows = PairDataset(pairs.sequences, dataclasses.replace(pairs.settings, crops="device"), 18, seed=3)
-    config = run_config("train.workers=1", "train.precision=bf16", "train.tf32=true", "optimizer.name=srft")
+    config = run_config(
+        "train.workers=1", "train.precision=bf16", "train.tf32=true", "optimizer.name=srft", "optimizer.damping=rank"
+    )
 
     def on_gpu(folder: Path | None = None) -> Trainer:
         torch.manual_seed(11)
@@ -414,7 +420,7 @@ def test_a_gpu_trains_alike_with_everything_on(pairs: PairDataset, tmp_path: Pat
     rest.resume(tmp_path)
     rest.run(until=6)
     assert_same(whole.state(), rest.state())
-    alone = trainer_of(run_config("optimizer.name=srft"), pairs)
+    alone = trainer_of(run_config("optimizer.name=srft", "optimizer.damping=rank"), pairs)
     alone.run(until=1)
     first, same = (t.history[0].scalars["loss/total"] for t in (whole, alone))
     assert first == pytest.approx(same, rel=0.05)

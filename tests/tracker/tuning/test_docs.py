@@ -30,7 +30,16 @@ SMALL = {
     "prior": [*DATA, "prior.samples=2", "prior.batch_size=2", "--no-report"],
     "train": RUN,
     # Two methods stand for all, which have tests of their own.
-    "compare-methods": [*RUN, "--count", "1", "--length", "3", "--methods", "lora,sdstrack+srft"],
+    "compare-methods": [
+        *RUN,
+        "--count",
+        "1",
+        "--length",
+        "3",
+        "--methods",
+        "lora,sdstrack+srft",
+        "optimizer.damping=rank",
+    ],
 }
 
 

@@ -68,7 +68,9 @@ def test_the_loss_falls_on_a_batch_that_can_be_learned_by_heart(tmp_path: Path, 
 def test_a_resumed_run_ends_with_the_same_bits(pairs: PairDataset, tmp_path: Path, method: str, optimizer: str) -> None:
     """The checkpoint of a run holds what is trained, and belongs to one base."""
     base = saved_rgb(tmp_path / "rgb.safetensors", drop_path=0.2)
-    config = run_config(tmp_path, f"tuning={method}", f"optimizer.name={optimizer}", "optimizer.strength=3")
+    config = run_config(
+        tmp_path, f"tuning={method}", f"optimizer.name={optimizer}", "optimizer.strength=3", "optimizer.damping=rank"
+    )
     prior = prior_for(starting_network(config)[0], significance(base))
     if METHODS[method].trains == ("adapters",):  # of which none has a prior
         if optimizer == "srft":
@@ -109,7 +111,7 @@ def test_srft_holds_the_base_by_its_prior_and_adapters_as_told(
 ) -> None:
     base = saved_rgb(tmp_path / "rgb.safetensors")
     config = run_config(
-        tmp_path, "tuning=sdstrack", "optimizer.name=srft", f"optimizer.adapters={adapters}",
+        tmp_path, "tuning=sdstrack", "optimizer.name=srft", "optimizer.damping=rank", f"optimizer.adapters={adapters}",
         "train.also_train=[blocks_rgb]",
     )  # fmt: skip
     network, _ = starting_network(config)
