@@ -21,7 +21,8 @@ GROUPS = {"short": SHORT, "all": ALL}
 
 def kind_of(one: Trial) -> tuple[object, ...]:
     """Trials of one kind take about as long as each other."""
-    return one.bench, one.task == "row", one.method, one.get("steps"), one.get("width"), one.get("model")
+    sizes = [one.get(name) for name in ("steps", "width", "model", "batch", "tuning")]
+    return one.bench, one.task == "row", one.method, *sizes
 
 
 class Clock:

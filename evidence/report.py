@@ -40,7 +40,12 @@ OTHERS = (
     Family("linear probe", "probe"),
     Family("LP-FT", "lpft"),
     Family("RGB stream frozen", "xonly"),
-    Family("LoRA", "adamw", plan.LORA),
+    Family("streams frozen", "adamw", {"tuning": "frozen"}),
+    Family("LoRA", "adamw", {"tuning": "lora"}),
+    Family("adapters", "adamw", {"tuning": "adapters"}),
+    Family("SDSTrack", "adamw", {"tuning": "sdstrack"}),
+    Family("PATrack", "adamw", {"tuning": "patrack"}),
+    Family("distilled student", "adamw", {"tuning": "distill"}),
     Family("L2-SP, in the loss", "l2sp", {"estimator": "uniform"}),
     Family("EWC, in the loss", "ewc"),
     Family("LoRA", "lora"),
@@ -62,6 +67,10 @@ HELD = (
     ),
     Family("LoRA, held by SRFT", "srft", plan.LORA_HELD),
     Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
+    Family("SRFT, global mean, κ falls, X stream without a prior", "srft", {**plan.FALLING, "x": "none"}),
+    Family("streams frozen, SRFT", "srft", {"tuning": "frozen"}),
+    Family("SDSTrack, SRFT", "srft", {"tuning": "sdstrack"}),
+    Family("distilled student, SRFT", "srft", {"tuning": "distill"}),
     Family("pull in Adam's metric", "metric"),
     Family("pull in Adam's metric, κ falls", "metric", {"kappa": "cosine"}),
     Family("pull in Adam's metric, κ falls, λ in a unit", "metric", plan.UNIT),
@@ -149,6 +158,35 @@ def methods_table(found: Mapping[str, Results], before: Sequence[float], counts:
             f"| {against} | {best_new} |"
         )
     return lines
+
+
+def examples_table(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> list[str]:
+    """Where records hold the score of every test example: what each method changed, paired over all seeds' examples.
+
+    The intervals are of other examples and not of other training runs: with one seed they are too narrow.
+    """
+    lines = [
+        "| method | learning rate, λ | seeds | examples | new | against untouched | kept | against untouched |",
+        "|---|---|---:|---:|---:|---|---:|---|",
+    ]
+    listed = [record for record in records if record.trial.task == task and record.scores]
+    for family in COMPARED:
+        if family.readout != "final":
+            continue
+        found: dict[tuple[Any, Any], list[Record]] = {}
+        for record in listed:
+            if family.holds(record, shared):
+                found.setdefault((record.trial.get("lr"), record.trial.get("strength")), []).append(record)
+        for (lr, strength), made in found.items():
+            cells = []
+            for name in ("new", "kept"):
+                after, before = (np.concatenate([r.scores[n] for r in made]) for n in (name, f"{name} before"))
+                change = estimate(list(after - before))
+                cells += [f"{after.mean():.1f}", f"{change.mean:+.1f} ± {change.half:.1f}"]
+            count = sum(len(record.scores["new"]) for record in made)
+            where = shown((lr, strength, "final"))
+            lines.append(f"| {family.name} | {where} | {len(made)} | {count} | {' | '.join(cells)} |")
+    return lines if len(lines) > 2 else []
 
 
 def settings_table(records: Sequence[Record], task: str) -> list[str]:
@@ -282,9 +320,12 @@ def changed(shared: Iterable[tuple[str, Any]], bench: str) -> str:
     return f" ({', '.join(different)})" if different else ""
 
 
-def before_of(records: Iterable[Record], task: str) -> list[float]:
-    """The mean of the measures before training."""
-    return [float(v) for v in np.mean([record.before for record in records if record.trial.task == task], axis=0)]
+def before_of(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> list[float]:
+    """The mean over seeds of the measures before training."""
+    seeds = {
+        r.trial.seed: r.before for r in records if r.trial.task == task and shared.items() <= r.trial.settings.items()
+    }
+    return [float(v) for v in np.mean(list(seeds.values()), axis=0)]
 
 
 def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list[str]:
@@ -296,7 +337,7 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
             continue
         label = f"{task}{changed(shared, bench)}"
         stem = f"{bench}-{label}".translate(str.maketrans(" ", "-", "(),"))
-        before = before_of(records, task)
+        before = before_of(records, task, dict(shared))
         lines += [f"### {label}", ""]
         drawn = {family: results for family, results in found.items() if family in DRAWN}
         plane(drawn, before, figures / f"{stem}.png", new, old, f"{title}: {label}")
@@ -304,6 +345,9 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         every = [(family.name, tried(family, records, task, dict(shared))) for family in COMPARED]
         counts = {name: count for name, count in every if count}
         lines += [*methods_table(found, before, counts), ""]
+        examples = examples_table(records, task, dict(shared))
+        if examples:
+            lines += ["Each configuration on its test examples, paired with the untouched network:", "", *examples, ""]
         if {"SRFT", "AdamW"} <= set(found):
             sensitivity(found, figures / f"{stem}-rates.png", f"{title}: {label}")
             lines += [f"![{title}, {label}: learning rate](figures/{stem}-rates.png)", ""]

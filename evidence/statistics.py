@@ -34,7 +34,7 @@ class Family:
     readout: str = "final"
 
     def holds(self, record: Record, shared: Mapping[str, Any]) -> bool:
-        options = {name: value for name, value in record.trial.options if name not in TUNED}
+        options = {name: value for name, value in record.trial.settings.items() if name not in TUNED}
         return record.trial.method == self.method and options == {**shared, **self.options}
 
     def counts(self, readout: str) -> bool:

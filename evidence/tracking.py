@@ -1,30 +1,30 @@
 """The bench of tracking: the shipped RGB tracker learns another modality from few generated sequences.
 
-Training is the tracker's own, on its own generator. The new task is a two-stream tracker's success on held-out
-sequences; what is kept is the success of its RGB stream, taken out and run alone, on day-light RGB sequences. Before
-the first step that stream is the pre-trained tracker.
+Training is the tracker's own, on its own generator, by any of its ways to tune. The new task is the tuned tracker's
+success on held-out sequences; what is kept is the success of its RGB stream, taken out and run alone, on day-light RGB
+sequences. Before the first step that stream is the pre-trained tracker.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evidence import methods
-from evidence.trials import ROOT, Record, Trial
+from evidence.tracking_success import Success, measured, pretrained
+from evidence.trials import ROOT, Record, Trial, trial
 from srft_kernels import SignificanceMap
 from tracker.config import RunConfig, load_config
 from tracker.data.dataset import PairDataset
-from tracker.demo import held_out, old_task, rgb_stream
-from tracker.evaluation import LasHeROptions, evaluate
-from tracker.inference import InferenceSettings, track_dataset
-from tracker.models.checkpoints import find_weights, load_network
+from tracker.demo import old_task
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.models.groups import parameter_groups
 from tracker.models.tracker import Tracker
@@ -35,11 +35,11 @@ from tracker.train.losses import loss_of
 from tracker.train.prior import estimate_rgb_prior, load_prior, prior_for, save_prior
 from tracker.train.schedule import lr_scheduler
 from tracker.train.trainer import Trainer
+from tracker.tuning.base import Loss, TunedTracker
+from tracker.tuning.files import load_tracker, save_tracker, tune
 
-VALIDATION_SEED, TEST_SEED = 77, 1000
-COUNT = {"validation": 8, "test": 16}
-LENGTH = 30
 CACHE = ROOT / "runs" / "evidence"
+TEACHER_RATE = 3e-4
 
 
 def configuration(one: Trial) -> RunConfig:
@@ -49,6 +49,7 @@ def configuration(one: Trial) -> RunConfig:
         RunConfig,
         "demo",
         [
+            f"tuning={one.get('tuning', 'full')}",
             f"data.modality={one.task}",
             f"data.sequences={one['sequences']}",
             f"data.seed={one.seed}",
@@ -56,45 +57,18 @@ def configuration(one: Trial) -> RunConfig:
             f"train.batch_size={batch}",
             "train.epochs=1",
             f"train.samples_per_epoch={batch * steps}",
-            "train.precision=bf16",
+            f"train.precision={one['precision']}",
             f"train.lr={one.get('lr', 1e-4)}",
             f"prior.estimator={one.get('estimator', 'fisher')}",
+            "prior.samples=1024",
         ],
     )
 
 
-@functools.cache
-def _pretrained() -> tuple[Tracker, InferenceSettings]:
-    network, _, meta = load_network(find_weights(Path("tiny_rgb")))
-    return network, InferenceSettings.from_meta(meta)
-
-
-@functools.cache
-def _test_sequences(modality: str, part: str) -> list[Any]:
-    seed = VALIDATION_SEED if part == "validation" else TEST_SEED
-    return held_out(modality, COUNT[part], LENGTH, seed)
-
-
-def success(network: Tracker, modality: str, part: str) -> float:
-    """Mean success in percent; frames without the target are left out."""
-    sequences = _test_sequences(modality, part)
-    device = next(network.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16):
-        tracks = track_dataset(network, sequences, None, _pretrained()[1], batch=len(sequences), progress=False)
-    found = evaluate(sequences, tracks, "lasher", tracker="", options=LasHeROptions(absent="excluded"))
-    return 100.0 * found.scores["SR"]
-
-
-def measured(network: Tracker, modality: str) -> list[float]:
-    """The measures of a readout."""
-    parts, alone = ("validation", "test"), rgb_stream(network)
-    found = [success(network, modality, part) for part in parts] + [success(alone, "rgb", part) for part in parts]
-    return [round(value, 2) for value in found]
-
-
-@functools.cache
-def _before(modality: str) -> list[float]:
-    return measured(initialize_two_stream(_pretrained()[0]), modality)
+@functools.lru_cache(maxsize=8)
+def _before(modality: str, seed: int, precision: str, tests: int, frames: int) -> Success:
+    untouched = trial("tracking", modality, "untouched", seed, precision=precision, tests=tests, frames=frames)
+    return measured(initialize_two_stream(pretrained()[0]), untouched)
 
 
 def rgb_prior(one: Trial) -> SignificanceMap:
@@ -102,11 +76,11 @@ def rgb_prior(one: Trial) -> SignificanceMap:
     estimator = one.get("estimator", "fisher")
     path = CACHE / f"tiny_rgb.{estimator}.significance.safetensors"
     if not path.exists():
-        save_prior(estimate_rgb_prior(_pretrained()[0], old_task(configuration(one)), progress=False), path)
+        save_prior(estimate_rgb_prior(pretrained()[0], old_task(configuration(one)), progress=False), path)
     return load_prior(path)
 
 
-def prior_of(one: Trial, network: Tracker) -> Mapping[str, Tensor]:
+def prior_of(one: Trial, network: Tracker | TunedTracker) -> Mapping[str, Tensor]:
     """The prior of the two streams: for ``x="prior"`` both have the RGB tracker's, for ``x="none"`` the X stream has
     none and is held by nothing.
     """
@@ -124,44 +98,108 @@ def _few(modality: str, count: int, seed: int) -> list[Any]:
     return generated_sequences(config.data)
 
 
+def started(one: Trial, config: RunConfig) -> Tracker | TunedTracker:
+    """The network that a trial trains, at its start."""
+    rgb = pretrained()[0]
+    if config.tuning == "distill":
+        config = config.model_copy(update={"distill": config.distill.model_copy(update={"teacher": teacher_of(one)})})
+    # Behind the teacher's training, which draws at random too.
+    seed_everything(config.train.seed, config.train.deterministic)
+    if config.tuning == "full":
+        return initialize_two_stream(rgb)
+    network = tune(copy.deepcopy(rgb), config.tuning, getattr(config, config.tuning, None))
+    network.begin_training(config, load_tracker)
+    return network
+
+
+def network_file(one: Trial) -> Path:
+    """Where the network of a trial is kept."""
+    named = json.dumps([one.task, one.method, one.seed, sorted(one.options)])
+    return CACHE / "networks" / f"{hashlib.sha1(named.encode()).hexdigest()[:16]}.safetensors"
+
+
+def teacher_of(one: Trial) -> Path:
+    """The two-stream tracker that a small student learns from: AdamW's, from the same sequences."""
+    shared = {name: one[name] for name in ("batch", "sequences", "steps", "tests", "frames", "precision")}
+    teacher = trial("tracking", one.task, "adamw", one.seed, lr=TEACHER_RATE, **shared)
+    path = network_file(teacher)
+    if not path.exists():
+        trained(teacher)
+    return path
+
+
+class Trained:
+    """A network after its training, what it started from, and what was seen on the way."""
+
+    def __init__(self, network: nn.Module, prior: Mapping[str, Tensor] | None) -> None:
+        self.network: Any = network
+        self.prior = prior
+        self.first = {name: p.detach().clone() for name, p in network.named_parameters()}
+        self.facts: dict[str, float] = {}
+
+    def look_back(self, trainer: Trainer) -> None:
+        """Note how far the trained weights went, and the losses."""
+        moved = {name: self.first[name] for name, p in self.network.named_parameters() if p.requires_grad}
+        self.facts = methods.travel(moved, self.network, self.prior)
+        self.facts["trained"] = float(sum(tensor.numel() for tensor in moved.values()))
+        losses = [record.scalars["loss/total"] for record in trainer.history if "loss/total" in record.scalars]
+        tail = max(1, len(losses) // 10)
+        self.facts |= {"first_loss": losses[0], "last_loss": sum(losses[-tail:]) / tail}
+
+
+def trained(one: Trial) -> Trained:
+    """Train a trial's network, and keep it in a file."""
+    config = configuration(one)
+    network = started(one, config)
+    needs_prior = one.method not in ("adamw", "xonly")
+    made = Trained(network, prior_of(one, network) if needs_prior else None)
+    pairs = PairDataset(
+        _few(one.task, one["sequences"], one.seed),
+        pair_settings(config.pairs, network.config),
+        config.train.samples_per_epoch,
+        one.seed,
+    )
+    seed_everything(config.train.seed, config.train.deterministic)
+    groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
+    if one.method == "xonly":
+        # The RGB stream as it was: only the new stream and what joins them is learned.
+        groups = [g for g in groups if all(name.startswith(("x.", "cross.")) for name, _ in g["params"])]
+        held = {name for group in groups for name, _ in group["params"]}
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in held)
+    method = one if one.method != "xonly" else Trial(one.bench, one.task, "adamw", one.seed, one.options)
+    optimizer = methods.optimizer_of(method, groups, made.prior, config.train.total_steps)
+    loss: Loss = loss_of(config.loss)
+    if isinstance(network, TunedTracker):
+        loss = network.training_loss(loss)
+    trainer = Trainer(network, loss, optimizer, lr_scheduler(optimizer, config.train), pairs, config.train)
+    trainer.run()
+    network.eval()
+    made.look_back(trainer)
+    path = network_file(one)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tracker(path, network)
+    return made
+
+
 def run(one: Trial) -> Record:
     """Run a trial."""
     start = time.perf_counter()
-    config = configuration(one)
-    network: Tracker = initialize_two_stream(_pretrained()[0])
-    before = _before(one.task)
-    prior = prior_of(one, network) if one.method not in ("adamw", "xonly") else None
-    first = {name: p.detach().clone() for name, p in network.named_parameters()}
-    seed_everything(one.seed, True)
-    few = _few(one.task, one["sequences"], one.seed)
-    pairs = PairDataset(few, pair_settings(config.pairs, network.config), config.train.samples_per_epoch, one.seed)
-    groups = parameter_groups(network, group_settings(config.train))
-    if one.method == "xonly":
-        # The RGB stream is frozen: nothing is forgotten, and only the new stream and what joins them is learned.
-        groups = [g for g in groups if all(name.startswith(("x.", "cross.")) for name, _ in g["params"])]
-        trained = {name for group in groups for name, _ in group["params"]}
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name in trained)
-    method = one if one.method != "xonly" else Trial(one.bench, one.task, "adamw", one.seed, one.options)
-    optimizer = methods.optimizer_of(method, groups, prior, config.train.total_steps)
-    trainer = Trainer(
-        network, loss_of(config.loss), optimizer, lr_scheduler(optimizer, config.train), pairs, config.train
-    )
-    trainer.run()
-    network.eval()
-    readouts = {"final": measured(network, one.task)}
-    trained_names = {name for name, p in network.named_parameters() if p.requires_grad}
-    facts = methods.travel({n: t for n, t in first.items() if n in trained_names}, network, prior)
-    losses = [record.scalars["total"] for record in trainer.history if "total" in record.scalars]
-    if losses:
-        tail = max(1, len(losses) // 10)
-        facts |= {"first_loss": losses[0], "last_loss": sum(losses[-tail:]) / tail}
-    if one.method == "merged":
+    before = _before(one.task, one.seed, one["precision"], one["tests"], one["frames"])
+    made = trained(one)
+    training = time.perf_counter() - start
+    final = measured(made.network, one, details=True)
+    readouts = {"final": final.measures}
+    scores = {**{f"{name} before": values for name, values in before.scores.items()}, **final.scores}
+    first, network = made.first, made.network
+    if one.method == "merged" or (one.method == "adamw" and one["tests"] > 16 and "tuning" not in dict(one.options)):
         last = {name: p.detach().clone() for name, p in network.named_parameters()}
-        assert prior is not None
         methods.load(network, methods.between(first, last, 0.5))
-        readouts["mix0.5"] = measured(network, one.task)
-        methods.load(network, {**last, **methods.merged(first, last, prior, 1.0)})
-        readouts["merge1"] = measured(network, one.task)
-    facts["seconds"] = time.perf_counter() - start
-    return Record(one, before, readouts, {name: float(f"{value:.4g}") for name, value in facts.items()})
+        readouts["mix0.5"] = measured(network, one).measures
+        if one.method == "merged":
+            assert made.prior is not None
+            methods.load(network, {**last, **methods.merged(first, last, made.prior, 1.0)})
+            readouts["merge1"] = measured(network, one).measures
+    facts = {**made.facts, **final.facts, "training seconds": training, "seconds": time.perf_counter() - start}
+    rounded = {name: float(f"{value:.4g}") for name, value in facts.items()}
+    return Record(one, before.measures, readouts, rounded, scores=scores if one["tests"] > 16 else {})

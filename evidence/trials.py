@@ -28,6 +28,9 @@ MEASURES = ("target_validation", "target", "kept_validation", "kept")
 
 Value = str | int | float | None
 
+UNSAID: dict[str, dict[str, Value]] = {"tracking": {"tests": 16, "frames": 30, "precision": "bf16"}}
+"""Options that the first records of a bench do not name, because there was nothing to choose from."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -39,11 +42,16 @@ class Trial:
     seed: int
     options: tuple[tuple[str, Value], ...]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options, with those that were not named."""
+        return {**UNSAID.get(self.bench, {}), **dict(self.options)}
+
     def __getitem__(self, name: str) -> Any:
-        return dict(self.options)[name]
+        return self.settings[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        return dict(self.options).get(name, default)
+        return self.settings.get(name, default)
 
     @property
     def key(self) -> str:
@@ -66,6 +74,8 @@ class Record:
             ``"at0.25"`` (after a quarter of the steps).
         facts: Whatever else was measured: losses, distances, seconds.
         place: Key of the place where it ran.
+        scores: Percent of every test example, in an order that trials of one seed and one number of examples share, by
+            what was judged; for pairs by example.
     """
 
     trial: Trial
@@ -73,6 +83,7 @@ class Record:
     readouts: dict[str, list[float]]
     facts: dict[str, float]
     place: str = ""
+    scores: dict[str, list[float]] = field(default_factory=dict)
 
     def as_line(self) -> str:
         made = {
@@ -85,13 +96,14 @@ class Record:
             "readouts": self.readouts,
             "facts": self.facts,
             "place": self.place,
+            **({"scores": self.scores} if self.scores else {}),
         }
         return json.dumps(made, separators=(",", ":"))
 
 
 def record_of(line: Mapping[str, Any]) -> Record:
     named = trial(line["bench"], line["task"], line["method"], line["seed"], **line["options"])
-    return Record(named, line["before"], line["readouts"], line["facts"], line["place"])
+    return Record(named, line["before"], line["readouts"], line["facts"], line["place"], line.get("scores", {}))
 
 
 @dataclass
@@ -135,7 +147,7 @@ class Store:
         if place["place"] not in self.places:
             self.places[place["place"]] = dict(place)
             lines.append(json.dumps(place, separators=(",", ":")))
-        made = Record(record.trial, record.before, record.readouts, record.facts, place["place"])
+        made = Record(record.trial, record.before, record.readouts, record.facts, place["place"], record.scores)
         self.records[made.trial.key] = made
         lines.append(made.as_line())
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,20 +98,6 @@ def _compact(rows: Sequence[tuple[Tensor, Tensor]]) -> dict[Tensor, dict[str, Te
     return found
 
 
-def statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
-    """Return statistics as the kernels keep them, from either form in which they are saved.
-
-    They are empty if they were not saved.
-    """
-    rows = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=device)
-    saved = loaded.get("transfer_statistics")
-    if saved is not None:
-        rows[: saved.numel()] = saved.to(device, torch.float64)
-    if "transfer_histogram" in loaded:
-        rows[contract.HISTOGRAM :] = loaded["transfer_histogram"].to(device, torch.float64)
-    return rows
-
-
 # ---------------------------------------------------------------- loading
 
 
@@ -242,7 +228,7 @@ def _load_extra(own: dict[str, Any], param: Tensor, values: Mapping[str, Any], i
     if "transfer" in own or "transfer" in values:
         _state.put(own, "transfer", param, values.get("transfer"))
     if "transfer_statistics" in own or "transfer_statistics" in values:
-        own["transfer_statistics"] = statistics_of(values, param.device)
+        own["transfer_statistics"] = _state.statistics_of(values, param.device)
 
 
 # ---------------------------------------------------------------- hooks

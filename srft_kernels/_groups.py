@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
-from srft_kernels import _checkpoint, _options, _state
+from srft_kernels import _options, _state
 from srft_kernels._curvature_state import RunningCurvature
 from srft_kernels._inner import InnerOptimizer
 from srft_kernels._names import checked_maps, name_of
@@ -231,7 +231,7 @@ class GroupWatch:
                         f"optimizer.state was given what no step could use, {name} of {name_of(param, groups)}: {found}"
                     )
             if "transfer_histogram" in own:  # as saved: ZeRO loads the state of each parameter itself
-                own["transfer_statistics"] = _checkpoint.statistics_of(own, param.device)
+                own["transfer_statistics"] = _state.statistics_of(own, param.device)
                 del own["transfer_histogram"]
             changed = changed or bool(others)
         self.note_state()

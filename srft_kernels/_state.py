@@ -249,6 +249,20 @@ def begin_task(
             del state[param]
 
 
+def statistics_of(loaded: Mapping[str, Any], device: torch.device) -> Tensor:
+    """Return statistics as the kernels keep them, from either form in which they are saved.
+
+    They are empty if they were not saved.
+    """
+    rows = torch.zeros(contract.STATISTICS, dtype=torch.float64, device=device)
+    saved = loaded.get("transfer_statistics")
+    if saved is not None:
+        rows[: saved.numel()] = saved.to(device, torch.float64)
+    if "transfer_histogram" in loaded:
+        rows[contract.HISTOGRAM :] = loaded["transfer_histogram"].to(device, torch.float64)
+    return rows
+
+
 def forget_statistics(own: Mapping[str, Any]) -> None:
     """Empty the statistics of T. The next step computes them from T itself. The sum of |H| stays."""
     statistics = own.get("transfer_statistics")

@@ -44,6 +44,9 @@ NEW, OLD, STREAM = "RGB-thermal", "RGB, X blank", "RGB, its stream alone"
 TEST_SEED = 1_000
 """Of the test sequences; learning rates and strength were chosen on others (see docs/demo.md)."""
 
+TESTS, LENGTH = 16, 30
+"""Test sequences of each task, and frames of each."""
+
 OWN_RATE = {ADAMW: 1e-4, SRFT: 1e-3}
 """The learning rate at which each optimizer was best on validation sequences."""
 
@@ -107,7 +110,7 @@ def run_demo(
         raise RGBXError("train.lr has no effect here: each optimizer has a learning rate of its own; use rgbx train")
     seeds = list(seeds)
     config = load_config(RunConfig, "demo", [*(QUICK if quick else ()), f"output={json.dumps(str(out))}", *overrides])
-    count, length = (2, 8) if quick else (24, 60)
+    count, length = (2, 8) if quick else (TESTS, LENGTH)
     stages = Stages(4 + 3 * len(seeds) + 1)
 
     stages.begin("load the RGB tracker that `rgbx pretrain` made")
