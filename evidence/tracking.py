@@ -81,8 +81,9 @@ def rgb_prior(one: Trial) -> SignificanceMap:
 
 
 def prior_of(one: Trial, network: Tracker | TunedTracker) -> Mapping[str, Tensor]:
-    """The prior of the two streams: for ``x="prior"`` both have the RGB tracker's, for ``x="none"`` the X stream has
-    none and is held by nothing.
+    """The prior of the two streams.
+
+    For ``x="prior"`` both streams have the RGB tracker's. For ``x="none"`` the X stream is held by nothing.
     """
     found: Mapping[str, Tensor] = prior_for(network, rgb_prior(one))
     if one.get("x", "prior") == "none":

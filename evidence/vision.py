@@ -1,11 +1,10 @@
-"""The bench of vision: the last blocks of a pre-trained ViT learn a task from a few images a class and must keep the
-features.
+"""The bench of vision: a pre-trained ViT learns a task from a few images a class and must keep its features.
 
-What is kept is another data set, by a linear head that was fitted to the features before training and stays as it is:
-what an old head still answers. How well a head does that is fitted anew to 400 images is noted with the facts. Near:
-CIFAR-10 is learned and Fashion-MNIST kept. Far: the other way round, and significance is estimated on images like those
-that are kept. Images are enlarged to 42 pixels, nine patches of 14. Blocks that stay frozen have run once for each
-image, so that a trial on a processor takes half a minute.
+Its last blocks are tuned. What is kept is another data set, by a linear head that was fitted to the features before
+training and stays as it is: what an old head still answers. How well a head does that is fitted anew to 400 images is
+noted with the facts. Near: CIFAR-10 is learned and Fashion-MNIST kept. Far: the other way round, and significance is
+estimated on images like those that are kept. Images are enlarged to 42 pixels, nine patches of 14. Blocks that stay
+frozen have run once for each image, so that a trial on a processor takes half a minute.
 """
 
 from __future__ import annotations
@@ -71,8 +70,9 @@ class Data(NamedTuple):
 
 @functools.cache
 def _cifar() -> tuple[Images, Images]:
-    """Training and test images of CIFAR-10: a subset in the shared folder, else torchvision's. In the order of a draw,
-    because the subset is sorted by class.
+    """Training and test images of CIFAR-10: a subset in the shared folder, else torchvision's.
+
+    They are in the order of a draw, because the subset is sorted by class.
     """
     shared = Path(os.environ.get("RGBX_SHARED", ROOT.parent / "shared" / "data")) / "cifar10" / "cifar10_subset.npz"
     if shared.exists():
@@ -283,8 +283,10 @@ def prior_of(model: Any, estimator: str, images: Images, names: Sequence[str]) -
 
 
 def _prior(model: Any, one: Trial, data: Data, names: Sequence[str]) -> dict[str, Tensor]:
-    """The prior of a trial. That of the pre-trained weights is in a file, one for all seeds: what matters to the old
-    features is no question of the new task's draw, unless it is judged on the new images.
+    """The prior of a trial.
+
+    That of the pre-trained weights is kept in a file for all seeds, because it does not depend on the new task's draw
+    unless it is estimated on the new images.
     """
     estimator = one.get("estimator", "mas")
     if estimator not in ("mas", "features") or one.get("tuning"):
