@@ -108,6 +108,13 @@ struct ProbeLists {
   }
 };
 
+// Returns the lists of a fold: with estimates from `plus` alone, `minus` is empty.
+inline ProbeLists fold_lists(DeviceType device, const char* what, const TensorList& estimates, const TensorList& plus,
+                             const TensorList& minus, int64_t seed, int64_t step, const std::vector<int64_t>& numbers) {
+  if (minus.empty()) return {device, what, {{"estimates", estimates}, {"plus", plus}}, seed, step, numbers};
+  return {device, what, {{"estimates", estimates}, {"plus", plus}, {"minus", minus}}, seed, step, numbers};
+}
+
 // Refuses a penalty's tensor if it lacks the memory that its elements need.
 inline void check_memory(const Tensor& tensor, const std::string& what) {
   const Metadata m(tensor);

@@ -50,10 +50,7 @@ void perturb(TensorList params, TensorList originals, double scale, int64_t seed
 void fold_probes(TensorList estimates, TensorList plus, TensorList minus, double decay, double weight, int64_t seed,
                  int64_t step, std::vector<int64_t> tensors) {
   const char* what = "fold_probes_";
-  const ProbeLists lists =
-      minus.empty()
-          ? ProbeLists(kHere, what, {{"estimates", estimates}, {"plus", plus}}, seed, step, tensors)
-          : ProbeLists(kHere, what, {{"estimates", estimates}, {"plus", plus}, {"minus", minus}}, seed, step, tensors);
+  const ProbeLists lists = fold_lists(kHere, what, estimates, plus, minus, seed, step, tensors);
   for (size_t i = 0; i < lists.tensors.size(); ++i) {
     const bool wide = lists.tensors[i].from_dtype == srft::DType::kFloat64;
     STD_TORCH_CHECK(lists.tensors[i].dtype == (wide ? srft::DType::kFloat64 : srft::DType::kFloat32), what,

@@ -105,10 +105,7 @@ void perturb(TensorList params, TensorList originals, double scale, int64_t seed
 void fold_probes(TensorList estimates, TensorList plus, TensorList minus, double decay, double weight, int64_t seed,
                  int64_t step, std::vector<int64_t> tensors) {
   const char* what = "fold_probes_";
-  const ProbeLists lists =
-      minus.empty()
-          ? ProbeLists(kHere, what, {{"estimates", estimates}, {"plus", plus}}, seed, step, tensors)
-          : ProbeLists(kHere, what, {{"estimates", estimates}, {"plus", plus}, {"minus", minus}}, seed, step, tensors);
+  const ProbeLists lists = fold_lists(kHere, what, estimates, plus, minus, seed, step, tensors);
   if (estimates.empty()) return;
   const int device = device_of(estimates[0]);
   cuda::fold_probes(on_device(lists, what), lists.draw, decay, weight, device, current_stream(device));
