@@ -96,7 +96,7 @@ def test_timm_trains_with_learning_rates_by_layer(example: Example) -> None:
 def test_fsdp2_runs_on_two_processes() -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launcher, "tests/process_end.py", "examples/fsdp2.py"],
+        [*launcher, "tests/examples/run_and_leave.py", "examples/fsdp2.py"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

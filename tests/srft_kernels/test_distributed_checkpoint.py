@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, NAdam, Optimizer, RMSprop
 
 import srft_kernels as srft
-from tests.process_end import leave
+from tracker.train.distributed import leave
 
 dist = pytest.importorskip("torch.distributed")
 if not dist.is_available() or not dist.is_gloo_available():

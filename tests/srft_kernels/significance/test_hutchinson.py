@@ -29,7 +29,7 @@ from srft_kernels.significance.hessian import (
     narrowest_dtype,
     second_derivatives,
 )
-from tests.process_end import leave
+from tracker.train.distributed import leave
 
 METHODS = ("autograd", "finite_difference")
 Batch = tuple[Tensor, Tensor]
