@@ -243,6 +243,16 @@ def _prior(model: nn.Module, one: Trial, old: Task, data: Split) -> dict[str, Te
     return _PRIORS[key]
 
 
+def add_low_rank(model: Perceptron, one: Trial, head: str) -> None:
+    """Put updates beside every layer but a head that is new, which trains as a whole."""
+    torch.manual_seed(2000 + one.seed)
+    whole = f"heads.{head}" if head != "old" else ""
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != whole]
+    low_rank.add(model, layers, one["rank"], 2 * one["rank"])  # the usual alpha
+    if whole:
+        model.heads[head].requires_grad_(True)
+
+
 def groups_of(model: nn.Module, lr: float, only_head: bool, head: str) -> list[dict[str, object]]:
     """Named groups: what was there before at ``lr``, a new head at its own rate, other heads not at all."""
     named = [
@@ -264,7 +274,7 @@ def run(one: Trial) -> Record:
         return _in_a_row(one, start)
     model, old, new = pretrained(one.seed, one["width"], one.task)
     if one.method in methods.LOW_RANK:
-        low_rank.add(model, one["rank"], one.seed, f"heads.{new.head}" if new.head != "old" else "")
+        add_low_rank(model, one, new.head)
     data = few(new.pool, one["shots"], one.seed)
     prior = _prior(model, one, old, data)
     before = judged(model, new, [old])

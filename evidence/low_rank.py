@@ -1,49 +1,39 @@
-"""LoRA (arXiv 2106.09685) on the perceptron of the digits: every layer W becomes W + s B A, and only A and B learn.
+"""Low-rank updates (LoRA, arXiv 2106.09685) beside linear layers, by ``peft``: W becomes W + (α/r) B A.
 
 Held by significance it is LaLoRA's diagonal form (arXiv 2512.17720): a Laplace approximation of the old task's loss
-around the adapters as they begin, whose curvature is the Fisher information of A and B on the old data. B begins at
-zero, so that A has no gradient there and is not held; B is, to zero.
+around the adapters as they begin, whose curvature is that of A and B. B begins at zero, so that A has no gradient there
+and is not held; B is, to zero.
 """
 
 from __future__ import annotations
 
-import math
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-SCALE = 2.0
-"""s, the usual α = 2 r."""
+from torch import nn
 
 
-class LowRank(nn.Module):
-    """A frozen linear layer with a trained update of low rank beside it.
+def add(model: nn.Module, layers: str | list[str], rank: int, alpha: int) -> list[str]:
+    """Put updates beside linear layers, in place, and freeze everything else.
 
     Args:
-        base: The layer, of weight (out, in); it is frozen.
+        model: The network.
+        layers: The names of the layers, or a pattern that matches whole names.
         rank: r, the number of rows of A and of columns of B.
+        alpha: α, which scales the updates by α/r.
+
+    Returns:
+        The names of the parameters that were added.
     """
+    from peft import LoraConfig, inject_adapter_in_model
 
-    def __init__(self, base: nn.Linear, rank: int) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.down = nn.Parameter(torch.empty(rank, base.in_features))
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
-        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5.0))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs (N, in) to outputs (N, out)."""
-        update: Tensor = functional.linear(functional.linear(inputs, self.down), self.up)
-        output: Tensor = self.base(inputs)
-        return output + SCALE * update
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), model)
+    return [name for name, _ in model.named_parameters() if ".lora_" in name]
 
 
-def add(model: nn.Module, rank: int, seed: int, kept: str) -> None:
-    """Put a :class:`LowRank` in the place of every linear layer but the one called ``kept``, a head that is new."""
-    torch.manual_seed(2000 + seed)
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    for name, layer in layers:
-        if name != kept:
+def merge(model: nn.Module) -> None:
+    """Add the updates to the weights that they stand beside, in place, and take them away: names are as before."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
             parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, LowRank(layer, rank))
+            setattr(model.get_submodule(parent), last, module.get_base_layer())

@@ -24,10 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import srft_kernels as srft
-from evidence import foundation, methods, vit_low_rank
+from evidence import foundation, low_rank, methods
 from evidence.trials import ROOT, Record, Trial
 
 CLASSES = 10
+LORA_RANK, LORA_ALPHA = 16, 32
+LORA_LAYERS = r"blocks\..+\.(qkv|proj|fc1|fc2)"
+"""The layers of all blocks, as the tracker's ``tuning=lora`` has them; the patches' own "proj" is none of them."""
 HEAD_RATE = 1e-3
 VALIDATION, TEST = 200, 500
 OLD, OLD_VALIDATION, OLD_TEST = 1000, 200, 500
@@ -329,7 +332,7 @@ def run(one: Trial) -> Record:
     old, kept_before = _OLD_HEADS[task]
     before = [100.0 / CLASSES, 100.0 / CLASSES, *kept_before]
     first = {name: p.detach().clone() for name, p in model.named_parameters() if name not in head}
-    low_rank_names = vit_low_rank.add(model) if one.get("tuning") == "lora" else None
+    low_rank_names = low_rank.add(model, LORA_LAYERS, LORA_RANK, LORA_ALPHA) if one.get("tuning") == "lora" else None
     body = low_rank_names or list(first)
     classifier.requires_grad_(True)
     prior = _prior(model, one, data, body) if one.method not in methods.WITHOUT_PRIOR else {}
@@ -358,7 +361,7 @@ def run(one: Trial) -> Record:
             if len(losses) in early:
                 readouts[early[len(losses)]] = measured(model, data, old)
     if low_rank_names is not None:
-        vit_low_rank.merge(model)
+        low_rank.merge(model)
     features = old_features(model, data)
     readouts["final"] = measured(model, data, old, features)
     facts = {**methods.travel(first, model, None if low_rank_names else prior), **anew(model, data, features)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evidence import low_rank, methods
+from evidence import methods
 from evidence.trials import trial
 
 
@@ -105,23 +105,6 @@ def test_an_average_of_what_does_not_move_is_itself() -> None:
         layer.weight.add_(1.0)
     average.update(layer)
     assert torch.allclose(average.weights["weight"], before["weight"] + 0.1)
-
-
-def test_an_update_of_low_rank_begins_as_the_layer_and_trains_alone() -> None:
-    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
-    inputs = torch.randn(6, 5, dtype=torch.float64)
-    before = model(inputs)
-    low_rank.add(model, 2, 0, kept="2")
-    model.double()
-    assert torch.equal(model(inputs), before)
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained == ["0.down", "0.up", "2.weight", "2.bias"]
-    layer = model[0]
-    assert isinstance(layer, low_rank.LowRank)
-    with torch.no_grad():
-        layer.up.fill_(1.0)
-    expected = inputs @ (layer.base.weight + low_rank.SCALE * layer.up @ layer.down).T + layer.base.bias
-    assert torch.allclose(layer(inputs), expected)
 
 
 def test_an_unknown_method_is_refused() -> None:
