@@ -219,8 +219,7 @@ def load_beside(
 def _load_extra(own: dict[str, Any], param: Tensor, values: Mapping[str, Any], inner: InnerOptimizer) -> None:
     """Load what the wrapper keeps and the count of steps. If the count is on a device, the host waits for it."""
     if values or inner.counter in own:
-        started = 1.0 if values.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
-        count = float(values.get(inner.counter, started))
+        count = float(_state.count_of(values, inner))
         own[inner.counter] = torch.tensor(count, dtype=torch.float32, device=param.device)
     for name in ("prior", "anchor", "curvature"):
         if name in values:

@@ -140,13 +140,19 @@ def complete(state: State, group: Mapping[str, Any], inner: InnerOptimizer, para
     lay_out(own, param)
 
 
+def count_of(held: Mapping[str, Any], inner: InnerOptimizer) -> Any:
+    """Return the count of steps that a parameter's state or its checkpoint holds, in the form in which it is there."""
+    count = held.get(inner.counter)
+    if count is None:  # torch's SGD keeps none
+        count = 1.0 if held.get("momentum_buffer") is not None else 0.0
+    return count
+
+
 def set_count(own: dict[str, Any], inner: InnerOptimizer, param: Tensor) -> None:
     """Set the count of steps as float32 on the parameter's device, whatever form it had."""
-    started = 1.0 if own.get("momentum_buffer") is not None else 0.0  # torch's SGD keeps no count
-    count = own.get(inner.counter)
-    count = started if count is None else count
-    fits = isinstance(count, Tensor) and (count.dtype, count.device) == (torch.float32, param.device)
-    if not isinstance(count, Tensor) or not fits or count.dim() > 0:
+    count = count_of(own, inner)
+    fits = isinstance(count, Tensor) and count.dtype == torch.float32 and count.device == param.device
+    if not (fits and count.dim() == 0):
         own[inner.counter] = torch.tensor(float(count), dtype=torch.float32, device=param.device)
 
 
