@@ -29,7 +29,8 @@ INNERS: dict[str, Callable[[Any], Optimizer]] = {
     "adamw": lambda p: AdamW(p, lr=1e-2, weight_decay=0.1),
     "adam": lambda p: Adam(p, lr=1e-2, weight_decay=0.1, amsgrad=True),
     "sgd": lambda p: SGD(p, lr=1e-2, momentum=0.9),
-    "rmsprop": lambda p: RMSprop(p, lr=1e-2),
+    # The usual eps of 1e-8 is zero in float16, and torch's own step then makes NaN of a zero gradient.
+    "rmsprop": lambda p: RMSprop(p, lr=1e-2, eps=1e-4),
 }
 CHANGES: list[dict[str, Any]] = [
     {"strength": 0.0},
