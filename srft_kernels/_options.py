@@ -31,6 +31,9 @@ CHOICES: dict[str, Sequence[Any]] = {
 }
 NUMBERS = ("strength", "tau", "transfer_beta")
 OPTIONS = (*NUMBERS, "kappa", "mu", *CHOICES)
+# Options of one kind of damping: what they are if nobody gives them, and the damping that they are of.
+MU, TAU = (0.25, 0.65), 1.0
+OF_DAMPING = {"mu": (MU, "rank"), "tau": (TAU, "mean")}
 # Counts that the wrapper keeps in a group: the steps taken, and the steps taken before the present task began.
 COUNTS = ("updates", "task_began")
 # Arguments of SRFT that hold for all groups. In a group they would have no effect.
@@ -158,6 +161,21 @@ def check_groups(
             f"all parameters must be on one device, got {sorted(map(str, devices))}: make one optimizer for each device"
         )
     return mesh, devices.pop()
+
+
+def refuse_idle(arguments: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an argument of one kind of damping if no group has that damping.
+
+    Raises:
+        ValueError: ``mu`` or ``tau`` is not the usual one and would have no effect.
+    """
+    for option, (usual, damping) in OF_DAMPING.items():
+        given = tuple(arguments[option]) if isinstance(arguments[option], list) else arguments[option]
+        if given != usual and all(group["damping"] != damping for group in groups):
+            raise ValueError(
+                f"{option}={given} is of damping={damping!r} and would have no effect, because no group has "
+                f"it: give damping={damping!r}, or leave {option} out"
+            )
 
 
 # ---------------------------------------------------------------- what follows from the options

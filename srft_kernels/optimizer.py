@@ -67,8 +67,8 @@ class SRFT(OldNames, Optimizer):
             around them, only ``"tensor"`` gives the weights that one wrapper would.
         damping: How T damps an element's move: ``"rank"``, ``"mean"`` (w_t = (1-κ) τ T / mean T) or None. Without a
             prior and without damping every step is the inner optimizer's.
-        mu: (μ_min, μ_max) of rank damping.
-        tau: τ of mean damping.
+        mu: (μ_min, μ_max) of rank damping, refused without it if they are not the usual 0.25 and 0.65.
+        tau: τ of mean damping, refused without it if it is not the usual 1.
         transfer: ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
             ``transfer_beta``), or ``"auto"``, which takes the first where it is possible.
         transfer_beta: β of a T that is a state of its own.
@@ -105,8 +105,8 @@ class SRFT(OldNames, Optimizer):
         mode: Literal["proximal", "decoupled", "coupled"] = "proximal",
         normalize: Literal["tensor", "global"] | None = "global",
         damping: Literal["rank", "mean"] | None = None,
-        mu: tuple[float, float] = (0.25, 0.65),
-        tau: float = 1.0,
+        mu: tuple[float, float] = _options.MU,
+        tau: float = _options.TAU,
         transfer: Literal["auto", "second_moment", "own"] = "auto",
         transfer_beta: float = 0.999,
         transfer_anchor: Literal["previous", "initial"] = "previous",
@@ -139,6 +139,7 @@ class SRFT(OldNames, Optimizer):
         own_options, stripped = unwrapped(inner)
         proposed = [{**defaults, **group} for group in stripped]
         mesh, device = _options.check_groups(proposed, known, curvature)
+        _options.refuse_idle(defaults, proposed)
         priors, anchors = checked_maps(prior, anchor, "initial", proposed, strict)
         plan_maker(backend, device)  # refuses a backend that was requested by name and cannot run
 

@@ -325,3 +325,21 @@ def test_names_of_before_still_work_and_say_so() -> None:
         assert optimizer.follow({}) is True
     with pytest.warns(DeprecationWarning, match="PathIntegral"):
         assert optimizer.follow(None) is True
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "damping", "others"),
+    [("mu", (0.1, 0.2), "rank", (None, "mean")), ("tau", 3.0, "mean", (None, "rank"))],
+)
+def test_an_option_of_a_damping_that_no_group_has_is_refused(
+    option: str, value: object, damping: str, others: tuple[str | None, ...]
+) -> None:
+    weight = torch.nn.Parameter(torch.ones(4))
+    prior = {"w": torch.ones(4)}
+    for other in others:
+        inner = torch.optim.AdamW([("w", weight)], lr=1e-3)
+        with pytest.raises(ValueError, match=f"{option}=.* is of damping='{damping}' and would have no effect"):
+            srft.SRFT(inner, prior, damping=other, **{option: value})
+        assert "strength" not in inner.param_groups[0], "nothing is changed"
+    inner = torch.optim.AdamW([{"params": [("w", weight)], "damping": damping}], lr=1e-3)
+    assert srft.SRFT(inner, prior, **{option: value}).param_groups[0][option] == value
