@@ -68,7 +68,8 @@ class Perceptron(nn.Module):
 
 
 @functools.cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    """Scikit-learn's digits: images (N, 64) float32 in [0, 1], labels (N,) int64."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -108,7 +109,7 @@ def task_of(kind: str, seed: int, classes: tuple[int, int] = (0, CLASSES), head:
 
     With one seed, the same images are in the same part for every kind.
     """
-    images, labels = _digits()
+    images, labels = images_and_labels()
     order = np.random.default_rng(seed).permutation(len(labels))
     images, labels = transformed(images, kind)[order], labels[order]
     edges = np.cumsum([0, OLD, POOL, VALIDATION, len(labels) - OLD - POOL - VALIDATION])

@@ -87,7 +87,7 @@ def optimizer_of(
         strength=option["strength"],
         kappa=kappa_of(str(option["kappa"]), steps),
         mode=option["mode"],
-        normalize=None if option["normalize"] == "median" else option["normalize"],
+        normalize=None if option["normalize"] in ("median", "none") else option["normalize"],
         damping=option["damping"],
         transfer_anchor=option["anchor"],
     )

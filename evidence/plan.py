@@ -14,6 +14,8 @@ FEW_SEEDS = tuple(range(5))
 DIGITS: dict[str, Any] = {"shots": 5, "steps": 300, "batch": 32, "width": 128}
 FALLING = {"normalize": "global", "kappa": "cosine"}
 PATH = {"normalize": "global", "kappa": "exponential to 1e-3"}
+MEANS = {"normalize": "none", "kappa": "cosine", "sum": "means"}
+"""Tasks in a row: every task's P over its own mean, so that what is held grows with the number of tasks."""
 UNIT = {"unit": "square", "kappa": "cosine"}
 """The pull in Adam's metric, with λ in a unit that is taken from the gradients."""
 DIGITS_TASKS = ("rotated", "halves", "inverted", "turned", "tilted", "permuted")
@@ -217,6 +219,23 @@ def vision_estimators(task: str, seeds: Iterable[int], **changed: Any) -> Iterat
         yield from grid("vision", [task], "srft", [seed], held, lr=(1e-4,), strength=(30.0,))
 
 
+def vision_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
+    """Three tasks one after another: cheap ways and SRFT, each over learning rates or strengths."""
+    uniform = {**VISION, "estimator": "uniform"}
+    for seed in seeds:
+        where: tuple[str, list[str]] = ("vision_row", ["row"])
+        one = [seed]
+        yield from grid(*where, "adamw", one, VISION, lr=(1e-5, 3e-5))
+        yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid(*where, "srft", one, {**VISION, **MEANS}, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid(*where, "adamw", one, {**VISION, "mix": 0.5}, lr=(3e-5, 1e-4))
+        yield from grid(*where, "ewc", one, VISION, lr=(1e-4,), strength=(1.0, 10.0))
+        yield from grid(*where, "adamw", one, {**VISION, **LORA}, lr=(3e-4,))
+        yield from grid(*where, "l2sp", one, uniform, lr=(1e-4,), strength=(10.0, 100.0))
+        yield from grid(*where, "adamw", one, VISION, lr=(5e-6, 1e-4))
+        yield from grid(*where, "probe", one, VISION, lr=(1e-4,))
+
+
 def vision_longer(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
     """SRFT against AdamW at its two best rates, where something else than the method changes."""
     fixed = {**VISION, **changed}
@@ -301,6 +320,20 @@ def tracking_short(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("tracking", task, "adamw", one, short, lr=(3e-4,))
 
 
+def tracking_alone(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
+    """The RGB tracker learns to track in X alone: one stream for both, over learning rates and strengths."""
+    short = {**SHORT_TRACKING, **changed}
+    uniform, falling = {**short, "estimator": "uniform"}, {**short, **FALLING}
+    for seed in seeds:
+        for rate in (1e-4, 3e-4, 1e-3):
+            yield from grid("tracking", tasks, "adamw", [seed], short, lr=(rate,))
+        yield from grid("tracking", tasks, "srft", [seed], falling, lr=(1e-3,), strength=(3.0, 10.0, 30.0))
+        yield from grid("tracking", tasks, "srft", [seed], short, lr=(1e-3,), strength=(1.0, 3.0))
+        yield from grid("tracking", tasks, "ewc", [seed], short, lr=(1e-3,), strength=(1e2, 1e3))
+        yield from grid("tracking", tasks, "l2sp", [seed], uniform, lr=(1e-3,), strength=(1e-1,))
+        yield from grid("tracking", tasks, "srft", [seed], falling, lr=(3e-3,), strength=(30.0,))
+
+
 def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
     """Every method over its own learning rates and strengths."""
     fixed = {**TRACKING, **changed}
@@ -326,6 +359,7 @@ PARTS: dict[str, list[Trial]] = {
     "digits-settings": list(digits_settings(["rotated"], FEW_SEEDS)),
     "digits-tasks": list(digits_methods(DIGITS_TASKS[1:], FEW_SEEDS)),
     "vision-core": list(vision_core("fashion", FEW_SEEDS)),
+    "vision-row": list(vision_in_a_row(FEW_SEEDS)),
     "vision-near": list(vision_core("cifar10", (0, 1))),
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
@@ -336,6 +370,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-short": sorted(tracking_short(FEW_SEEDS), key=lambda one: one.seed),
+    "tracking-alone": list(tracking_alone(FEW_SEEDS, ["event_alone", "depth_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),
     "digits-row": list(digits_in_a_row(FEW_SEEDS)),

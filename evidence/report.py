@@ -37,6 +37,7 @@ ADAMW = (
 )
 OTHERS = (
     Family("AdamW, merged by significance afterwards", "merged", readout="merge"),
+    Family("AdamW, halfway back after each task", "adamw", {"mix": 0.5}),
     Family("linear probe", "probe"),
     Family("LP-FT", "lpft"),
     Family("RGB stream frozen", "xonly"),
@@ -58,6 +59,7 @@ HELD = (
     Family("SRFT, global mean, κ falls", "srft", plan.FALLING),
     Family("SRFT, global mean, κ falls to 0.001", "srft", plan.PATH),
     Family("SRFT, one run through all strengths", "srft", plan.PATH, "at"),
+    Family("SRFT, κ falls, every task's P over its mean", "srft", plan.MEANS),
     Family("SRFT, uniform P", "srft", {"estimator": "uniform"}),
     Family("SRFT, MAS", "srft", {"estimator": "mas"}),
     Family("SRFT, MAS on the new images", "srft", {"estimator": "mas_few"}),
@@ -89,13 +91,18 @@ DRAWN = (
 BENCHES = {
     "digits": ("Digits", "accuracy on the new kind of digits", "accuracy on upright digits"),
     "vision": ("ViT-S/14, from few images", "accuracy on the new images", "accuracy of the old head on the old ones"),
+    "vision_row": (
+        "ViT-S/14, three tasks in a row",
+        "accuracy on each task right after it was learned",
+        "accuracy on all earlier tasks at the end",
+    ),
     "tracking": ("Tiny tracker", "success on RGB-X", "success of the RGB stream on RGB"),
 }
 
 
 def usual(bench: str) -> dict[str, Any]:
     """The sizes, lengths and numbers of examples that a bench has where nothing else is said."""
-    return {"digits": plan.DIGITS, "vision": plan.VISION, "tracking": plan.TRACKING}[bench]
+    return {"digits": plan.DIGITS, "tracking": plan.TRACKING}.get(bench, plan.VISION)
 
 
 def gathered(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> dict[str, Results]:

@@ -2,7 +2,8 @@
 
 Training is the tracker's own, on its own generator, by any of its ways to tune. The new task is the tuned tracker's
 success on held-out sequences; what is kept is the success of its RGB stream, taken out and run alone, on day-light RGB
-sequences. Before the first step that stream is the pre-trained tracker.
+sequences. Before the first step that stream is the pre-trained tracker. In the tasks whose names end in "_alone" the
+RGB tracker itself learns to track in X with no RGB beside it, so that every weight has to serve both.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from evidence import methods
-from evidence.tracking_success import Success, measured, pretrained
+from evidence.tracking_success import ALONE, Success, measured, pretrained, seen_by
 from evidence.trials import ROOT, Record, Trial, trial
 from srft_kernels import SignificanceMap
 from tracker.config import RunConfig, load_config
@@ -50,7 +51,7 @@ def configuration(one: Trial) -> RunConfig:
         "demo",
         [
             f"tuning={one.get('tuning', 'full')}",
-            f"data.modality={one.task}",
+            f"data.modality={one.task.removesuffix(ALONE)}",
             f"data.sequences={one['sequences']}",
             f"data.seed={one.seed}",
             f"train.seed={one.seed}",
@@ -68,7 +69,13 @@ def configuration(one: Trial) -> RunConfig:
 @functools.lru_cache(maxsize=8)
 def _before(modality: str, seed: int, precision: str, tests: int, frames: int) -> Success:
     untouched = trial("tracking", modality, "untouched", seed, precision=precision, tests=tests, frames=frames)
-    return measured(initialize_two_stream(pretrained()[0]), untouched)
+    return measured(at_first(modality), untouched)
+
+
+def at_first(task: str) -> Tracker:
+    """The network before training: the RGB tracker in both streams, or in a task of X alone as it is."""
+    rgb = pretrained()[0]
+    return copy.deepcopy(rgb) if task.endswith(ALONE) else initialize_two_stream(rgb)
 
 
 def rgb_prior(one: Trial) -> SignificanceMap:
@@ -101,14 +108,13 @@ def _few(modality: str, count: int, seed: int) -> list[Any]:
 
 def started(one: Trial, config: RunConfig) -> Tracker | TunedTracker:
     """The network that a trial trains, at its start."""
-    rgb = pretrained()[0]
     if config.tuning == "distill":
         config = config.model_copy(update={"distill": config.distill.model_copy(update={"teacher": teacher_of(one)})})
     # Behind the teacher's training, which draws at random too.
     seed_everything(config.train.seed, config.train.deterministic)
     if config.tuning == "full":
-        return initialize_two_stream(rgb)
-    network = tune(copy.deepcopy(rgb), config.tuning, getattr(config, config.tuning, None))
+        return at_first(one.task)
+    network = tune(copy.deepcopy(pretrained()[0]), config.tuning, getattr(config, config.tuning, None))
     network.begin_training(config, load_tracker)
     return network
 
@@ -155,7 +161,7 @@ def trained(one: Trial) -> Trained:
     needs_prior = one.method not in ("adamw", "xonly")
     made = Trained(network, prior_of(one, network) if needs_prior else None)
     pairs = PairDataset(
-        _few(one.task, one["sequences"], one.seed),
+        seen_by(one.task, _few(config.data.modality, one["sequences"], one.seed)),
         pair_settings(config.pairs, network.config),
         config.train.samples_per_epoch,
         one.seed,

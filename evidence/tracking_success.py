@@ -34,6 +34,31 @@ REAL = {"thermal": "tno_nato_camp", "event": "eventsot_ball1"}
 """A real sequence of a modality, in the folder ``real`` of the shared data."""
 
 
+ALONE = "_alone"
+"""Ends the name of a task in which one stream, the RGB tracker itself, learns to track in X with no RGB beside it."""
+
+
+class XAlone(Sequence):
+    """A sequence whose X stands where RGB was, and which has no X."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self.sequence = sequence
+        self.name, self.modality, self.rgb_only = sequence.name, "rgb", True
+        self.boxes = sequence.boxes
+
+    def planes(self, index: int) -> np.ndarray:
+        return np.ascontiguousarray(self.sequence.planes(index)[:, :, 3:])
+
+    def frame(self, index: int) -> np.ndarray:
+        image = self.planes(index)
+        return np.concatenate((image, np.zeros_like(image)), axis=2)
+
+
+def seen_by(task: str, sequences: ListLike[Any]) -> ListLike[Any]:
+    """The sequences of a task's modality as the task's network is given them."""
+    return [XAlone(sequence) for sequence in sequences] if task.endswith(ALONE) else sequences
+
+
 class HeldOut(NamedTuple):
     """Sequences, and what is hard about each: ``night``, ``fog``, ``lookalike``, ``x fails``."""
 
@@ -58,14 +83,14 @@ def held_out(modality: str, part: str, count: int, seed: int, frames: int) -> He
     """Those of a trial's seed. All seeds share what they choose on, and up to 16 test sequences are shared too."""
     first = 0 if part == "validation" or count <= 16 else seed * count
     start = VALIDATION_SEED if part == "validation" else TEST_SEED
-    config = SyntheticConfig(modality=modality, length=frames, seed=start, split="test")
+    config = SyntheticConfig(modality=modality.removesuffix(ALONE), length=frames, seed=start, split="test")
     sequences = synthetic_dataset(config, count, first)
     conditions = []
     for sequence in sequences:
         scene = sequence.scene
         found = {scene.condition} | ({"lookalike"} if scene.lookalikes else set())
         conditions.append(frozenset(found | ({"x fails"} if scene.x_fails else set())))
-    return HeldOut(sequences, conditions)
+    return HeldOut(seen_by(modality, sequences), conditions)
 
 
 def scores(network: Tracker | TunedTracker, sequences: ListLike[Sequence], bf16: bool) -> np.ndarray:

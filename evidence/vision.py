@@ -181,15 +181,23 @@ class Head(NamedTuple):
     def _inputs(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         return torch.cat([(features - mean) / deviation, torch.ones(len(features), 1).double()], 1)
 
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, classes) float64 of features (N, F)."""
+        return self._inputs(features.double(), self.mean, self.deviation) @ self.weights
+
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
         """In percent."""
-        answers = self._inputs(features.double(), self.mean, self.deviation) @ self.weights
-        return 100.0 * (answers.argmax(1) == labels).double().mean().item()
+        return 100.0 * (self.logits(features).argmax(1) == labels).double().mean().item()
+
+
+def features_of(model: Any, images: Images) -> Tensor:
+    """(N, F): what the network hands to its head."""
+    return _through(model, images, features=True)
 
 
 def old_head(model: Any, data: Data) -> Head:
     """The head of the old task for a model's features."""
-    return Head.fitted(_through(model, data.old, True), data.old.labels)
+    return Head.fitted(features_of(model, data.old), data.old.labels)
 
 
 def accuracy(model: Any, images: Images) -> float:
@@ -199,7 +207,7 @@ def accuracy(model: Any, images: Images) -> float:
 
 def old_features(model: Any, data: Data) -> list[Tensor]:
     """Features (N, F) of the old task's validation and test images."""
-    return [_through(model, part, True) for part in (data.old_validation, data.old_test)]
+    return [features_of(model, part) for part in (data.old_validation, data.old_test)]
 
 
 def kept(features: Sequence[Tensor], data: Data, head: Head) -> list[float]:
@@ -218,19 +226,19 @@ def measured(model: Any, data: Data, head: Head, features: Sequence[Tensor] | No
 def anew(model: Any, data: Data, features: Sequence[Tensor]) -> dict[str, float]:
     """What is kept by a head that is fitted to the features as they are."""
     few = data.old.part(0, ANEW)
-    found = kept(features, data, Head.fitted(_through(model, few, True), few.labels))
+    found = kept(features, data, Head.fitted(features_of(model, few), few.labels))
     return {"anew_validation": found[0], "anew": found[1]}
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(name: str, size: int) -> nn.Module:
+def loaded(name: str, size: int) -> nn.Module:
     return foundation.network(name, size, CLASSES).eval()
 
 
 @functools.lru_cache(maxsize=2)
-def _ready(name: str, size: int, blocks: int, task: str, shots: int, seed: int) -> Data:
+def ready(name: str, size: int, blocks: int, task: str, shots: int, seed: int) -> Data:
     """The data of a seed as the network that is tuned takes it: behind the frozen blocks, if there are any."""
-    data, whole = data_of(task, shots, seed, size), _loaded(name, size)
+    data, whole = data_of(task, shots, seed, size), loaded(name, size)
     if not blocks:
         return data
     known = _shared_tokens(name, size, blocks, task)
@@ -242,15 +250,15 @@ def _ready(name: str, size: int, blocks: int, task: str, shots: int, seed: int) 
 @functools.lru_cache(maxsize=2)
 def _shared_tokens(name: str, size: int, blocks: int, task: str) -> dict[str, Images]:
     """What is the same for every seed of a task, behind the frozen blocks."""
-    data, whole = data_of(task, 1, 0, size), _loaded(name, size)
+    data, whole = data_of(task, 1, 0, size), loaded(name, size)
     kinds = ("test", "natural", "old", "old_validation", "old_test")
     parts = {kind: getattr(data, kind) for kind in kinds}
     return {k: Images(foundation.tokens_before(whole, blocks, p.inputs), p.labels) for k, p in parts.items()}
 
 
-def _network(name: str, size: int, blocks: int) -> Any:
+def network(name: str, size: int, blocks: int) -> Any:
     """The pre-trained network, or its last blocks, with a head drawn from torch's generator."""
-    whole = _loaded(name, size)
+    whole = loaded(name, size)
     model: Any = copy.deepcopy(foundation.LastBlocks(whole, blocks) if blocks else whole)
     nn.init.trunc_normal_(model.get_classifier().weight, std=0.02)
     nn.init.zeros_(model.get_classifier().bias)
@@ -320,9 +328,9 @@ def run(one: Trial) -> Record:
     """Run a trial."""
     start = time.perf_counter()
     kind = (one["model"], one["size"], one["blocks"])
-    data = _ready(*kind, one.task, one["shots"], one.seed)
+    data = ready(*kind, one.task, one["shots"], one.seed)
     torch.manual_seed(one.seed)
-    model = _network(*kind)
+    model = network(*kind)
     classifier = model.get_classifier()
     head = [name for name, p in model.named_parameters() if any(p is q for q in classifier.parameters())]
     task = (one.task, *kind)

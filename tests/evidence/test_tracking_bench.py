@@ -103,3 +103,23 @@ def test_a_trial_repeats_and_its_network_is_kept(method: str, options: dict[str,
 def test_a_pull_of_infinite_strength_moves_what_has_a_prior_by_nothing() -> None:
     found, free = tracking.trained(tiny("srft", strength=1e12)), tracking.trained(tiny())
     assert found.facts["travel"] < 1e-3 * free.facts["travel"]
+
+
+def test_x_alone_stands_where_rgb_was() -> None:
+    both = held_out("thermal", "test", 17, 0, 2).sequences[0]
+    alone = held_out("thermal_alone", "test", 17, 0, 2).sequences[0]
+    assert alone.name == both.name
+    assert np.array_equal(alone.boxes, both.boxes, equal_nan=True)
+    assert np.array_equal(alone.planes(1), both.frame(1)[:, :, 3:])
+    assert not np.array_equal(alone.planes(1), both.frame(1)[:, :, :3])
+    assert not alone.frame(1)[:, :, 3:].any(), "nothing is left in X"
+
+
+def test_one_stream_learns_x_alone_and_is_judged_as_it_is_on_rgb() -> None:
+    one = trial("tracking", "thermal_alone", "adamw", 0, **{**TINY, "lr": 1e-2})
+    found = tracking.run(one)
+    assert found.before == measured(pretrained()[0], one).measures
+    assert found.readouts["final"] != found.before
+    network = load_tracker(tracking.network_file(one))[0]
+    assert network.config.kind == "single_stream"
+    assert measured(network, one).measures == found.readouts["final"]

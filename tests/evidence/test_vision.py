@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -25,15 +27,16 @@ def network() -> nn.Module:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Data:
-    monkeypatch.setattr(vision, "_loaded", lambda name, size: network().eval())
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Data:
+    monkeypatch.setattr(vision, "CACHE", tmp_path)
+    monkeypatch.setattr(vision, "loaded", lambda name, size: network().eval())
     monkeypatch.setattr(vision, "_OLD_HEADS", {})
     counts = (20, 20, 20, 8, 60, 20, 20)
     few, *others = [images(count, 8, seed) for seed, count in enumerate(counts)]
     few, *others = [Images(vision.pixels_of(part.inputs, 32), part.labels) for part in (few, *others)]
     data = Data(few, Images(few.inputs.flip(3), few.labels), *others)
     monkeypatch.setattr(vision, "data_of", lambda task, shots, seed, size: data)
-    vision._ready.cache_clear()
+    vision.ready.cache_clear()
     vision._shared_tokens.cache_clear()
     return data
 
