@@ -222,17 +222,17 @@ def vision_estimators(task: str, seeds: Iterable[int], **changed: Any) -> Iterat
 def vision_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
     """Three tasks one after another: cheap ways and SRFT, each over learning rates or strengths."""
     uniform = {**VISION, "estimator": "uniform"}
+    where: tuple[str, list[str]] = ("vision_row", ["row"])
     for seed in seeds:
-        where: tuple[str, list[str]] = ("vision_row", ["row"])
         one = [seed]
         yield from grid(*where, "adamw", one, VISION, lr=(1e-5, 3e-5))
-        yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(30.0, 100.0))
         yield from grid(*where, "srft", one, {**VISION, **MEANS}, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(30.0, 100.0))
         yield from grid(*where, "adamw", one, {**VISION, "mix": 0.5}, lr=(3e-5, 1e-4))
         yield from grid(*where, "ewc", one, VISION, lr=(1e-4,), strength=(1.0, 10.0))
         yield from grid(*where, "adamw", one, {**VISION, **LORA}, lr=(3e-4,))
-        yield from grid(*where, "l2sp", one, uniform, lr=(1e-4,), strength=(10.0, 100.0))
-        yield from grid(*where, "adamw", one, VISION, lr=(5e-6, 1e-4))
+        yield from grid(*where, "l2sp", one, uniform, lr=(1e-4,), strength=(10.0,))
+        yield from grid(*where, "adamw", one, VISION, lr=(1e-4,))
         yield from grid(*where, "probe", one, VISION, lr=(1e-4,))
 
 

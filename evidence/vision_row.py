@@ -24,6 +24,8 @@ from evidence.vision import CLASSES, Images
 
 ROW = ("fashion", "digits", "negative")
 """The tasks in their order."""
+FIRST = "cifar10"
+"""What the network knows before them."""
 POOL = 1000
 """Images that the few are drawn from: the first of a task's training images."""
 GRAY = (0.299, 0.587, 0.114)
@@ -81,8 +83,10 @@ def _behind(pixels: Tensor, model: str, size: int, blocks: int) -> Tensor:
     return foundation.tokens_before(vision.loaded(model, size), blocks, pixels) if blocks else pixels
 
 
-def few_of(pool: Images, shots: int, seed: int, kind: tuple[str, int, int]) -> tuple[Images, Images]:
-    """``shots`` images a class, and the same mirrored."""
+@functools.lru_cache(maxsize=8)
+def few_of(name: str, shots: int, seed: int, kind: tuple[str, int, int]) -> tuple[Images, Images]:
+    """``shots`` images a class of a task's pool, and the same mirrored."""
+    pool = task_of(name, *kind).pool
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(pool.labels)))
     labels = pool.labels[order]
     chosen = torch.cat([order[labels == c][:shots] for c in range(CLASSES)])
@@ -105,6 +109,10 @@ class Known(NamedTuple):
             right = self.answer(vision.features_of(model, part)).argmax(1) == part.labels
             found.append(100.0 * right.double().mean().item())
         return found
+
+
+_OLD: dict[tuple[Any, ...], tuple[Known, list[float]]] = {}
+"""What the pre-trained network knows, and how well before training: the same for every seed."""
 
 
 def mean_of(columns: list[list[float]]) -> list[float]:
@@ -131,17 +139,19 @@ def run(one: Trial) -> Record:
     torch.manual_seed(one.seed)
     model = vision.network(*kind)
     base = vision.ready(*kind, ROW[0], one["shots"], one.seed)  # CIFAR-10 is what Fashion-MNIST's data keep
-    old = vision.old_head(model, base)
-    known = [Known(old.logits, base.old_validation, base.old_test)]
-    before = [100.0 / CLASSES, 100.0 / CLASSES, *mean_of([known[0].accuracy(model)])]
+    if kind not in _OLD:
+        pre_trained = Known(vision.old_head(model, base).logits, base.old_validation, base.old_test)
+        _OLD[kind] = pre_trained, pre_trained.accuracy(model)
+    known = [_OLD[kind][0]]
+    before = [100.0 / CLASSES, 100.0 / CLASSES, *mean_of([_OLD[kind][1]])]
     head = [name for name, p in model.named_parameters() if any(p is q for q in model.get_classifier().parameters())]
     body = [name for name, _ in model.named_parameters() if name not in head]
     first = {name: p.detach().clone() for name, p in model.named_parameters() if name in body}
     total: dict[str, Tensor] = {}
-    seen, learned, readouts, losses = base.natural, [], {}, []
+    seen, learned, losses = base.natural, [], []
     for number, name in enumerate(ROW):
         task = task_of(name, *kind)
-        few, flipped = few_of(task.pool, one["shots"], one.seed, kind)
+        few, flipped = few_of(name, one["shots"], one.seed, kind)
         torch.manual_seed(one.seed + 100 * number)
         classifier: Any = model.get_classifier()
         nn.init.trunc_normal_(classifier.weight, std=0.02)
@@ -152,13 +162,12 @@ def run(one: Trial) -> Record:
         weight, bias = (tensor.detach().clone() for tensor in (classifier.weight, classifier.bias))
         new = Known(functools.partial(functional.linear, weight=weight, bias=bias), task.validation, task.test)
         learned.append(new.accuracy(model))
-        kept = [task.accuracy(model) for task in known]
-        readouts[f"after_{name}"] = [round(value, 2) for value in (*learned[-1], *mean_of(kept))]
         known.append(new)
         seen = few
-    at_end = [task.accuracy(model) for task in known]
-    readouts["final"] = [*mean_of(learned), *mean_of(at_end[:-1])]
-    facts = {f"{name} at the end": values[1] for name, values in zip(("cifar10", *ROW), at_end, strict=True)}
+    at_end = [*(task.accuracy(model) for task in known[:-1]), learned[-1]]
+    readouts = {"final": [*mean_of(learned), *mean_of(at_end[:-1])]}
+    facts = {f"{name} at the end": values[1] for name, values in zip((FIRST, *ROW), at_end, strict=True)}
+    facts |= {f"{name} when learned": values[1] for name, values in zip(ROW, learned, strict=True)}
     facts |= methods.travel(first, model, None)
     facts |= {"last_loss": sum(losses) / len(losses), "seconds": time.perf_counter() - start}
     return Record(one, before, readouts, {name: float(f"{value:.4g}") for name, value in facts.items()})
@@ -204,4 +213,5 @@ def _learn(
         last = {name: p.detach().clone() for name, p in model.named_parameters() if name in body}
         methods.load(model, methods.between(was, last, one["mix"]))
     tail = max(1, one["steps"] // 10)
-    return sum(losses[-tail:]) / tail
+    mean: float = sum(losses[-tail:]) / tail
+    return mean
