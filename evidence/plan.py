@@ -334,6 +334,16 @@ def tracking_alone(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -
         yield from grid("tracking", tasks, "srft", [seed], falling, lr=(3e-3,), strength=(30.0,))
 
 
+def tracking_alone_core(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:
+    """What was best on the first seed's validation data, and AdamW at SRFT's rate."""
+    short = {**SHORT_TRACKING, **changed}
+    for seed in seeds:
+        yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(3.0,))
+        yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-4,))
+        yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(1.0,))
+        yield from grid("tracking", [task], "adamw", [seed], short, lr=(3e-4, 1e-3))
+
+
 def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
     """Every method over its own learning rates and strengths."""
     fixed = {**TRACKING, **changed}
@@ -370,7 +380,10 @@ PARTS: dict[str, list[Trial]] = {
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-short": sorted(tracking_short(FEW_SEEDS), key=lambda one: one.seed),
-    "tracking-alone": list(tracking_alone(FEW_SEEDS, ["event_alone", "depth_alone"])),
+    "tracking-alone-choice": list(tracking_alone((0,), ["depth_alone"])),
+    "tracking-alone": list(tracking_alone_core(FEW_SEEDS, "depth_alone")),
+    "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
+    "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),
     "digits-row": list(digits_in_a_row(FEW_SEEDS)),

@@ -31,9 +31,8 @@ CHOICES: dict[str, Sequence[Any]] = {
 }
 NUMBERS = ("strength", "tau", "transfer_beta")
 OPTIONS = (*NUMBERS, "kappa", "mu", *CHOICES)
-# Options of one kind of damping: what they are if nobody gives them, and the damping that they are of.
-MU, TAU = (0.25, 0.65), 1.0
-OF_DAMPING = {"mu": (MU, "rank"), "tau": (TAU, "mean")}
+# What options that only some groups have a use for are if nobody gives them.
+MU, TAU, TRANSFER, TRANSFER_BETA = (0.25, 0.65), 1.0, "auto", 0.999
 # Counts that the wrapper keeps in a group: the steps taken, and the steps taken before the present task began.
 COUNTS = ("updates", "task_began")
 # Arguments of SRFT that hold for all groups. In a group they would have no effect.
@@ -163,19 +162,27 @@ def check_groups(
     return mesh, devices.pop()
 
 
-def refuse_idle(arguments: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse an argument of one kind of damping if no group has that damping.
+def refuse_idle(arguments: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], inner: InnerOptimizer) -> None:
+    """Refuse an argument that no group has a use for.
 
     Raises:
-        ValueError: ``mu`` or ``tau`` is not the usual one and would have no effect.
+        ValueError: ``mu``, ``tau``, ``transfer`` or ``transfer_beta`` is not the usual one and would have no effect.
     """
-    for option, (usual, damping) in OF_DAMPING.items():
+    usual = {"mu": MU, "tau": TAU, "transfer": TRANSFER, "transfer_beta": TRANSFER_BETA}
+    weighed = any(weighs_transfer(group, inner) for group in groups)
+    in_use = {
+        "mu": (any(group["damping"] == "rank" for group in groups), "give damping='rank'"),
+        "tau": (any(group["damping"] == "mean" for group in groups), "give damping='mean'"),
+        "transfer": (weighed, "T has no part in a step without damping or transfer_anchor='initial': give one of them"),
+        "transfer_beta": (
+            any(owns_transfer(group, inner) for group in groups),
+            "give transfer='own' and a damping, for a T that is a state of its own",
+        ),
+    }
+    for option, (used, remedy) in in_use.items():
         given = tuple(arguments[option]) if isinstance(arguments[option], list) else arguments[option]
-        if given != usual and all(group["damping"] != damping for group in groups):
-            raise ValueError(
-                f"{option}={given} is of damping={damping!r} and would have no effect, because no group has "
-                f"it: give damping={damping!r}, or leave {option} out"
-            )
+        if given != usual[option] and not used:
+            raise ValueError(f"{option}={given!r} would have no effect in any group: {remedy}, or leave {option} out")
 
 
 # ---------------------------------------------------------------- what follows from the options

@@ -70,8 +70,9 @@ class SRFT(OldNames, Optimizer):
         mu: (μ_min, μ_max) of rank damping, refused without it if they are not the usual 0.25 and 0.65.
         tau: τ of mean damping, refused without it if it is not the usual 1.
         transfer: ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
-            ``transfer_beta``), or ``"auto"``, which takes the first where it is possible.
-        transfer_beta: β of a T that is a state of its own.
+            ``transfer_beta``), or ``"auto"``, which takes the first where it is possible. Refused if T has no part in
+            any group's step.
+        transfer_beta: β of a T that is a state of its own, refused without one if it is not the usual 0.999.
         transfer_anchor: ``"previous"``, or ``"initial"``, with which T pulls to the anchor as well: S = κP̂ + (1-κ)T̂
             is then one weighted quadratic, and nothing is damped, whatever ``damping`` is.
         curvature: A :class:`Hutchinson`. The Hessian's diagonal, estimated during training, is then all or part of the
@@ -108,7 +109,7 @@ class SRFT(OldNames, Optimizer):
         mu: tuple[float, float] = _options.MU,
         tau: float = _options.TAU,
         transfer: Literal["auto", "second_moment", "own"] = "auto",
-        transfer_beta: float = 0.999,
+        transfer_beta: float = _options.TRANSFER_BETA,
         transfer_anchor: Literal["previous", "initial"] = "previous",
         curvature: Hutchinson | None = None,
         nonfinite: Literal["hold", "skip_step", "propagate"] = "hold",
@@ -139,7 +140,7 @@ class SRFT(OldNames, Optimizer):
         own_options, stripped = unwrapped(inner)
         proposed = [{**defaults, **group} for group in stripped]
         mesh, device = _options.check_groups(proposed, known, curvature)
-        _options.refuse_idle(defaults, proposed)
+        _options.refuse_idle(defaults, proposed, known)
         priors, anchors = checked_maps(prior, anchor, "initial", proposed, strict)
         plan_maker(backend, device)  # refuses a backend that was requested by name and cannot run
 

@@ -338,9 +338,7 @@ def test_an_option_of_a_damping_that_no_group_has_is_refused(
     prior = {"w": torch.ones(4)}
     for other in others:
         inner = torch.optim.AdamW([("w", weight)], lr=1e-3)
-        with pytest.raises(
-            ValueError, match=f"{option}=.* no effect in any group: give damping='{damping}'"
-        ):
+        with pytest.raises(ValueError, match=f"{option}=.* no effect in any group: give damping='{damping}'"):
             srft.SRFT(inner, prior, damping=other, **{option: value})
         assert "strength" not in inner.param_groups[0], "nothing is changed"
     inner = torch.optim.AdamW([{"params": [("w", weight)], "damping": damping}], lr=1e-3)
@@ -361,10 +359,10 @@ def test_an_option_of_a_transfer_significance_that_no_group_has_is_refused(
     weight, prior = torch.nn.Parameter(torch.ones(4)), {"w": torch.ones(4)}
     option = next(iter(given))
     for missing in uses:
-        inner = torch.optim.AdamW([("w", weight)], lr=1e-3)
         some = {name: value for name, value in uses.items() if name != missing}
+        inner = torch.optim.AdamW([{"params": [("w", weight)], **some}], lr=1e-3)
         with pytest.raises(ValueError, match=f"{option}=.* would have no effect in any group"):
-            srft.SRFT(inner, prior, **given, **some)
+            srft.SRFT(inner, prior, **given)
         assert "strength" not in inner.param_groups[0], "nothing is changed"
     inner = torch.optim.AdamW([{"params": [("w", weight)], **uses}], lr=1e-3)
     assert srft.SRFT(inner, prior, **given).param_groups[0][option] == given[option]
