@@ -341,7 +341,9 @@ def tracking_alone_core(seeds: Iterable[int], task: str, **changed: Any) -> Iter
         yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(3.0,))
         yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-4,))
         yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(1.0,))
-        yield from grid("tracking", [task], "adamw", [seed], short, lr=(3e-4, 1e-3))
+        yield from grid("tracking", [task], "adamw", [seed], short, lr=(3e-4,))
+        yield from grid("tracking", [task], "ewc", [seed], short, lr=(1e-3,), strength=(1e3,))
+        yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-3,))
 
 
 def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
