@@ -91,7 +91,7 @@ def test_online_tracker_runs_it_unchanged(exported: tuple[Tracker, Path]) -> Non
 @pytest.mark.slow
 def test_two_streams_of_the_shipped_weights_in_half_precision(tmp_path: Path) -> None:
     network = initialize_two_stream(load_network(find_weights(Path("tiny_rgb")))[0]).eval()
-    path = export_onnx(network, tmp_path / "tiny.onnx", precision="fp16", simplify=False)
+    path = export_onnx(network, tmp_path / "tiny.onnx", precision="fp16")
     assert path.stat().st_size < 2.2 * sum(p.numel() for p in network.parameters())
     expected, found = (answers(e, network, 2) for e in (EagerEngine(network), OnnxEngine(path)))
     np.testing.assert_allclose(found[:, 4:], expected[:, 4:], atol=5e-3)
