@@ -234,6 +234,21 @@ def vision_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid(*where, "l2sp", one, uniform, lr=(1e-4,), strength=(10.0,))
         yield from grid(*where, "adamw", one, VISION, lr=(1e-4,))
         yield from grid(*where, "probe", one, VISION, lr=(1e-4,))
+        yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(10.0,))
+        yield from grid(*where, "srft", one, {**VISION, "normalize": "global"}, lr=(1e-4,), strength=(3.0, 10.0))
+        yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(3e-4,), strength=(100.0,))
+
+
+def vision_in_a_row_core(seeds: Iterable[int]) -> Iterator[Trial]:
+    """What was best on the first seed's validation data."""
+    uniform = {**VISION, "estimator": "uniform"}
+    where: tuple[str, list[str]] = ("vision_row", ["row"])
+    for seed in seeds:
+        one = [seed]
+        yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(30.0,))
+        yield from grid(*where, "adamw", one, VISION, lr=(3e-5, 1e-5))
+        yield from grid(*where, "ewc", one, VISION, lr=(1e-4,), strength=(1.0,))
+        yield from grid(*where, "l2sp", one, uniform, lr=(1e-4,), strength=(10.0,))
 
 
 def vision_longer(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
@@ -320,6 +335,13 @@ def tracking_short(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("tracking", task, "adamw", one, short, lr=(3e-4,))
 
 
+def tracking_high(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """Two streams at three times the rate that papers use, held more strongly."""
+    for seed in seeds:
+        falling = {**SHORT_TRACKING, **FALLING}
+        yield from grid("tracking", tasks, "srft", [seed], falling, lr=(3e-3,), strength=(30.0, 100.0))
+
+
 def tracking_alone(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
     """The RGB tracker learns to track in X alone: one stream for both, over learning rates and strengths."""
     short = {**SHORT_TRACKING, **changed}
@@ -331,19 +353,23 @@ def tracking_alone(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -
         yield from grid("tracking", tasks, "srft", [seed], short, lr=(1e-3,), strength=(1.0, 3.0))
         yield from grid("tracking", tasks, "ewc", [seed], short, lr=(1e-3,), strength=(1e2, 1e3))
         yield from grid("tracking", tasks, "l2sp", [seed], uniform, lr=(1e-3,), strength=(1e-1,))
-        yield from grid("tracking", tasks, "srft", [seed], falling, lr=(3e-3,), strength=(30.0,))
+        yield from grid("tracking", tasks, "srft", [seed], falling, lr=(3e-3,), strength=(30.0, 100.0))
+        yield from grid("tracking", tasks, "ewc", [seed], short, lr=(3e-3,), strength=(1e3, 1e4))
+        yield from grid("tracking", tasks, "l2sp", [seed], uniform, lr=(3e-3,), strength=(1e-1, 1.0))
+        yield from grid("tracking", tasks, "srft", [seed], falling, lr=(1e-2,), strength=(100.0,))
 
 
 def tracking_alone_core(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:
     """What was best on the first seed's validation data, and AdamW at SRFT's rate."""
     short = {**SHORT_TRACKING, **changed}
+    uniform, falling = {**short, "estimator": "uniform"}, {**short, **FALLING}
     for seed in seeds:
-        yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(3.0,))
-        yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-4,))
-        yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(1.0,))
-        yield from grid("tracking", [task], "adamw", [seed], short, lr=(3e-4,))
+        yield from grid("tracking", [task], "srft", [seed], falling, lr=(3e-3,), strength=(30.0,))
+        yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-4, 3e-4))
         yield from grid("tracking", [task], "ewc", [seed], short, lr=(1e-3,), strength=(1e3,))
         yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-3,))
+        yield from grid("tracking", [task], "l2sp", [seed], uniform, lr=(1e-3,), strength=(1e-1,))
+        yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(3.0,))
 
 
 def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
@@ -371,7 +397,8 @@ PARTS: dict[str, list[Trial]] = {
     "digits-settings": list(digits_settings(["rotated"], FEW_SEEDS)),
     "digits-tasks": list(digits_methods(DIGITS_TASKS[1:], FEW_SEEDS)),
     "vision-core": list(vision_core("fashion", FEW_SEEDS)),
-    "vision-row": list(vision_in_a_row(FEW_SEEDS)),
+    "vision-row-choice": list(vision_in_a_row((0,))),
+    "vision-row": list(vision_in_a_row_core(FEW_SEEDS)),
     "vision-near": list(vision_core("cifar10", (0, 1))),
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
@@ -382,6 +409,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-short": sorted(tracking_short(FEW_SEEDS), key=lambda one: one.seed),
+    "tracking-high": list(tracking_high((0, 1), ["thermal"])),
     "tracking-alone-choice": list(tracking_alone((0,), ["depth_alone"])),
     "tracking-alone": list(tracking_alone_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
