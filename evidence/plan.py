@@ -245,8 +245,8 @@ def vision_in_a_row_core(seeds: Iterable[int]) -> Iterator[Trial]:
     where: tuple[str, list[str]] = ("vision_row", ["row"])
     for seed in seeds:
         one = [seed]
-        yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(30.0,))
-        yield from grid(*where, "adamw", one, VISION, lr=(3e-5, 1e-5))
+        yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(10.0,))
+        yield from grid(*where, "adamw", one, VISION, lr=(3e-5,))
         yield from grid(*where, "ewc", one, VISION, lr=(1e-4,), strength=(1.0,))
         yield from grid(*where, "l2sp", one, uniform, lr=(1e-4,), strength=(10.0,))
 
@@ -409,7 +409,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-short": sorted(tracking_short(FEW_SEEDS), key=lambda one: one.seed),
-    "tracking-high": list(tracking_high((0, 1), ["thermal"])),
+    "tracking-high": list(tracking_high((0,), ["thermal"])),
     "tracking-alone-choice": list(tracking_alone((0,), ["depth_alone"])),
     "tracking-alone": list(tracking_alone_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
@@ -433,5 +433,5 @@ PARTS: dict[str, list[Trial]] = {
 """The parts of the plan, by name, in the order in which they run."""
 
 ALL = list(PARTS)
-SHORT = ["digits-rotated", "digits-settings", "digits-tasks", "digits-row", "vision-core", "tracking-core"]
+SHORT = ["digits-rotated", "digits-settings", "digits-tasks", "digits-row", "vision-core", "tracking-alone"]
 """At most an hour on two cores."""

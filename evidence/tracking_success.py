@@ -20,6 +20,7 @@ from evidence.trials import ROOT, Trial
 from tracker.data.layouts import open_sequence
 from tracker.data.sequence import Sequence
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
+from tracker.data.x_alone import XAlone
 from tracker.demo import rgb_stream
 from tracker.evaluation import LasHeROptions, evaluate
 from tracker.inference import InferenceSettings, track_dataset
@@ -36,22 +37,6 @@ REAL = {"thermal": "tno_nato_camp", "event": "eventsot_ball1"}
 
 ALONE = "_alone"
 """Ends the name of a task in which one stream, the RGB tracker itself, learns to track in X with no RGB beside it."""
-
-
-class XAlone(Sequence):
-    """A sequence whose X stands where RGB was, and which has no X."""
-
-    def __init__(self, sequence: Sequence) -> None:
-        self.sequence = sequence
-        self.name, self.modality, self.rgb_only = sequence.name, "rgb", True
-        self.boxes = sequence.boxes
-
-    def planes(self, index: int) -> np.ndarray:
-        return np.ascontiguousarray(self.sequence.planes(index)[:, :, 3:])
-
-    def frame(self, index: int) -> np.ndarray:
-        image = self.planes(index)
-        return np.concatenate((image, np.zeros_like(image)), axis=2)
 
 
 def seen_by(task: str, sequences: ListLike[Any]) -> ListLike[Any]:

@@ -293,7 +293,7 @@ def prior_of(model: Any, estimator: str, images: Images, names: Sequence[str]) -
     return dict(srft.estimate_prior(model, None, batches, "mas", outputs_fn=features, parameters=names))
 
 
-def _prior(model: Any, one: Trial, data: Data, names: Sequence[str]) -> dict[str, Tensor]:
+def kept_prior(model: Any, one: Trial, data: Data, names: Sequence[str]) -> dict[str, Tensor]:
     """The prior of a trial.
 
     That of the pre-trained weights is kept in a file for all seeds, because it does not depend on the new task's draw
@@ -343,7 +343,7 @@ def run(one: Trial) -> Record:
     low_rank_names = low_rank.add(model, LORA_LAYERS, LORA_RANK, LORA_ALPHA) if one.get("tuning") == "lora" else None
     body = low_rank_names or list(first)
     classifier.requires_grad_(True)
-    prior = _prior(model, one, data, body) if one.method not in methods.WITHOUT_PRIOR else {}
+    prior = kept_prior(model, one, data, body) if one.method not in methods.WITHOUT_PRIOR else {}
     steps = one["steps"]
     readouts: dict[str, list[float]] = {}
     losses: list[float] = []

@@ -157,7 +157,12 @@ def run(one: Trial) -> Record:
         nn.init.trunc_normal_(classifier.weight, std=0.02)
         nn.init.zeros_(classifier.bias)
         if one.method not in methods.WITHOUT_PRIOR:
-            total = added(total, vision.prior_of(model, one.get("estimator", "mas"), seen, body), one)
+            found = (
+                vision.prior_of(model, one.get("estimator", "mas"), seen, body)
+                if number
+                else vision.kept_prior(model, one, base, body)
+            )
+            total = added(total, found, one)
         losses.append(_learn(model, one, few, flipped, head, body, total, number))
         weight, bias = (tensor.detach().clone() for tensor in (classifier.weight, classifier.bias))
         new = Known(functools.partial(functional.linear, weight=weight, bias=bias), task.validation, task.test)

@@ -1,19 +1,23 @@
-"""The demonstration: a pre-trained RGB tracker learns thermal from few sequences, with AdamW and with SRFT.
+"""The demonstrations: a pre-trained RGB tracker learns from few sequences of another camera, with AdamW and with SRFT.
 
-The trackers are compared on the new task, RGB-thermal sequences from photographs that no training saw, and on the old
-task, day-light RGB sequences. The old task is run in two ways: by the two-stream tracker with nothing in X, and by its
-RGB stream taken out and run alone. The second way measures forgetting, because that stream *is* the pre-trained tracker
-before the first step. The first way mostly shows what it costs to become a two-stream tracker, so a row of the table
-gives the figure before fine-tuning.
+In the first, the RGB tracker itself learns to track in depth images with no RGB beside them. Every weight has to serve
+the new images and the old ones, so that what a tracker has *forgotten* is what the same weights have lost on day-light
+RGB sequences.
+
+In the second, an RGB-thermal tracker of two streams is made of it. What is forgotten is measured on the RGB stream,
+taken out and run alone, because this stream *is* the pre-trained tracker before the first step. The two-stream tracker
+with nothing in X mostly shows what it costs to become a two-stream tracker, so a row of the table gives the figure
+before fine-tuning.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ import click
 from tracker.config import RunConfig, load_config
 from tracker.data.dataset import PairDataset
 from tracker.data.synthetic import SyntheticConfig, synthetic_dataset
+from tracker.data.x_alone import XAlone
 from tracker.errors import RGBXError
 from tracker.evaluation import LasHeROptions, Metrics, evaluate
 from tracker.evaluation.plots import plot_curves
@@ -40,15 +45,55 @@ from tracker.train.prior import estimate_rgb_prior, prior_for, save_prior
 from tracker.train.run_folder import clear
 
 PRETRAINED, UNTUNED, ADAMW, SRFT = "RGB tracker", "two streams, not tuned", "AdamW", "SRFT(AdamW)"
-NEW, OLD, STREAM = "RGB-thermal", "RGB, X blank", "RGB, its stream alone"
+RGB, BLANK, STREAM = "RGB", "RGB, X blank", "RGB, its stream alone"
 TEST_SEED = 1_000
 """Of the test sequences; learning rates and strength were chosen on others (see docs/demo.md)."""
 
 TESTS, LENGTH = 16, 30
 """Test sequences of each task, and frames of each."""
 
-OWN_RATE = {ADAMW: 1e-4, SRFT: 1e-3}
-"""The learning rate at which each optimizer was best on validation sequences."""
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What is learned.
+
+    Args:
+        config: name of the shipped configuration.
+        modality: of the new sequences.
+        new: what the new task is called.
+        alone: whether the RGB tracker itself learns X with no RGB beside it, or two streams learn both.
+        rates: the learning rate at which each optimizer was best on validation sequences.
+    """
+
+    config: str
+    modality: str
+    new: str
+    alone: bool
+    rates: Mapping[str, float]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The new task, then those on RGB, of which the last one tells what is kept."""
+        return (self.new, RGB) if self.alone else (self.new, BLANK, STREAM)
+
+    @property
+    def untuned(self) -> tuple[str, ...]:
+        """The trackers that are compared without training."""
+        return (PRETRAINED,) if self.alone else (PRETRAINED, UNTUNED)
+
+    def seen(self, sequences: Sequence[Any]) -> list[Any]:
+        """New sequences as the tracker is given them."""
+        return [XAlone(sequence) for sequence in sequences] if self.alone else list(sequences)
+
+    def at_first(self, rgb: Tracker) -> Tracker:
+        """The network before training."""
+        return copy.deepcopy(rgb) if self.alone else initialize_two_stream(rgb)
+
+
+DEMONSTRATIONS = {
+    "depth": Demonstration("demo", "depth", "depth", True, {ADAMW: 3e-4, SRFT: 3e-3}),
+    "thermal": Demonstration("demo_rgbt", "thermal", "RGB-thermal", False, {ADAMW: 1e-4, SRFT: 1e-3}),
+}
 
 QUICK = (
     "data.sequences=2",
@@ -68,8 +113,12 @@ class Outcome:
     """One tracker: its metrics on each task, one per seed, and the seconds that its training took."""
 
     name: str
-    metrics: dict[str, list[Metrics]] = field(default_factory=lambda: {NEW: [], OLD: [], STREAM: []})
+    tasks: tuple[str, ...]
+    metrics: dict[str, list[Metrics]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.metrics = {task: [] for task in self.tasks}
 
     def score(self, task: str, key: str) -> list[float]:
         return [100.0 * metrics.scores[key] for metrics in self.metrics[task]]
@@ -97,8 +146,9 @@ def run_demo(
     quick: bool = False,
     overrides: Sequence[str] = (),
     weights: Path = Path("tiny_rgb"),
+    task: str = "depth",
 ) -> str:
-    """Run the whole comparison and write it to ``out``; returns the table as text.
+    """Run the whole comparison and write it to ``out``; returns the table as text. ``task`` names a demonstration.
 
     ``out`` receives ``table.md``, ``table.json``, ``success_*.png``, ``precision_*.png``, ``overlay.gif``,
     ``rgb.significance.safetensors`` and per seed ``adamw.safetensors`` and ``srft.safetensors``.
@@ -108,8 +158,10 @@ def run_demo(
     """
     if any(override.partition("=")[0].strip() == "train.lr" for override in overrides):
         raise RGBXError("train.lr has no effect here: each optimizer has a learning rate of its own; use rgbx train")
-    seeds = list(seeds)
-    config = load_config(RunConfig, "demo", [*(QUICK if quick else ()), f"output={json.dumps(str(out))}", *overrides])
+    seeds, demonstration = list(seeds), DEMONSTRATIONS[task]
+    config = load_config(
+        RunConfig, demonstration.config, [*(QUICK if quick else ()), f"output={json.dumps(str(out))}", *overrides]
+    )
     count, length = (2, 8) if quick else (TESTS, LENGTH)
     stages = Stages(4 + 3 * len(seeds) + 1)
 
@@ -121,16 +173,18 @@ def run_demo(
     prior = estimate_rgb_prior(rgb, old_task(config))
     save_prior(prior, out / "rgb.significance.safetensors")
 
-    stages.begin(f"generate {count} RGB-thermal and {count} RGB test sequences of {length} frames")
-    tests = {NEW: held_out("thermal", count, length), OLD: held_out("rgb", count, length)}
+    stages.begin(f"generate {count} {demonstration.new} and {count} RGB test sequences of {length} frames")
+    new = held_out(demonstration.modality, count, length)
+    tests = {demonstration.new: demonstration.seen(new), RGB: held_out("rgb", count, length)}
     for sequence in progress([s for task in tests.values() for s in task], title="render", unit="sequence"):
         for index in range(sequence.length):
             sequence.frame(index)
 
-    stages.begin("run the RGB tracker, and the two-stream tracker made of it, as they are")
-    outcomes = {name: Outcome(name) for name in (PRETRAINED, UNTUNED, ADAMW, SRFT)}
+    stages.begin("run the trackers that are not trained")
+    outcomes = {name: Outcome(name, demonstration.tasks) for name in (*demonstration.untuned, ADAMW, SRFT)}
     judge(outcomes[PRETRAINED], rgb, tests, inference)
-    judge(outcomes[UNTUNED], initialize_two_stream(rgb), tests, inference)
+    if UNTUNED in outcomes:
+        judge(outcomes[UNTUNED], demonstration.at_first(rgb), tests, inference)
     tracks: dict[str, Any] = {}
 
     for seed in seeds:
@@ -141,15 +195,15 @@ def run_demo(
                 "train": config.train.model_copy(update={"seed": seed}),
             }
         )
-        few = generated_sequences(run.data)
+        few = demonstration.seen(generated_sequences(run.data))
         trained: dict[str, Tracker] = {}
         for name, stem in ((ADAMW, "adamw"), (SRFT, "srft")):
-            stages.begin(f"fine-tune with {name} on {len(few)} RGB-thermal sequences{of}")
-            network: Tracker = initialize_two_stream(rgb)
+            stages.begin(f"fine-tune with {name} on {len(few)} {demonstration.new} sequences{of}")
+            network: Tracker = demonstration.at_first(rgb)
             chosen = run.model_copy(
                 update={
                     "optimizer": run.optimizer.model_copy(update={"name": stem}),
-                    "train": run.train.model_copy(update={"lr": OWN_RATE[name]}),
+                    "train": run.train.model_copy(update={"lr": demonstration.rates[name]}),
                 }
             )
             pairs = PairDataset(few, pair_settings(run.pairs, network.config), run.train.samples_per_epoch, seed)
@@ -181,19 +235,20 @@ def run_demo(
 
     stages.begin("draw plots, table and overlay")
     rows = list(outcomes.values())
-    for task, stem, drawn in ((NEW, "rgbt", rows), (STREAM, "rgb", [outcomes[ADAMW], outcomes[SRFT]])):
+    kept = demonstration.tasks[-1]
+    for one, stem, drawn in ((demonstration.new, "new", rows), (kept, "rgb", [outcomes[ADAMW], outcomes[SRFT]])):
         for curve in ("success", "precision"):
-            metrics = [outcome.metrics[task][0] for outcome in drawn]
-            if task == STREAM:
-                metrics.append(outcomes[PRETRAINED].metrics[OLD][0])
-            plot_curves(metrics, curve, out / f"{curve}_{stem}.png", title=f"{task}: {curve}")
-    shown = most_different(outcomes[ADAMW].metrics[NEW][0], outcomes[SRFT].metrics[NEW][0])
-    sequence = next(s for s in tests[NEW] if s.name == shown)
+            metrics = [outcome.metrics[one][0] for outcome in drawn]
+            if one == kept:
+                metrics.append(outcomes[PRETRAINED].metrics[demonstration.tasks[1]][0])
+            plot_curves(metrics, curve, out / f"{curve}_{stem}.png", title=f"{one}: {curve}")
+    shown = most_different(*(outcomes[name].metrics[demonstration.new][0] for name in (ADAMW, SRFT)))
+    sequence = next(s for s in new if s.name == shown)
     write_overlay(out / "overlay.gif", sequence, {name: tracks[name][shown] for name in (ADAMW, SRFT)}, panel_width=240)
-    page = markdown(rows, config, len(seeds), count, length, shown)
+    page = markdown(demonstration, rows, config, len(seeds), count, length, shown)
     write_text(out / "table.md", page)
     write_text(out / "table.json", json.dumps(summary(rows, config, seeds), indent=1))
-    return f"{text(rows)}\n\n{stages.elapsed:.0f} s; plots, overlay, table and checkpoints are in {out}"
+    return f"{text(demonstration, rows)}\n\n{stages.elapsed:.0f} s; plots, overlay, table and checkpoints are in {out}"
 
 
 def old_task(config: RunConfig) -> RunConfig:
@@ -219,18 +274,17 @@ def judge(
     outcome: Outcome, network: Tracker, tests: dict[str, list[Any]], settings: InferenceSettings
 ) -> dict[str, Any]:
     """Run a network on the tasks and add its metrics to ``outcome``; returns the tracks on the new one."""
-    two_streams = network.config.kind == "two_stream"
-    alone = rgb_stream(network) if two_streams else network
     found: dict[str, Any] = {}
-    for task, chosen in ((NEW, network), (OLD, network), (STREAM, alone)):
+    for task in outcome.tasks:
         if task == STREAM and outcome.name in (PRETRAINED, UNTUNED):
             continue  # the stream is the RGB tracker itself
-        sequences = tests[NEW if task == NEW else OLD]
+        sequences = tests[task] if task == outcome.tasks[0] else tests[RGB]
+        chosen = rgb_stream(network) if task == STREAM else network
         tracks = track_dataset(chosen, sequences, None, settings, batch=len(sequences), label=f"{outcome.name}: {task}")
         # Frames without the target are left out: LasHeR's own rule counts them as precise and as unsuccessful.
         options = LasHeROptions(absent="excluded")
         outcome.metrics[task].append(evaluate(sequences, tracks, "lasher", tracker=outcome.name, options=options))
-        found = tracks if task == NEW else found
+        found = found or tracks
     return found
 
 
@@ -240,20 +294,24 @@ def most_different(first: Metrics, second: Metrics) -> str:
     return max(first.sequences, key=lambda scores: abs(scores.scores["SR"] - other[scores.name])).name
 
 
-HEAD = ["tracker", "RGB-T success", "RGB-T precision", "RGB, X blank", "RGB, its stream", "forgotten", "seconds"]
+def columns_of(demonstration: Demonstration) -> list[str]:
+    """The head of the table."""
+    old = ["RGB success"] if demonstration.alone else ["RGB, X blank", "RGB, its stream"]
+    return ["tracker", f"{demonstration.new} success", f"{demonstration.new} precision", *old, "forgotten", "seconds"]
 
 
-def cells(outcome: Outcome, reference: Outcome) -> list[str]:
+def cells(demonstration: Demonstration, outcome: Outcome, reference: Outcome) -> list[str]:
     """The row of one tracker: percent, mean and standard deviation over seeds."""
-    before = statistics.fmean(reference.score(OLD, "SR"))
-    alone = outcome.score(STREAM, "SR")
+    before = statistics.fmean(reference.score(demonstration.tasks[1], "SR"))
+    kept = outcome.score(demonstration.tasks[-1], "SR")
+    trained = outcome.name not in demonstration.untuned
     return [
         outcome.name,
-        spread(outcome.score(NEW, "SR")),
-        spread(outcome.score(NEW, "PR")),
-        spread(outcome.score(OLD, "SR")),
-        spread(alone or [before]),
-        spread([before - value for value in alone]),
+        spread(outcome.score(demonstration.new, "SR")),
+        spread(outcome.score(demonstration.new, "PR")),
+        *([] if demonstration.alone else [spread(outcome.score(BLANK, "SR"))]),
+        spread(kept or [before]),
+        spread([before - value for value in kept] if trained else []),
         spread(outcome.seconds),
     ]
 
@@ -266,35 +324,52 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {statistics.stdev(values):.1f}"
 
 
-def text(rows: Sequence[Outcome]) -> str:
+def text(demonstration: Demonstration, rows: Sequence[Outcome]) -> str:
     """Return the table as text for a terminal."""
-    return aligned_table(HEAD, [cells(row, rows[0]) for row in rows])
+    return aligned_table(columns_of(demonstration), [cells(demonstration, row, rows[0]) for row in rows])
 
 
-def markdown(rows: Sequence[Outcome], config: RunConfig, seeds: int, count: int, length: int, shown: str) -> str:
+OLD_COLUMNS = {
+    True: """The tracker sees the new sequences without their RGB. "RGB success" is that of the same weights on
+day-light RGB sequences, and "forgotten" what they have lost there.""",
+    False: """The RGB columns are success on day-light RGB sequences: of the tracker with nothing in X, and of its RGB
+stream taken out and run alone. "Forgotten" is what that stream, which is the pre-trained tracker before the first step,
+has lost.""",
+}
+"""What the columns on the old task mean, by :attr:`Demonstration.alone`."""
+
+
+def markdown(
+    demonstration: Demonstration,
+    rows: Sequence[Outcome],
+    config: RunConfig,
+    seeds: int,
+    count: int,
+    length: int,
+    shown: str,
+) -> str:
     """Return the page that is written to ``table.md``."""
-    table = [HEAD, ["---", *("---:" for _ in HEAD[1:])], *(cells(row, rows[0]) for row in rows)]
+    columns, rates, new = columns_of(demonstration), demonstration.rates, demonstration.new
+    table = [columns, ["---", *("---:" for _ in columns[1:])], *(cells(demonstration, row, rows[0]) for row in rows)]
     train, optimizer = config.train, config.optimizer
     damping = f"damping {optimizer.damping}" if optimizer.damping != "none" else "no damping"
     body = "\n".join("| " + " | ".join(line) + " |" for line in table)
-    return f"""# RGB tracker to RGB-thermal: AdamW and SRFT
+    return f"""# RGB tracker to {new}: AdamW and SRFT
 
 {body}
 
 Success (mean of the success curve) and precision (center error of at most 20 pixels) in percent, LasHeR's formulas,
 frames without the target left out; {count} test sequences of {length} frames for each task, from photographs that no
-training used{f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""}. The RGB columns are success
-on day-light RGB sequences: of the tracker with nothing in X, and of its RGB stream taken out and run alone. "Forgotten"
-is what that stream, which is the pre-trained tracker before the first step, has lost. "Seconds" is the time of
-fine-tuning.
+training used{f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""}.
+{OLD_COLUMNS[demonstration.alone]} "Seconds" is the time of fine-tuning.
 
 Both fine-tuned trackers start from the same weights and see the same {train.total_steps} batches of
 {train.batch_size} pairs from {config.data.sequences} sequences, each at the learning rate that was best for it on
-validation sequences: AdamW {OWN_RATE[ADAMW]:g}, SRFT {OWN_RATE[SRFT]:g} ({train.schedule}).
+validation sequences: AdamW {rates[ADAMW]:g}, SRFT {rates[SRFT]:g} ({train.schedule}).
 SRFT: strength {optimizer.strength:g}, kappa {optimizer.kappa}, mode {optimizer.mode}, {damping}.
 
-![Success on RGB-thermal](success_rgbt.png)
-![Precision on RGB-thermal](precision_rgbt.png)
+![Success on {new}](success_new.png)
+![Precision on {new}](precision_new.png)
 ![Success on RGB](success_rgb.png)
 ![Precision on RGB](precision_rgb.png)
 
@@ -310,7 +385,7 @@ def summary(rows: Sequence[Outcome], config: RunConfig, seeds: Sequence[int]) ->
         "trackers": {
             row.name: {
                 "seconds": row.seconds,
-                **{task: {key: row.score(task, key) for key in ("SR", "PR", "NPR")} for task in row.metrics},
+                **{task: {key: row.score(task, key) for key in ("SR", "PR", "NPR")} for task in row.tasks},
             }
             for row in rows
         },

@@ -170,20 +170,26 @@ def test_the_demonstration_refuses_a_learning_rate_that_it_would_ignore(tmp_path
     assert not (tmp_path / "demo").exists()
 
 
-def test_demo_quick(rgb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("task", "new", "old"), [("depth", "depth", "RGB"), ("thermal", "RGB-thermal", "RGB, X blank")]
+)
+def test_demo_quick(rgb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, new: str, old: str) -> None:
     from tracker import demo
 
     monkeypatch.setattr(demo, "find_weights", lambda path: rgb)
-    result = rgbx("demo", "--quick", "--seeds", 2, "--out", tmp_path)
+    result = rgbx("demo", "--quick", "--task", task, "--seeds", 2, "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
     assert "SRFT(AdamW)" in result.stdout
     assert "[11/11" in result.stderr
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    pictures = {f"{curve}_{task}.png" for curve in ("success", "precision") for task in ("rgbt", "rgb")}
+    pictures = {f"{curve}_{one}.png" for curve in ("success", "precision") for one in ("new", "rgb")}
     weights = {f"seed{seed}/{name}.safetensors" for seed in (0, 1) for name in ("adamw", "srft")}
     assert pictures | weights | {"table.md", "table.json", "overlay.gif", "rgb.significance.safetensors"} <= written
-    table = json.loads((tmp_path / "table.json").read_text())
-    assert len(table["trackers"]["SRFT(AdamW)"]["RGB-thermal"]["SR"]) == 2
+    trackers = json.loads((tmp_path / "table.json").read_text())["trackers"]
+    assert len(trackers["SRFT(AdamW)"][new]["SR"]) == len(trackers["SRFT(AdamW)"][old]["SR"]) == 2
+    assert len(trackers["RGB tracker"][new]["SR"]) == 1
+    kind = load_network(tmp_path / "seed0" / "srft.safetensors")[0].config.kind
+    assert kind == ("single_stream" if task == "depth" else "two_stream")
 
 
 def test_data_check(lasher: Path, tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_shipped_configurations_ask_for_nothing_idle(name: str) -> None:
     given += [PRIOR] if name.startswith(("corrected/ostrack", "corrected/droptrack")) else []
     given += [f"tuning={name.partition('_')[0]}"] if name.endswith("_corrections") else []
     command = name.removeprefix("tiny_") if name in ("tiny_pretrain", "tiny_prior") else "train"
-    config = load_config(RunConfig, name, [*given, *([PRIOR] if name == "demo" else [])], command=command)
+    config = load_config(RunConfig, name, [*given, *([PRIOR] if name.startswith("demo") else [])], command=command)
     again = explained_yaml(config, command)
     for key in ineffective(config, command):
         assert f"# {key.rpartition('.')[2]}: " in again
