@@ -169,13 +169,18 @@ def refuse_idle(arguments: Mapping[str, Any], groups: Sequence[Mapping[str, Any]
         ValueError: ``mu``, ``tau``, ``transfer`` or ``transfer_beta`` is not the usual one and would have no effect.
     """
     usual = {"mu": MU, "tau": TAU, "transfer": TRANSFER, "transfer_beta": TRANSFER_BETA}
-    weighed = any(weighs_transfer(group, inner) for group in groups)
+    # Coupled mode has no damping: one that was asked for is idle there, and what it would have used is not refused.
+    weighed = [group for group in groups if group["damping"] or group["transfer_anchor"] == "initial"]
+    own = [group for group in weighed if group["transfer"] == "own" or not inner.second_moment(group)]
     in_use = {
         "mu": (any(group["damping"] == "rank" for group in groups), "give damping='rank'"),
         "tau": (any(group["damping"] == "mean" for group in groups), "give damping='mean'"),
-        "transfer": (weighed, "T has no part in a step without damping or transfer_anchor='initial': give one of them"),
+        "transfer": (
+            bool(weighed),
+            "T has no part in a step without damping or transfer_anchor='initial': give one of them",
+        ),
         "transfer_beta": (
-            any(owns_transfer(group, inner) for group in groups),
+            bool(own),
             "give transfer='own' and a damping, for a T that is a state of its own",
         ),
     }
