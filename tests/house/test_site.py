@@ -52,10 +52,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield driver
 
 
-def until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+def until(holds: Callable[[], Any], seconds: float = 20.0, what: str = "it") -> Any:
     end = time.monotonic() + seconds
     while not (value := holds()):
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, f"{what} did not come about"
         time.sleep(0.05)
     return value
 
@@ -123,14 +123,13 @@ def test_the_search_finds_from_a_folder_and_asks_no_server(site: Path, browser: 
 def test_no_page_is_wider_than_a_phone(site: Path, browser: Any) -> None:
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+
+    def width() -> int:
+        return int(browser.execute_script("return document.documentElement.scrollWidth"))
+
     # A folder has no page for an address that leads nowhere; only a server shows 404.html.
     for page in sorted(set(site.rglob("*.html")) - {site / "404.html"}):
         browser.get(page.as_uri())
         # A script wraps the tables after the page has loaded, and before that a long one makes the page wide.
-        for _ in range(50):
-            wide = browser.execute_script("return document.documentElement.scrollWidth")
-            if wide <= phone["width"]:
-                break
-            time.sleep(0.1)
-        assert wide <= phone["width"], f"{page.relative_to(site)} is {wide} pixels wide on a screen of {phone['width']}"
+        until(lambda: width() <= phone["width"], what=f"{page.relative_to(site)} within {phone['width']} pixels")
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
