@@ -9,7 +9,7 @@ from tracker.errors import RGBXError
 
 
 class XAlone(Sequence):
-    """A sequence with X where RGB was, and with no X.
+    """A sequence with X where RGB was, and with no X. Its boxes are those in X, where they were annotated separately.
 
     Args:
         sequence: any sequence with X.
@@ -23,7 +23,9 @@ class XAlone(Sequence):
             raise RGBXError(f"sequence {sequence.name} has no X that could be tracked in alone")
         self.sequence = sequence
         self.name, self.modality, self.rgb_only = sequence.name, "rgb", True
-        self.boxes = sequence.boxes
+        self.boxes = sequence.boxes if sequence.x_boxes is None else sequence.x_boxes
+        self.tags, self.values = sequence.tags, sequence.values
+        self.origin, self.annotated = sequence.origin, sequence.annotated
 
     def planes(self, index: int) -> np.ndarray:
         return np.ascontiguousarray(self.sequence.frame(index)[:, :, 3:])

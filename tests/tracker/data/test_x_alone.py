@@ -27,6 +27,18 @@ def test_x_stands_where_rgb_was() -> None:
     assert np.array_equal(alone.planes(3), sequence.frame(3)[:, :, 3:])
 
 
+def test_what_is_known_of_the_frames_stays() -> None:
+    sequence = both()
+    sequence.annotated = np.arange(25) % 2 == 0
+    sequence.tags, sequence.origin = {"occlusion": ~sequence.annotated}, 1.0
+    sequence.x_boxes = sequence.boxes + 1.0
+    alone = XAlone(sequence)
+    assert np.array_equal(alone.boxes, sequence.x_boxes), "boxes in X are those of the images that are shown"
+    assert alone.annotated is sequence.annotated
+    assert alone.tags["occlusion"] is sequence.tags["occlusion"]
+    assert alone.origin == 1.0
+
+
 def test_pairs_of_it_hold_x_alone() -> None:
     settings = PairSettings(augment=False)
     pairs, of_both = (PairDataset([one], settings, 4) for one in (XAlone(both()), both()))
