@@ -58,15 +58,13 @@ class Demonstration:
     """What is learned.
 
     Args:
-        config: name of the shipped configuration.
-        modality: of the new sequences.
+        config: name of the shipped configuration, which says what X is.
         new: what the new task is called.
         alone: whether the RGB tracker itself learns X with no RGB beside it, or two streams learn both.
         rates: the learning rate at which each optimizer was best on validation sequences.
     """
 
     config: str
-    modality: str
     new: str
     alone: bool
     rates: Mapping[str, float]
@@ -91,8 +89,8 @@ class Demonstration:
 
 
 DEMONSTRATIONS = {
-    "depth": Demonstration("demo", "depth", "depth", True, {ADAMW: 3e-4, SRFT: 3e-3}),
-    "thermal": Demonstration("demo_rgbt", "thermal", "RGB-thermal", False, {ADAMW: 1e-4, SRFT: 1e-3}),
+    "depth": Demonstration("demo", "depth", True, {ADAMW: 3e-4, SRFT: 3e-3}),
+    "thermal": Demonstration("demo_rgbt", "RGB-thermal", False, {ADAMW: 1e-4, SRFT: 1e-3}),
 }
 
 QUICK = (
@@ -114,7 +112,7 @@ class Outcome:
 
     name: str
     tasks: tuple[str, ...]
-    metrics: dict[str, list[Metrics]] = field(default_factory=dict)
+    metrics: dict[str, list[Metrics]] = field(init=False)
     seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -174,7 +172,7 @@ def run_demo(
     save_prior(prior, out / "rgb.significance.safetensors")
 
     stages.begin(f"generate {count} {demonstration.new} and {count} RGB test sequences of {length} frames")
-    new = held_out(demonstration.modality, count, length)
+    new = held_out(config.data.generated_modality, count, length)
     tests = {demonstration.new: demonstration.seen(new), RGB: held_out("rgb", count, length)}
     for sequence in progress([s for task in tests.values() for s in task], title="render", unit="sequence"):
         for index in range(sequence.length):

@@ -14,7 +14,7 @@ SEEDS = {"depth": 4, "thermal": 2}
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
 @click.option(
     "--task",
-    type=click.Choice(["depth", "thermal"]),
+    type=click.Choice(list(SEEDS)),
     default="depth",
     show_default=True,
     help="depth: the RGB tracker itself learns depth images alone. thermal: two streams learn RGB-thermal.",
