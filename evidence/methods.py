@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,12 @@ def shaped(prior: Mapping[str, Tensor], one: Trial) -> dict[str, Tensor]:
     if one.get("normalize") == "median":
         made = {name: tensor / _median(tensor) for name, tensor in made.items()}
     return made
+
+
+def overall_mean(tensors: Iterable[Tensor]) -> float:
+    """The mean over the elements of all tensors."""
+    listed = list(tensors)
+    return sum(tensor.double().sum().item() for tensor in listed) / sum(tensor.numel() for tensor in listed)
 
 
 def _median(tensor: Tensor) -> Tensor:
@@ -133,8 +139,8 @@ class AdamProximal(torch.optim.Optimizer):
 
     def _measure(self) -> None:
         """Take the unit from what v is now."""
-        elements = sum(prior.numel() for _, _, prior, _ in self.held)
-        mean = sum(prior.double().sum().item() for _, _, prior, _ in self.held) / elements
+        priors = [prior for _, _, prior, _ in self.held]
+        elements, mean = sum(prior.numel() for prior in priors), overall_mean(priors)
         squares = [
             self.inner.state[p]["exp_avg_sq"].double() / (1.0 - group["betas"][1] ** self.count)
             for group, p, _, _ in self.held
@@ -206,7 +212,7 @@ def merged(
     It is the merging of two models by their Fisher information (arXiv 2111.09832) with that of the new one constant.
     Weights without a prior stay where they are.
     """
-    mean = sum(t.double().sum().item() for t in prior.values()) / sum(t.numel() for t in prior.values())
+    mean = overall_mean(prior.values())
     return {
         name: first[name] + (last[name] - first[name]) / (1.0 + strength / mean * tensor)
         for name, tensor in prior.items()

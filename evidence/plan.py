@@ -347,8 +347,7 @@ def tracking_alone(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -
     short = {**SHORT_TRACKING, **changed}
     uniform, falling = {**short, "estimator": "uniform"}, {**short, **FALLING}
     for seed in seeds:
-        for rate in (1e-4, 3e-4, 1e-3):
-            yield from grid("tracking", tasks, "adamw", [seed], short, lr=(rate,))
+        yield from grid("tracking", tasks, "adamw", [seed], short, lr=(1e-4, 3e-4, 1e-3))
         yield from grid("tracking", tasks, "srft", [seed], falling, lr=(1e-3,), strength=(3.0, 10.0, 30.0))
         yield from grid("tracking", tasks, "srft", [seed], short, lr=(1e-3,), strength=(1.0, 3.0))
         yield from grid("tracking", tasks, "ewc", [seed], short, lr=(1e-3,), strength=(1e2, 1e3))

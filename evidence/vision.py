@@ -123,8 +123,7 @@ def data_of(task: str, shots: int, seed: int, size: int) -> Data:
     """``shots`` images a class in the size of the network; test images are the same for every seed."""
     (train, test), (old, old_test) = (sets() for sets in TASKS[task])
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(train.labels) - PRIOR_IMAGES))
-    labels = train.labels[order]
-    chosen = torch.cat([order[labels == c][:shots] for c in range(CLASSES)])
+    chosen = first_of_each_class(train.labels, order, shots)
     rest = order[~torch.isin(order, chosen)]
     few = Images(pixels_of(train.inputs[chosen], size), train.labels[chosen])
     validation = rest[:VALIDATION]
@@ -139,6 +138,11 @@ def data_of(task: str, shots: int, seed: int, size: int) -> Data:
     ]
     ready = [Images(pixels_of(part.inputs, size), part.labels) for part in parts]
     return Data(few, Images(few.inputs.flip(3), few.labels), *ready)
+
+
+def first_of_each_class(labels: Tensor, order: Tensor, count: int) -> Tensor:
+    """The indices (CLASSES * count,) of the first ``count`` images of every class in an order of indices."""
+    return torch.cat([order[labels[order] == c][:count] for c in range(CLASSES)])
 
 
 def pixels_of(images: Tensor, size: int) -> Tensor:
@@ -260,9 +264,22 @@ def network(name: str, size: int, blocks: int) -> Any:
     """The pre-trained network, or its last blocks, with a head drawn from torch's generator."""
     whole = loaded(name, size)
     model: Any = copy.deepcopy(foundation.LastBlocks(whole, blocks) if blocks else whole)
-    nn.init.trunc_normal_(model.get_classifier().weight, std=0.02)
-    nn.init.zeros_(model.get_classifier().bias)
+    fresh_head(model)
     return model.to(device()).eval()
+
+
+def fresh_head(model: Any) -> Any:
+    """Draw a network's head anew from torch's generator, and return it."""
+    classifier = model.get_classifier()
+    nn.init.trunc_normal_(classifier.weight, std=0.02)
+    nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+def head_names(model: Any) -> list[str]:
+    """The names of the head's parameters."""
+    own = list(model.get_classifier().parameters())
+    return [name for name, parameter in model.named_parameters() if any(parameter is one for one in own)]
 
 
 _OLD_HEADS: dict[tuple[Any, ...], tuple[Head, list[float]]] = {}
@@ -331,8 +348,7 @@ def run(one: Trial) -> Record:
     data = ready(*kind, one.task, one["shots"], one.seed)
     torch.manual_seed(one.seed)
     model = network(*kind)
-    classifier = model.get_classifier()
-    head = [name for name, p in model.named_parameters() if any(p is q for q in classifier.parameters())]
+    classifier, head = model.get_classifier(), head_names(model)
     task = (one.task, *kind)
     if task not in _OLD_HEADS:
         fitted = old_head(model, data)

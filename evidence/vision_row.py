@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from evidence import digits, foundation, low_rank, methods, vision
@@ -88,8 +88,7 @@ def few_of(name: str, shots: int, seed: int, kind: tuple[str, int, int]) -> tupl
     """``shots`` images a class of a task's pool, and the same mirrored."""
     pool = task_of(name, *kind).pool
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(pool.labels)))
-    labels = pool.labels[order]
-    chosen = torch.cat([order[labels == c][:shots] for c in range(CLASSES)])
+    chosen = vision.first_of_each_class(pool.labels, order, shots)
     pixels, model, size, blocks = vision.pixels_of(pool.inputs[chosen], kind[1]), *kind
     made = [Images(_behind(one, model, size, blocks), pool.labels[chosen]) for one in (pixels, pixels.flip(3))]
     return made[0], made[1]
@@ -121,10 +120,7 @@ def mean_of(columns: list[list[float]]) -> list[float]:
 
 def added(total: dict[str, Tensor], found: Mapping[str, Tensor], one: Trial) -> dict[str, Tensor]:
     """The significance of all tasks so far; with ``sum="means"`` each task's is over its own mean first."""
-    scale = 1.0
-    if one.get("sum") == "means":
-        elements = sum(tensor.numel() for tensor in found.values())
-        scale = elements / sum(tensor.double().sum().item() for tensor in found.values())
+    scale = 1.0 / methods.overall_mean(found.values()) if one.get("sum") == "means" else 1.0
     return {name: total.get(name, 0.0) + scale * tensor for name, tensor in found.items()}
 
 
@@ -144,31 +140,29 @@ def run(one: Trial) -> Record:
         _OLD[kind] = pre_trained, pre_trained.accuracy(model)
     known = [_OLD[kind][0]]
     before = [100.0 / CLASSES, 100.0 / CLASSES, *mean_of([_OLD[kind][1]])]
-    head = [name for name, p in model.named_parameters() if any(p is q for q in model.get_classifier().parameters())]
+    head = vision.head_names(model)
     body = [name for name, _ in model.named_parameters() if name not in head]
     first = {name: p.detach().clone() for name, p in model.named_parameters() if name in body}
     total: dict[str, Tensor] = {}
-    seen, learned, losses = base.natural, [], []
+    few: Images | None = None
+    learned, losses = [], []
     for number, name in enumerate(ROW):
         task = task_of(name, *kind)
-        few, flipped = few_of(name, one["shots"], one.seed, kind)
-        torch.manual_seed(one.seed + 100 * number)
-        classifier: Any = model.get_classifier()
-        nn.init.trunc_normal_(classifier.weight, std=0.02)
-        nn.init.zeros_(classifier.bias)
         if one.method not in methods.WITHOUT_PRIOR:
             found = (
-                vision.prior_of(model, one.get("estimator", "mas"), seen, body)
-                if number
-                else vision.kept_prior(model, one, base, body)
+                vision.kept_prior(model, one, base, body)
+                if few is None
+                else vision.prior_of(model, one.get("estimator", "mas"), few, body)
             )
             total = added(total, found, one)
+        few, flipped = few_of(name, one["shots"], one.seed, kind)
+        torch.manual_seed(one.seed + 100 * number)
+        classifier = vision.fresh_head(model)
         losses.append(_learn(model, one, few, flipped, head, body, total, number))
         weight, bias = (tensor.detach().clone() for tensor in (classifier.weight, classifier.bias))
         new = Known(functools.partial(functional.linear, weight=weight, bias=bias), task.validation, task.test)
         learned.append(new.accuracy(model))
         known.append(new)
-        seen = few
     at_end = [*(task.accuracy(model) for task in known[:-1]), learned[-1]]
     readouts = {"final": [*mean_of(learned), *mean_of(at_end[:-1])]}
     facts = {f"{name} at the end": values[1] for name, values in zip((FIRST, *ROW), at_end, strict=True)}

@@ -6,21 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import timm
 import torch
-from torch import nn
 
 from evidence import vision, vision_row
 from evidence.trials import trial
 from evidence.vision import Images
-from tests.evidence.test_vision import images
+from tests.evidence.test_vision import images, network
 
 OPTIONS = {"model": "none", "size": 32, "shots": 2, "steps": 4, "batch": 8, "blocks": 1, "lr": 1e-3}
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2, embed_dim=48, num_heads=3)
 
 
 @pytest.fixture
@@ -33,10 +26,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(vision, "TASKS", {"fashion": (lambda: sets["fashion"], lambda: sets["negative"])})
     monkeypatch.setattr(vision_row, "_OLD", {})
     monkeypatch.setattr(vision, "_cifar", lambda: sets["negative"])
-    for cache in (vision.ready, vision._shared_tokens, vision_row.task_of, vision_row.few_of):
+    caches = (vision.ready, vision._shared_tokens, vision_row.task_of, vision_row.few_of)
+    for cache in caches:
         cache.cache_clear()
     yield
-    for cache in (vision.ready, vision._shared_tokens, vision_row.task_of, vision_row.few_of):
+    for cache in caches:
         cache.cache_clear()
 
 
