@@ -70,8 +70,8 @@ class SRFT(OldNames, Optimizer):
         mu: (μ_min, μ_max) of rank damping, refused without it if they are not the usual 0.25 and 0.65.
         tau: τ of mean damping, refused without it if it is not the usual 1.
         transfer: ``"second_moment"`` (Adam's own average of g², no extra memory), ``"own"`` (a state with its own
-            ``transfer_beta``), or ``"auto"``, which takes the first where it is possible. Refused if T has no part in
-            any group's step.
+            ``transfer_beta``), or ``"auto"``, which takes the first where it is possible. Refused if no group has a
+            damping or ``transfer_anchor="initial"``, because T is used for nothing then.
         transfer_beta: β of a T that is a state of its own, refused without one if it is not the usual 0.999.
         transfer_anchor: ``"previous"``, or ``"initial"``, with which T pulls to the anchor as well: S = κP̂ + (1-κ)T̂
             is then one weighted quadratic, and nothing is damped, whatever ``damping`` is.
