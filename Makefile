@@ -1,6 +1,6 @@
 # Everything from a fresh clone, on a machine with Python >= 3.10 (with venv), a C++ compiler and make:
 #   make test     lint, type checks and every test
-#   make demo     fine-tune an RGB tracker to RGB-thermal, and compare
+#   make demo     fine-tune an RGB tracker to depth images, and compare
 #   make docs     the documentation as a site in build/site, which opens from the folder
 #   make evidence run the experiments that have no record yet, and write their page
 # also: lint, check (the tests alone), format, bench, sanitize, lock, setup, clean. Set-up happens by itself, and again

@@ -371,6 +371,17 @@ def tracking_alone_core(seeds: Iterable[int], task: str, **changed: Any) -> Iter
         yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(3.0,))
 
 
+def tracking_alone_ways(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:
+    """Ways to tune one stream that leave its blocks alone: the head, and low-rank updates, held or not."""
+    short = {**SHORT_TRACKING, **changed}
+    lora, held = {**short, **LORA}, {**short, **LORA_HELD}
+    for seed in seeds:
+        yield from grid("tracking", [task], "adamw", [seed], lora, lr=(1e-3, 3e-3, 1e-2))
+        yield from grid("tracking", [task], "srft", [seed], held, lr=(3e-3,), strength=(0.03, 0.3, 3.0))
+        yield from grid("tracking", [task], "probe", [seed], short, lr=(3e-4, 1e-3, 3e-3))
+        yield from grid("tracking", [task], "srft", [seed], held, lr=(1e-2,), strength=(0.3, 3.0))
+
+
 def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
     """Every method over its own learning rates and strengths."""
     fixed = {**TRACKING, **changed}
@@ -411,6 +422,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-high": list(tracking_high((0,), ["thermal"])),
     "tracking-alone-choice": list(tracking_alone((0,), ["depth_alone"])),
     "tracking-alone": list(tracking_alone_core(FEW_SEEDS, "depth_alone")),
+    "tracking-alone-ways": list(tracking_alone_ways((0,), "depth_alone")),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
     "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),

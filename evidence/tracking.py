@@ -3,7 +3,9 @@
 Training is the tracker's own, on its own generator, by any of its ways to tune. The new task is the tuned tracker's
 success on held-out sequences; what is kept is the success of its RGB stream, taken out and run alone, on day-light RGB
 sequences. Before the first step that stream is the pre-trained tracker. In the tasks whose names end in "_alone" the
-RGB tracker itself learns to track in X with no RGB beside it, so that every weight has to serve both.
+RGB tracker itself learns to track in X with no RGB beside it, so that every weight has to serve both. The bench adds
+two ways to tune it that leave its blocks alone: its head alone (the method ``probe``), and low-rank updates
+(``tuning="lora"``), which are merged before they are judged, because they too have to serve both.
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from evidence import methods
+from evidence import low_rank, methods
 from evidence.tracking_success import ALONE, Success, measured, pretrained, seen_by
 from evidence.trials import ROOT, Record, Trial, trial
 from srft_kernels import SignificanceMap
@@ -27,7 +29,7 @@ from tracker.config import RunConfig, load_config
 from tracker.data.dataset import PairDataset
 from tracker.demo import old_task
 from tracker.models.checkpoints.initialize import initialize_two_stream
-from tracker.models.groups import parameter_groups
+from tracker.models.groups import GROUPS, GroupSettings, parameter_groups
 from tracker.models.tracker import Tracker
 from tracker.train.checkpoint import seed_everything
 from tracker.train.configured_data import generated_sequences, pair_settings
@@ -41,6 +43,9 @@ from tracker.tuning.files import load_tracker, save_tracker, tune
 
 CACHE = ROOT / "runs" / "evidence"
 TEACHER_RATE = 3e-4
+LORA_RANK, LORA_ALPHA = 16, 32
+LORA_LAYERS = r"rgb\.blocks\..+\.(qkv|proj|fc1|fc2)"
+"""The layers of one stream that get low-rank updates, the same as two streams' are by ``tuning=lora``."""
 
 
 def configuration(one: Trial) -> RunConfig:
@@ -50,7 +55,7 @@ def configuration(one: Trial) -> RunConfig:
         RunConfig,
         "demo",
         [
-            f"tuning={one.get('tuning', 'full')}",
+            f"tuning={'full' if is_low_rank_alone(one) else one.get('tuning', 'full')}",
             f"data.modality={one.task.removesuffix(ALONE)}",
             f"data.sequences={one['sequences']}",
             f"data.seed={one.seed}",
@@ -64,6 +69,11 @@ def configuration(one: Trial) -> RunConfig:
             "prior.samples=1024",
         ],
     )
+
+
+def is_low_rank_alone(one: Trial) -> bool:
+    """Whether a trial gives one stream low-rank updates, which the tracker itself has for two streams only."""
+    return bool(one.task.endswith(ALONE) and one.get("tuning") == "lora")
 
 
 @functools.lru_cache(maxsize=8)
@@ -90,8 +100,12 @@ def rgb_prior(one: Trial) -> SignificanceMap:
 def prior_of(one: Trial, network: Tracker | TunedTracker) -> Mapping[str, Tensor]:
     """The prior of the two streams.
 
-    For ``x="prior"`` both streams have the RGB tracker's. For ``x="none"`` the X stream is held by nothing.
+    For ``x="prior"`` both streams have the RGB tracker's. For ``x="none"`` the X stream is held by nothing. Low-rank
+    updates of one stream have their own, where they start.
     """
+    if is_low_rank_alone(one):
+        assert isinstance(network, Tracker)
+        return estimate_rgb_prior(network, old_task(configuration(one)), progress=False)
     found: Mapping[str, Tensor] = prior_for(network, rgb_prior(one))
     if one.get("x", "prior") == "none":
         found = {name: tensor for name, tensor in found.items() if not name.startswith(("x.", "cross."))}
@@ -138,28 +152,48 @@ def teacher_of(one: Trial) -> Path:
 class Trained:
     """A network after its training, what it started from, and what was seen on the way."""
 
-    def __init__(self, network: nn.Module, prior: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.network: Any = network
-        self.prior = prior
+        self.prior: Mapping[str, Tensor] | None = None
         self.first = {name: p.detach().clone() for name, p in network.named_parameters()}
         self.facts: dict[str, float] = {}
 
-    def look_back(self, trainer: Trainer) -> None:
-        """Note how far the trained weights went, and the losses."""
-        moved = {name: self.first[name] for name, p in self.network.named_parameters() if p.requires_grad}
-        self.facts = methods.travel(moved, self.network, self.prior)
-        self.facts["trained"] = float(sum(tensor.numel() for tensor in moved.values()))
+    def look_back(self, trainer: Trainer, names: Collection[str]) -> None:
+        """Note how far the weights went that were trained, and the losses."""
+        prior = None if self.prior is None or not set(names) & set(self.prior) else self.prior
+        self.facts |= methods.travel({name: self.first[name] for name in names}, self.network, prior)
         losses = [record.scalars["loss/total"] for record in trainer.history if "loss/total" in record.scalars]
         tail = max(1, len(losses) // 10)
         self.facts |= {"first_loss": losses[0], "last_loss": sum(losses[-tail:]) / tail}
+
+
+def groups_of(one: Trial, config: RunConfig, network: Tracker | TunedTracker) -> list[dict[str, Any]]:
+    """What a trial trains, as groups for an optimizer; all else is frozen."""
+    settings = group_settings(config.train)
+    if one.method == "probe":
+        settings = GroupSettings(**{**dict.fromkeys(GROUPS), "head": one["lr"]}, weight_decay=settings.weight_decay)
+    updates = [(name, p) for name, p in network.named_parameters() if ".lora_" in name]
+    groups = parameter_groups(network, settings, config.train.also_train)
+    if is_low_rank_alone(one):
+        groups = [{"name": "adapters", "lr": one["lr"], "weight_decay": settings.weight_decay, "params": updates}]
+    elif one.method == "xonly":
+        # The RGB stream as it was: only the new stream and what joins them is learned.
+        groups = [g for g in groups if all(name.startswith(("x.", "cross.")) for name, _ in g["params"])]
+    held = {name for group in groups for name, _ in group["params"]}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in held)
+    return groups
 
 
 def trained(one: Trial) -> Trained:
     """Train a trial's network, and keep it in a file."""
     config = configuration(one)
     network = started(one, config)
-    needs_prior = one.method not in ("adamw", "xonly")
-    made = Trained(network, prior_of(one, network) if needs_prior else None)
+    made = Trained(network)
+    if is_low_rank_alone(one):
+        low_rank.add(network, LORA_LAYERS, LORA_RANK, LORA_ALPHA)
+    if one.method not in ("adamw", "xonly", "probe"):
+        made.prior = prior_of(one, network)
     pairs = PairDataset(
         seen_by(one.task, _few(config.data.modality, one["sequences"], one.seed)),
         pair_settings(config.pairs, network.config),
@@ -167,13 +201,9 @@ def trained(one: Trial) -> Trained:
         one.seed,
     )
     seed_everything(config.train.seed, config.train.deterministic)
-    groups = parameter_groups(network, group_settings(config.train), config.train.also_train)
-    if one.method == "xonly":
-        # The RGB stream as it was: only the new stream and what joins them is learned.
-        groups = [g for g in groups if all(name.startswith(("x.", "cross.")) for name, _ in g["params"])]
-        held = {name for group in groups for name, _ in group["params"]}
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name in held)
+    groups = groups_of(one, config, network)
+    names = {name for group in groups for name, _ in group["params"]}
+    made.facts["trained"] = float(sum(p.numel() for group in groups for _, p in group["params"]))
     method = one if one.method != "xonly" else Trial(one.bench, one.task, "adamw", one.seed, one.options)
     optimizer = methods.optimizer_of(method, groups, made.prior, config.train.total_steps)
     loss: Loss = loss_of(config.loss)
@@ -182,7 +212,10 @@ def trained(one: Trial) -> Trained:
     trainer = Trainer(network, loss, optimizer, lr_scheduler(optimizer, config.train), pairs, config.train)
     trainer.run()
     network.eval()
-    made.look_back(trainer)
+    if is_low_rank_alone(one):
+        low_rank.merge(network)
+        names = {f"{name.partition('.lora_')[0]}.weight" for name in names}
+    made.look_back(trainer, names)
     path = network_file(one)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tracker(path, network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from srft_kernels import SignificanceMap
 from tracker.models.checkpoints.initialize import initialize_two_stream
 from tracker.tuning.files import load_tracker
 
+MATRICES = r"rgb\.blocks\..+\.(qkv|proj|fc1|fc2)\.weight"
 TINY: dict[str, Any] = {"sequences": 2, "steps": 11, "batch": 1, "tests": 17, "frames": 2, "precision": "fp32"}
 
 
@@ -123,3 +125,32 @@ def test_one_stream_learns_x_alone_and_is_judged_as_it_is_on_rgb() -> None:
     network = load_tracker(tracking.network_file(one))[0]
     assert network.config.kind == "single_stream"
     assert measured(network, one).measures == found.readouts["final"]
+
+
+def alone(method: str, **options: Any) -> Trial:
+    return trial("tracking", "thermal_alone", method, 0, **{**TINY, "lr": 1e-2, **options})
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "trained"),
+    [("probe", {}, "head."), ("adamw", {"tuning": "lora"}, "rgb.blocks.")],
+)
+def test_what_leaves_the_blocks_of_one_stream_alone_trains_nothing_else(
+    method: str, options: dict[str, Any], trained: str
+) -> None:
+    made = tracking.trained(alone(method, **options))
+    assert dict(made.network.named_parameters()).keys() == made.first.keys(), "updates are merged"
+    moved = {name for name, p in made.network.named_parameters() if not torch.equal(p, made.first[name])}
+    assert moved
+    assert all(name.startswith(trained) for name in moved)
+    assert method == "probe" or moved == {name for name in made.first if re.fullmatch(MATRICES, name)}
+
+
+def test_low_rank_updates_of_one_stream_are_held_to_where_they_start() -> None:
+    held = {"tuning": "lora", "normalize": "global", "strength": 1e12}
+    found, free = tracking.trained(alone("srft", **held)), tracking.trained(alone("adamw", tuning="lora"))
+    assert found.prior is not None
+    assert all(".lora_" in name for name in found.prior)
+    sides = sum(sum(p.shape) for name, p in pretrained()[0].named_parameters() if re.fullmatch(MATRICES, name))
+    assert found.facts["trained"] == free.facts["trained"] == 16 * sides
+    assert found.facts["travel"] < 1e-2 * free.facts["travel"]
