@@ -42,6 +42,9 @@ class Trial:
     seed: int
     options: tuple[tuple[str, Value], ...]
 
+    def __str__(self) -> str:
+        return f"{self.bench} {self.task} {self.method} {dict(self.options)} seed {self.seed}"
+
     @property
     def settings(self) -> dict[str, Any]:
         """The options, with those that were not named."""
@@ -155,13 +158,14 @@ class Store:
             file.write("".join(line + "\n" for line in lines))
 
 
-def here() -> dict[str, Any]:
-    """Where this process runs, for a place's line."""
+def here(jobs: int, threads: int) -> dict[str, Any]:
+    """Where this process runs, for a place's line: ``jobs`` trials at once with so many threads each."""
     made: dict[str, Any] = {
         "machine": _processor(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "jobs": jobs,
+        "threads": threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "srft_kernels": srft_kernels.__version__,

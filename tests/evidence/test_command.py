@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from evidence import __main__ as command
-from evidence import digits, plan
-from evidence.trials import trial
+from evidence import digits, plan, running
+from evidence.running import Clock, Workers, records_of
+from evidence.trials import Store, trial
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install 'srft-kernels[evidence]'")
+
+RUN = ["run", "--jobs", "1"]
 
 
 @pytest.fixture
@@ -20,6 +26,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     digits._pretrained.cache_clear()
     monkeypatch.setattr(plan, "DIGITS", tiny)
     monkeypatch.setitem(command.GROUPS, "short", ["tiny"])
+    monkeypatch.setattr(running, "RESULTS", tmp_path / "committed")
     trials = [
         trial("digits", "rotated", method, seed, lr=lr, **tiny, **extra)
         for seed in (0, 1)
@@ -31,13 +38,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_run_resume_and_report(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["run", "--results", str(results), "--minutes", "0.0001"]) == 0
+    assert command.main([*RUN, "--results", str(results), "--minutes", "0.0001"]) == 0
     first = capsys.readouterr().out
     assert "0 of 12 trials have a record" in first
     assert "run again to go on" in first
-    assert command.main(["run", "--results", str(results)]) == 0
+    assert command.main([*RUN, "--results", str(results)]) == 0
     assert "every trial has a record" in capsys.readouterr().out
-    assert command.main(["run", "--results", str(results)]) == 0
+    assert command.main([*RUN, "--results", str(results)]) == 0
     assert "12 of 12 trials have a record; about 0 s left" in capsys.readouterr().out
 
     assert command.main(["report", "--results", str(results)]) == 0
@@ -51,3 +58,68 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["run", "digits-rotatd"])
     assert "no part is called digits-rotatd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--threads"])
+def test_no_worker_at_all_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["run", option, "0"])
+    assert f"{option} is 0; it must be at least 1" in capsys.readouterr().err
+
+
+def test_a_new_folder_is_told_how_long_by_the_committed_records(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([*RUN, "--results", str(running.RESULTS)]) == 0
+    assert command.main([*RUN, "--results", str(results), "--minutes", "0"]) == 0
+    clock = Clock()
+    for record in Store(running.RESULTS / "digits.jsonl"):
+        clock.add(record.trial, record.facts["seconds"])
+    expected = running.shown(clock.left(plan.PARTS["tiny"]))
+    assert f"0 of 12 trials have a record; about {expected} left" in capsys.readouterr().out
+
+
+def test_records_that_come_again_are_the_same_and_others_are_found(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([*RUN, "--results", str(results)]) == 0
+    check = ["check", "--jobs", "1", "--results", str(results)]
+    assert command.main([*check, "--count", "3"]) == 0
+    assert "3 of 3 are the same; the largest difference is 0.00 points" in capsys.readouterr().out
+    path = results / "digits.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[1:]:
+        line["readouts"]["final"][1] += 2.5
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert command.main([*check, "--count", "12"]) == 1
+    assert "0 of 12 are the same; the largest difference is 2.50 points" in capsys.readouterr().out
+
+
+def test_several_processes_give_what_one_does() -> None:
+    """In whatever order they come. The pre-training is whole here, since other processes see no change of it."""
+    digits._pretrained.cache_clear()
+    digits._PRIORS.clear()
+    tiny = {"shots": 2, "steps": 4, "batch": 8, "width": 16, "strength": 1.0}
+    trials = [trial("digits", "turned", "srft", 0, lr=lr, **tiny) for lr in (1e-3, 3e-3, 1e-2, 3e-2)]
+    both = [{record.trial.key: record.readouts for record in records_of(trials, Workers(jobs, 1))} for jobs in (1, 2)]
+    assert both[0] == both[1]
+    assert both[0].keys() == {one.key for one in trials}
+
+
+def test_no_trial_starts_once_it_is_enough() -> None:
+    trials = [trial("digits", "turned", "srft", seed) for seed in range(3)]
+    for jobs in (1, 2):
+        assert list(records_of(trials, Workers(jobs, 1), lambda: True)) == []
+
+
+def test_workers_use_the_cores_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert Workers.of(None, None) == (6, 1)
+    assert Workers.of(None, 2) == (3, 2)
+    assert Workers.of(2, None) == (2, 3)
+    assert Workers.of(None, 9) == (1, 9)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert Workers.of(None, None) == (running.MOST_JOBS, 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Workers.of(None, None) == (1, 64)

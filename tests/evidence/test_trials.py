@@ -15,7 +15,7 @@ def a_record(seed: int = 0, **options: float) -> Record:
 
 def test_what_was_recorded_is_not_missing(tmp_path: Path) -> None:
     path = tmp_path / "digits.jsonl"
-    place = here()
+    place = here(1, 1)
     store = Store(path)
     store.add(a_record(lr=0.1, strength=3), place)
     again = Store(path)
@@ -34,12 +34,12 @@ def test_options_tell_trials_apart() -> None:
 def test_a_run_that_was_stopped_while_writing_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "digits.jsonl"
     store = Store(path)
-    store.add(a_record(0), here())
+    store.add(a_record(0), here(1, 1))
     whole = path.read_text()
     path.write_text(whole + a_record(1).as_line()[:40])
     again = Store(path)
     assert path.read_text() == whole
-    again.add(a_record(1), here())
+    again.add(a_record(1), here(1, 1))
     assert len(Store(path).records) == 2
 
 
