@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import srft_kernels as srft
-from evidence import low_rank, methods
+from evidence import low_rank, methods, training
 from evidence.trials import Record, Trial
 
 CLASSES, FEATURES, SIDE = 10, 64, 8
@@ -158,25 +158,26 @@ def judged(model: nn.Module, new: Task, old: Sequence[Task]) -> list[float]:
     return [round(value, 2) for value in found]
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Split, head: str, size: int, steps: int, seed: int,
-          each: object = None) -> float:  # fmt: skip
+def learn(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Split,
+    head: str,
+    size: int,
+    steps: int,
+    seed: int,
+    each: Callable[[int], None] = lambda step: None,
+) -> float:
     """Train with a cosine schedule and return the mean loss of the last tenth of the run.
 
     ``each(step)`` is called after every step.
     """
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: methods.cosine(step, steps))
-    losses = []
-    for step, batch in enumerate(batches(data, size, steps, seed)):
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(model(batch.images, head), batch.labels)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        if step >= steps - max(1, steps // 10):
-            losses.append(loss.item())
-        if callable(each):
-            each(step)
-    return sum(losses) / len(losses)
+
+    def loss_of(batch: Split) -> Tensor:
+        return functional.cross_entropy(model(batch.images, head), batch.labels)
+
+    losses = training.train(optimizer, batches(data, size, steps, seed), steps, loss_of, each)
+    return training.first_and_last(losses)["last_loss"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -185,7 +186,7 @@ def _pretrained(seed: int, width: int, classes: int) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     model = Perceptron(width, {"old": classes})
     optimizer = torch.optim.AdamW(model.parameters(), lr=PRETRAINING_RATE, weight_decay=1e-2)
-    train(model, optimizer, old.old, "old", PRETRAINING_BATCH, PRETRAINING_STEPS, seed)
+    learn(model, optimizer, old.old, "old", PRETRAINING_BATCH, PRETRAINING_STEPS, seed)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -294,9 +295,9 @@ def run(one: Trial) -> Record:
             readouts[marks[step + offset]] = judged(model, new, [old])
 
     last_loss = 0.0
-    for stage, count in _stages(one.method, steps):
+    for stage, count in training.stages(one.method, steps):
         optimizer = methods.optimizer_of(one, groups_of(model, one["lr"], stage == "head", new.head), prior, count)
-        last_loss = train(model, optimizer, data, new.head, one["batch"], count, one.seed + offset, each)
+        last_loss = learn(model, optimizer, data, new.head, one["batch"], count, one.seed + offset, each)
         offset += count
     readouts["final"] = judged(model, new, [old])
     facts = methods.travel(first, model, prior)
@@ -314,12 +315,6 @@ def run(one: Trial) -> Record:
         readouts[f"mix{share:g}"] = judged(model, new, [old])
     facts |= {"first_loss": first_loss, "last_loss": last_loss, "seconds": time.perf_counter() - start}
     return Record(one, before, readouts, {name: float(f"{value:.4g}") for name, value in facts.items()})
-
-
-def _stages(method: str, steps: int) -> list[tuple[str, int]]:
-    if method == "probe":
-        return [("head", steps)]
-    return [("head", steps // 2), ("all", steps - steps // 2)] if method == "lpft" else [("all", steps)]
 
 
 def _in_a_row(one: Trial, start: float) -> Record:
@@ -340,7 +335,7 @@ def _in_a_row(one: Trial, start: float) -> Record:
         total = {name: total.get(name, 0.0) + tensor for name, tensor in found.items()}
         groups = groups_of(model, one["lr"], one.method == "probe", "old")
         optimizer = methods.optimizer_of(one, groups, total, one["steps"])
-        train(model, optimizer, data, "old", one["batch"], one["steps"], one.seed + number)
+        learn(model, optimizer, data, "old", one["batch"], one["steps"], one.seed + number)
         learned.append(judged(model, new, known)[:2])
         added.append(judged(model, new, known))
         known.append(new)

@@ -170,13 +170,6 @@ class AdamProximal(torch.optim.Optimizer):
         return loss
 
 
-def cosine(step: int, steps: int, warmup: int = 0) -> float:
-    """The share of the learning rate in a step."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-
-
 class Average:
     """An exponential average of a model's weights over about the last third of its run."""
 

@@ -130,6 +130,13 @@ def digits_unit(seeds: Iterable[int]) -> Iterator[Trial]:
     for seed, change in itertools.product(seeds, SHAPES):
         fixed = {**DIGITS, **UNIT, **change}
         yield from grid("digits", ["rotated"], "metric", [seed], fixed, lr=(1e-3, 1e-2), strength=(30.0, 100.0))
+    for seed in seeds:
+        fixed, more, row = {**DIGITS, **UNIT}, (1000.0, 3000.0), {**DIGITS, **UNIT, "shots": 10}
+        yield from grid("digits", DIGITS_TASKS, "metric", [seed], fixed, lr=HELD_RATES[:2], strength=more)
+        yield from grid("digits", ["row"], "metric", [seed], row, lr=HELD_RATES[:2], strength=more)
+    for seed, change in itertools.product(seeds, SHAPES):
+        fixed = {**DIGITS, **UNIT, **change}
+        yield from grid("digits", ["rotated"], "metric", [seed], fixed, lr=(1e-3, 1e-2), strength=(300.0, 1000.0))
 
 
 def digits_low_rank(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
@@ -217,6 +224,21 @@ def vision_estimators(task: str, seeds: Iterable[int], **changed: Any) -> Iterat
     for seed, estimator in itertools.product(seeds, ("features", "mas_few")):
         held = {**fixed, "estimator": estimator}
         yield from grid("vision", [task], "srft", [seed], held, lr=(1e-4,), strength=(30.0,))
+
+
+def vision_unit(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """The pull in Adam's metric with λ in a unit, on the ViT."""
+    for seed in seeds:
+        fixed, strengths = {**VISION, **UNIT}, (300.0, 1000.0, 100.0, 3000.0)
+        yield from grid("vision", [task], "metric", [seed], fixed, lr=(1e-4,), strength=strengths)
+
+
+def vision_rules(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """Strengths that nobody searches for, on the ViT."""
+    falling, path = {**VISION, **FALLING}, {**VISION, **PATH}
+    for seed in seeds:
+        yield from grid("vision", [task], "srft", [seed], path, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid("vision", [task], "srft", [seed], falling, lr=(1e-4,), strength=(10.0,))
 
 
 def vision_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
@@ -382,6 +404,22 @@ def tracking_alone_ways(seeds: Iterable[int], task: str, **changed: Any) -> Iter
         yield from grid("tracking", [task], "srft", [seed], held, lr=(1e-2,), strength=(0.3, 3.0))
 
 
+def tracking_alone_unit(seeds: Iterable[int], task: str) -> Iterator[Trial]:
+    """The pull in Adam's metric with λ in a unit, on the tracker."""
+    fixed = {**SHORT_TRACKING, **UNIT}
+    for seed in seeds:
+        yield from grid("tracking", [task], "metric", [seed], fixed, lr=(1e-3, 3e-3), strength=(300.0, 1000.0))
+        yield from grid("tracking", [task], "metric", [seed], fixed, lr=(3e-3,), strength=(100.0, 3000.0))
+
+
+def tracking_alone_rules(seeds: Iterable[int], task: str) -> Iterator[Trial]:
+    """Strengths that nobody searches for, on the tracker."""
+    falling, path = {**SHORT_TRACKING, **FALLING}, {**SHORT_TRACKING, **PATH}
+    for seed in seeds:
+        yield from grid("tracking", [task], "srft", [seed], path, lr=(3e-3,), strength=(30.0, 100.0))
+        yield from grid("tracking", [task], "srft", [seed], falling, lr=(3e-3,), strength=(10.0,))
+
+
 def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
     """Every method over its own learning rates and strengths."""
     fixed = {**TRACKING, **changed}
@@ -413,6 +451,8 @@ PARTS: dict[str, list[Trial]] = {
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
+    "vision-unit": list(vision_unit("fashion", (0,))),
+    "vision-rules": list(vision_rules("fashion", (0, 1))),
     "vision-frozen": list(vision_frozen("fashion", (0,))),
     "vision-few": list(vision_longer("fashion", (0, 1), shots=2)),
     "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
@@ -423,6 +463,8 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-choice": list(tracking_alone((0,), ["depth_alone"])),
     "tracking-alone": list(tracking_alone_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-ways": list(tracking_alone_ways((0,), "depth_alone")),
+    "tracking-alone-unit": list(tracking_alone_unit((0,), "depth_alone")),
+    "tracking-alone-rules": list(tracking_alone_rules((0, 1), "depth_alone")),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
     "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),

@@ -161,7 +161,8 @@ class Store:
 def here(jobs: int, threads: int) -> dict[str, Any]:
     """Where this process runs, for a place's line: ``jobs`` trials at once with so many threads each."""
     made: dict[str, Any] = {
-        "machine": _processor(),
+        "machine": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cores": os.cpu_count(),
         "jobs": jobs,
@@ -176,7 +177,8 @@ def here(jobs: int, threads: int) -> dict[str, Any]:
     return {"place": key, **made}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the machine's processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import gzip
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import srft_kernels as srft
-from evidence import foundation, low_rank, methods
+from evidence import foundation, low_rank, methods, training
 from evidence.trials import ROOT, Record, Trial
 
 CLASSES = 10
@@ -341,6 +342,12 @@ def drawn(data: Images, flipped: Images, size: int, steps: int, seed: int) -> It
         yield inputs.to(device()), data.labels[chosen].to(device())
 
 
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The mean cross entropy of inputs and labels (N,)."""
+    inputs, labels = batch
+    return functional.cross_entropy(model(inputs), labels)
+
+
 def run(one: Trial) -> Record:
     """Run a trial."""
     start = time.perf_counter()
@@ -367,23 +374,22 @@ def run(one: Trial) -> Record:
     thorough = one.method == "merged"
     early = {round(share * steps): f"at{share:g}" for share in EARLIER if thorough}
     average = methods.Average(model, steps) if thorough else None
-    for stage, count in _stages(one.method, steps):
+    done = itertools.count(1)
+
+    def each(step: int) -> None:
+        if average is not None:
+            average.update(model)
+        mark = early.get(next(done))
+        if mark is not None:
+            readouts[mark] = measured(model, data, old)
+
+    for stage, count in training.stages(one.method, steps):
         named = dict(model.named_parameters())
         groups: list[dict[str, Any]] = [{"params": [(name, named[name]) for name in head], "lr": HEAD_RATE}]
         groups += [{"params": [(name, named[name]) for name in body], "lr": one["lr"]}] if stage == "all" else []
         optimizer = methods.optimizer_of(one, groups, prior, count)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(methods.cosine, steps=count))
-        for inputs, labels in drawn(data.few, data.flipped, one["batch"], count, one.seed + len(losses)):
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(model(inputs), labels)
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            if average is not None:
-                average.update(model)
-            losses.append(loss.item())
-            if len(losses) in early:
-                readouts[early[len(losses)]] = measured(model, data, old)
+        batches = drawn(data.few, data.flipped, one["batch"], count, one.seed + len(losses))
+        losses += training.train(optimizer, batches, count, functools.partial(loss_of, model), each)
     if low_rank_names is not None:
         low_rank.merge(model)
     features = old_features(model, data)
@@ -401,12 +407,7 @@ def run(one: Trial) -> Record:
     if average is not None:
         methods.load(model, average.weights)
         readouts["average"] = measured(model, data, old)
-    tail = max(1, steps // 10)
-    facts |= {
-        "first_loss": sum(losses[:tail]) / tail,
-        "last_loss": sum(losses[-tail:]) / tail,
-        "seconds": time.perf_counter() - start,
-    }
+    facts |= {**training.first_and_last(losses), "seconds": time.perf_counter() - start}
     return Record(one, before, readouts, {name: float(f"{value:.4g}") for name, value in facts.items()})
 
 
@@ -419,9 +420,3 @@ def parts_of(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             for part in (f"block {names[1]}", names[-2]):
                 parts.setdefault(part, {})[name] = tensor
     return parts
-
-
-def _stages(method: str, steps: int) -> list[tuple[str, int]]:
-    if method == "probe":
-        return [("head", steps)]
-    return [("head", steps // 2), ("all", steps - steps // 2)] if method == "lpft" else [("all", steps)]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evidence import digits, foundation, low_rank, methods, vision
+from evidence import digits, foundation, low_rank, methods, training, vision
 from evidence.trials import Record, Trial
 from evidence.vision import CLASSES, Images
 
@@ -195,15 +195,8 @@ def _learn(
     if one.method != "probe":
         groups.append({"params": [(name, named[name]) for name in trained], "lr": one["lr"]})
     optimizer = methods.optimizer_of(one, groups, prior, one["steps"])
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(methods.cosine, steps=one["steps"]))
-    losses: list[float] = []
-    for inputs, labels in vision.drawn(few, flipped, one["batch"], one["steps"], one.seed + 1000 * number):
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(model(inputs), labels)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.item())
+    batches = vision.drawn(few, flipped, one["batch"], one["steps"], one.seed + 1000 * number)
+    losses = training.train(optimizer, batches, one["steps"], functools.partial(vision.loss_of, model))
     if lora:
         low_rank.merge(model)
         for _, parameter in model.named_parameters():
@@ -211,6 +204,4 @@ def _learn(
     if one.get("mix"):
         last = {name: p.detach().clone() for name, p in model.named_parameters() if name in body}
         methods.load(model, methods.between(was, last, one["mix"]))
-    tail = max(1, one["steps"] // 10)
-    mean: float = sum(losses[-tail:]) / tail
-    return mean
+    return training.first_and_last(losses)["last_loss"]
