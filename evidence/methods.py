@@ -127,7 +127,7 @@ class AdamProximal(torch.optim.Optimizer):
         kappa: Callable[[int], float],
         unit: str = "ewc",
     ) -> None:
-        self.inner, self.strength, self.kappa, self.count, self.unit = inner, strength, kappa, 0, unit
+        self.inner, self.strength, self.schedule, self.count, self.unit = inner, strength, kappa, 0, unit
         super().__init__(inner.param_groups, inner.defaults)
         inner.param_groups = self.param_groups
         self.held = []
@@ -155,7 +155,7 @@ class AdamProximal(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         loss = self.inner.step(closure)
-        kappa = self.kappa(self.count)
+        kappa = self.schedule(self.count)
         self.count += 1
         if self.unit != "ewc" and self.count <= self.FIRST:
             self._measure()

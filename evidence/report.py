@@ -196,6 +196,31 @@ def examples_table(records: Iterable[Record], task: str, shared: Mapping[str, An
     return lines if len(lines) > 2 else []
 
 
+CONDITIONS = {"day": "day", "night": "night", "fog": "fog", "lookalike": "look-alikes", "x fails": "X fails"}
+
+
+def conditions_table(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> list[str]:
+    """The new task by what is hard in its sequences, where records say: each method where it is best on validation."""
+    lines = [
+        "| method | learning rate, λ | seeds | " + " | ".join(CONDITIONS.values()) + " |",
+        "|---|---|---:|" + "---:|" * len(CONDITIONS),
+    ]
+    listed = [record for record in records if record.trial.task == task and CONDITIONS.keys() & record.facts.keys()]
+    for family in COMPARED:
+        key = chosen(results_of(family, listed, task, shared)) if family.readout == "final" else None
+        if key is None:
+            continue
+        made = [
+            r for r in listed if family.holds(r, shared) and (r.trial.get("lr"), r.trial.get("strength")) == key[:2]
+        ]
+        cells = []
+        for name in CONDITIONS:
+            values = [record.facts[name] for record in made if name in record.facts]
+            cells.append(str(estimate(values)) if values else "")
+        lines.append(f"| {family.name} | {shown(key)} | {len(made)} | {' | '.join(cells)} |")
+    return lines if len(lines) > 2 else []
+
+
 def settings_table(records: Sequence[Record], task: str) -> list[str]:
     """The settings of SRFT, each at its own best learning rate and strength, against the plain one."""
     shared = plan.DIGITS
@@ -355,6 +380,9 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         examples = examples_table(records, task, dict(shared))
         if examples:
             lines += ["Each configuration on its test examples, paired with the untouched network:", "", *examples, ""]
+        conditions = conditions_table(records, task, dict(shared))
+        if conditions:
+            lines += ["The new task by what is hard in a sequence:", "", *conditions, ""]
         if {"SRFT", "AdamW"} <= set(found):
             sensitivity(found, figures / f"{stem}-rates.png", f"{title}: {label}")
             lines += [f"![{title}, {label}: learning rate](figures/{stem}-rates.png)", ""]
