@@ -420,6 +420,28 @@ def tracking_alone_rules(seeds: Iterable[int], task: str) -> Iterator[Trial]:
         yield from grid("tracking", [task], "srft", [seed], falling, lr=(3e-3,), strength=(10.0,))
 
 
+def tracking_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
+    """Three modalities one after another, each alone: what was best for depth alone, and AdamW at two rates."""
+    where: tuple[str, list[str]] = ("tracking_row", ["row"])
+    for seed in seeds:
+        yield from grid(*where, "srft", [seed], {**SHORT_TRACKING, **FALLING}, lr=(3e-3,), strength=(30.0,))
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-4, 3e-4))
+        yield from grid(*where, "ewc", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(1e3,))
+
+
+def tracking_in_a_row_choice(seeds: Iterable[int]) -> Iterator[Trial]:
+    """Other rates and strengths, going halfway back after each task, and uniform weights in the loss."""
+    where: tuple[str, list[str]] = ("tracking_row", ["row"])
+    uniform = {**SHORT_TRACKING, "estimator": "uniform"}
+    for seed in seeds:
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(3e-5, 1e-3))
+        yield from grid(*where, "srft", [seed], {**SHORT_TRACKING, **FALLING}, lr=(3e-3,), strength=(100.0,))
+        yield from grid(*where, "srft", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(3.0,))
+        yield from grid(*where, "adamw", [seed], {**SHORT_TRACKING, "mix": 0.5}, lr=(1e-3,))
+        yield from grid(*where, "ewc", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(1e2,))
+        yield from grid(*where, "l2sp", [seed], uniform, lr=(1e-3,), strength=(1e-1,))
+
+
 def tracking_grid(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -> Iterator[Trial]:
     """Every method over its own learning rates and strengths."""
     fixed = {**TRACKING, **changed}
@@ -465,6 +487,8 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-ways": list(tracking_alone_ways((0,), "depth_alone")),
     "tracking-alone-unit": list(tracking_alone_unit((0,), "depth_alone")),
     "tracking-alone-rules": list(tracking_alone_rules((0, 1), "depth_alone")),
+    "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
+    "tracking-row-choice": list(tracking_in_a_row_choice((0,))),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
     "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),

@@ -97,12 +97,18 @@ BENCHES = {
         "accuracy on all earlier tasks at the end",
     ),
     "tracking": ("Tiny tracker", "success on RGB-X", "success of the RGB stream on RGB"),
+    "tracking_row": (
+        "Tiny tracker, three modalities in a row",
+        "success on each modality right after it was learned",
+        "success on all earlier ones at the end",
+    ),
 }
 
 
 def usual(bench: str) -> dict[str, Any]:
     """The sizes, lengths and numbers of examples that a bench has where nothing else is said."""
-    return {"digits": plan.DIGITS, "tracking": plan.TRACKING}.get(bench, plan.VISION)
+    sizes = {"digits": plan.DIGITS, "tracking": plan.TRACKING, "tracking_row": plan.SHORT_TRACKING}
+    return sizes.get(bench, plan.VISION)
 
 
 def gathered(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> dict[str, Results]:

@@ -17,11 +17,11 @@ import json
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from evidence import low_rank, methods
+from evidence import low_rank, methods, training
 from evidence.tracking_success import ALONE, Success, measured, pretrained, seen_by
 from evidence.trials import ROOT, Record, Trial, trial
 from srft_kernels import SignificanceMap
@@ -37,12 +37,13 @@ from tracker.train.finetune import group_settings
 from tracker.train.losses import loss_of
 from tracker.train.prior import estimate_rgb_prior, load_prior, prior_for, save_prior
 from tracker.train.schedule import lr_scheduler
-from tracker.train.trainer import Trainer
+from tracker.train.trainer import StepRecord, Trainer
 from tracker.tuning.base import Loss, TunedTracker
 from tracker.tuning.files import load_tracker, save_tracker, tune
 
 CACHE = ROOT / "runs" / "evidence"
 TEACHER_RATE = 3e-4
+WITHOUT_PRIOR = ("adamw", "xonly", "probe")
 LORA_RANK, LORA_ALPHA = 16, 32
 LORA_LAYERS = r"rgb\.blocks\..+\.(qkv|proj|fc1|fc2)"
 """The layers of one stream that get low-rank updates, the same as two streams' are by ``tuning=lora``."""
@@ -149,24 +150,6 @@ def teacher_of(one: Trial) -> Path:
     return path
 
 
-class Trained:
-    """A network after its training, what it started from, and what was seen on the way."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network: Any = network
-        self.prior: Mapping[str, Tensor] | None = None
-        self.first = {name: p.detach().clone() for name, p in network.named_parameters()}
-        self.facts: dict[str, float] = {}
-
-    def look_back(self, trainer: Trainer, names: Collection[str]) -> None:
-        """Note how far the weights went that were trained, and the losses."""
-        prior = None if self.prior is None or not set(names) & set(self.prior) else self.prior
-        self.facts |= methods.travel({name: self.first[name] for name in names}, self.network, prior)
-        losses = [record.scalars["loss/total"] for record in trainer.history if "loss/total" in record.scalars]
-        tail = max(1, len(losses) // 10)
-        self.facts |= {"first_loss": losses[0], "last_loss": sum(losses[-tail:]) / tail}
-
-
 def groups_of(one: Trial, config: RunConfig, network: Tracker | TunedTracker) -> list[dict[str, Any]]:
     """What a trial trains, as groups for an optimizer; all else is frozen."""
     settings = group_settings(config.train)
@@ -185,37 +168,70 @@ def groups_of(one: Trial, config: RunConfig, network: Tracker | TunedTracker) ->
     return groups
 
 
-def trained(one: Trial) -> Trained:
-    """Train a trial's network, and keep it in a file."""
+def pairs_of(one: Trial, network: Tracker | TunedTracker, count: int) -> PairDataset:
+    """The first ``count`` training pairs of a trial's few sequences."""
     config = configuration(one)
-    network = started(one, config)
-    made = Trained(network)
-    if is_low_rank_alone(one):
-        low_rank.add(network, LORA_LAYERS, LORA_RANK, LORA_ALPHA)
-    if one.method not in ("adamw", "xonly", "probe"):
-        made.prior = prior_of(one, network)
-    pairs = PairDataset(
-        seen_by(one.task, _few(config.data.modality, one["sequences"], one.seed)),
-        pair_settings(config.pairs, network.config),
-        config.train.samples_per_epoch,
-        one.seed,
-    )
+    sequences = seen_by(one.task, _few(config.data.modality, one["sequences"], one.seed))
+    return PairDataset(sequences, pair_settings(config.pairs, network.config), count, one.seed)
+
+
+class Learned(NamedTuple):
+    """What a training leaves beside the network: its log, and the names and the number of what it trained."""
+
+    history: list[StepRecord]
+    names: set[str]
+    trained: int
+
+
+def learn(one: Trial, network: Tracker | TunedTracker, prior: Mapping[str, Tensor] | None) -> Learned:
+    """Train ``network`` on a trial's few sequences as its method does."""
+    config = configuration(one)
+    pairs = pairs_of(one, network, config.train.samples_per_epoch)
     seed_everything(config.train.seed, config.train.deterministic)
     groups = groups_of(one, config, network)
-    names = {name for group in groups for name, _ in group["params"]}
-    made.facts["trained"] = float(sum(p.numel() for group in groups for _, p in group["params"]))
+    parameters = dict(named for group in groups for named in group["params"])
     method = one if one.method != "xonly" else Trial(one.bench, one.task, "adamw", one.seed, one.options)
-    optimizer = methods.optimizer_of(method, groups, made.prior, config.train.total_steps)
+    optimizer = methods.optimizer_of(method, groups, prior, config.train.total_steps)
     loss: Loss = loss_of(config.loss)
     if isinstance(network, TunedTracker):
         loss = network.training_loss(loss)
     trainer = Trainer(network, loss, optimizer, lr_scheduler(optimizer, config.train), pairs, config.train)
     trainer.run()
     network.eval()
+    return Learned(trainer.history, set(parameters), sum(p.numel() for p in parameters.values()))
+
+
+class Trained:
+    """A network after its training, what it started from, and what was seen on the way."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network: Any = network
+        self.prior: Mapping[str, Tensor] | None = None
+        self.first = {name: p.detach().clone() for name, p in network.named_parameters()}
+        self.facts: dict[str, float] = {}
+
+    def look_back(self, learned: Learned, names: Collection[str]) -> None:
+        """Note how far the weights of these names went, and the losses."""
+        prior = None if self.prior is None or not set(names) & set(self.prior) else self.prior
+        self.facts |= methods.travel({name: self.first[name] for name in names}, self.network, prior)
+        losses = [record.scalars["loss/total"] for record in learned.history if "loss/total" in record.scalars]
+        self.facts |= {"trained": float(learned.trained), **training.first_and_last(losses)}
+
+
+def trained(one: Trial) -> Trained:
+    """Train a trial's network, and keep it in a file."""
+    network = started(one, configuration(one))
+    made = Trained(network)
+    if is_low_rank_alone(one):
+        low_rank.add(network, LORA_LAYERS, LORA_RANK, LORA_ALPHA)
+    if one.method not in WITHOUT_PRIOR:
+        made.prior = prior_of(one, network)
+    learned = learn(one, network, made.prior)
+    names = learned.names
     if is_low_rank_alone(one):
         low_rank.merge(network)
         names = {f"{name.partition('.lora_')[0]}.weight" for name in names}
-    made.look_back(trainer, names)
+    made.look_back(learned, names)
     path = network_file(one)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tracker(path, network)
@@ -227,7 +243,7 @@ def run(one: Trial) -> Record:
     start = time.perf_counter()
     before = _before(one.task, one.seed, one["precision"], one["tests"], one["frames"])
     made = trained(one)
-    training = time.perf_counter() - start
+    taken = time.perf_counter() - start
     final = measured(made.network, one, details=True)
     readouts = {"final": final.measures}
     scores = {**{f"{name} before": values for name, values in before.scores.items()}, **final.scores}
@@ -240,6 +256,6 @@ def run(one: Trial) -> Record:
             assert made.prior is not None
             methods.load(network, {**last, **methods.merged(first, last, made.prior, 1.0)})
             readouts["merge1"] = measured(network, one).measures
-    facts = {**made.facts, **final.facts, "training seconds": training, "seconds": time.perf_counter() - start}
+    facts = {**made.facts, **final.facts, "training seconds": taken, "seconds": time.perf_counter() - start}
     rounded = {name: float(f"{value:.4g}") for name, value in facts.items()}
     return Record(one, before.measures, readouts, rounded, scores=scores if one["tests"] > 16 else {})

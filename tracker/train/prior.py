@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import srft_kernels as srft
 from srft_kernels import SignificanceMap
@@ -42,13 +42,26 @@ def rgb_batches(config: RunConfig, network: NetworkConfig) -> DataLoader[dict[st
         update={"samples_per_epoch": prior.samples, "seed": prior.seed, "batch_size": prior.batch_size}
     )
     pairs = pairs_of(config.data, config.pairs, train, network)
+    return prior_batches(pairs, prior)
+
+
+def prior_batches(pairs: Dataset[Any], prior: PriorSection) -> DataLoader[dict[str, Any]]:
+    """Return training pairs in the batches that :func:`estimate_rgb_prior` takes."""
     return DataLoader(
         pairs, batch_size=prior.batch_size, shuffle=False, num_workers=prior.workers, collate_fn=collate_pairs
     )
 
 
-def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = True) -> SignificanceMap:
+def estimate_rgb_prior(
+    network: Tracker,
+    config: RunConfig,
+    progress: bool = True,
+    batches: Iterable[Mapping[str, Any]] | None = None,
+) -> SignificanceMap:
     """Significance of each parameter of the single-stream tracker for RGB tracking.
+
+    It is estimated on ``batches`` of training pairs, by default those of :func:`rgb_batches`. One stream that has
+    learned to track in something else is judged on pairs of that.
 
     It runs on ``config.train.device``. Afterwards the network is on the device where it was, and so is the map.
 
@@ -87,7 +100,7 @@ def estimate_rgb_prior(network: Tracker, config: RunConfig, progress: bool = Tru
     elif prior.estimator in ("mas", "gnb"):
         arguments["outputs_fn"] = maps if prior.estimator == "mas" else score_logits
     if prior.estimator not in ("magnitude", "uniform"):
-        arguments["batches"] = rgb_batches(config, network.config)
+        arguments["batches"] = rgb_batches(config, network.config) if batches is None else batches
         arguments["relative_error"] = prior.relative_error
     try:
         estimated = srft.estimate_prior(
