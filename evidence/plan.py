@@ -364,6 +364,13 @@ def tracking_ways(seeds: Iterable[int], tasks: Sequence[str], sizes: Mapping[str
         yield from grid(*where, "adamw", one, fixed, lr=(3e-4,))
 
 
+def tracking_x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """The X stream held by its own significance or by nothing; in :func:`tracking_ways` the RGB tracker's holds it."""
+    for seed, kind in itertools.product(seeds, ("own", "none")):
+        fixed = {**SHORT_TRACKING, "x": kind}
+        yield from grid("tracking", tasks, "srft", [seed], fixed, lr=(1e-3,), strength=(3.0,))
+
+
 def tracking_high(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """Two streams at three times the rate that papers use, held more strongly."""
     for seed in seeds:
@@ -468,6 +475,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-short": list(tracking_ways(FEW_SEEDS, MODALITIES, SHORT_TRACKING)),
+    "tracking-x-prior": list(tracking_x_prior((0,), MODALITIES)),
     "tracking-high": list(tracking_high((0,), ["thermal"])),
     "tracking-alone-choice": list(tracking_alone((0,), ["depth_alone"])),
     "tracking-alone": list(tracking_alone_core(FEW_SEEDS, "depth_alone")),

@@ -69,6 +69,7 @@ HELD = (
     ),
     Family("LoRA, held by SRFT", "srft", plan.LORA_HELD),
     Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
+    Family("SRFT, X stream with a prior of its own", "srft", {"x": "own"}),
     Family("SRFT, global mean, κ falls, X stream without a prior", "srft", {**plan.FALLING, "x": "none"}),
     Family("streams frozen, SRFT", "srft", {"tuning": "frozen"}),
     Family("SDSTrack, SRFT", "srft", {"tuning": "sdstrack"}),

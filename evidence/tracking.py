@@ -35,7 +35,7 @@ from tracker.train.checkpoint import seed_everything
 from tracker.train.configured_data import generated_sequences, pair_settings
 from tracker.train.finetune import group_settings
 from tracker.train.losses import loss_of
-from tracker.train.prior import estimate_rgb_prior, load_prior, prior_for, save_prior
+from tracker.train.prior import estimate_rgb_prior, load_prior, prior_batches, prior_for, save_prior
 from tracker.train.schedule import lr_scheduler
 from tracker.train.trainer import StepRecord, Trainer
 from tracker.tuning.base import Loss, TunedTracker
@@ -101,16 +101,30 @@ def rgb_prior(one: Trial) -> SignificanceMap:
 def prior_of(one: Trial, network: Tracker | TunedTracker) -> Mapping[str, Tensor]:
     """The prior of the two streams.
 
-    For ``x="prior"`` both streams have the RGB tracker's. For ``x="none"`` the X stream is held by nothing. Low-rank
-    updates of one stream have their own, where they start.
+    For ``x="prior"`` both streams have the RGB tracker's. For ``x="none"`` the X stream is held by nothing, for
+    ``x="own"`` by what the RGB tracker rests on where it tracks in the few sequences' X alone. Low-rank updates of one
+    stream have their own, where they start.
     """
     if is_low_rank_alone(one):
         assert isinstance(network, Tracker)
         return estimate_rgb_prior(network, old_task(configuration(one)), progress=False)
     found: Mapping[str, Tensor] = prior_for(network, rgb_prior(one))
-    if one.get("x", "prior") == "none":
-        found = {name: tensor for name, tensor in found.items() if not name.startswith(("x.", "cross."))}
-    return found
+    kind = one.get("x", "prior")
+    if kind == "prior":
+        return found
+    rgb = {name: tensor for name, tensor in found.items() if not name.startswith(("x.", "cross."))}
+    if kind == "none":
+        return rgb
+    alone = Trial(one.bench, one.task + ALONE, one.method, one.seed, one.options)
+    return {**prior_for(network, learned_prior(copy.deepcopy(pretrained()[0]), alone)), **rgb}
+
+
+def learned_prior(network: Tracker, one: Trial) -> SignificanceMap:
+    """Significance of one stream on the training pairs of a task of X alone."""
+    config = configuration(one)
+    pairs = pairs_of(one, network, config.prior.samples)
+    network.requires_grad_(True)
+    return estimate_rgb_prior(network, config, progress=False, batches=prior_batches(pairs, config.prior))
 
 
 @functools.lru_cache(maxsize=2)

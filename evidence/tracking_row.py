@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from evidence import methods, tracking
 from evidence.tracking_success import ALONE, held_out, pretrained, scores, validation_count
 from evidence.trials import Record, Trial, trial
 from tracker.models.tracker import Tracker
-from tracker.train.prior import estimate_rgb_prior, prior_batches
 
 OLD = "rgb"
 """What the network knows before them."""
@@ -44,14 +42,6 @@ def _before(tests: int, frames: int, precision: str, seed: int) -> dict[str, lis
 def stage_of(one: Trial, number: int) -> Trial:
     """The training of one task of the row, on sequences of its own, as a trial of the bench of tracking."""
     return Trial("tracking", ROW[number] + ALONE, one.method, one.seed + 100 * number, one.options)
-
-
-def learned_prior(network: Tracker, stage: Trial) -> Mapping[str, Tensor]:
-    """Significance for the task that was just learned, on its own training pairs."""
-    config = tracking.configuration(stage)
-    pairs = tracking.pairs_of(stage, network, config.prior.samples)
-    network.requires_grad_(True)
-    return estimate_rgb_prior(network, config, progress=False, batches=prior_batches(pairs, config.prior))
 
 
 def mean_of(columns: list[list[float]]) -> list[float]:
@@ -81,7 +71,7 @@ def run(one: Trial) -> Record:
             methods.load(network, methods.between(was, last, one["mix"]))
         learned.append(success(network, modality, one))
         if held and number < len(ROW) - 1:
-            found = learned_prior(network, stage)
+            found = tracking.learned_prior(network, stage)
             total = {name: tensor + found[name] for name, tensor in total.items()}
     at_end = [*(success(network, modality, one) for modality in (OLD, *ROW[:-1])), learned[-1]]
     readouts = {"final": [*mean_of(learned), *mean_of(at_end[:-1])]}

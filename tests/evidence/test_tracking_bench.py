@@ -102,6 +102,26 @@ def test_a_trial_repeats_and_its_network_is_kept(method: str, options: dict[str,
     assert measured(kept, one).measures == pytest.approx(first.readouts["final"], abs=0.1)
 
 
+def test_the_x_stream_is_held_by_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {name: torch.full_like(p, 7.0) for name, p in pretrained()[0].named_parameters()}
+    asked: list[Trial] = []
+
+    def own(network: Any, one: Trial) -> SignificanceMap:
+        asked.append(one)
+        return SignificanceMap(given)
+
+    monkeypatch.setattr(tracking, "learned_prior", own)
+    network = initialize_two_stream(pretrained()[0])
+    rgb, none, x = (tracking.prior_of(tiny("srft", x=kind), network) for kind in ("prior", "none", "own"))
+    assert [one.task for one in asked] == ["thermal_alone"]
+    names = [name for name in rgb if name.startswith(("x.", "cross."))]
+    assert names
+    assert none.keys() == rgb.keys() - set(names)
+    assert x.keys() == rgb.keys()
+    assert all((x[name] == 7.0).all() for name in names)
+    assert all(torch.equal(x[name], rgb[name]) for name in none)
+
+
 def test_a_pull_of_infinite_strength_moves_what_has_a_prior_by_nothing() -> None:
     found, free = tracking.trained(tiny("srft", strength=1e12)), tracking.trained(tiny())
     assert found.facts["travel"] < 1e-3 * free.facts["travel"]

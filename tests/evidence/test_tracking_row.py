@@ -60,7 +60,7 @@ def test_a_pull_of_infinite_strength_leaves_everything_as_it_was(monkeypatch: py
         return learn(stage, network, prior)
 
     monkeypatch.setattr(tracking, "rgb_prior", ones)
-    monkeypatch.setattr(tracking_row, "learned_prior", ones)
+    monkeypatch.setattr(tracking, "learned_prior", ones)
     monkeypatch.setattr(tracking, "learn", seen)
     found = tracking_row.run(tiny("srft", strength=1e12, normalize="global"))
     assert found.facts["travel"] < 1e-6
@@ -70,7 +70,7 @@ def test_a_pull_of_infinite_strength_leaves_everything_as_it_was(monkeypatch: py
 
 def test_the_significance_of_a_task_is_that_of_its_own_pairs() -> None:
     network = tracking.at_first("thermal_alone")
-    maps = [tracking_row.learned_prior(network, tracking_row.stage_of(tiny(), number)) for number in (0, 1)]
+    maps = [tracking.learned_prior(network, tracking_row.stage_of(tiny(), number)) for number in (0, 1)]
     assert maps[0].keys() == maps[1].keys() == dict(network.named_parameters()).keys()
     name = "rgb.blocks.0.attn.qkv.weight"
     assert maps[0][name].sum() > 0
