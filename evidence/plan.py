@@ -416,6 +416,7 @@ def tracking_alone_ways(seeds: Iterable[int], task: str, **changed: Any) -> Iter
         yield from grid("tracking", [task], "srft", [seed], held, lr=(3e-3,), strength=(0.03, 0.3, 3.0))
         yield from grid("tracking", [task], "probe", [seed], short, lr=(3e-4, 1e-3, 3e-3))
         yield from grid("tracking", [task], "srft", [seed], held, lr=(1e-2,), strength=(0.3, 3.0))
+        yield from grid("tracking", [task], "adamw", [seed], lora, lr=(3e-4,))
 
 
 def tracking_alone_unit(seeds: Iterable[int], task: str) -> Iterator[Trial]:
