@@ -486,6 +486,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-row-choice": list(tracking_in_a_row_choice((0,))),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
+    "tracking-alone-few": list(tracking_alone_core((0, 1), "depth_alone", sequences=2)),
     "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),
