@@ -12,6 +12,8 @@ from evidence.plan import ALL, PARTS, SHORT
 from evidence.running import Workers, run
 from evidence.trials import RESULTS
 
+INTERRUPTED = 130
+"""The exit status that shells give to what Ctrl-C has stopped."""
 GROUPS = {"short": SHORT, "all": ALL}
 
 
@@ -42,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listed = [part for name in given.parts or ["short"] for part in GROUPS.get(name, [name])]
         workers = Workers.of(given.jobs, given.threads)
         if given.command == "run":
-            run(listed, given.results, given.minutes, workers)
+            try:
+                run(listed, given.results, given.minutes, workers)
+            except KeyboardInterrupt:
+                print("stopped; what has run is recorded: run again to go on")
+                return INTERRUPTED
             return 0
         return 0 if check(listed, given.results, given.count, given.seed, workers) else 1
     from evidence.report import write

@@ -123,3 +123,12 @@ def test_workers_use_the_cores_that_there_are(monkeypatch: pytest.MonkeyPatch) -
     assert Workers.of(None, None) == (running.MOST_JOBS, 8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert Workers.of(None, None) == (1, 64)
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", stopped)
+    assert command.main(["run"]) == 130
+    assert "run again to go on" in capsys.readouterr().out
