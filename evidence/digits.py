@@ -19,7 +19,7 @@ from torch.nn import functional
 
 import srft_kernels as srft
 from evidence import low_rank, methods, training
-from evidence.trials import Record, Trial
+from evidence.trials import Record, Trial, mean_of
 
 CLASSES, FEATURES, SIDE = 10, 64, 8
 OLD, POOL, VALIDATION = 597, 500, 300
@@ -153,9 +153,8 @@ def accuracy(model: nn.Module, split: Split, head: str) -> float:
 def judged(model: nn.Module, new: Task, old: Sequence[Task]) -> list[float]:
     """The measures of a readout; what is kept is the mean over the old tasks."""
     kept = [[accuracy(model, part, task.head) for part in (task.validation, task.test)] for task in old]
-    means = [sum(column) / len(kept) for column in zip(*kept, strict=True)]
-    found = [accuracy(model, new.validation, new.head), accuracy(model, new.test, new.head), *means]
-    return [round(value, 2) for value in found]
+    learned = [accuracy(model, part, new.head) for part in (new.validation, new.test)]
+    return [*mean_of([learned]), *mean_of(kept)]
 
 
 def learn(
@@ -340,7 +339,6 @@ def _in_a_row(one: Trial, start: float) -> Record:
         added.append(judged(model, new, known))
         known.append(new)
     at_end = judged(model, known[-1], known[:-1])
-    target = [sum(column) / len(learned) for column in zip(*learned, strict=True)]
-    readouts = {"final": [*(round(value, 2) for value in target), *at_end[2:]]}
+    readouts = {"final": [*mean_of(learned), *at_end[2:]]}
     readouts |= {f"after_{kind}": measures for kind, measures in zip(ROW, added, strict=True)}
     return Record(one, before, readouts, {"seconds": round(time.perf_counter() - start, 3)})

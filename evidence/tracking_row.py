@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evidence import methods, tracking
 from evidence.tracking_success import ALONE, held_out, pretrained, scores, validation_count
-from evidence.trials import Record, Trial, trial
+from evidence.trials import Record, Trial, mean_of, trial
 from tracker.models.tracker import Tracker
 
 OLD = "rgb"
@@ -42,10 +42,6 @@ def _before(tests: int, frames: int, precision: str, seed: int) -> dict[str, lis
 def stage_of(one: Trial, number: int) -> Trial:
     """The training of one task of the row, on sequences of its own, as a trial of the bench of tracking."""
     return Trial("tracking", ROW[number] + ALONE, one.method, one.seed + 100 * number, one.options)
-
-
-def mean_of(columns: list[list[float]]) -> list[float]:
-    return [round(sum(column) / len(column), 2) for column in zip(*columns, strict=True)]
 
 
 def run(one: Trial) -> Record:

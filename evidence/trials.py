@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,11 @@ class Record:
             **({"scores": self.scores} if self.scores else {}),
         }
         return json.dumps(made, separators=(",", ":"))
+
+
+def mean_of(measures: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of each column, with as many digits as records have."""
+    return [round(sum(column) / len(column), 2) for column in zip(*measures, strict=True)]
 
 
 def record_of(line: Mapping[str, Any]) -> Record:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evidence import digits, foundation, low_rank, methods, training, vision
-from evidence.trials import Record, Trial
+from evidence.trials import Record, Trial, mean_of
 from evidence.vision import CLASSES, Images
 
 ROW = ("fashion", "digits", "negative")
@@ -112,10 +112,6 @@ class Known(NamedTuple):
 
 _OLD: dict[tuple[Any, ...], tuple[Known, list[float]]] = {}
 """What the pre-trained network knows, and how well before training: the same for every seed."""
-
-
-def mean_of(columns: list[list[float]]) -> list[float]:
-    return [round(sum(column) / len(column), 2) for column in zip(*columns, strict=True)]
 
 
 def added(total: dict[str, Tensor], found: Mapping[str, Tensor], one: Trial) -> dict[str, Tensor]:
