@@ -419,6 +419,15 @@ def tracking_alone_ways(seeds: Iterable[int], task: str, **changed: Any) -> Iter
         yield from grid("tracking", [task], "adamw", [seed], lora, lr=(3e-4,))
 
 
+def tracking_alone_ways_core(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:
+    """What was best of them on the first seed's validation data."""
+    short = {**SHORT_TRACKING, **changed}
+    for seed in seeds:
+        yield from grid("tracking", [task], "adamw", [seed], {**short, **LORA}, lr=(3e-3,))
+        yield from grid("tracking", [task], "srft", [seed], {**short, **LORA_HELD}, lr=(3e-3,), strength=(0.3,))
+        yield from grid("tracking", [task], "probe", [seed], short, lr=(3e-4,))
+
+
 def tracking_alone_unit(seeds: Iterable[int], task: str) -> Iterator[Trial]:
     """The pull in Adam's metric with λ in a unit, on the tracker."""
     fixed = {**SHORT_TRACKING, **UNIT}
@@ -481,6 +490,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-choice": list(tracking_alone((0,), ["depth_alone"])),
     "tracking-alone": list(tracking_alone_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-ways": list(tracking_alone_ways((0,), "depth_alone")),
+    "tracking-alone-ways-core": list(tracking_alone_ways_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-unit": list(tracking_alone_unit((0,), "depth_alone")),
     "tracking-alone-rules": list(tracking_alone_rules((0, 1), "depth_alone")),
     "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
