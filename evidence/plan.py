@@ -36,6 +36,11 @@ def grid(
         yield trial(bench, task, method, seed, **{**fixed, **dict(zip(over, values, strict=True))})
 
 
+def unique(trials: Iterable[Trial]) -> list[Trial]:
+    """Each trial once, where it stands first."""
+    return list({one.key: one for one in trials}.values())
+
+
 def digits_methods(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
     """Every method over its own learning rates and strengths."""
     fixed = {**DIGITS, **changed}
@@ -115,7 +120,7 @@ def digits_shapes(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]
         yield from grid("digits", tasks, "adamw", [seed], fixed, lr=RATES[2::2])
         falling, path, rates = {**fixed, **FALLING}, {**fixed, **PATH}, (1e-3, *HELD_RATES[:2])
         yield from grid("digits", tasks, "srft", [seed], falling, lr=rates, strength=(1.0, 3.0, 10.0, 30.0, 100.0))
-        yield from grid("digits", tasks, "srft", [seed], path, lr=rates, strength=(30.0,))
+        yield from grid("digits", tasks, "srft", [seed], path, lr=rates, strength=(30.0, 100.0))
         yield from grid("digits", tasks, "ewc", [seed], fixed, lr=rates, strength=COUPLED_STRENGTHS["ewc"])
 
 
@@ -239,6 +244,8 @@ def vision_rules(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     for seed in seeds:
         yield from grid("vision", [task], "srft", [seed], path, lr=(1e-4,), strength=(30.0, 100.0))
         yield from grid("vision", [task], "srft", [seed], falling, lr=(1e-4,), strength=(10.0,))
+    for seed in FEW_SEEDS:
+        yield from grid("vision", [task], "srft", [seed], path, lr=(1e-4,), strength=(100.0,))
 
 
 def vision_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
@@ -259,6 +266,12 @@ def vision_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(10.0,))
         yield from grid(*where, "srft", one, {**VISION, "normalize": "global"}, lr=(1e-4,), strength=(3.0, 10.0))
         yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(3e-4,), strength=(100.0,))
+
+
+def vision_in_a_row_rules(seeds: Iterable[int]) -> Iterator[Trial]:
+    """A strength that nobody searches for, on three tasks in a row."""
+    for seed in seeds:
+        yield from grid("vision_row", ["row"], "srft", [seed], {**VISION, **PATH}, lr=(1e-4,), strength=(100.0,))
 
 
 def vision_in_a_row_core(seeds: Iterable[int]) -> Iterator[Trial]:
@@ -442,6 +455,8 @@ def tracking_alone_rules(seeds: Iterable[int], task: str) -> Iterator[Trial]:
     for seed in seeds:
         yield from grid("tracking", [task], "srft", [seed], path, lr=(3e-3,), strength=(30.0, 100.0))
         yield from grid("tracking", [task], "srft", [seed], falling, lr=(3e-3,), strength=(10.0,))
+    for seed in FEW_SEEDS:
+        yield from grid("tracking", [task], "srft", [seed], path, lr=(3e-3,), strength=(100.0,))
 
 
 def tracking_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
@@ -473,12 +488,13 @@ PARTS: dict[str, list[Trial]] = {
     "vision-core": list(vision_core("fashion", FEW_SEEDS)),
     "vision-row-choice": list(vision_in_a_row((0,))),
     "vision-row": list(vision_in_a_row_core(FEW_SEEDS)),
+    "vision-row-rules": list(vision_in_a_row_rules((0, 1))),
     "vision-near": list(vision_core("cifar10", (0, 1))),
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
     "vision-unit": list(vision_unit("fashion", (0,))),
-    "vision-rules": list(vision_rules("fashion", (0, 1))),
+    "vision-rules": unique(vision_rules("fashion", (0, 1))),
     "vision-frozen": list(vision_frozen("fashion", (0,))),
     "vision-few": list(vision_longer("fashion", (0, 1), shots=2)),
     "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
@@ -492,7 +508,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-ways": list(tracking_alone_ways((0,), "depth_alone")),
     "tracking-alone-ways-core": list(tracking_alone_ways_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-unit": list(tracking_alone_unit((0,), "depth_alone")),
-    "tracking-alone-rules": list(tracking_alone_rules((0, 1), "depth_alone")),
+    "tracking-alone-rules": unique(tracking_alone_rules((0, 1), "depth_alone")),
     "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-row-choice": list(tracking_in_a_row_choice((0,))),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
