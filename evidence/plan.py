@@ -469,16 +469,19 @@ def tracking_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
 
 
 def tracking_in_a_row_choice(seeds: Iterable[int]) -> Iterator[Trial]:
-    """Other rates and strengths, going halfway back after each task, and uniform weights in the loss."""
+    """Rates and strengths of every method, going halfway back after each task, and uniform weights in the loss."""
     where: tuple[str, list[str]] = ("tracking_row", ["row"])
-    uniform = {**SHORT_TRACKING, "estimator": "uniform"}
+    falling, uniform = {**SHORT_TRACKING, **FALLING}, {**SHORT_TRACKING, "estimator": "uniform"}
     for seed in seeds:
-        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(3e-5, 1e-3))
-        yield from grid(*where, "srft", [seed], {**SHORT_TRACKING, **FALLING}, lr=(3e-3,), strength=(100.0,))
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-4, 3e-4))
+        yield from grid(*where, "srft", [seed], falling, lr=(3e-3,), strength=(30.0, 100.0))
         yield from grid(*where, "srft", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(3.0,))
+        yield from grid(*where, "ewc", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(1e3,))
+        yield from grid(*where, "srft", [seed], falling, lr=(1e-3,), strength=(30.0,))
         yield from grid(*where, "adamw", [seed], {**SHORT_TRACKING, "mix": 0.5}, lr=(1e-3,))
         yield from grid(*where, "ewc", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(1e2,))
         yield from grid(*where, "l2sp", [seed], uniform, lr=(1e-3,), strength=(1e-1,))
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(3e-5, 1e-3))
 
 
 PARTS: dict[str, list[Trial]] = {
@@ -509,8 +512,8 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-ways-core": list(tracking_alone_ways_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-unit": list(tracking_alone_unit((0,), "depth_alone")),
     "tracking-alone-rules": unique(tracking_alone_rules((0, 1), "depth_alone")),
-    "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-row-choice": list(tracking_in_a_row_choice((0,))),
+    "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
     "tracking-alone-few": list(tracking_alone_core((0, 1), "depth_alone", sequences=2)),
     "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
