@@ -26,6 +26,7 @@ from evidence.statistics import (
     paired,
     results_of,
     tried,
+    with_most_seeds,
 )
 from evidence.trials import RESULTS, Record, Store
 
@@ -314,33 +315,40 @@ def rules_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
     ]
     for bench, records in stores.items():
         for task, shared in situations(records, bench):
-            searched = [results_of(family, records, task, dict(shared)) for family in HELD[:3]]
-            most = max((len(seeds) for results in searched for seeds in results.values()), default=0)
-            every = {
-                (name, key): seeds
-                for name, results in enumerate(searched)
-                for key, seeds in results.items()
-                if len(seeds) == most
-            }
-            if len(every) < 4:
+            searched = [results_of(family, records, task, dict(shared), comparable=False) for family in HELD[:3]]
+            every = [seeds for results in searched for seeds in results.values()]
+            best = best_searched(every)
+            if best is None:
                 continue
-            best = max(every.values(), key=lambda seeds: balance(np.mean(list(seeds.values()), axis=0)))
             reference = {seed: both_on_test(measures) for seed, measures in best.items()}
             cells = []
             for family, strength in RULES.values():
-                results = results_of(family, records, task, dict(shared))
-                results = {key: seeds for key, seeds in results.items() if key[1] == strength}
+                results = results_of(family, records, task, dict(shared), comparable=False)
+                results = with_most_seeds({key: seeds for key, seeds in results.items() if key[1] == strength})
                 key = chosen(results)
                 if key is None:
                     cells.append("")
                     continue
                 both = {seed: both_on_test(measures) for seed, measures in results[key].items()}
-                cells.append(f"{paired(both, reference).estimate.mean:+.1f}")
+                difference = paired(both, reference).estimate
+                cells.append(
+                    f"{difference.mean:+.1f}" + (f" ({difference.count})" if difference.count < len(best) else "")
+                )
             mean = np.mean(list(best.values()), axis=0)
             label = f"{bench}, {task}{changed(shared, bench)}"
             summary = f"{mean[TARGET]:.1f}, {mean[KEPT]:.1f}, {both_on_test(mean.tolist()):.1f}"
-            lines.append(f"| {label} | {most} | {summary} | " + " | ".join(cells) + " |")
+            lines.append(f"| {label} | {len(best)} | {summary} | " + " | ".join(cells) + " |")
     return lines
+
+
+def best_searched(every: Sequence[dict[int, list[float]]]) -> dict[int, list[float]] | None:
+    """Of configurations the one that is best on validation data, over the seeds that most of at least four share."""
+    for count in sorted({len(seeds) for seeds in every}, reverse=True):
+        candidates = [seeds for seeds in every if len(seeds) >= count]
+        common = set.intersection(*(set(seeds) for seeds in candidates))
+        if len(candidates) >= 4 and common:
+            return max(candidates, key=lambda seeds: balance(np.mean([seeds[seed] for seed in common], axis=0)))
+    return None
 
 
 STRENGTHS_SHOWN = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -450,7 +458,8 @@ def write(results: Path = RESULTS) -> Path:
 
 
 RULES_NOTE = """Mean of new and kept on test data with a strength that is fixed beforehand, less that of the best of all
-strengths and of three kinds of SRFT (chosen on validation data, over the same seeds where both have them). "λ 100 to
+strengths and of three kinds of SRFT (chosen on validation data of the seeds that all of them have, compared over those
+that both have, of which the brackets say how many where they are not all). "λ 100 to
 0.1": global mean, κ falls exponentially from 1 to 0.001."""
 
 STRENGTH_NOTE = """Mean of new and kept on test data at each λ, less that at the λ that is best on validation data; the

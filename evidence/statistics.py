@@ -45,8 +45,14 @@ Results = dict[Configuration, dict[int, list[float]]]
 """The measures of a family, by configuration and seed."""
 
 
-def results_of(family: Family, records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> Results:
-    """What a family reached on a task; only configurations that ran with every seed of the family's are comparable."""
+def results_of(
+    family: Family, records: Iterable[Record], task: str, shared: Mapping[str, Any], comparable: bool = True
+) -> Results:
+    """What a family reached on a task.
+
+    Only configurations that ran with every seed of the family's are comparable; others are left out unless
+    ``comparable`` is False.
+    """
     found: Results = defaultdict(dict)
     for record in records:
         if record.trial.task == task and family.holds(record, shared):
@@ -58,8 +64,13 @@ def results_of(family: Family, records: Iterable[Record], task: str, shared: Map
                     found[key][record.trial.seed] = measures
     if not any(key[2].startswith(family.readout) for key in found):
         return {}  # The last weights alone are another family.
-    most = max((len(seeds) for seeds in found.values()), default=0)
-    return {key: seeds for key, seeds in found.items() if len(seeds) == most}
+    return with_most_seeds(found) if comparable else dict(found)
+
+
+def with_most_seeds(results: Results) -> Results:
+    """Those configurations that ran with as many seeds as any."""
+    most = max((len(seeds) for seeds in results.values()), default=0)
+    return {key: seeds for key, seeds in results.items() if len(seeds) == most}
 
 
 def tried(family: Family, records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> int:
