@@ -460,12 +460,14 @@ def tracking_alone_rules(seeds: Iterable[int], task: str) -> Iterator[Trial]:
 
 
 def tracking_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
-    """Three modalities one after another, each alone: what was best for depth alone, and AdamW at two rates."""
+    """Three modalities one after another, each alone: what was best on the first seed's validation data."""
     where: tuple[str, list[str]] = ("tracking_row", ["row"])
     for seed in seeds:
-        yield from grid(*where, "srft", [seed], {**SHORT_TRACKING, **FALLING}, lr=(3e-3,), strength=(30.0,))
-        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-4, 3e-4))
+        yield from grid(*where, "srft", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(3.0,))
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-4,))
+    for seed in seeds:
         yield from grid(*where, "ewc", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(1e3,))
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(3e-4,))
 
 
 def tracking_in_a_row_choice(seeds: Iterable[int]) -> Iterator[Trial]:
