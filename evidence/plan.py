@@ -379,9 +379,9 @@ def tracking_ways(seeds: Iterable[int], tasks: Sequence[str], sizes: Mapping[str
 
 def tracking_x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The X stream held by its own significance or by nothing; in :func:`tracking_ways` the RGB tracker's holds it."""
-    for seed, kind in itertools.product(seeds, ("own", "none")):
+    for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):
         fixed = {**SHORT_TRACKING, "x": kind}
-        yield from grid("tracking", tasks, "srft", [seed], fixed, lr=(1e-3,), strength=(3.0,))
+        yield from grid("tracking", [task], "srft", [seed], fixed, lr=(1e-3,), strength=(3.0,))
 
 
 def tracking_high(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
