@@ -197,6 +197,12 @@ def between(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: floa
     return {name: torch.lerp(first[name], tensor, share) for name, tensor in last.items() if name in first}
 
 
+def go_back(model: nn.Module, was: Mapping[str, Tensor], share: float) -> None:
+    """Leave a model's weights that ``was`` names at a share of their way from there to where they are."""
+    last = {name: p.detach().clone() for name, p in model.named_parameters() if name in was}
+    load(model, between(was, last, share))
+
+
 def merged(
     first: Mapping[str, Tensor], last: Mapping[str, Tensor], prior: Mapping[str, Tensor], strength: float
 ) -> dict[str, Tensor]:

@@ -36,8 +36,14 @@ def grid(
         yield trial(bench, task, method, seed, **{**fixed, **dict(zip(over, values, strict=True))})
 
 
-def unique(trials: Iterable[Trial]) -> list[Trial]:
-    """Each trial once, where it stands first."""
+def fixed_strengths(bench: str, task: str, sizes: Mapping[str, Any], lr: float) -> list[Trial]:
+    """Strengths that nobody searches for, with two seeds, and the one that falls from 100 with five."""
+    falling, path = {**sizes, **FALLING}, {**sizes, **PATH}
+    trials: list[Trial] = []
+    for seed in (0, 1):
+        trials += grid(bench, [task], "srft", [seed], path, lr=(lr,), strength=(30.0, 100.0))
+        trials += grid(bench, [task], "srft", [seed], falling, lr=(lr,), strength=(10.0,))
+    trials += grid(bench, [task], "srft", FEW_SEEDS, path, lr=(lr,), strength=(100.0,))
     return list({one.key: one for one in trials}.values())
 
 
@@ -236,16 +242,6 @@ def vision_unit(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     for seed in seeds:
         fixed, strengths = {**VISION, **UNIT}, (300.0, 1000.0, 100.0, 3000.0)
         yield from grid("vision", [task], "metric", [seed], fixed, lr=(1e-4,), strength=strengths)
-
-
-def vision_rules(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
-    """Strengths that nobody searches for, on the ViT."""
-    falling, path = {**VISION, **FALLING}, {**VISION, **PATH}
-    for seed in seeds:
-        yield from grid("vision", [task], "srft", [seed], path, lr=(1e-4,), strength=(30.0, 100.0))
-        yield from grid("vision", [task], "srft", [seed], falling, lr=(1e-4,), strength=(10.0,))
-    for seed in FEW_SEEDS:
-        yield from grid("vision", [task], "srft", [seed], path, lr=(1e-4,), strength=(100.0,))
 
 
 def vision_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
@@ -449,16 +445,6 @@ def tracking_alone_unit(seeds: Iterable[int], task: str) -> Iterator[Trial]:
         yield from grid("tracking", [task], "metric", [seed], fixed, lr=(3e-3,), strength=(100.0, 3000.0))
 
 
-def tracking_alone_rules(seeds: Iterable[int], task: str) -> Iterator[Trial]:
-    """Strengths that nobody searches for, on the tracker."""
-    falling, path = {**SHORT_TRACKING, **FALLING}, {**SHORT_TRACKING, **PATH}
-    for seed in seeds:
-        yield from grid("tracking", [task], "srft", [seed], path, lr=(3e-3,), strength=(30.0, 100.0))
-        yield from grid("tracking", [task], "srft", [seed], falling, lr=(3e-3,), strength=(10.0,))
-    for seed in FEW_SEEDS:
-        yield from grid("tracking", [task], "srft", [seed], path, lr=(3e-3,), strength=(100.0,))
-
-
 def tracking_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
     """Three modalities one after another, each alone: what was best on the first seed's validation data."""
     where: tuple[str, list[str]] = ("tracking_row", ["row"])
@@ -499,7 +485,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
     "vision-unit": list(vision_unit("fashion", (0,))),
-    "vision-rules": unique(vision_rules("fashion", (0, 1))),
+    "vision-rules": fixed_strengths("vision", "fashion", VISION, 1e-4),
     "vision-frozen": list(vision_frozen("fashion", (0,))),
     "vision-few": list(vision_longer("fashion", (0, 1), shots=2)),
     "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
@@ -513,7 +499,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-ways": list(tracking_alone_ways((0,), "depth_alone")),
     "tracking-alone-ways-core": list(tracking_alone_ways_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-unit": list(tracking_alone_unit((0,), "depth_alone")),
-    "tracking-alone-rules": unique(tracking_alone_rules((0, 1), "depth_alone")),
+    "tracking-alone-rules": fixed_strengths("tracking", "depth_alone", SHORT_TRACKING, 3e-3),
     "tracking-row-choice": list(tracking_in_a_row_choice((0,))),
     "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),

@@ -63,8 +63,7 @@ def run(one: Trial) -> Record:
         was = {name: p.detach().clone() for name, p in network.named_parameters()}
         tracking.learn(stage, network, total if held else None)
         if one.get("mix"):
-            last = {name: p.detach().clone() for name, p in network.named_parameters()}
-            methods.load(network, methods.between(was, last, one["mix"]))
+            methods.go_back(network, was, one["mix"])
         learned.append(success(network, modality, one))
         if held and number < len(ROW) - 1:
             found = tracking.learned_prior(network, stage)

@@ -198,6 +198,5 @@ def _learn(
         for _, parameter in model.named_parameters():
             parameter.requires_grad_(True)
     if one.get("mix"):
-        last = {name: p.detach().clone() for name, p in model.named_parameters() if name in body}
-        methods.load(model, methods.between(was, last, one["mix"]))
+        methods.go_back(model, was, one["mix"])
     return training.first_and_last(losses)["last_loss"]
