@@ -38,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unknown = sorted(set(given.parts) - set(names))
         if unknown:
             parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(names)}")
-        for name in ("jobs", "threads"):
-            if getattr(given, name) is not None and getattr(given, name) < 1:
-                parser.error(f"--{name} is {getattr(given, name)}; it must be at least 1")
+        for name in ("jobs", "threads", "count"):
+            value = getattr(given, name, None)
+            if value is not None and value < 1:
+                parser.error(f"--{name} is {value}; it must be at least 1")
         listed = [part for name in given.parts or ["short"] for part in GROUPS.get(name, [name])]
         workers = Workers.of(given.jobs, given.threads)
         if given.command == "run":

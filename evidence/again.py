@@ -50,9 +50,13 @@ def check(parts: Sequence[str], results: Path, count: int, seed: int, workers: W
     """Run recorded trials again, print both figures of each, and return whether all are the same.
 
     Other instruction sets, numbers of threads and versions of torch add up in another order, which training amplifies:
-    there a trial differs by a few points in either direction, and only means over seeds can be compared.
+    there a trial differs by a few points in either direction, and only means over seeds can be compared. Where there is
+    no record nothing is the same.
     """
     recorded = {one.record.trial.key: one for one in drawn(parts, results, count, seed)}
+    if not recorded:
+        print(f"{results} has no record of {', '.join(parts)} to compare with; run them first")
+        return False
     print(f"{len(recorded)} recorded trials are run again", flush=True)
     now, differences = here(*workers), []
     for found in records_of([one.record.trial for one in recorded.values()], workers):

@@ -125,6 +125,14 @@ def test_workers_use_the_cores_that_there_are(monkeypatch: pytest.MonkeyPatch) -
     assert Workers.of(None, None) == (1, 64)
 
 
+def test_a_check_of_nothing_does_not_pass(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["check", "--results", str(results)]) == 1
+    assert "has no record of tiny to compare with" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main(["check", "--count", "0"])
+    assert "--count is 0; it must be at least 1" in capsys.readouterr().err
+
+
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stopped(*arguments: object) -> None:
         raise KeyboardInterrupt
