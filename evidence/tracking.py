@@ -43,7 +43,7 @@ from tracker.tuning.files import load_tracker, save_tracker, tune
 
 CACHE = ROOT / "runs" / "evidence"
 TEACHER_RATE = 3e-4
-WITHOUT_PRIOR = ("adamw", "xonly", "probe")
+WITHOUT_PRIOR = (*methods.WITHOUT_PRIOR, "xonly")
 LORA_RANK, LORA_ALPHA = 16, 32
 LORA_LAYERS = r"rgb\.blocks\..+\.(qkv|proj|fc1|fc2)"
 """The layers of one stream that get low-rank updates, the same as two streams' are by ``tuning=lora``."""
