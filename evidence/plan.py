@@ -373,6 +373,17 @@ def tracking_ways(seeds: Iterable[int], tasks: Sequence[str], sizes: Mapping[str
         yield from grid(*where, "adamw", one, fixed, lr=(3e-4,))
 
 
+def tracking_ways_core(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """Of the ways to tune two streams those that the question is about: all weights, held or not, few, or X alone."""
+    for seed, task in itertools.product(seeds, tasks):
+        where: tuple[str, list[str]] = ("tracking", [task])
+        yield from grid(*where, "srft", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(3.0,))
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-4,))
+        yield from grid(*where, "xonly", [seed], SHORT_TRACKING, lr=(1e-3,))
+        yield from grid(*where, "adamw", [seed], {**SHORT_TRACKING, **LORA}, lr=(1e-3,))
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-3,))
+
+
 def tracking_x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The X stream held by its own significance or by nothing; in :func:`tracking_ways` the RGB tracker's holds it."""
     for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):
@@ -404,7 +415,7 @@ def tracking_alone(seeds: Iterable[int], tasks: Sequence[str], **changed: Any) -
 
 
 def tracking_alone_core(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:
-    """What was best on the first seed's validation data, and AdamW at SRFT's rate."""
+    """What was best on the first seed's validation data of depth, and AdamW at SRFT's rate."""
     short = {**SHORT_TRACKING, **changed}
     uniform, falling = {**short, "estimator": "uniform"}, {**short, **FALLING}
     for seed in seeds:
@@ -491,6 +502,8 @@ PARTS: dict[str, list[Trial]] = {
     "vision-many": list(vision_longer("fashion", (0, 1), shots=50)),
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
+    "tracking-ways-core": list(tracking_ways_core(FEW_SEEDS, ["thermal"])),
+    "tracking-ways-depth": list(tracking_ways_core((0, 1), ["depth"])),
     "tracking-short": list(tracking_ways(FEW_SEEDS, MODALITIES, SHORT_TRACKING)),
     "tracking-x-prior": list(tracking_x_prior((0,), MODALITIES)),
     "tracking-high": list(tracking_high((0,), ["thermal"])),
@@ -504,6 +517,8 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
     "tracking-alone-few": list(tracking_alone_core((0, 1), "depth_alone", sequences=2)),
+    "tracking-alone-thermal": list(tracking_alone_core((0, 1), "thermal_alone")),
+    "tracking-alone-event-long": list(tracking_alone_core((0, 1), "event_alone", steps=400)),
     "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),

@@ -9,6 +9,7 @@ frozen have run once for each image, so that a trial on a processor takes half a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import gzip
@@ -72,6 +73,18 @@ class Data(NamedTuple):
     old_test: Images
 
 
+@contextlib.contextmanager
+def _fetching(name: str, place: Path, folder: Path) -> Iterator[None]:
+    """Say where images may be put by hand where torchvision cannot fetch them."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise RuntimeError(
+            f"{name} is not at {place}, and torchvision could not fetch it ({error}). Put it there, or put "
+            f"torchvision's own copy of it into {folder}."
+        ) from error
+
+
 @functools.cache
 def _cifar() -> tuple[Images, Images]:
     """Training and test images of CIFAR-10: a subset in the shared folder, else torchvision's.
@@ -85,7 +98,9 @@ def _cifar() -> tuple[Images, Images]:
     else:
         from torchvision.datasets import CIFAR10
 
-        sets = [CIFAR10(str(ROOT / "runs" / "cifar10"), train=train, download=True) for train in (True, False)]
+        folder = ROOT / "runs" / "cifar10"
+        with _fetching("CIFAR-10", shared, folder):
+            sets = [CIFAR10(str(folder), train=train, download=True) for train in (True, False)]
         parts = [(one.data, np.asarray(one.targets)) for one in sets]
     made = [Images(torch.from_numpy(x), torch.from_numpy(np.asarray(y)).long()) for x, y in parts]
     return shuffled(made[0]), shuffled(made[1])
@@ -103,7 +118,9 @@ def _fashion() -> tuple[Images, Images]:
         else:
             from torchvision.datasets import FashionMNIST
 
-            found = FashionMNIST(str(ROOT / "runs" / "fashion"), train=part == "train", download=True)
+            folder = ROOT / "runs" / "fashion"
+            with _fetching("Fashion-MNIST", FASHION, folder):
+                found = FashionMNIST(str(folder), train=part == "train", download=True)
             grey, labels = found.data.numpy(), found.targets.numpy()
         three = np.repeat(grey[..., None], 3, axis=-1)
         made.append(Images(torch.from_numpy(three), torch.from_numpy(labels.astype(np.int64))))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import pytest
 import timm
@@ -105,6 +107,24 @@ def test_the_new_images_are_those_that_the_seed_draws(monkeypatch: pytest.Monkey
     ]
     every = torch.cat([part.inputs.flatten(1) for part in (data.few, data.validation, data.natural)])
     assert len(every.unique(dim=0)) == len(every), "an image is in two parts"
+
+
+@pytest.mark.parametrize(("name", "images_of"), [("CIFAR-10", vision._cifar), ("Fashion-MNIST", vision._fashion)])
+def test_images_that_cannot_be_fetched_say_where_to_put_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, images_of: Any
+) -> None:
+    datasets = pytest.importorskip("torchvision.datasets")
+
+    def refuse(root: str, **options: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(datasets, name.replace("-10", "10").replace("-", ""), refuse)
+    monkeypatch.setattr(vision, "ROOT", tmp_path)
+    monkeypatch.setattr(vision, "FASHION", tmp_path / "none")
+    monkeypatch.setenv("RGBX_SHARED", str(tmp_path))
+    images_of.cache_clear()
+    with pytest.raises(RuntimeError, match=f"(?s){name} is not at {tmp_path}.*no route to host.*{tmp_path / 'runs'}"):
+        images_of()
 
 
 def test_a_fixed_draw_mixes_the_classes() -> None:
