@@ -53,10 +53,12 @@ docs: $(READY)
 	@echo "make: open build/site/index.html"
 
 # This takes at most an hour on two cores. EVIDENCE=all runs everything, for a GPU. evidence/plan.py names the parts.
+# RESULTS=folder runs all of it again: records are looked for and kept there, and the page is written beside them.
 EVIDENCE ?= short
+RESULTS ?= evidence/results
 evidence: $(VENV)/.evidence
-	$(BIN)/python -m evidence run $(EVIDENCE)
-	$(BIN)/python -m evidence report
+	$(BIN)/python -m evidence run $(EVIDENCE) --results $(RESULTS)
+	$(BIN)/python -m evidence report --results $(RESULTS)
 
 $(VENV)/.evidence: $(READY)
 	@$(PIP) install --no-build-isolation --editable ".[tracker,test,evidence]"

@@ -281,7 +281,7 @@ def run(one: Trial) -> Record:
     before = judged(model, new, [old])
     with torch.no_grad():
         first_loss = functional.cross_entropy(model(data.images, new.head), data.labels).item()
-    first = {name: p.detach().clone() for name, p in model.named_parameters()}
+    first = methods.weights_of(model)
     steps, readouts = one["steps"], {}
     average = methods.Average(model, steps)
     parts = PATH_CHECKPOINTS if str(one.get("kappa")).startswith("exponential") else CHECKPOINTS
@@ -300,7 +300,7 @@ def run(one: Trial) -> Record:
         offset += count
     readouts["final"] = judged(model, new, [old])
     facts = methods.travel(first, model, prior)
-    last = {name: p.detach().clone() for name, p in model.named_parameters()}
+    last = methods.weights_of(model)
     methods.load(model, average.weights)
     readouts["average"] = judged(model, new, [old])
     for strength in MERGERS if one.method == "merged" else ():

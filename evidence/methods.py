@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -175,7 +175,7 @@ class Average:
 
     def __init__(self, model: nn.Module, steps: int) -> None:
         self.decay = 1.0 - min(1.0, 3.0 / steps)
-        self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.weights = weights_of(model)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -185,8 +185,14 @@ class Average:
         )
 
 
+def weights_of(model: nn.Module, names: Container[str] | None = None) -> dict[str, Tensor]:
+    """A copy of a model's weights, of all or of those that are named."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if names is None or name in names}
+
+
 @torch.no_grad()
 def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Set a model's weights to those that are given, by name."""
     for name, parameter in model.named_parameters():
         if name in weights:
             parameter.copy_(weights[name])
@@ -199,7 +205,7 @@ def between(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: floa
 
 def go_back(model: nn.Module, was: Mapping[str, Tensor], share: float) -> None:
     """Leave a model's weights that ``was`` names at a share of their way from there to where they are."""
-    last = {name: p.detach().clone() for name, p in model.named_parameters() if name in was}
+    last = weights_of(model, was)
     load(model, between(was, last, share))
 
 

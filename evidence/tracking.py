@@ -221,7 +221,7 @@ class Trained:
     def __init__(self, network: nn.Module) -> None:
         self.network: Any = network
         self.prior: Mapping[str, Tensor] | None = None
-        self.first = {name: p.detach().clone() for name, p in network.named_parameters()}
+        self.first = methods.weights_of(network)
         self.facts: dict[str, float] = {}
 
     def look_back(self, learned: Learned, names: Collection[str]) -> None:
@@ -263,7 +263,7 @@ def run(one: Trial) -> Record:
     scores = {**{f"{name} before": values for name, values in before.scores.items()}, **final.scores}
     first, network = made.first, made.network
     if one.method == "merged" or (one.method == "adamw" and one["tests"] > 16 and "tuning" not in dict(one.options)):
-        last = {name: p.detach().clone() for name, p in network.named_parameters()}
+        last = methods.weights_of(network)
         methods.load(network, methods.between(first, last, 0.5))
         readouts["mix0.5"] = measured(network, one).measures
         if one.method == "merged":

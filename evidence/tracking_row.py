@@ -54,13 +54,13 @@ def run(one: Trial) -> Record:
     start = time.perf_counter()
     before = _before(one["tests"], one["frames"], one["precision"], one.seed)
     network = tracking.at_first(ROW[0] + ALONE)
-    first = {name: p.detach().clone() for name, p in network.named_parameters()}
+    first = methods.weights_of(network)
     held = one.method not in tracking.WITHOUT_PRIOR
     total: dict[str, Tensor] = dict(tracking.rgb_prior(stage_of(one, 0))) if held else {}
     learned: list[list[float]] = []
     for number, modality in enumerate(ROW):
         stage = stage_of(one, number)
-        was = {name: p.detach().clone() for name, p in network.named_parameters()}
+        was = methods.weights_of(network)
         tracking.learn(stage, network, total if held else None)
         if one.get("mix"):
             methods.go_back(network, was, one["mix"])

@@ -379,7 +379,7 @@ def run(one: Trial) -> Record:
         _OLD_HEADS[task] = fitted, [round(value, 2) for value in kept(old_features(model, data), data, fitted)]
     old, kept_before = _OLD_HEADS[task]
     before = [100.0 / CLASSES, 100.0 / CLASSES, *kept_before]
-    first = {name: p.detach().clone() for name, p in model.named_parameters() if name not in head}
+    first = {name: tensor for name, tensor in methods.weights_of(model).items() if name not in head}
     low_rank_names = low_rank.add(model, LORA_LAYERS, LORA_RANK, LORA_ALPHA) if one.get("tuning") == "lora" else None
     body = low_rank_names or list(first)
     classifier.requires_grad_(True)
@@ -414,7 +414,7 @@ def run(one: Trial) -> Record:
     facts = {**methods.travel(first, model, None if low_rank_names else prior), **anew(model, data, features)}
     facts |= {f"travel {part}": methods.travel(names, model, None)["travel"] for part, names in parts_of(first).items()}
     if free:
-        last = {name: p.detach().clone() for name, p in model.named_parameters()}
+        last = methods.weights_of(model)
         for share in MIXTURES:
             methods.load(model, {**last, **methods.between(first, last, share)})
             readouts[f"mix{share:g}"] = measured(model, data, old)

@@ -138,7 +138,7 @@ def run(one: Trial) -> Record:
     before = [100.0 / CLASSES, 100.0 / CLASSES, *mean_of([_OLD[kind][1]])]
     head = vision.head_names(model)
     body = [name for name, _ in model.named_parameters() if name not in head]
-    first = {name: p.detach().clone() for name, p in model.named_parameters() if name in body}
+    first = methods.weights_of(model, body)
     total: dict[str, Tensor] = {}
     few: Images | None = None
     learned, losses = [], []
@@ -182,7 +182,7 @@ def _learn(
 
     With the option ``mix`` the body then goes back so far (WiSE-FT, arXiv 2109.01903, after every task).
     """
-    was = {name: p.detach().clone() for name, p in model.named_parameters() if name in body}
+    was = methods.weights_of(model, body)
     lora = one.get("tuning") == "lora"
     trained = low_rank.add(model, vision.LORA_LAYERS, vision.LORA_RANK, vision.LORA_ALPHA) if lora else body
     model.get_classifier().requires_grad_(True)
