@@ -120,10 +120,10 @@ def gathered(records: Iterable[Record], task: str, shared: Mapping[str, Any]) ->
     return {name: results for name, results in found if results}
 
 
-def best_adamw(found: Mapping[str, Results]) -> str | None:
-    """Of the ways to use plain AdamW the one that is best on validation data: what the others have to beat."""
+def best_of(families: Iterable[Family], found: Mapping[str, Results]) -> str | None:
+    """Of some families the one that is best on validation data, of those that ran with the most seeds."""
     values, counts = {}, {}
-    for family in ADAMW:
+    for family in families:
         if family.name in found:
             key = chosen(found[family.name])
             assert key is not None
@@ -146,7 +146,7 @@ def shown(key: tuple[Any, Any, str]) -> str:
 
 def methods_table(found: Mapping[str, Results], before: Sequence[float], counts: Mapping[str, int]) -> list[str]:
     """One row a method, at the configuration that is best on validation data, of as many as ``counts`` says."""
-    reference = best_adamw(found)
+    reference = best_of(ADAMW, found)
     lines = [
         "| method | tried | learning rate, λ | seeds | new | kept | mean of both | against the best AdamW "
         "| new at best for new |",
@@ -304,6 +304,48 @@ RULES: dict[str, tuple[Family, float]] = {
 """Strengths that nobody searches for."""
 
 
+OTHERS_SHOWN = {"EWC, in the loss": "EWC", "L2-SP, in the loss": "L2-SP", "LoRA": "LoRA"}
+"""What SRFT is compared with beside AdamW where everything is seen at once, and how it is called there."""
+
+
+def overview_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Every situation in a row: SRFT less the others in the mean of both, each as it is best on validation data.
+
+    AdamW is the best of its readouts, SRFT of three kinds: κ = 1 over the mean of each tensor and over that of all, and
+    κ that falls.
+    """
+    lines = [
+        "| bench, task | AdamW: new, kept | SRFT: new, kept | seeds | SRFT less AdamW | "
+        + " | ".join(f"less {name}" for name in OTHERS_SHOWN.values())
+        + " |",
+        "|---|---|---|---:|---|" + "---|" * len(OTHERS_SHOWN),
+    ]
+    for bench, records in stores.items():
+        for task, shared in situations(records, bench):
+            found = gathered(records, task, dict(shared))
+            plain, held = best_of(ADAMW, found), best_of(HELD[:3], found)
+            if plain is None or held is None:
+                continue
+            best = {name: _at_best(found[name]) for name in (plain, held, *OTHERS_SHOWN) if name in found}
+            both = {name: {seed: both_on_test(m) for seed, m in seeds.items()} for name, seeds in best.items()}
+            summaries = []
+            for name in (plain, held):
+                mean = np.mean(list(best[name].values()), axis=0)
+                summaries.append(f"{mean[TARGET]:.1f}, {mean[KEPT]:.1f}")
+            cells = [str(paired(both[held], both[n])) if n in both else "" for n in (plain, *OTHERS_SHOWN)]
+            count = len(set(best[plain]) & set(best[held]))
+            row = [f"{bench}, {task}{changed(shared, bench)}", *summaries, str(count), *cells]
+            lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def _at_best(results: Results) -> dict[int, list[float]]:
+    """The measures of each seed at the configuration that is best on validation data."""
+    key = chosen(results)
+    assert key is not None
+    return results[key]
+
+
 def rules_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
     """Return what each rule loses against the best of everything that was searched with SRFT.
 
@@ -438,7 +480,8 @@ def write(results: Path = RESULTS) -> Path:
     stores = {bench: Store(results / f"{bench}.jsonl") for bench in BENCHES if (results / f"{bench}.jsonl").exists()}
     figures = results.parent / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    lines = [HEAD]
+    every = {bench: list(store) for bench, store in stores.items()}
+    lines = [HEAD, "## Everything at once", "", OVERVIEW_NOTE, "", *overview_table(every), ""]
     for bench, store in stores.items():
         lines += bench_sections(bench, list(store), figures)
     if "digits" in stores:
@@ -447,15 +490,20 @@ def write(results: Path = RESULTS) -> Path:
             table = settings_table(records, task)
             if len(table) > 6:
                 lines += [f"## Settings of SRFT: digits, {task}", "", *table, ""]
-    strengths = strength_table({bench: list(store) for bench, store in stores.items()})
+    strengths = strength_table(every)
     lines += ["## The strength", "", STRENGTH_NOTE, "", *strengths, ""]
-    rules = rules_table({bench: list(store) for bench, store in stores.items()})
+    rules = rules_table(every)
     lines += ["## Strengths that nobody searches for", "", RULES_NOTE, "", *rules, ""]
     lines += [*places_section(stores), ""]
     page = results.parent / "page.md"
     page.write_text("\n".join(lines))
     return page
 
+
+OVERVIEW_NOTE = """Where SRFT helps, where it makes no difference and where it loses: the mean of new and kept on test
+data, in points, of SRFT less another method. AdamW is the best of plain, early stopped, averaged and interpolated
+weights, SRFT of κ = 1 (over the mean of each tensor or of all) and of κ that falls. A difference without an interval is
+of one seed and has several points of noise."""
 
 RULES_NOTE = """Mean of new and kept on test data with a strength that is fixed beforehand, less that of the best of all
 strengths and of three kinds of SRFT (chosen on validation data of the seeds that all of them have, compared over those

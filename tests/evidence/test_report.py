@@ -62,3 +62,33 @@ def test_a_rule_is_compared_with_the_best_over_the_seeds_that_both_have() -> Non
     assert cells["λ 30, global, cosine"] == "+0.0"
     assert cells["λ 10, global, cosine"] == "-1.5 (1)"
     assert cells["λ 10, κ 1"] == ""
+
+
+def test_everything_at_once_compares_each_at_its_best_on_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW's interpolated weights and SRFT with κ falling are best on validation; what they have on test counts."""
+
+    def ran(method: str, seed: int, readouts: dict[str, list[float]], **options: str | float) -> Record:
+        one = trial("bench", "new", method, seed, lr=1e-3, **options)
+        return Record(one, [0.0] * 4, readouts, {})
+
+    records = []
+    for seed in (0, 1):
+        both = {"final": measures(60.0, 90.0), "mix0.5": measures(70.0, 55.0 + seed)}
+        records.append(ran("adamw", seed, both))
+        records.append(
+            ran("srft", seed, {"final": measures(75.0, 60.0 + 3 * seed)}, strength=3.0, **report.plan.FALLING)
+        )
+        records.append(ran("srft", seed, {"final": measures(74.0, 99.0)}, strength=3.0))
+    records.append(ran("ewc", 0, {"final": measures(50.0, 58.0)}, strength=1.0))
+    monkeypatch.setattr(report, "usual", lambda bench: {})
+    header, row = (
+        [cell.strip() for cell in report.overview_table({"bench": records})[line].strip("|").split("|")]
+        for line in (0, 2)
+    )
+    cells = dict(zip(header, row, strict=True))
+    assert cells["AdamW: new, kept"] == "55.5, 55.5"
+    assert cells["SRFT: new, kept"] == "61.5, 61.5"
+    assert cells["seeds"] == "2"
+    assert cells["SRFT less AdamW"].startswith("+6.0 ± 12.7")
+    assert cells["less EWC"] == "+2.0", "over the one seed that both have"
+    assert cells["less LoRA"] == ""
