@@ -539,5 +539,5 @@ PARTS: dict[str, list[Trial]] = {
 """The parts of the plan, by name, in the order in which they run."""
 
 ALL = list(PARTS)
-SHORT = ["digits-rotated", "vision-core", "tracking-alone"]
+SHORT = ["digits-rotated", "vision-core", "tracking-alone", "digits-tasks"]
 """At most an hour on two cores."""
