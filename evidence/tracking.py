@@ -14,6 +14,7 @@ import copy
 import functools
 import hashlib
 import json
+import multiprocessing
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -209,7 +210,10 @@ def learn(one: Trial, network: Tracker | TunedTracker, prior: Mapping[str, Tenso
     loss: Loss = loss_of(config.loss)
     if isinstance(network, TunedTracker):
         loss = network.training_loss(loss)
-    trainer = Trainer(network, loss, optimizer, lr_scheduler(optimizer, config.train), pairs, config.train)
+    scheduler = lr_scheduler(optimizer, config.train)
+    # The bars of several processes would write over each other.
+    alone = multiprocessing.parent_process() is None
+    trainer = Trainer(network, loss, optimizer, scheduler, pairs, config.train, progress=alone)
     trainer.run()
     network.eval()
     return Learned(trainer.history, set(parameters), sum(p.numel() for p in parameters.values()))

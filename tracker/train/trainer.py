@@ -114,6 +114,7 @@ class Trainer:
         processes: those of the run, one by default. Each takes an equal part of every batch, gradients are averaged,
             and the first one logs and saves. With dropout left out the run is that of one process, up to rounding.
         invocation: the command line that makes the same run again, stored in checkpoints.
+        progress: show a progress bar on stderr.
 
     Raises:
         RGBXError: batches cannot be shared by the processes, or batch norms would train on parts of them.
@@ -133,11 +134,12 @@ class Trainer:
         title: str = "train",
         processes: Processes | None = None,
         invocation: str = "",
+        progress: bool = True,
     ) -> None:
         self.network, self.loss, self.optimizer, self.scheduler = network, loss, optimizer, scheduler
         self.dataset, self.settings, self.folder = dataset, settings, folder
         self.config, self.validate, self.title = dict(config or {}), validate, title
-        self.invocation = invocation
+        self.invocation, self.shows_progress = invocation, progress
         self.device = next(network.parameters()).device
         self.processes = processes or Processes(device=self.device)
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -205,7 +207,8 @@ class Trainer:
             claim(self.folder, None)
             self._owns_folder = True
         scalar_log = ScalarLog(self.folder / TENSORBOARD, self.step) if self.folder and first else None
-        bar = progress(total=last, initial=self.step, title=self.title, unit="step", shown=first)
+        shown = first and self.shows_progress
+        bar = progress(total=last, initial=self.step, title=self.title, unit="step", shown=shown)
         clock, clock_step = time.perf_counter(), self.step
         self.train_mode()
         try:

@@ -87,6 +87,17 @@ def test_resumed_run_ends_with_the_same_bits(pairs: PairDataset, tmp_path: Path,
         assert {"anchor", "prior", "transfer_statistics"} <= extra
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_bar_shows_progress_unless_nobody_wants_it(
+    pairs: PairDataset, progress: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = trainer_of(run_config(), pairs)
+    Trainer(
+        made.network, made.loss, made.optimizer, made.scheduler, pairs, made.settings, title="bar", progress=progress
+    ).run(until=2)
+    assert ("bar" in capfd.readouterr().err) == progress
+
+
 def test_a_resumed_run_is_no_fresh_one(pairs: PairDataset, tmp_path: Path) -> None:
     """The comparison above would also pass if steps changed nothing, so here one lost state must show."""
     config = run_config("optimizer.name=srft", "optimizer.damping=rank")
