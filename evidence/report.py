@@ -28,6 +28,7 @@ from evidence.statistics import (
     tried,
     with_most_seeds,
 )
+from evidence.tracking_success import ALONE
 from evidence.trials import RESULTS, Record, Store
 
 ADAMW = (
@@ -424,6 +425,11 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         found = gathered(records, task, dict(shared))
         if len(found) < 2:
             continue
+        modality, one_stream, _ = task.partition(ALONE)
+        if one_stream:
+            new, old = f"success on {modality} alone", "success of the same weights on RGB"
+        else:
+            _, new, old = BENCHES[bench]
         label = f"{task}{changed(shared, bench)}"
         stem = f"{bench}-{label}".translate(str.maketrans(" ", "-", "(),"))
         before = before_of(records, task, dict(shared))
