@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evidence import report
+from evidence import compared, tables
 from evidence.trials import Record, trial
 
 
@@ -18,7 +18,7 @@ def test_conditions_are_of_the_configuration_that_is_chosen() -> None:
         *(recorded(1e-4, seed, 60.0, day=10.0 + 2 * seed, night=5.0) for seed in (0, 1)),
         *(recorded(1e-3, seed, 40.0, day=90.0, night=90.0) for seed in (0, 1)),
     ]
-    table = report.conditions_table(records, "depth", {"steps": 3})
+    table = tables.conditions_table(records, "depth", {"steps": 3})
     cells = [cell.strip() for cell in table[2].strip("|").split("|")]
     assert len(table) == 3
     assert cells[:5] == ["AdamW", "0.0001", "2", "11.0 ± 12.7", "5.0 ± 0.0"]
@@ -26,7 +26,7 @@ def test_conditions_are_of_the_configuration_that_is_chosen() -> None:
 
 
 def test_no_table_where_no_record_has_conditions() -> None:
-    assert report.conditions_table([recorded(1e-4, 0, 60.0)], "depth", {"steps": 3}) == []
+    assert tables.conditions_table([recorded(1e-4, 0, 60.0)], "depth", {"steps": 3}) == []
 
 
 def measures(validation: float, test: float = 0.0) -> list[float]:
@@ -41,21 +41,21 @@ def test_the_best_of_a_search_is_chosen_on_the_seeds_that_all_have() -> None:
         {0: measures(40.0), 1: measures(90.0), 2: measures(90.0)},
         {0: measures(30.0)},
     ]
-    assert report.best_searched(every) is every[1]
-    assert report.best_searched(every[:3]) is None, "three are no search"
-    assert report.best_searched([*every[:3], {3: measures(99.0)}]) is None, "no seed is shared"
+    assert tables.best_searched(every) is every[1]
+    assert tables.best_searched(every[:3]) is None, "three are no search"
+    assert tables.best_searched([*every[:3], {3: measures(99.0)}]) is None, "no seed is shared"
 
 
 def test_a_rule_is_compared_with_the_best_over_the_seeds_that_both_have() -> None:
     def held(strength: float, seed: int, test: float, validation: float) -> Record:
-        one = trial("bench", "new", "srft", seed, lr=1e-3, strength=strength, **report.plan.FALLING)
+        one = trial("bench", "new", "srft", seed, lr=1e-3, strength=strength, **tables.plan.FALLING)
         return Record(one, [0.0] * 4, {"final": [validation, test, validation, test]}, {})
 
     records = [held(30.0, seed, 70.0 + seed, 60.0) for seed in (0, 1)]
     records += [held(strength, 0, 68.5, 50.0) for strength in (1.0, 10.0, 100.0)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "usual", lambda bench: {})
-        table = report.rules_table({"bench": records})
+        patch.setattr(compared, "usual", lambda bench: {})
+        table = tables.rules_table({"bench": records})
     header, row = ([cell.strip() for cell in table[line].strip("|").split("|")] for line in (0, 2))
     cells = dict(zip(header, row, strict=True))
     assert cells["best searched: new, kept, mean"] == "70.5, 70.5, 70.5"
@@ -76,13 +76,13 @@ def test_everything_at_once_compares_each_at_its_best_on_validation(monkeypatch:
         both = {"final": measures(60.0, 90.0), "mix0.5": measures(70.0, 55.0 + seed)}
         records.append(ran("adamw", seed, both))
         records.append(
-            ran("srft", seed, {"final": measures(75.0, 60.0 + 3 * seed)}, strength=3.0, **report.plan.FALLING)
+            ran("srft", seed, {"final": measures(75.0, 60.0 + 3 * seed)}, strength=3.0, **tables.plan.FALLING)
         )
         records.append(ran("srft", seed, {"final": measures(74.0, 99.0)}, strength=3.0))
     records.append(ran("ewc", 0, {"final": measures(50.0, 58.0)}, strength=1.0))
-    monkeypatch.setattr(report, "usual", lambda bench: {})
+    monkeypatch.setattr(compared, "usual", lambda bench: {})
     header, row = (
-        [cell.strip() for cell in report.overview_table({"bench": records})[line].strip("|").split("|")]
+        [cell.strip() for cell in tables.overview_table({"bench": records})[line].strip("|").split("|")]
         for line in (0, 2)
     )
     cells = dict(zip(header, row, strict=True))

@@ -1,0 +1,101 @@
+"""What is compared with what: methods as a reader knows them, and the situations they ran in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from evidence import plan
+from evidence.statistics import Family, Results, balance, chosen, means, results_of
+from evidence.trials import Record
+
+ADAMW = (
+    Family("AdamW", "adamw"),
+    Family("AdamW, stopped early", "adamw", readout="at"),
+    Family("AdamW, weights averaged", "adamw", readout="average"),
+    Family("AdamW, interpolated (WiSE-FT)", "adamw", readout="mix"),
+)
+OTHERS = (
+    Family("AdamW, merged by significance afterwards", "merged", readout="merge"),
+    Family("AdamW, halfway back after each task", "adamw", {"mix": 0.5}),
+    Family("linear probe", "probe"),
+    Family("LP-FT", "lpft"),
+    Family("RGB stream frozen", "xonly"),
+    Family("streams frozen", "adamw", {"tuning": "frozen"}),
+    Family("LoRA", "adamw", {"tuning": "lora"}),
+    Family("adapters", "adamw", {"tuning": "adapters"}),
+    Family("SDSTrack", "adamw", {"tuning": "sdstrack"}),
+    Family("PATrack", "adamw", {"tuning": "patrack"}),
+    Family("distilled student", "adamw", {"tuning": "distill"}),
+    Family("L2-SP, in the loss", "l2sp", {"estimator": "uniform"}),
+    Family("EWC, in the loss", "ewc"),
+    Family("LoRA", "lora"),
+    Family("LoRA, EWC in the loss (LaLoRA)", "lalora"),
+    Family("LoRA held by SRFT", "lora_srft", plan.FALLING),
+)
+HELD = (
+    Family("SRFT", "srft"),
+    Family("SRFT, global mean", "srft", {"normalize": "global"}),
+    Family("SRFT, global mean, κ falls", "srft", plan.FALLING),
+    Family("SRFT, global mean, κ falls to 0.001", "srft", plan.PATH),
+    Family("SRFT, one run through all strengths", "srft", plan.PATH, "at"),
+    Family("SRFT, κ falls, every task's P over its mean", "srft", plan.MEANS),
+    Family("SRFT, uniform P", "srft", {"estimator": "uniform"}),
+    Family("SRFT, MAS", "srft", {"estimator": "mas"}),
+    Family("SRFT, MAS on the new images", "srft", {"estimator": "mas_few"}),
+    Family("SRFT, global mean, κ falls, MAS on the new images", "srft", {**plan.FALLING, "estimator": "mas_few"}),
+    Family(
+        "SRFT, global mean, κ falls, every direction of the features", "srft", {**plan.FALLING, "estimator": "features"}
+    ),
+    Family("LoRA, held by SRFT", "srft", plan.LORA_HELD),
+    Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
+    Family("SRFT, X stream with a prior of its own", "srft", {"x": "own"}),
+    Family("SRFT, global mean, κ falls, X stream without a prior", "srft", {**plan.FALLING, "x": "none"}),
+    Family("streams frozen, SRFT", "srft", {"tuning": "frozen"}),
+    Family("SDSTrack, SRFT", "srft", {"tuning": "sdstrack"}),
+    Family("distilled student, SRFT", "srft", {"tuning": "distill"}),
+    Family("pull in Adam's metric", "metric"),
+    Family("pull in Adam's metric, κ falls", "metric", {"kappa": "cosine"}),
+    Family("pull in Adam's metric, κ falls, λ in a unit", "metric", plan.UNIT),
+)
+COMPARED = (*ADAMW, *OTHERS, *HELD)
+
+
+def usual(bench: str) -> dict[str, Any]:
+    """The sizes, lengths and numbers of examples that a bench has where nothing else is said."""
+    sizes = {"digits": plan.DIGITS, "tracking": plan.TRACKING, "tracking_row": plan.SHORT_TRACKING}
+    return sizes.get(bench, plan.VISION)
+
+
+def situations(records: Iterable[Record], bench: str) -> list[tuple[str, tuple[tuple[str, Any], ...]]]:
+    """Task and shared options (sizes, lengths, numbers of examples) that records were made with."""
+    names = usual(bench)
+    seen = Counter((record.trial.task, tuple((name, record.trial.get(name)) for name in names)) for record in records)
+    return list(seen)
+
+
+def changed(shared: Iterable[tuple[str, Any]], bench: str) -> str:
+    """What differs from the bench's usual options."""
+    different = [f"{value} {name}" for name, value in shared if value != usual(bench)[name]]
+    return f" ({', '.join(different)})" if different else ""
+
+
+def gathered(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -> dict[str, Results]:
+    """The results of every family that has any. Families of one name, such as LoRA, are of different benches."""
+    listed = list(records)
+    found = [(family.name, results_of(family, listed, task, shared)) for family in COMPARED]
+    return {name: results for name, results in found if results}
+
+
+def best_of(families: Iterable[Family], found: Mapping[str, Results]) -> str | None:
+    """Of some families the one that is best on validation data, of those that ran with the most seeds."""
+    values, counts = {}, {}
+    for family in families:
+        if family.name in found:
+            key = chosen(found[family.name])
+            assert key is not None
+            values[family.name] = balance(means(found[family.name])[key])
+            counts[family.name] = len(found[family.name][key])
+    values = {name: value for name, value in values.items() if counts[name] == max(counts.values())}
+    return max(values, key=lambda name: values[name]) if values else None
