@@ -518,7 +518,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
     "tracking-alone-few": list(tracking_alone_core((0, 1), "depth_alone", sequences=2)),
     "tracking-alone-thermal": list(tracking_alone_core((0, 1), "thermal_alone")),
-    "tracking-alone-event-long": list(tracking_alone_core((0, 1), "event_alone", steps=400)),
+    "tracking-alone-event-long": list(tracking_alone_core((0,), "event_alone", steps=400)),
     "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
     "digits-paths": list(digits_paths(DIGITS_TASKS, FEW_SEEDS)),
