@@ -373,15 +373,16 @@ def tracking_ways(seeds: Iterable[int], tasks: Sequence[str], sizes: Mapping[str
         yield from grid(*where, "adamw", one, fixed, lr=(3e-4,))
 
 
-def tracking_ways_core(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
-    """Of the ways to tune two streams those that the question is about: all weights, held or not, few, or X alone."""
+def tracking_ways_core(seeds: Iterable[int], tasks: Sequence[str], others: bool = True) -> Iterator[Trial]:
+    """Of the ways to tune two streams those that the question is about: all weights, held or not, X alone, or few."""
     for seed, task in itertools.product(seeds, tasks):
         where: tuple[str, list[str]] = ("tracking", [task])
         yield from grid(*where, "srft", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(3.0,))
         yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-4,))
         yield from grid(*where, "xonly", [seed], SHORT_TRACKING, lr=(1e-3,))
-        yield from grid(*where, "adamw", [seed], {**SHORT_TRACKING, **LORA}, lr=(1e-3,))
-        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-3,))
+        if others:
+            yield from grid(*where, "adamw", [seed], {**SHORT_TRACKING, **LORA}, lr=(1e-3,))
+            yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-3,))
 
 
 def tracking_x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
@@ -504,6 +505,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_ways_core(FEW_SEEDS, ["thermal"])),
     "tracking-ways-depth": list(tracking_ways_core((0, 1), ["depth"])),
+    "tracking-ways-depth-more": list(tracking_ways_core((2, 3, 4), ["depth"], others=False)),
     "tracking-short": list(tracking_ways(FEW_SEEDS, MODALITIES, SHORT_TRACKING)),
     "tracking-x-prior": list(tracking_x_prior((0,), MODALITIES)),
     "tracking-high": list(tracking_high((0,), ["thermal"])),

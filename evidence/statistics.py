@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -16,6 +16,8 @@ from evidence.trials import MEASURES, Record
 TARGET_VALIDATION, TARGET, KEPT_VALIDATION, KEPT = range(len(MEASURES))
 TUNED = ("lr", "strength", "rank")
 """What is chosen for each method on validation data; every other option is part of what the method is."""
+
+Pair = TypeVar("Pair", bound=Hashable)
 
 Configuration = tuple[Any, Any, str]
 """Learning rate, strength, and the name of the readout, with the rank behind it where there is one."""
@@ -148,9 +150,9 @@ class Difference:
         return f"{self.estimate.mean:+.1f} ± {self.estimate.half:.1f} (p {self.p:.2g})"
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    """``first`` minus ``second`` over the seeds that both have."""
-    seeds = sorted(set(first) & set(second))
+def paired(first: Mapping[Pair, float], second: Mapping[Pair, float]) -> Difference:
+    """``first`` minus ``second`` over the seeds, or pairs of task and seed, that both have."""
+    seeds = [seed for seed in first if seed in second]
     differences = [first[seed] - second[seed] for seed in seeds]
     if len(seeds) < 2:
         return Difference(estimate(differences), math.nan)

@@ -124,35 +124,65 @@ def conditions_table(records: Iterable[Record], task: str, shared: Mapping[str, 
     return lines if len(lines) > 2 else []
 
 
+PLAIN = Family("plain: κ = 1, tensor mean, exact Fisher", "srft")
+
+
+def setting_families() -> list[Family]:
+    """The plain way to run SRFT, what is changed of it, and damping without a prior."""
+    changes = {**plan.SETTINGS}
+    changes |= {f"damping alone ({kind}), no prior": {"kappa": "0", "damping": kind} for kind in ("rank", "mean")}
+    options = {
+        name: {key: value for key, value in change.items() if key != "method"} for name, change in changes.items()
+    }
+    return [PLAIN, *(Family(name, changes[name].get("method", "srft"), options[name]) for name in changes)]
+
+
 def settings_table(records: Sequence[Record], task: str) -> list[str]:
-    """The settings of SRFT, each at its own best learning rate and strength, against the plain one."""
-    shared = plan.DIGITS
-    base = results_of(Family("plain", "srft"), records, task, shared)
-    key = chosen(base)
-    if key is None:
+    """The settings of SRFT on digits, each at its own best learning rate and strength, against the plain one."""
+    base = results_of(PLAIN, records, task, plan.DIGITS)
+    if not base:
         return []
-    reference = {seed: both_on_test(m) for seed, m in base[key].items()}
+    reference = {seed: both_on_test(m) for seed, m in _at_best(base).items()}
     lines = [
         "| setting | tried | learning rate, λ | seeds | new | kept | mean of both | against plain |",
         "|---|---:|---|---:|---:|---:|---:|---|",
     ]
-    changes: dict[str, Mapping[str, Any]] = {"plain: κ = 1, tensor mean, exact Fisher": {}, **plan.SETTINGS}
-    changes |= {f"damping alone ({kind}), no prior": {"kappa": "0", "damping": kind} for kind in ("rank", "mean")}
     rows = []
-    for name, change in changes.items():
-        options = dict(change)
-        results = results_of(Family(name, options.pop("method", "srft"), options), records, task, shared)
+    for family in setting_families():
+        results = results_of(family, records, task, plan.DIGITS)
         key = chosen(results)
         if key is None:
             continue
         seeds = results[key]
         both = {seed: both_on_test(m) for seed, m in seeds.items()}
         columns = [str(estimate([m[i] for m in seeds.values()])) for i in (TARGET, KEPT)]
-        row = f"| {name} | {len(results)} | {shown(key)} | {len(seeds)} | {' | '.join(columns)} | "
+        row = f"| {family.name} | {len(results)} | {shown(key)} | {len(seeds)} | {' | '.join(columns)} | "
         rows.append(
             (np.mean(list(both.values())), row + f"{estimate(list(both.values()))} | {paired(both, reference)} |")
         )
     return lines + [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+
+
+def pooled_settings_table(records: Sequence[Record], tasks: Sequence[str]) -> list[str]:
+    """The settings of SRFT against the plain one over several kinds of digits: all pairs of kind and seed, and each kind.
+
+    A setting is at its own best learning rate and strength on each kind. Settings that lack a kind are left out.
+    """
+    both: dict[str, dict[tuple[str, int], float]] = {}
+    for family in setting_families():
+        found = {task: results_of(family, records, task, plan.DIGITS) for task in tasks}
+        if all(found.values()):
+            best = {task: _at_best(results) for task, results in found.items()}
+            both[family.name] = {(task, seed): both_on_test(m) for task in tasks for seed, m in best[task].items()}
+    reference = both.pop(PLAIN.name, {})
+    rows = []
+    for name, pairs in both.items():
+        every = paired(pairs, reference)
+        each = [paired({pair: v for pair, v in pairs.items() if pair[0] == task}, reference) for task in tasks]
+        cells = [str(every), *(f"{one.estimate.mean:+.1f} ± {one.estimate.half:.1f}" for one in each)]
+        rows.append((every.estimate.mean, f"| {name} | {every.estimate.count} | {' | '.join(cells)} |"))
+    head = f"| setting | pairs | against plain, all | {' | '.join(tasks)} |"
+    return [head, "|---|---:|---|" + "---|" * len(tasks), *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
 
 
 STRENGTHS_SHOWN = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
