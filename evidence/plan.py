@@ -385,6 +385,11 @@ def tracking_ways_core(seeds: Iterable[int], tasks: Sequence[str], others: bool 
             yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-3,))
 
 
+def tracking_ways_strength(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """Two streams held more strongly."""
+    yield from grid("tracking", tasks, "srft", seeds, SHORT_TRACKING, lr=(1e-3,), strength=(10.0, 30.0))
+
+
 def tracking_x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The X stream held by its own significance or by nothing; in :func:`tracking_ways` the RGB tracker's holds it."""
     for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):
@@ -504,6 +509,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_ways_core(FEW_SEEDS, ["thermal"])),
+    "tracking-ways-strength": list(tracking_ways_strength((0, 1), ["thermal"])),
     "tracking-ways-depth": list(tracking_ways_core((0, 1), ["depth"])),
     "tracking-ways-depth-more": list(tracking_ways_core((2, 3, 4), ["depth"], others=False)),
     "tracking-short": list(tracking_ways(FEW_SEEDS, MODALITIES, SHORT_TRACKING)),

@@ -61,7 +61,7 @@ def methods_table(found: Mapping[str, Results], before: Sequence[float], counts:
         columns = [estimate([m[i] for m in seeds.values()]) for i in (TARGET, KEPT)]
         both = estimate([both_on_test(m) for m in seeds.values()])
         difference = paired({seed: both_on_test(m) for seed, m in seeds.items()}, base)
-        against = "(reference)" if name == reference else str(difference)
+        against = "(reference)" if name == reference else str(difference) if base else ""
         best_new = estimate([m[TARGET] for m in results[greedy].values()])
         lines.append(
             f"| {name} | {counts[name]} | {shown(key)} | {len(seeds)} | {columns[0]} | {columns[1]} | {both} "
@@ -129,12 +129,13 @@ PLAIN = Family("plain: κ = 1, tensor mean, exact Fisher", "srft")
 
 def setting_families() -> list[Family]:
     """The plain way to run SRFT, what is changed of it, and damping without a prior."""
-    changes = {**plan.SETTINGS}
+    changes: dict[str, Mapping[str, Any]] = {**plan.SETTINGS}
     changes |= {f"damping alone ({kind}), no prior": {"kappa": "0", "damping": kind} for kind in ("rank", "mean")}
-    options = {
-        name: {key: value for key, value in change.items() if key != "method"} for name, change in changes.items()
-    }
-    return [PLAIN, *(Family(name, changes[name].get("method", "srft"), options[name]) for name in changes)]
+    families = [PLAIN]
+    for name, change in changes.items():
+        options = dict(change)
+        families.append(Family(name, options.pop("method", "srft"), options))
+    return families
 
 
 def settings_table(records: Sequence[Record], task: str) -> list[str]:
@@ -164,7 +165,7 @@ def settings_table(records: Sequence[Record], task: str) -> list[str]:
 
 
 def pooled_settings_table(records: Sequence[Record], tasks: Sequence[str]) -> list[str]:
-    """The settings of SRFT against the plain one over several kinds of digits: all pairs of kind and seed, and each kind.
+    """The settings of SRFT against the plain one over several kinds of digits: all pairs of kind and seed, and each.
 
     A setting is at its own best learning rate and strength on each kind. Settings that lack a kind are left out.
     """

@@ -92,3 +92,30 @@ def test_everything_at_once_compares_each_at_its_best_on_validation(monkeypatch:
     assert cells["SRFT less AdamW"].startswith("+6.0 ± 12.7")
     assert cells["less EWC"] == "+2.0", "over the one seed that both have"
     assert cells["less LoRA"] == ""
+
+
+def test_settings_are_pooled_over_pairs_of_kind_and_seed() -> None:
+    """A setting that is 4 and 6 ahead on one kind and 1 behind on the other is 2 ahead. One without a kind is out."""
+
+    def ran(task: str, seed: int, test: float, strength: float = 1.0, **change: str) -> Record:
+        one = trial("digits", task, "srft", seed, lr=1e-2, strength=strength, **tables.plan.DIGITS, **change)
+        return Record(one, [0.0] * 4, {"final": measures(50.0 - strength, test)}, {})
+
+    records = []
+    for task, ahead in (("first", (4.0, 6.0)), ("second", (-1.0, -1.0))):
+        for seed in (0, 1):
+            records += [ran(task, seed, 60.0), ran(task, seed, 99.0, strength=2.0)]
+            records.append(ran(task, seed, 60.0 + ahead[seed], normalize="global"))
+    records += [ran("first", seed, 90.0, mode="decoupled") for seed in (0, 1)]
+    table = tables.pooled_settings_table(records, ["first", "second"])
+    assert len(table) == 3
+    cells = [cell.strip() for cell in table[2].strip("|").split("|")]
+    assert cells[:2] == ["global mean", "4"]
+    assert cells[2].startswith("+2.0 ± 5.7"), "3.18 times the standard error of 4, 6, -1 and -1"
+    assert cells[3:] == ["+5.0 ± 12.7", "-1.0 ± 0.0"]
+
+
+def test_no_difference_is_shown_where_nothing_is_to_be_compared_with() -> None:
+    found = {"SRFT": {(1e-3, 3.0, "final"): {0: measures(50.0, 60.0)}}}
+    table = tables.methods_table(found, [0.0] * 4, {"SRFT": 1})
+    assert "nan" not in table[-1]
