@@ -386,8 +386,9 @@ def tracking_ways_core(seeds: Iterable[int], tasks: Sequence[str], others: bool 
 
 
 def tracking_ways_strength(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
-    """Two streams held more strongly."""
-    yield from grid("tracking", tasks, "srft", seeds, SHORT_TRACKING, lr=(1e-3,), strength=(10.0, 30.0))
+    """Two streams held more strongly: on the first seed, and what was best on its validation data on the others."""
+    yield from grid("tracking", tasks, "srft", (0,), SHORT_TRACKING, lr=(1e-3,), strength=(10.0, 30.0))
+    yield from grid("tracking", tasks, "srft", seeds, SHORT_TRACKING, lr=(1e-3,), strength=(30.0,))
 
 
 def tracking_x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
@@ -509,7 +510,10 @@ PARTS: dict[str, list[Trial]] = {
     "vision-steps": list(vision_longer("fashion", (0, 1), steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_ways_core(FEW_SEEDS, ["thermal"])),
-    "tracking-ways-strength": list(tracking_ways_strength((0, 1), ["thermal"])),
+    "tracking-ways-strength": list(dict.fromkeys(tracking_ways_strength(FEW_SEEDS, ["thermal"]))),
+    "tracking-ways-strength-depth": list(
+        grid("tracking", ["depth"], "srft", FEW_SEEDS, SHORT_TRACKING, lr=(1e-3,), strength=(30.0,))
+    ),
     "tracking-ways-depth": list(tracking_ways_core((0, 1), ["depth"])),
     "tracking-ways-depth-more": list(tracking_ways_core((2, 3, 4), ["depth"], others=False)),
     "tracking-short": list(tracking_ways(FEW_SEEDS, MODALITIES, SHORT_TRACKING)),
