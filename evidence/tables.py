@@ -50,9 +50,7 @@ def methods_table(found: Mapping[str, Results], before: Sequence[float], counts:
     ]
     base: dict[int, float] = {}
     if reference is not None:
-        key = chosen(found[reference])
-        assert key is not None
-        base = {seed: both_on_test(m) for seed, m in found[reference][key].items()}
+        base = {seed: both_on_test(m) for seed, m in _at_best(found[reference]).items()}
     for name, results in found.items():
         key, greedy = chosen(results), chosen(results, new_task)
         if key is None or greedy is None:
