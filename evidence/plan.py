@@ -391,6 +391,16 @@ def tracking_ways_strength(seeds: Iterable[int], tasks: Sequence[str]) -> Iterat
     yield from grid("tracking", tasks, "srft", seeds, SHORT_TRACKING, lr=(1e-3,), strength=(30.0,))
 
 
+def tracking_ways_held(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """Two streams by what RGB-thermal chose, on other modalities: SRFT, a small rate, X alone, and few weights."""
+    for seed, task in itertools.product(seeds, tasks):
+        where: tuple[str, list[str]] = ("tracking", [task])
+        yield from grid(*where, "srft", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(30.0,))
+        yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-4,))
+        yield from grid(*where, "xonly", [seed], SHORT_TRACKING, lr=(1e-3,))
+        yield from grid(*where, "adamw", [seed], {**SHORT_TRACKING, **LORA}, lr=(1e-3,))
+
+
 def tracking_x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The X stream held by its own significance or by nothing; in :func:`tracking_ways` the RGB tracker's holds it."""
     for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):
@@ -432,6 +442,16 @@ def tracking_alone_core(seeds: Iterable[int], task: str, **changed: Any) -> Iter
         yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-3,))
         yield from grid("tracking", [task], "l2sp", [seed], uniform, lr=(1e-3,), strength=(1e-1,))
         yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(3.0,))
+
+
+def tracking_alone_longer(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:
+    """SRFT of both kinds, AdamW at its two best rates and EWC, where something takes many times as long."""
+    short = {**SHORT_TRACKING, **changed}
+    for seed in seeds:
+        yield from grid("tracking", [task], "srft", [seed], short, lr=(1e-3,), strength=(3.0,))
+        yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-4, 3e-4))
+        yield from grid("tracking", [task], "srft", [seed], {**short, **FALLING}, lr=(3e-3,), strength=(30.0,))
+        yield from grid("tracking", [task], "ewc", [seed], short, lr=(1e-3,), strength=(1e3,))
 
 
 def tracking_alone_ways(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:
@@ -498,9 +518,9 @@ PARTS: dict[str, list[Trial]] = {
     "vision-row-choice": list(vision_in_a_row((0,))),
     "vision-row": list(vision_in_a_row_core(FEW_SEEDS)),
     "vision-row-rules": list(vision_in_a_row_rules((0, 1))),
-    "vision-near": list(vision_core("cifar10", (0, 1))),
+    "vision-near": list(vision_core("cifar10", FEW_SEEDS)),
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
-    "vision-choice-near": list(vision_choice(["cifar10"], (0, 1))),
+    "vision-choice-near": list(vision_choice(["cifar10"], (0,))),
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
     "vision-unit": list(vision_unit("fashion", (0,))),
     "vision-rules": fixed_strengths("vision", "fashion", VISION, 1e-4),
@@ -516,6 +536,7 @@ PARTS: dict[str, list[Trial]] = {
     ),
     "tracking-ways-depth": list(tracking_ways_core((0, 1), ["depth"])),
     "tracking-ways-depth-more": list(tracking_ways_core((2, 3, 4), ["depth"], others=False)),
+    "tracking-ways-held": list(tracking_ways_held(FEW_SEEDS, ["event", "depth"])),
     "tracking-short": list(tracking_ways(FEW_SEEDS, MODALITIES, SHORT_TRACKING)),
     "tracking-x-prior": list(tracking_x_prior((0,), MODALITIES)),
     "tracking-high": list(tracking_high((0,), ["thermal"])),
@@ -528,6 +549,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-row-choice": list(tracking_in_a_row_choice((0,))),
     "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
+    "tracking-alone-longer": list(tracking_alone_longer((0, 1), "depth_alone", steps=1000)),
     "tracking-alone-few": list(tracking_alone_core((0, 1), "depth_alone", sequences=2)),
     "tracking-alone-thermal": list(tracking_alone_core((0, 1), "thermal_alone")),
     "tracking-alone-event-long": list(tracking_alone_core((0,), "event_alone", steps=400)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from evidence.tables import (
     strength_table,
 )
 from evidence.tracking_success import ALONE
-from evidence.trials import RESULTS, Record, Store
+from evidence.trials import RESULTS, ROOT, Record, Store
 
 DRAWN = (
     "AdamW",
@@ -98,7 +99,7 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
 HEAD = """# Does it help? The figures
 
 Made by `python -m evidence report` from the records in `evidence/results/`;
-[docs/evidence.md](../docs/evidence.md) says what follows. A method's learning rate and λ are those with the highest
+[docs/evidence.md]({docs}) says what follows. A method's learning rate and λ are those with the highest
 mean of new and old on *validation* data, over all seeds; what is printed is on *test* data. "Tried" is how many
 configurations it was chosen from, free readouts (averages, mixtures, earlier steps) among them. Differences are paired
 over seeds, with the p of a two-sided paired t test, not corrected for the number of comparisons. "New at best for new"
@@ -130,7 +131,16 @@ def write(results: Path = RESULTS) -> Path:
     figures = results.parent / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     every = {bench: list(store) for bench, store in stores.items()}
-    lines = [HEAD, "## Everything at once", "", OVERVIEW_NOTE, "", *overview_table(every), ""]
+    docs = os.path.relpath(ROOT / "docs" / "evidence.md", results.resolve().parent)
+    lines = [
+        HEAD.format(docs=Path(docs).as_posix()),
+        "## Everything at once",
+        "",
+        OVERVIEW_NOTE,
+        "",
+        *overview_table(every),
+        "",
+    ]
     for bench, store in stores.items():
         lines += bench_sections(bench, list(store), figures)
     if "digits" in stores:

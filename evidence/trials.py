@@ -6,6 +6,7 @@ is written once and named by the records that follow. A *record* is a trial and 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -176,10 +177,18 @@ def here(jobs: int, threads: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "srft_kernels": srft_kernels.__version__,
         "commit": _commit(),
-        "command": "python -m evidence " + " ".join(sys.argv[1:]),
+        "command": command_of(sys.argv[1:]),
     }
     key = hashlib.sha1(json.dumps(made, sort_keys=True).encode()).hexdigest()[:8]
     return {"place": key, **made}
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """The command as a record keeps it: without the folder of the results, which is a path on one machine."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--results")
+    _, others = parser.parse_known_args(list(arguments))
+    return " ".join(["python -m evidence", *others])
 
 
 def processor() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from evidence import __main__ as command
 from evidence import digits, plan, running
 from evidence.running import Clock, Workers, records_of
-from evidence.trials import Store, trial
+from evidence.trials import ROOT, Store, trial
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install 'srft-kernels[evidence]'")
 
@@ -49,6 +50,9 @@ def test_run_resume_and_report(results: Path, capsys: pytest.CaptureFixture[str]
 
     assert command.main(["report", "--results", str(results)]) == 0
     page = (results.parent / "page.md").read_text()
+    assert (
+        results.parent / re.findall(r"\[docs/evidence.md\]\((.+)\)", page)[0]
+    ).resolve() == ROOT / "docs" / "evidence.md"
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith(("| AdamW |", "| SRFT |"))]
     assert [row[1] for row in rows] == ["2", "4"], "so many configurations were tried"
     assert (results.parent / "figures" / "digits-rotated.png").stat().st_size > 1000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evidence.trials import Record, Store, here, trial
+from evidence.trials import Record, Store, command_of, here, trial
 
 
 def a_record(seed: int = 0, **options: float) -> Record:
@@ -48,3 +48,11 @@ def test_a_damaged_line_is_an_error_that_names_it(tmp_path: Path) -> None:
     path.write_text('{"bench": \n' + a_record(0).as_line() + "\n")
     with pytest.raises(ValueError, match="line 1 is not JSON"):
         Store(path)
+
+
+@pytest.mark.parametrize(
+    "folder", [["--results", "/mnt/results"], ["--results=/mnt/results"], ["--res", "/mnt/results"]]
+)
+def test_a_record_keeps_the_command_without_the_folder_of_the_results(folder: list[str]) -> None:
+    kept = command_of(["run", "digits-row", *folder, "--jobs", "2"])
+    assert kept == "python -m evidence run digits-row --jobs 2"

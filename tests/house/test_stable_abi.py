@@ -70,7 +70,9 @@ def python_with_oldest_torch() -> Path:
             pytest.skip(f"pip finds no torch {OLDEST} for this Python: {done.stderr.strip().splitlines()[-1]}")
         if "No space left on device" in done.stderr:
             shutil.rmtree(folder)
-            pytest.skip(f"the disk was full before a second torch was installed, although {free >> 30} GiB had been free")
+            pytest.skip(
+                f"the disk was full before a second torch was installed, although {free >> 30} GiB had been free"
+            )
         assert done.returncode == 0, done.stderr
         stamp.touch()
     return python
