@@ -229,6 +229,14 @@ def vision_core(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Tri
         yield from grid("vision", [task], "srft", [seed], {**fixed, **LORA_HELD}, lr=(1e-3,), strength=(0.3,))
 
 
+def vision_core_near(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """What was best on the first seed's validation data where the new images are natural ones, too."""
+    for seed in seeds:
+        yield from grid("vision", [task], "srft", [seed], VISION, lr=(1e-4,), strength=(100.0,))
+        yield from grid("vision", [task], "lpft", [seed], VISION, lr=(3e-5,))
+        yield from grid("vision", [task], "ewc", [seed], VISION, lr=(1e-4,), strength=(1.0,))
+
+
 def vision_estimators(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
     """Other significance without old data: of every direction of the features, and on the few new images."""
     fixed = {**VISION, **changed, **FALLING}
@@ -518,7 +526,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-row-choice": list(vision_in_a_row((0,))),
     "vision-row": list(vision_in_a_row_core(FEW_SEEDS)),
     "vision-row-rules": list(vision_in_a_row_rules((0, 1))),
-    "vision-near": list(vision_core("cifar10", FEW_SEEDS)),
+    "vision-near": [*vision_core("cifar10", FEW_SEEDS), *vision_core_near("cifar10", FEW_SEEDS)],
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0,))),
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
