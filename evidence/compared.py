@@ -48,6 +48,8 @@ HELD = (
     Family(
         "SRFT, global mean, κ falls, every direction of the features", "srft", {**plan.FALLING, "estimator": "features"}
     ),
+    Family("SRFT, global mean, κ falls, by the old head", "srft", {**plan.FALLING, "estimator": "old_head"}),
+    Family("EWC, in the loss, by the old head", "ewc", {"estimator": "old_head"}),
     Family("LoRA, held by SRFT", "srft", plan.LORA_HELD),
     Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
     Family("SRFT, X stream with a prior of its own", "srft", {"x": "own"}),

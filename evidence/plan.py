@@ -245,6 +245,21 @@ def vision_estimators(task: str, seeds: Iterable[int], **changed: Any) -> Iterat
         yield from grid("vision", [task], "srft", [seed], held, lr=(1e-4,), strength=(30.0,))
 
 
+def vision_old_head(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """Significance with old images: of what the old head answers on them."""
+    fixed = {**VISION, "estimator": "old_head"}
+    for seed, task in itertools.product(seeds, tasks):
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(30.0,))
+
+
+def vision_old_head_choice(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """Other strengths of it, and EWC in the loss by the same significance."""
+    fixed = {**VISION, "estimator": "old_head"}
+    for seed, task in itertools.product(seeds, tasks):
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(10.0, 100.0))
+        yield from grid("vision", [task], "ewc", [seed], fixed, lr=(1e-4,), strength=(0.1, 1.0, 10.0))
+
+
 def vision_unit(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     """The pull in Adam's metric with λ in a unit, on the ViT."""
     for seed in seeds:
@@ -530,6 +545,8 @@ PARTS: dict[str, list[Trial]] = {
     "vision-choice": list(vision_choice(["fashion"], (0, 1))),
     "vision-choice-near": list(vision_choice(["cifar10"], (0,))),
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
+    "vision-old-head-choice": list(vision_old_head_choice(VISION_TASKS, (0,))),
+    "vision-old-head": list(vision_old_head(VISION_TASKS, FEW_SEEDS)),
     "vision-unit": list(vision_unit("fashion", (0,))),
     "vision-rules": fixed_strengths("vision", "fashion", VISION, 1e-4),
     "vision-frozen": list(vision_frozen("fashion", (0,))),

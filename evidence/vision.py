@@ -304,12 +304,14 @@ _OLD_HEADS: dict[tuple[Any, ...], tuple[Head, list[float]]] = {}
 """The head of an old task, and what it answers before training: the same for every seed."""
 
 
-def prior_of(model: Any, estimator: str, images: Images, names: Sequence[str]) -> dict[str, Tensor]:
-    """Significance of the pre-trained features; no old data, which nobody has, but unlabelled images.
+def prior_of(
+    model: Any, estimator: str, images: Images, names: Sequence[str], head: Head | None = None
+) -> dict[str, Tensor]:
+    """Significance of the pre-trained features; no labels, which nobody has of the old data.
 
     ``"mas"`` is the mean |∂‖f‖²/∂θ|, which sees the length of the features alone. ``"features"`` is the mean
     Σ_k (∂f_k/∂θ)², the Gauss-Newton diagonal of ‖f-f₀‖²/2, so every direction: the squared gradient of r·f with signs r
-    at random has it as its mean.
+    at random has it as its mean. ``"old_head"`` is the same of what ``head`` makes of the features.
     """
     if estimator in ("uniform", "magnitude"):
         return dict(srft.estimate_prior(model, estimator=estimator, parameters=names))
@@ -319,29 +321,35 @@ def prior_of(model: Any, estimator: str, images: Images, names: Sequence[str]) -
         return found
 
     def along_signs(network: Any, batch: Tensor) -> Tensor:
-        found = features(network, batch)
+        found = features(network, batch) if head is None else head.logits(features(network, batch).cpu())
         return (found * (2.0 * torch.randint_like(found, 2) - 1.0)).sum(dim=1)
 
     batches = list(images.inputs.to(device()).split(16))
-    if estimator == "features":
+    if estimator in ("features", "old_head"):
         return dict(srft.estimate_prior(model, along_signs, batches, "fisher", parameters=names, draws=4))
     return dict(srft.estimate_prior(model, None, batches, "mas", outputs_fn=features, parameters=names))
 
 
-def kept_prior(model: Any, one: Trial, data: Data, names: Sequence[str]) -> dict[str, Tensor]:
-    """The prior of a trial.
+def kept_prior(model: Any, one: Trial, data: Data, names: Sequence[str], head: Head) -> dict[str, Tensor]:
+    """The prior of a trial, whose old head is ``head``.
 
     That of the pre-trained weights is kept in a file for all seeds, because it does not depend on the new task's draw
     unless it is estimated on the new images.
     """
     estimator = one.get("estimator", "mas")
-    if estimator not in ("mas", "features") or one.get("tuning"):
-        return prior_of(model, estimator, data.few if estimator == "mas_few" else data.natural, names)
-    name = f"{one['model'].replace('/', '_')}.{one['size']}.{one['blocks']}.{estimator}.significance.safetensors"
-    path = CACHE / name
+    by_head = estimator == "old_head"
+    images = data.old.part(0, PRIOR_IMAGES) if by_head else data.few if estimator == "mas_few" else data.natural
+
+    def estimated() -> dict[str, Tensor]:
+        return prior_of(model, estimator, images, names, head if by_head else None)
+
+    if estimator not in ("mas", "features", "old_head") or one.get("tuning"):
+        return estimated()
+    of = [one["model"].replace("/", "_"), one["size"], one["blocks"], *([one.task] if by_head else []), estimator]
+    path = CACHE / ".".join([*map(str, of), "significance.safetensors"])
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        srft.SignificanceMap(prior_of(model, estimator, data.natural, names), estimator=estimator).save(path)
+        srft.SignificanceMap(estimated(), estimator=estimator).save(path)
     return {name: tensor.to(device()) for name, tensor in srft.SignificanceMap.load(path).items()}
 
 
@@ -383,7 +391,7 @@ def run(one: Trial) -> Record:
     low_rank_names = low_rank.add(model, LORA_LAYERS, LORA_RANK, LORA_ALPHA) if one.get("tuning") == "lora" else None
     body = low_rank_names or list(first)
     classifier.requires_grad_(True)
-    prior = kept_prior(model, one, data, body) if one.method not in methods.WITHOUT_PRIOR else {}
+    prior = kept_prior(model, one, data, body, old) if one.method not in methods.WITHOUT_PRIOR else {}
     steps = one["steps"]
     readouts: dict[str, list[float]] = {}
     losses: list[float] = []

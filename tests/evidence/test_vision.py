@@ -52,6 +52,7 @@ OPTIONS = {"model": "none", "size": 32, "shots": 2, "steps": 4, "batch": 8, "lr"
         ("adamw", {}),
         ("srft", {"estimator": "uniform", "strength": 10.0}),
         ("srft", {"estimator": "mas_few", "strength": 10.0}),
+        ("srft", {"estimator": "old_head", "strength": 10.0}),
         ("adamw", {"tuning": "lora"}),
         ("srft", {"tuning": "lora", "strength": 0.1, "normalize": "global"}),
         ("lpft", {}),
@@ -192,3 +193,12 @@ def test_significance_of_features_is_the_gauss_newton_diagonal() -> None:
     prior = vision.prior_of(Linear(), "features", Images(inputs, torch.zeros(4000)), ["layer.weight"])["layer.weight"]
     # 250 batches of a squared normal number, whose relative variance is 2: three standard errors.
     assert torch.allclose(prior, inputs.square().mean(0).expand(4, 3), rtol=3.0 * (2.0 / 250) ** 0.5)
+
+    # An old head that weights two of the four features (but for their spread, which it divides by) weights their rows.
+    weights = torch.zeros(5, 2, dtype=torch.float64)
+    weights[0, 0], weights[2, 1] = 3.0, 0.5
+    head = vision.Head(torch.zeros(4).double(), torch.tensor([1.0, 1.0, 2.0, 1.0]).double(), weights)
+    found = vision.prior_of(Linear(), "old_head", Images(inputs, torch.zeros(4000)), ["layer.weight"], head)
+    scale = torch.tensor([9.0, 0.0, 0.0625, 0.0]).unsqueeze(1)
+    truth = inputs.square().mean(0) * scale
+    assert torch.allclose(found["layer.weight"], truth, rtol=3.0 * (2.0 / 250) ** 0.5)
