@@ -313,6 +313,8 @@ def prior_of(
     Σ_k (∂f_k/∂θ)², the Gauss-Newton diagonal of ‖f-f₀‖²/2, so every direction: the squared gradient of r·f with signs r
     at random has it as its mean. ``"old_head"`` is the same of what ``head`` makes of the features.
     """
+    if estimator == "old_head" and head is None:
+        raise ValueError("estimator old_head asks for a head, and this bench has none to give it: use features or mas")
     if estimator in ("uniform", "magnitude"):
         return dict(srft.estimate_prior(model, estimator=estimator, parameters=names))
 
@@ -330,8 +332,8 @@ def prior_of(
     return dict(srft.estimate_prior(model, None, batches, "mas", outputs_fn=features, parameters=names))
 
 
-def kept_prior(model: Any, one: Trial, data: Data, names: Sequence[str], head: Head) -> dict[str, Tensor]:
-    """The prior of a trial, whose old head is ``head``.
+def kept_prior(model: Any, one: Trial, data: Data, names: Sequence[str], head: Head | None = None) -> dict[str, Tensor]:
+    """The prior of a trial; ``head`` is its old head, which some estimators need.
 
     That of the pre-trained weights is kept in a file for all seeds, because it does not depend on the new task's draw
     unless it is estimated on the new images.
