@@ -48,6 +48,7 @@ HELD = (
     Family(
         "SRFT, global mean, κ falls, every direction of the features", "srft", {**plan.FALLING, "estimator": "features"}
     ),
+    Family("SRFT, by the old head", "srft", {"estimator": "old_head"}),
     Family("SRFT, global mean, κ falls, by the old head", "srft", {**plan.FALLING, "estimator": "old_head"}),
     Family("EWC, in the loss, by the old head", "ewc", {"estimator": "old_head"}),
     Family("LoRA, held by SRFT", "srft", plan.LORA_HELD),

@@ -252,12 +252,20 @@ def vision_old_head(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Tria
         yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(30.0,))
 
 
+def vision_old_head_held(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """EWC in the loss at what was best on the first seed's validation data, and SRFT with κ = 1, by the old head."""
+    fixed = {**VISION, "estimator": "old_head"}
+    for seed, task in itertools.product(seeds, tasks):
+        yield from grid("vision", [task], "ewc", [seed], fixed, lr=(1e-4,), strength=(1e4,))
+        yield from grid("vision", [task], "srft", [seed], fixed, lr=(1e-4,), strength=(100.0,))
+
+
 def vision_old_head_choice(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
     """Other strengths of it, and EWC in the loss by the same significance."""
     fixed = {**VISION, "estimator": "old_head"}
     for seed, task in itertools.product(seeds, tasks):
         yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(10.0, 100.0))
-        yield from grid("vision", [task], "ewc", [seed], fixed, lr=(1e-4,), strength=(0.1, 1.0, 10.0))
+        yield from grid("vision", [task], "ewc", [seed], fixed, lr=(1e-4,), strength=(0.1, 1.0, 10.0, 1e2, 1e3, 1e4))
 
 
 def vision_unit(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
@@ -547,6 +555,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-estimators": list(vision_estimators("fashion", (0, 1))),
     "vision-old-head-choice": list(vision_old_head_choice(VISION_TASKS, (0,))),
     "vision-old-head": list(vision_old_head(VISION_TASKS, FEW_SEEDS)),
+    "vision-old-head-held": list(vision_old_head_held(VISION_TASKS, FEW_SEEDS)),
     "vision-unit": list(vision_unit("fashion", (0,))),
     "vision-rules": fixed_strengths("vision", "fashion", VISION, 1e-4),
     "vision-frozen": list(vision_frozen("fashion", (0,))),
@@ -574,7 +583,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-row-choice": list(tracking_in_a_row_choice((0,))),
     "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
-    "tracking-alone-longer": list(tracking_alone_longer((0, 1), "depth_alone", steps=1000)),
+    "tracking-alone-longer": list(tracking_alone_longer((0, 1, 2), "depth_alone", steps=1000)),
     "tracking-alone-few": list(tracking_alone_core((0, 1), "depth_alone", sequences=2)),
     "tracking-alone-thermal": list(tracking_alone_core((0, 1), "thermal_alone")),
     "tracking-alone-event-long": list(tracking_alone_core((0,), "event_alone", steps=400)),
