@@ -235,6 +235,9 @@ def vision_core_near(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("vision", [task], "srft", [seed], VISION, lr=(1e-4,), strength=(100.0,))
         yield from grid("vision", [task], "lpft", [seed], VISION, lr=(3e-5,))
         yield from grid("vision", [task], "ewc", [seed], VISION, lr=(1e-4,), strength=(1.0,))
+        uniform = {**VISION, "estimator": "uniform"}
+        yield from grid("vision", [task], "l2sp", [seed], uniform, lr=(1e-4,), strength=(10.0,))
+        yield from grid("vision", [task], "probe", [seed], VISION, lr=(1e-4,))
 
 
 def vision_estimators(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
