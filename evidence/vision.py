@@ -307,11 +307,11 @@ _OLD_HEADS: dict[tuple[Any, ...], tuple[Head, list[float]]] = {}
 def prior_of(
     model: Any, estimator: str, images: Images, names: Sequence[str], head: Head | None = None
 ) -> dict[str, Tensor]:
-    """Significance of the pre-trained features; no labels, which nobody has of the old data.
+    """Significance of the pre-trained features, from images without labels.
 
     ``"mas"`` is the mean |∂‖f‖²/∂θ|, which sees the length of the features alone. ``"features"`` is the mean
     Σ_k (∂f_k/∂θ)², the Gauss-Newton diagonal of ‖f-f₀‖²/2, so every direction: the squared gradient of r·f with signs r
-    at random has it as its mean. ``"old_head"`` is the same of what ``head`` makes of the features.
+    at random has it as its mean. ``"old_head"`` is the same for the outputs of ``head``, the old task's, on old images.
     """
     if estimator == "old_head" and head is None:
         raise ValueError("estimator old_head asks for a head, and this bench has none to give it: use features or mas")

@@ -19,7 +19,8 @@ from tests.paths import REPOSITORY
 SCRIPT = Path(__file__).with_name("steps_under_any_torch.py")
 OLDEST = "2.10.0"
 SPACE = 12 * 2**30
-"""Bytes free on the disk that a second torch asks for: 7 GiB of it with its CUDA packages, and 3 GiB of archives."""
+"""Bytes that have to be free: 7 GiB for a second torch with its CUDA packages, 3 GiB for their archives while it is
+installed, and 2 GiB for the tests that run beside it."""
 
 needs_library = pytest.mark.skipif(not library.available, reason=library.reason)
 
@@ -57,7 +58,7 @@ def python_with_oldest_torch() -> Path:
         # A disk that this fills fails the tests that run beside it, so a full disk is found out before.
         free = shutil.disk_usage(REPOSITORY).free
         if free < SPACE:
-            pytest.skip(f"a second torch takes {SPACE >> 30} GiB while it is installed, and {free >> 30} GiB are free")
+            pytest.skip(f"a second torch wants {SPACE >> 30} GiB free on the disk, and {free >> 30} GiB are")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True)
         packages = [f"torch=={OLDEST}", "numpy", "safetensors"]
         done = subprocess.run(
