@@ -40,6 +40,7 @@ OLD, OLD_VALIDATION, OLD_TEST = 1000, 200, 500
 ANEW = 400
 """How many of them a head is fitted to anew, after training."""
 PRIOR_IMAGES = 128
+ESTIMATORS = ("mas", "mas_few", "features", "old_head", "uniform", "magnitude")
 RIDGE = 100.0
 MIXTURES = (0.5,)
 MERGERS = (0.3, 3.0, 30.0)
@@ -313,6 +314,8 @@ def prior_of(
     Σ_k (∂f_k/∂θ)², the Gauss-Newton diagonal of ‖f-f₀‖²/2, so every direction: the squared gradient of r·f with signs r
     at random has it as its mean. ``"old_head"`` is the same for the outputs of ``head``, the old task's, on old images.
     """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"no estimator is called {estimator!r} here; there are {', '.join(ESTIMATORS)}")
     if estimator == "old_head" and head is None:
         raise ValueError("estimator old_head asks for a head, and this bench has none to give it: use features or mas")
     if estimator in ("uniform", "magnitude"):

@@ -202,3 +202,9 @@ def test_significance_of_features_is_the_gauss_newton_diagonal() -> None:
     scale = torch.tensor([9.0, 0.0, 0.0625, 0.0]).unsqueeze(1)
     truth = inputs.square().mean(0) * scale
     assert torch.allclose(found["layer.weight"], truth, rtol=3.0 * (2.0 / 250) ** 0.5)
+
+
+@pytest.mark.parametrize(("estimator", "message"), [("fisher", "there are mas"), ("old_head", "asks for a head")])
+def test_an_estimator_that_cannot_be_had_is_refused(estimator: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vision.prior_of(network(), estimator, images(10, 8, 0), ["head.weight"])
