@@ -331,7 +331,7 @@ def _in_a_row(one: Trial, start: float) -> Record:
         data = few(new.pool, one["shots"], one.seed + number)
         seen = known[-1].old if number == 0 else few(known[-1].pool, one["shots"], one.seed + number - 1)
         found = prior_of(model, one, seen, "old")
-        total = {name: total.get(name, 0.0) + tensor for name, tensor in found.items()}
+        total = methods.added(total, found, one)
         groups = groups_of(model, one["lr"], one.method == "probe", "old")
         optimizer = methods.optimizer_of(one, groups, total, one["steps"])
         learn(model, optimizer, data, "old", one["batch"], one["steps"], one.seed + number)

@@ -58,6 +58,12 @@ def overall_mean(tensors: Iterable[Tensor]) -> float:
     return sum(tensor.double().sum().item() for tensor in listed) / sum(tensor.numel() for tensor in listed)
 
 
+def added(total: Mapping[str, Tensor], found: Mapping[str, Tensor], one: Trial) -> dict[str, Tensor]:
+    """The significance of all tasks so far; with ``sum="means"`` each task's is over its own mean first."""
+    scale = 1.0 / overall_mean(found.values()) if one.get("sum") == "means" else 1.0
+    return {name: total.get(name, 0.0) + scale * tensor for name, tensor in found.items()}
+
+
 def _median(tensor: Tensor) -> Tensor:
     """The median of what is above zero, which is most of a tensor or the part that data reached."""
     positive = tensor[tensor > 0]

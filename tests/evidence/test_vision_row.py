@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evidence import vision, vision_row
+from evidence import methods, vision, vision_row
 from evidence.trials import trial
 from evidence.vision import Images
 from tests.evidence.test_vision import images, network
@@ -73,9 +73,9 @@ def test_all_the_way_back_after_a_task_is_the_untouched_body(small: None) -> Non
 def test_significance_is_added_up_raw_or_over_the_mean_of_each_task() -> None:
     maps = [{"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([2.0])}, {"a": torch.tensor([40.0, 0.0])}]
     raw, means = (trial("vision_row", "row", "srft", 0, **options) for options in ({}, {"sum": "means"}))
-    twice = vision_row.added(vision_row.added({}, maps[0], raw), maps[0], raw)
+    twice = methods.added(methods.added({}, maps[0], raw), maps[0], raw)
     assert {name: t.tolist() for name, t in twice.items()} == {"a": [2.0, 6.0], "b": [4.0]}
-    assert vision_row.added({"a": torch.tensor([1.0, 1.0])}, maps[1], means)["a"].tolist() == [3.0, 1.0]
+    assert methods.added({"a": torch.tensor([1.0, 1.0])}, maps[1], means)["a"].tolist() == [3.0, 1.0]
 
 
 def test_negative_gray() -> None:
