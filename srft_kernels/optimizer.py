@@ -401,7 +401,8 @@ class SRFT(OldNames, Optimizer):
         Args:
             prior: The significance of what was learned last, keyed as in the constructor. None keeps the present one.
             gamma: None lets ``prior`` replace the present one. A number merges them, P ← γ P + P_new, as online EWC
-                does (Schwarz et al. 2018, arXiv 1805.06370, section 4).
+                does (Schwarz et al. 2018, arXiv 1805.06370, section 4). The map of the larger mean outvotes the other;
+                with ``normalize=None`` and maps that are :meth:`SignificanceMap.normalized` each task counts alike.
             anchor: ``"current"`` for the present weights, or a mapping as in the constructor.
             kappa: Another schedule for all groups. None starts the present ones again.
             strength: Another strength for all groups. None keeps the present ones.
