@@ -332,6 +332,7 @@ def vision_in_a_row_core(seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid(*where, "l2sp", one, uniform, lr=(1e-4,), strength=(10.0,))
     for seed in seeds:
         yield from grid(*where, "srft", [seed], {**VISION, **MEANS}, lr=(1e-4,), strength=(10.0,))
+        yield from grid(*where, "adamw", [seed], {**VISION, **LORA}, lr=(3e-4,))
 
 
 def vision_longer(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
@@ -340,6 +341,14 @@ def vision_longer(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[T
     for seed in seeds:
         yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(30.0,))
         yield from grid("vision", [task], "adamw", [seed], fixed, lr=(1e-5, 3e-5))
+
+
+def vision_rivals(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
+    """EWC in the loss and LoRA at what was best on the first seed's validation data."""
+    fixed = {**VISION, **changed}
+    for seed in seeds:
+        yield from grid("vision", [task], "ewc", [seed], fixed, lr=(1e-4,), strength=(1.0,))
+        yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(3e-4,))
 
 
 def vision_frozen(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
@@ -629,6 +638,10 @@ PARTS: dict[str, list[Trial]] = {
     "vision-few": list(vision_longer("fashion", FEW_SEEDS, shots=2)),
     "vision-many": list(vision_longer("fashion", FEW_SEEDS, shots=50)),
     "vision-steps": list(vision_longer("fashion", FEW_SEEDS, steps=300)),
+    "vision-rivals": [
+        one for change in ({}, {"shots": 2}, {"shots": 50}) for one in vision_rivals("fashion", FEW_SEEDS, **change)
+    ],
+    "vision-rivals-steps": list(vision_rivals("fashion", FEW_SEEDS, steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_ways_core(FEW_SEEDS, ["thermal"])),
     "tracking-ways-strength": list(dict.fromkeys(tracking_ways_strength(FEW_SEEDS, ["thermal"]))),
@@ -640,7 +653,8 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-ways-held": list(tracking_ways_held(FEW_SEEDS, ["event", "depth"])),
     "tracking-ways-choice": list(tracking_ways_choice((0,), ["thermal"])),
     "tracking-ways-rivals": list(tracking_ways_rivals(FEW_SEEDS, MODALITIES)),
-    "tracking-ways-others": list(tracking_ways_others(FEW_SEEDS, ("thermal", "depth"))),
+    "tracking-ways-others": list(tracking_ways_others(FEW_SEEDS, ["thermal"])),
+    "tracking-ways-others-depth": list(tracking_ways_others(FEW_SEEDS, ["depth"])),
     "tracking-short": list(tracking_ways(FEW_SEEDS, MODALITIES, SHORT_TRACKING)),
     "tracking-x-prior": list(tracking_x_prior((0,), MODALITIES)),
     "tracking-high": list(tracking_high((0,), ["thermal"])),
@@ -656,7 +670,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-alone-long": list(tracking_alone_core((0, 1), "depth_alone", steps=400)),
     "tracking-alone-longer": list(tracking_alone_longer((0, 1, 2), "depth_alone", steps=1000)),
     "tracking-alone-few": list(tracking_alone_core((0, 1), "depth_alone", sequences=2)),
-    "tracking-alone-thermal": list(tracking_alone_core((0, 1), "thermal_alone")),
+    "tracking-alone-thermal": list(tracking_alone_core(FEW_SEEDS, "thermal_alone")),
     "tracking-alone-event-long": list(tracking_alone_core((0,), "event_alone", steps=400)),
     "tracking-alone-event": list(tracking_alone(FEW_SEEDS, ["event_alone"])),
     "digits-afterwards": list(digits_afterwards(DIGITS_TASKS, FEW_SEEDS)),
