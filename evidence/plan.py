@@ -351,6 +351,12 @@ def vision_rivals(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[T
         yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(3e-4,))
 
 
+def vision_between(task: str, seeds: Iterable[int], *changes: Mapping[str, Any]) -> Iterator[Trial]:
+    """AdamW at a rate between its two best."""
+    for seed, change in itertools.product(seeds, changes):
+        yield from grid("vision", [task], "adamw", [seed], {**VISION, **change}, lr=(2e-5,))
+
+
 def vision_frozen(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
     """The head alone, for all of the run or its first half."""
     for seed, (method, lr) in itertools.product(seeds, (("probe", 1e-4), ("lpft", 1e-4))):
@@ -641,6 +647,10 @@ PARTS: dict[str, list[Trial]] = {
     "vision-rivals": [
         one for change in ({}, {"shots": 2}, {"shots": 50}) for one in vision_rivals("fashion", FEW_SEEDS, **change)
     ],
+    "vision-between": [
+        *vision_between("fashion", FEW_SEEDS, {}, {"shots": 2}, {"shots": 50}),
+        *grid("vision_row", ["row"], "adamw", FEW_SEEDS, VISION, lr=(2e-5,)),
+    ],
     "vision-rivals-steps": list(vision_rivals("fashion", FEW_SEEDS, steps=300)),
     "tracking-core": list(tracking_core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_ways_core(FEW_SEEDS, ["thermal"])),
@@ -660,6 +670,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-high": list(tracking_high((0,), ["thermal"])),
     "tracking-alone-choice": list(tracking_alone((0,), ["depth_alone"])),
     "tracking-alone": list(tracking_alone_core(FEW_SEEDS, "depth_alone")),
+    "tracking-alone-between": list(grid("tracking", ["depth_alone"], "adamw", FEW_SEEDS, SHORT_TRACKING, lr=(2e-4,))),
     "tracking-alone-ways": list(tracking_alone_ways((0,), "depth_alone")),
     "tracking-alone-ways-core": list(tracking_alone_ways_core(FEW_SEEDS, "depth_alone")),
     "tracking-alone-unit": list(tracking_alone_unit((0,), "depth_alone")),
