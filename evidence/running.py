@@ -45,24 +45,39 @@ def kind_of(one: Trial) -> tuple[object, ...]:
 
 
 class Clock:
-    """Seconds that trials took, by their kind, and what is left."""
+    """Seconds that trials took, by their kind, and what is left.
+
+    Earlier runs were on other machines or on busy cores. So their times count in proportion to what this run takes for
+    trials of the same kinds.
+    """
 
     def __init__(self) -> None:
-        self.taken: dict[tuple[object, ...], list[float]] = defaultdict(list)
+        self.earlier: dict[tuple[object, ...], list[float]] = defaultdict(list)
+        self.taken, self.expected = 0.0, 0.0
+
+    def remember(self, one: Trial, seconds: float) -> None:
+        """Add a trial of an earlier run."""
+        self.earlier[kind_of(one)].append(seconds)
 
     def add(self, one: Trial, seconds: float) -> None:
-        self.taken[kind_of(one)].append(seconds)
+        """Add a trial of this run."""
+        expected = self._usual(one)
+        if expected:
+            self.taken += seconds
+            self.expected += expected
+        else:
+            self.remember(one, seconds)
+
+    def _usual(self, one: Trial) -> float:
+        """The mean of the last earlier ones of its kind; of its bench if none was of its kind; 0 if none at all was."""
+        found = self.earlier.get(kind_of(one), [])[-50:]
+        found = found or [s for kind, times in self.earlier.items() if kind[0] == one.bench for s in times[-50:]]
+        return statistics.fmean(found) if found else 0.0
 
     def left(self, trials: Sequence[Trial]) -> float:
-        """In seconds; a kind that was not seen takes as long as the mean of those of its bench."""
-        every: dict[str, list[float]] = defaultdict(list)
-        for kind, seconds in self.taken.items():
-            every[str(kind[0])] += seconds[-50:]
-        total = 0.0
-        for one in trials:
-            seen = self.taken.get(kind_of(one)) or every[one.bench]
-            total += statistics.fmean(seen[-50:]) if seen else 0.0
-        return total
+        """In seconds."""
+        pace = self.taken / self.expected if self.expected else 1.0
+        return pace * sum(self._usual(one) for one in trials)
 
 
 def shown(seconds: float) -> str:
@@ -110,7 +125,7 @@ def run(parts: Sequence[str], results: Path, minutes: float, workers: Workers) -
     for bench, store in stores.items():
         # Another folder knows no times of its own at first: those of the committed records are nearer than none.
         for record in store if len(store.records) else Store(RESULTS / f"{bench}.jsonl"):
-            clock.add(record.trial, record.facts["seconds"])
+            clock.remember(record.trial, record.facts["seconds"])
     planned = {one.key: one for part in parts for one in PARTS[part]}
     left = {key: one for key, one in planned.items() if key not in stores[one.bench].records}
     start = told = time.perf_counter()

@@ -78,9 +78,27 @@ def test_a_new_folder_is_told_how_long_by_the_committed_records(
     assert command.main([*RUN, "--results", str(results), "--minutes", "0"]) == 0
     clock = Clock()
     for record in Store(running.RESULTS / "digits.jsonl"):
-        clock.add(record.trial, record.facts["seconds"])
+        clock.remember(record.trial, record.facts["seconds"])
     expected = running.shown(clock.left(plan.PARTS["tiny"]))
     assert f"0 of 12 trials have a record; about {expected} left" in capsys.readouterr().out
+
+
+def test_the_time_left_follows_the_pace_of_this_run() -> None:
+    clock = Clock()
+    adamw, srft, other = (trial("digits", "rotated", method, 0, **plan.DIGITS) for method in ("adamw", "srft", "ewc"))
+    assert clock.left([adamw]) == 0.0  # nothing is known
+    for one, seconds in ((adamw, 2.0), (adamw, 4.0), (srft, 6.0)):
+        clock.remember(one, seconds)
+    assert clock.left([adamw, srft]) == pytest.approx(3.0 + 6.0)
+    assert clock.left([other]) == pytest.approx(4.0)  # the mean of its bench
+    clock.add(adamw, 1.5)  # twice as fast as usual
+    assert clock.left([adamw, srft]) == pytest.approx(1.5 + 3.0)
+
+
+def test_a_first_run_learns_from_itself() -> None:
+    clock, one = Clock(), trial("digits", "rotated", "adamw", 0, **plan.DIGITS)
+    clock.add(one, 5.0)
+    assert clock.left([one, one]) == pytest.approx(10.0)
 
 
 def test_records_that_come_again_are_the_same_and_others_are_found(
