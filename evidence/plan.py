@@ -477,7 +477,7 @@ def tracking_ways_held(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[T
 
 
 def tracking_ways_choice(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
-    """Two more rates or strengths of the other ways to tune two streams, around those of :func:`tracking_ways`."""
+    """Two more rates or strengths of every way to tune two streams, around those of :func:`tracking_ways`."""
     uniform = {**SHORT_TRACKING, "estimator": "uniform"}
     tuned = {name: {**SHORT_TRACKING, "tuning": name} for name in TUNINGS}
     for seed in seeds:
@@ -489,6 +489,7 @@ def tracking_ways_choice(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator
         yield from grid("tracking", tasks, "l2sp", [seed], uniform, lr=(1e-3,), strength=(1.0, 10.0))
         yield from grid("tracking", tasks, "adamw", [seed], tuned["patrack"], lr=(3e-3, 1e-2))
         yield from grid("tracking", tasks, "srft", [seed], tuned["sdstrack"], lr=(1e-3,), strength=(30.0,))
+        yield from grid("tracking", tasks, "srft", [seed], SHORT_TRACKING, lr=(3e-4,), strength=(10.0, 30.0))
 
 
 def tracking_ways_rivals(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
