@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from evidence import plan
+from evidence import digits_plan, grid, tracking_plan, vision_plan
 from evidence.statistics import Family, Results, balance, chosen, means, results_of
 from evidence.trials import Record
 
@@ -32,46 +32,50 @@ OTHERS = (
     Family("EWC, in the loss", "ewc"),
     Family("LoRA", "lora"),
     Family("LoRA, EWC in the loss (LaLoRA)", "lalora"),
-    Family("LoRA held by SRFT", "lora_srft", plan.FALLING),
+    Family("LoRA held by SRFT", "lora_srft", grid.FALLING),
 )
 HELD = (
     Family("SRFT", "srft"),
     Family("SRFT, global mean", "srft", {"normalize": "global"}),
-    Family("SRFT, global mean, κ falls", "srft", plan.FALLING),
-    Family("SRFT, global mean, κ falls to 0.001", "srft", plan.PATH),
-    Family("SRFT, one run through all strengths", "srft", plan.PATH, "at"),
-    Family("SRFT, κ falls, every task's P over its mean", "srft", plan.MEANS),
-    Family("SRFT, every task's P over its mean", "srft", {**plan.MEANS, "kappa": "1"}),
+    Family("SRFT, global mean, κ falls", "srft", grid.FALLING),
+    Family("SRFT, global mean, κ falls to 0.001", "srft", grid.PATH),
+    Family("SRFT, one run through all strengths", "srft", grid.PATH, "at"),
+    Family("SRFT, κ falls, every task's P over its mean", "srft", grid.MEANS),
+    Family("SRFT, every task's P over its mean", "srft", {**grid.MEANS, "kappa": "1"}),
     Family("EWC, in the loss, every task's P over its mean", "ewc", {"sum": "means"}),
     Family("SRFT, uniform P", "srft", {"estimator": "uniform"}),
     Family("SRFT, MAS", "srft", {"estimator": "mas"}),
     Family("SRFT, MAS on the new images", "srft", {"estimator": "mas_few"}),
-    Family("SRFT, global mean, κ falls, MAS on the new images", "srft", {**plan.FALLING, "estimator": "mas_few"}),
+    Family("SRFT, global mean, κ falls, MAS on the new images", "srft", {**grid.FALLING, "estimator": "mas_few"}),
     Family(
-        "SRFT, global mean, κ falls, every direction of the features", "srft", {**plan.FALLING, "estimator": "features"}
+        "SRFT, global mean, κ falls, every direction of the features", "srft", {**grid.FALLING, "estimator": "features"}
     ),
     Family("SRFT, by the old head", "srft", {"estimator": "old_head"}),
-    Family("SRFT, global mean, κ falls, by the old head", "srft", {**plan.FALLING, "estimator": "old_head"}),
-    Family("EWC, in the loss, P over its mean", "srft", plan.IN_LOSS),
+    Family("SRFT, global mean, κ falls, by the old head", "srft", {**grid.FALLING, "estimator": "old_head"}),
+    Family("EWC, in the loss, P over its mean", "srft", grid.IN_LOSS),
     Family("EWC, in the loss, by the old head", "ewc", {"estimator": "old_head"}),
-    Family("LoRA, held by SRFT", "srft", plan.LORA_HELD),
+    Family("LoRA, held by SRFT", "srft", grid.LORA_HELD),
     Family("SRFT, X stream without a prior", "srft", {"x": "none"}),
     Family("SRFT, X stream with a prior of its own", "srft", {"x": "own"}),
-    Family("SRFT, global mean, κ falls, X stream without a prior", "srft", {**plan.FALLING, "x": "none"}),
+    Family("SRFT, global mean, κ falls, X stream without a prior", "srft", {**grid.FALLING, "x": "none"}),
     Family("streams frozen, SRFT", "srft", {"tuning": "frozen"}),
     Family("SDSTrack, SRFT", "srft", {"tuning": "sdstrack"}),
     Family("distilled student, SRFT", "srft", {"tuning": "distill"}),
     Family("pull in Adam's metric", "metric"),
     Family("pull in Adam's metric, κ falls", "metric", {"kappa": "cosine"}),
-    Family("pull in Adam's metric, κ falls, λ in a unit", "metric", plan.UNIT),
+    Family("pull in Adam's metric, κ falls, λ in a unit", "metric", grid.UNIT),
 )
 COMPARED = (*ADAMW, *OTHERS, *HELD)
 
 
 def usual(bench: str) -> dict[str, Any]:
     """The sizes, lengths and numbers of examples that a bench has where nothing else is said."""
-    sizes = {"digits": plan.DIGITS, "tracking": plan.TRACKING, "tracking_row": plan.SHORT_TRACKING}
-    return sizes.get(bench, plan.VISION)
+    sizes = {
+        "digits": digits_plan.DIGITS,
+        "tracking": tracking_plan.TRACKING,
+        "tracking_row": tracking_plan.SHORT_TRACKING,
+    }
+    return sizes.get(bench, vision_plan.VISION)
 
 
 def situations(records: Iterable[Record], bench: str) -> list[tuple[str, tuple[tuple[str, Any], ...]]]:

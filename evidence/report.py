@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evidence import plan
+from evidence import digits_plan
 from evidence.compared import COMPARED, changed, gathered, situations
 from evidence.figures import plane, sensitivity
 from evidence.statistics import tried
@@ -145,7 +145,7 @@ def write(results: Path = RESULTS) -> Path:
         lines += bench_sections(bench, list(store), figures)
     if "digits" in stores:
         records = list(stores["digits"])
-        by_task = {task: settings_table(records, task) for task in plan.DIGITS_TASKS}
+        by_task = {task: settings_table(records, task) for task in digits_plan.DIGITS_TASKS}
         by_task = {task: table for task, table in by_task.items() if len(table) > 6}
         if len(by_task) > 1:
             pooled = pooled_settings_table(records, list(by_task))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evidence import plan
+from evidence import digits_plan, grid
 from evidence.compared import ADAMW, COMPARED, HELD, best_of, changed, gathered, situations
 from evidence.statistics import (
     KEPT,
@@ -127,7 +127,7 @@ PLAIN = Family("plain: κ = 1, tensor mean, exact Fisher", "srft")
 
 def setting_families() -> list[Family]:
     """The plain way to run SRFT, what is changed of it, and damping without a prior."""
-    changes: dict[str, Mapping[str, Any]] = {**plan.SETTINGS}
+    changes: dict[str, Mapping[str, Any]] = {**digits_plan.SETTINGS}
     changes |= {f"damping alone ({kind}), no prior": {"kappa": "0", "damping": kind} for kind in ("rank", "mean")}
     families = [PLAIN]
     for name, change in changes.items():
@@ -138,7 +138,7 @@ def setting_families() -> list[Family]:
 
 def settings_table(records: Sequence[Record], task: str) -> list[str]:
     """The settings of SRFT on digits, each at its own best learning rate and strength, against the plain one."""
-    base = results_of(PLAIN, records, task, plan.DIGITS)
+    base = results_of(PLAIN, records, task, digits_plan.DIGITS)
     if not base:
         return []
     reference = {seed: both_on_test(m) for seed, m in _at_best(base).items()}
@@ -148,7 +148,7 @@ def settings_table(records: Sequence[Record], task: str) -> list[str]:
     ]
     rows = []
     for family in setting_families():
-        results = results_of(family, records, task, plan.DIGITS)
+        results = results_of(family, records, task, digits_plan.DIGITS)
         key = chosen(results)
         if key is None:
             continue
@@ -169,7 +169,7 @@ def pooled_settings_table(records: Sequence[Record], tasks: Sequence[str]) -> li
     """
     both: dict[str, dict[tuple[str, int], float]] = {}
     for family in setting_families():
-        found = {task: results_of(family, records, task, plan.DIGITS) for task in tasks}
+        found = {task: results_of(family, records, task, digits_plan.DIGITS) for task in tasks}
         if all(found.values()):
             best = {task: _at_best(results) for task, results in found.items()}
             both[family.name] = {(task, seed): both_on_test(m) for task in tasks for seed, m in best[task].items()}
@@ -216,15 +216,15 @@ def _path(end: str) -> dict[str, Any]:
 
 RULES: dict[str, tuple[Family, float]] = {
     "λ 10, κ 1": (Family("plain", "srft"), 10.0),
-    "λ 10, global, cosine": (Family("falls", "srft", plan.FALLING), 10.0),
-    "λ 30, global, cosine": (Family("falls", "srft", plan.FALLING), 30.0),
+    "λ 10, global, cosine": (Family("falls", "srft", grid.FALLING), 10.0),
+    "λ 30, global, cosine": (Family("falls", "srft", grid.FALLING), 30.0),
     **{
         f"λ {start:g} to {start * float(end):g}": (Family("path", "srft", _path(end)), start)
         for start in (10.0, 30.0, 100.0)
         for end in ("1e-2", "1e-3")
     },
     **{
-        f"Adam's metric, λ {strength:g}": (Family("metric", "metric", plan.UNIT), strength)
+        f"Adam's metric, λ {strength:g}": (Family("metric", "metric", grid.UNIT), strength)
         for strength in (30.0, 100.0)
     },
 }

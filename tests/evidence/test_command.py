@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evidence import __main__ as command
-from evidence import digits, plan, running
+from evidence import digits, digits_plan, plan, running
 from evidence.running import Clock, Workers, records_of
 from evidence.trials import ROOT, Store, trial
 
@@ -25,7 +25,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny = {"shots": 2, "steps": 4, "batch": 8, "width": 16}
     monkeypatch.setattr(digits, "PRETRAINING_STEPS", 20)
     digits._pretrained.cache_clear()
-    monkeypatch.setattr(plan, "DIGITS", tiny)
+    monkeypatch.setattr(digits_plan, "DIGITS", tiny)
     monkeypatch.setitem(command.GROUPS, "short", ["tiny"])
     monkeypatch.setattr(running, "RESULTS", tmp_path / "committed")
     trials = [
@@ -85,7 +85,9 @@ def test_a_new_folder_is_told_how_long_by_the_committed_records(
 
 def test_the_time_left_follows_the_pace_of_this_run() -> None:
     clock = Clock()
-    adamw, srft, other = (trial("digits", "rotated", method, 0, **plan.DIGITS) for method in ("adamw", "srft", "ewc"))
+    adamw, srft, other = (
+        trial("digits", "rotated", method, 0, **digits_plan.DIGITS) for method in ("adamw", "srft", "ewc")
+    )
     assert clock.left([adamw]) == 0.0  # nothing is known
     for one, seconds in ((adamw, 2.0), (adamw, 4.0), (srft, 6.0)):
         clock.remember(one, seconds)
@@ -96,7 +98,7 @@ def test_the_time_left_follows_the_pace_of_this_run() -> None:
 
 
 def test_a_first_run_learns_from_itself() -> None:
-    clock, one = Clock(), trial("digits", "rotated", "adamw", 0, **plan.DIGITS)
+    clock, one = Clock(), trial("digits", "rotated", "adamw", 0, **digits_plan.DIGITS)
     clock.add(one, 5.0)
     assert clock.left([one, one]) == pytest.approx(10.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evidence import compared, tables
+from evidence import compared, digits_plan, grid, tables
 from evidence.trials import Record, trial
 
 
@@ -48,7 +48,7 @@ def test_the_best_of_a_search_is_chosen_on_the_seeds_that_all_have() -> None:
 
 def test_a_rule_is_compared_with_the_best_over_the_seeds_that_both_have() -> None:
     def held(strength: float, seed: int, test: float, validation: float) -> Record:
-        one = trial("bench", "new", "srft", seed, lr=1e-3, strength=strength, **tables.plan.FALLING)
+        one = trial("bench", "new", "srft", seed, lr=1e-3, strength=strength, **grid.FALLING)
         return Record(one, [0.0] * 4, {"final": [validation, test, validation, test]}, {})
 
     records = [held(30.0, seed, 70.0 + seed, 60.0) for seed in (0, 1)]
@@ -75,9 +75,7 @@ def test_everything_at_once_compares_each_at_its_best_on_validation(monkeypatch:
     for seed in (0, 1):
         both = {"final": measures(60.0, 90.0), "mix0.5": measures(70.0, 55.0 + seed)}
         records.append(ran("adamw", seed, both))
-        records.append(
-            ran("srft", seed, {"final": measures(75.0, 60.0 + 3 * seed)}, strength=3.0, **tables.plan.FALLING)
-        )
+        records.append(ran("srft", seed, {"final": measures(75.0, 60.0 + 3 * seed)}, strength=3.0, **grid.FALLING))
         records.append(ran("srft", seed, {"final": measures(74.0, 99.0)}, strength=3.0))
     records.append(ran("ewc", 0, {"final": measures(50.0, 58.0)}, strength=1.0))
     monkeypatch.setattr(compared, "usual", lambda bench: {})
@@ -98,7 +96,7 @@ def test_settings_are_pooled_over_pairs_of_kind_and_seed() -> None:
     """A setting that is 4 and 6 ahead on one kind and 1 behind on the other is 2 ahead. One without a kind is out."""
 
     def ran(task: str, seed: int, test: float, strength: float = 1.0, **change: str) -> Record:
-        one = trial("digits", task, "srft", seed, lr=1e-2, strength=strength, **tables.plan.DIGITS, **change)
+        one = trial("digits", task, "srft", seed, lr=1e-2, strength=strength, **digits_plan.DIGITS, **change)
         return Record(one, [0.0] * 4, {"final": measures(50.0 - strength, test)}, {})
 
     records = []
