@@ -8,7 +8,6 @@ from typing import Any
 
 from evidence.trials import Trial, trial
 
-SEEDS = tuple(range(10))
 FEW_SEEDS = tuple(range(5))
 FALLING = {"normalize": "global", "kappa": "cosine"}
 PATH = {"normalize": "global", "kappa": "exponential to 1e-3"}
@@ -18,6 +17,9 @@ IN_LOSS = {"mode": "coupled", "normalize": "global"}
 """EWC in the loss with P over the mean of all tensors, which gives λ a unit: that of the loss over a squared weight."""
 UNIT = {"unit": "square", "kappa": "cosine"}
 """The pull in Adam's metric, with λ in a unit that is taken from the gradients."""
+LORA = {"tuning": "lora"}
+LORA_HELD = {**LORA, "normalize": "global"}
+"""As LaLoRA (arXiv 2512.17720): the updates' own weights, by a curvature that is estimated where they start."""
 
 
 def grid(
@@ -37,8 +39,3 @@ def fixed_strengths(bench: str, task: str, sizes: Mapping[str, Any], lr: float) 
         trials += grid(bench, [task], "srft", [seed], falling, lr=(lr,), strength=(10.0,))
     trials += grid(bench, [task], "srft", FEW_SEEDS, path, lr=(lr,), strength=(100.0,))
     return list({one.key: one for one in trials}.values())
-
-
-LORA = {"tuning": "lora"}
-LORA_HELD = {**LORA, "normalize": "global"}
-"""As LaLoRA (arXiv 2512.17720): the updates' own weights, by a curvature that is estimated where they start."""
