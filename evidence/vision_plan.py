@@ -153,9 +153,9 @@ def rivals(task: str, seeds: Iterable[int], *changes: Mapping[str, Any]) -> Iter
 
 
 def between(task: str, seeds: Iterable[int], *changes: Mapping[str, Any]) -> Iterator[Trial]:
-    """AdamW at a rate between its two best."""
-    for seed, change in itertools.product(seeds, changes):
-        yield from grid("vision", [task], "adamw", [seed], {**VISION, **change}, lr=(2e-5,))
+    """AdamW at a rate between its two best, and at one below them."""
+    for lr, seed, change in itertools.product((2e-5, 5e-6), seeds, changes):
+        yield from grid("vision", [task], "adamw", [seed], {**VISION, **change}, lr=(lr,))
 
 
 def frozen(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
