@@ -116,6 +116,12 @@ def ways_rivals(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
         yield from grid("tracking", [task], "adamw", [seed], {**SHORT_TRACKING, **LORA}, lr=(3e-4,))
 
 
+def ways_held_lower(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """SRFT at a lower rate, where it was best on the first seed's validation data of RGB-thermal."""
+    for task in tasks:
+        yield from grid("tracking", [task], "srft", seeds, SHORT_TRACKING, lr=(3e-4,), strength=(10.0,))
+
+
 def ways_others(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The other ways to tune two streams, each where it was best on the first seed's validation data."""
     uniform = {**SHORT_TRACKING, "estimator": "uniform"}

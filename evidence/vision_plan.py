@@ -153,8 +153,8 @@ def rivals(task: str, seeds: Iterable[int], *changes: Mapping[str, Any]) -> Iter
 
 
 def between(task: str, seeds: Iterable[int], *changes: Mapping[str, Any]) -> Iterator[Trial]:
-    """AdamW at a rate between its two best, and at one below them."""
-    for lr, seed, change in itertools.product((2e-5, 5e-6), seeds, changes):
+    """AdamW at a rate between its two best, and at two below them."""
+    for lr, seed, change in itertools.product((2e-5, 5e-6, 2e-6), seeds, changes):
         yield from grid("vision", [task], "adamw", [seed], {**VISION, **change}, lr=(lr,))
 
 
