@@ -181,8 +181,9 @@ def alone_core(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Tria
 
 
 def alone_between(seeds: Iterable[int], task: str) -> Iterator[Trial]:
-    """AdamW at a rate between its two best."""
+    """AdamW at a rate between its two best; in four times the steps at one below them."""
     yield from grid("tracking", [task], "adamw", seeds, SHORT_TRACKING, lr=(2e-4,))
+    yield from grid("tracking", [task], "adamw", (0, 1), {**SHORT_TRACKING, "steps": 400}, lr=(3e-5,))
 
 
 def alone_longer(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:
