@@ -34,14 +34,18 @@ OTHERS = (
     Family("LoRA, EWC in the loss (LaLoRA)", "lalora"),
     Family("LoRA held by SRFT", "lora_srft", grid.FALLING),
 )
-HELD = (
+SRFT = (
     Family("SRFT", "srft"),
     Family("SRFT, global mean", "srft", {"normalize": "global"}),
     Family("SRFT, global mean, κ falls", "srft", grid.FALLING),
-    Family("SRFT, global mean, κ falls to 0.001", "srft", grid.PATH),
-    Family("SRFT, one run through all strengths", "srft", grid.PATH, "at"),
     Family("SRFT, κ falls, every task's P over its mean", "srft", grid.MEANS),
     Family("SRFT, every task's P over its mean", "srft", {**grid.MEANS, "kappa": "1"}),
+)
+"""The kinds of SRFT whose strengths are searched; the last two are for tasks in a row."""
+HELD = (
+    *SRFT,
+    Family("SRFT, global mean, κ falls to 0.001", "srft", grid.PATH),
+    Family("SRFT, one run through all strengths", "srft", grid.PATH, "at"),
     Family("EWC, in the loss, every task's P over its mean", "ewc", {"sum": "means"}),
     Family("SRFT, uniform P", "srft", {"estimator": "uniform"}),
     Family("SRFT, MAS", "srft", {"estimator": "mas"}),

@@ -44,7 +44,7 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-ways-held": list(tracking_plan.ways_held(FEW_SEEDS, ["event", "depth"])),
     "tracking-ways-choice": list(tracking_plan.ways_choice((0,), ["thermal"])),
     "tracking-ways-rivals": list(tracking_plan.ways_rivals(FEW_SEEDS, tracking_plan.MODALITIES)),
-    "tracking-ways-held-lower": list(tracking_plan.ways_held_lower(FEW_SEEDS, ("thermal", "event", "depth"))),
+    "tracking-ways-held-lower": list(tracking_plan.ways_held_lower(FEW_SEEDS, ("thermal", "event"))),
     "tracking-ways-others": list(tracking_plan.ways_others(FEW_SEEDS, ["thermal"])),
     "tracking-ways-others-depth": list(tracking_plan.ways_others(FEW_SEEDS, ["depth"])),
     "tracking-short": list(tracking_plan.ways(FEW_SEEDS, tracking_plan.MODALITIES, tracking_plan.SHORT_TRACKING)),

@@ -164,8 +164,8 @@ def write(results: Path = RESULTS) -> Path:
 
 OVERVIEW_NOTE = """Where SRFT helps, where it makes no difference and where it loses: the mean of new and kept on test
 data, in points, of SRFT less another method. AdamW is the best of plain, early stopped, averaged and interpolated
-weights, SRFT of κ = 1 (over the mean of each tensor or of all) and of κ that falls. A difference without an interval is
-of one seed and has several points of noise."""
+weights, SRFT of κ = 1 (over the mean of each tensor or of all) and of κ that falls; for tasks in a row also with each
+task's P over its own mean. A difference without an interval is of one seed and has several points of noise."""
 
 SETTINGS_NOTE = """The mean of new and kept on test data, each setting at its own best learning rate and λ on each
 kind of digits, less that of plain SRFT (κ = 1, no damping, the mean over a tensor, the exact Fisher on old data) at its

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evidence import digits_plan, grid
-from evidence.compared import ADAMW, COMPARED, HELD, best_of, changed, gathered, situations
+from evidence.compared import ADAMW, COMPARED, SRFT, best_of, changed, gathered, situations
 from evidence.statistics import (
     KEPT,
     TARGET,
@@ -194,7 +194,7 @@ def strength_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
         "|---|---|---:|---:|" + "---:|" * len(STRENGTHS_SHOWN),
     ]
     for bench, records in stores.items():
-        for (task, shared), family in itertools.product(situations(records, bench), HELD[:3]):
+        for (task, shared), family in itertools.product(situations(records, bench), SRFT):
             results = results_of(family, records, task, dict(shared))
             found = means(results)
             if len({key[1] for key in found}) < 3:
@@ -218,6 +218,7 @@ RULES: dict[str, tuple[Family, float]] = {
     "λ 10, κ 1": (Family("plain", "srft"), 10.0),
     "λ 10, global, cosine": (Family("falls", "srft", grid.FALLING), 10.0),
     "λ 30, global, cosine": (Family("falls", "srft", grid.FALLING), 30.0),
+    "λ 10, each task over its mean, cosine": (Family("means", "srft", grid.MEANS), 10.0),
     **{
         f"λ {start:g} to {start * float(end):g}": (Family("path", "srft", _path(end)), start)
         for start in (10.0, 30.0, 100.0)
@@ -238,8 +239,8 @@ OTHERS_SHOWN = {"EWC, in the loss": "EWC", "L2-SP, in the loss": "L2-SP", "LoRA"
 def overview_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
     """Every situation in a row: SRFT less the others in the mean of both, each as it is best on validation data.
 
-    AdamW is the best of its readouts, SRFT of three kinds: κ = 1 over the mean of each tensor and over that of all, and
-    κ that falls.
+    AdamW is the best of its readouts, SRFT of its kinds: κ = 1 over the mean of each tensor and over that of all, κ
+    that falls, and for tasks in a row each task over its own mean.
     """
     lines = [
         "| bench, task | AdamW: new, kept | SRFT: new, kept | seeds | SRFT less AdamW | "
@@ -250,7 +251,7 @@ def overview_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
     for bench, records in stores.items():
         for task, shared in situations(records, bench):
             found = gathered(records, task, dict(shared))
-            plain, held = best_of(ADAMW, found), best_of(HELD[:3], found)
+            plain, held = best_of(ADAMW, found), best_of(SRFT, found)
             if plain is None or held is None:
                 continue
             best = {name: _at_best(found[name]) for name in (plain, held, *OTHERS_SHOWN) if name in found}
@@ -284,7 +285,7 @@ def rules_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
     ]
     for bench, records in stores.items():
         for task, shared in situations(records, bench):
-            searched = [results_of(family, records, task, dict(shared), comparable=False) for family in HELD[:3]]
+            searched = [results_of(family, records, task, dict(shared), comparable=False) for family in SRFT]
             every = [seeds for results in searched for seeds in results.values()]
             best = best_searched(every)
             if best is None:
