@@ -20,6 +20,11 @@ TUNINGS = ("frozen", "lora", "adapters", "sdstrack", "patrack", "distill")
 """The ways to tune that leave most of the RGB tracker's weights alone, or train a student."""
 
 
+def tuned_ways(fixed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options of each way to tune, by its name."""
+    return {name: {**fixed, "tuning": name} for name in TUNINGS}
+
+
 def core(seeds: Sequence[int], tasks: Sequence[str] = ("thermal",)) -> Iterator[Trial]:
     """AdamW over its learning rates, and SRFT at a high one."""
     for seed in seeds:
@@ -35,7 +40,7 @@ def ways(seeds: Iterable[int], tasks: Sequence[str], sizes: Mapping[str, Any]) -
     """Every way to tune two streams, at the learning rates that papers use for it, and at better ones."""
     fixed = dict(sizes)
     uniform, falling = {**fixed, "estimator": "uniform"}, {**fixed, **FALLING}
-    tuned = {name: {**fixed, "tuning": name} for name in TUNINGS}
+    tuned = tuned_ways(fixed)
     for seed, task in itertools.product(seeds, tasks):
         where: tuple[str, list[str]] = ("tracking", [task])
         one = [seed]
@@ -94,9 +99,9 @@ def ways_held(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
 
 
 def ways_choice(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
-    """Two more rates or strengths of every way to tune two streams, around those of :func:`tracking_ways`."""
+    """Two more rates or strengths of every way to tune two streams, around those of :func:`ways`."""
     uniform = {**SHORT_TRACKING, "estimator": "uniform"}
-    tuned = {name: {**SHORT_TRACKING, "tuning": name} for name in TUNINGS}
+    tuned = tuned_ways(SHORT_TRACKING)
     for seed in seeds:
         yield from grid("tracking", tasks, "adamw", [seed], tuned["lora"], lr=(3e-4, 3e-3))
         yield from grid("tracking", tasks, "xonly", [seed], SHORT_TRACKING, lr=(3e-4, 3e-3))
@@ -125,7 +130,7 @@ def ways_held_lower(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Tria
 def ways_others(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The other ways to tune two streams, each where it was best on the first seed's validation data."""
     uniform = {**SHORT_TRACKING, "estimator": "uniform"}
-    tuned = {name: {**SHORT_TRACKING, "tuning": name} for name in TUNINGS}
+    tuned = tuned_ways(SHORT_TRACKING)
     for task, seed in itertools.product(tasks, seeds):
         where: tuple[str, list[str]] = ("tracking", [task])
         yield from grid(*where, "ewc", [seed], SHORT_TRACKING, lr=(1e-3,), strength=(1e3,))
@@ -138,7 +143,7 @@ def ways_others(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
 
 
 def x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
-    """The X stream held by its own significance or by nothing; in :func:`tracking_ways` the RGB tracker's holds it."""
+    """The X stream held by its own significance or by nothing; in :func:`ways` the RGB tracker's holds it."""
     for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):
         fixed = {**SHORT_TRACKING, "x": kind}
         yield from grid("tracking", [task], "srft", [seed], fixed, lr=(1e-3,), strength=(3.0,))

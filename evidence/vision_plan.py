@@ -17,7 +17,7 @@ COUPLED = {"ewc": (1e-1, 1.0), "l2sp": (1.0, 10.0)}
 
 
 def choice(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
-    """Every method at two or three learning rates or strengths: what :func:`vision_core` runs is chosen here."""
+    """Every method at two or three learning rates or strengths: what :func:`core` runs is chosen here."""
     fixed = {**VISION, **changed}
     falling, held = {**fixed, **FALLING}, {**fixed, **LORA_HELD}
     for seed in seeds:
