@@ -47,6 +47,8 @@ PARTS: dict[str, list[Trial]] = {
     "tracking-ways-held-lower": list(tracking_plan.ways_held_lower(FEW_SEEDS, ("thermal", "event"))),
     "tracking-ways-others": list(tracking_plan.ways_others(FEW_SEEDS, ["thermal"])),
     "tracking-ways-others-depth": list(tracking_plan.ways_others(FEW_SEEDS, ["depth"])),
+    "tracking-ways-others-event": list(tracking_plan.ways_others(FEW_SEEDS, ["event"])),
+    "tracking-ways-student": list(tracking_plan.ways_student(FEW_SEEDS, ["thermal"])),
     "tracking-short": list(tracking_plan.ways(FEW_SEEDS, tracking_plan.MODALITIES, tracking_plan.SHORT_TRACKING)),
     "tracking-x-prior": list(tracking_plan.x_prior((0,), tracking_plan.MODALITIES)),
     "tracking-high": list(tracking_plan.high((0,), ["thermal"])),

@@ -142,6 +142,14 @@ def ways_others(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
         yield from grid(*where, "adamw", [seed], tuned["patrack"], lr=(3e-3,))
 
 
+def ways_student(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """A student distilled from the RGB tracker, as trained and held by SRFT."""
+    student = tuned_ways(SHORT_TRACKING)["distill"]
+    for seed in seeds:
+        yield from grid("tracking", tasks, "adamw", [seed], student, lr=(3e-4,))
+        yield from grid("tracking", tasks, "srft", [seed], student, lr=(1e-3,), strength=(30.0,))
+
+
 def x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The X stream held by its own significance or by nothing; in :func:`ways` the RGB tracker's holds it."""
     for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):

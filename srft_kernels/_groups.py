@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,6 +15,9 @@ from srft_kernels._inner import InnerOptimizer
 from srft_kernels._names import checked_maps, name_of
 from srft_kernels._plans import Plans
 from srft_kernels.ops.native import library
+
+OUTVOTED = 0.01
+"""A merged prior in which one of the two has a smaller share than this holds the other's weights alone."""
 
 # For each wrapped optimizer, which options each of its groups had of its own, before and after it was wrapped.
 _WRAPPED: WeakKeyDictionary[Optimizer, list[frozenset[str]]] = WeakKeyDictionary()
@@ -42,6 +46,20 @@ def unwrapped(inner: Optimizer) -> tuple[list[frozenset[str]], list[dict[str, An
         {key: value for key, value in group.items() if key not in ours or key in mine}
         for group, mine in zip(inner.param_groups, own, strict=False)
     ]
+
+
+def _warn_if_outvoted(share: float) -> None:
+    """Warn if the present prior's share of the merged one leaves next to nothing of it, or of the new one."""
+    if OUTVOTED <= share <= 1 - OUTVOTED:
+        return
+    name, part = ("present", share) if share < OUTVOTED else ("new", 1 - share)
+    # The warning points at the caller of SRFT.begin_task: this function and two methods of that name are between.
+    warnings.warn(
+        f"the {name} prior is {part:.1g} of the merged one, so that what it protects is hardly held: change gamma, or "
+        'give every prior over its own mean (prior.normalized("global") here and in the constructor, normalize=None)',
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 class GroupWatch:
@@ -262,8 +280,12 @@ class GroupWatch:
         priors, anchors = checked_maps(prior, anchor, "current", groups, strict)
         if gamma is None:
             gamma = 1.0 if priors is None else 0.0
+        merged = priors is not None and gamma > 0
+        before = gamma * _state.mass_of_priors(self._state, groups) if merged else 0.0
         for group, known in zip(groups, options, strict=True):
             group.update(known, task_began=group["updates"])
             _state.begin_task(self._state, group, priors, anchors, gamma)
         self._plans.forget()
         self.note()
+        if before > 0:
+            _warn_if_outvoted(before / _state.mass_of_priors(self._state, groups))

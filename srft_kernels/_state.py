@@ -309,6 +309,12 @@ def scales_of(state: State, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor,
     return scales
 
 
+def mass_of_priors(state: State, groups: Sequence[Mapping[str, Any]]) -> float:
+    """Return the sum of P over all elements of all groups, on all ranks. The host waits for the device."""
+    held = (state[param].get("prior") for group in groups for param in group["params"] if param in state)
+    return sum(sum_of(prior) for prior in held if prior is not None and prior.numel())
+
+
 def bytes_of(*states: Mapping[Any, Any]) -> dict[str, int]:
     """Return the bytes of state by name."""
     total: dict[str, int] = defaultdict(int)

@@ -410,6 +410,9 @@ class SRFT(OldNames, Optimizer):
 
         Raises:
             ValueError: If a prior, an anchor or an option does not fit. Nothing is changed then.
+
+        Warns:
+            RuntimeWarning: If either of two merged priors makes up less than a hundredth of the sum.
         """
         self._watch.begin_task(prior, gamma, anchor, {"kappa": kappa, "strength": strength}, strict)
 

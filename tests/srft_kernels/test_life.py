@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,30 @@ def test_the_next_task_is_that_of_a_new_wrapper_with_the_averages_of_the_old(kin
         train(ours, optimizer, 3, first=3)
         train(theirs, other, 3, first=3)
         torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("factor", "outvoted"), [(1e3, "present"), (30.0, None), (1 / 30, None), (1e-3, "new")])
+def test_a_prior_that_is_outvoted_when_two_are_merged_is_reported(factor: float, outvoted: str | None) -> None:
+    model = network()
+    first = prior_of(model)
+    second = {name: factor * value for name, value in first.items()}
+    optimizer = srft.SRFT(AdamW(model.named_parameters()), prior=first)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer.begin_task(second, gamma=1.0)
+    messages = [str(warning.message) for warning in caught]
+    assert [message.startswith(f"the {outvoted} prior is 0.001 of") for message in messages] == [True] * bool(outvoted)
+    assert all(warning.filename == __file__ for warning in caught)
+
+
+def test_a_prior_that_replaces_another_outvotes_nothing() -> None:
+    model = network()
+    optimizer = srft.SRFT(AdamW(model.named_parameters()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.begin_task(prior_of(model), gamma=1.0)  # there is no present prior
+        optimizer.begin_task({name: 1e6 * value for name, value in prior_of(model).items()})
+        optimizer.begin_task(gamma=1e-6)
 
 
 def test_the_next_task_begins_the_schedule_again_and_survives_a_checkpoint() -> None:
