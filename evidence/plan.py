@@ -33,6 +33,7 @@ PARTS: dict[str, list[Trial]] = {
         *grid("vision_row", ["row"], "adamw", FEW_SEEDS, vision_plan.VISION, lr=(2e-5,)),
     ],
     "vision-rivals-steps": list(vision_plan.rivals("fashion", FEW_SEEDS, {"steps": 300})),
+    "vision-blocks-choice": list(vision_plan.all_blocks_choice("fashion", (0,))),
     "tracking-core": list(tracking_plan.core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_plan.ways_core(FEW_SEEDS, ["thermal"])),
     "tracking-ways-strength": list(dict.fromkeys(tracking_plan.ways_strength(FEW_SEEDS, ["thermal"]))),

