@@ -34,6 +34,8 @@ PARTS: dict[str, list[Trial]] = {
     ],
     "vision-rivals-steps": list(vision_plan.rivals("fashion", FEW_SEEDS, {"steps": 300})),
     "vision-blocks-choice": list(vision_plan.all_blocks_choice("fashion", (0,))),
+    "vision-blocks-shapes": list(vision_plan.all_blocks_shapes("fashion", (0,))),
+    "vision-blocks": list(vision_plan.all_blocks("fashion", FEW_SEEDS)),
     "tracking-core": list(tracking_plan.core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_plan.ways_core(FEW_SEEDS, ["thermal"])),
     "tracking-ways-strength": list(dict.fromkeys(tracking_plan.ways_strength(FEW_SEEDS, ["thermal"]))),

@@ -169,10 +169,54 @@ def frozen(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
 def all_blocks_choice(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     """Every method with all blocks tuned: more rates and strengths than :func:`choice` has, because more moves."""
     fixed = {**VISION, **ALL_BLOCKS}
+    uniform = {**fixed, "estimator": "uniform"}
     yield from choice([task], seeds, **ALL_BLOCKS)
     for seed in seeds:
         yield from grid("vision", [task], "adamw", [seed], fixed, lr=(2e-6, 5e-6))
         yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(10.0,))
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **LORA_HELD}, lr=(1e-3, 3e-3), strength=(0.1,))
+        yield from grid("vision", [task], "ewc", [seed], fixed, lr=(1e-4,), strength=(10.0, 100.0))
+        yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(1e-4,))
+        yield from grid("vision", [task], "srft", [seed], fixed, lr=(3e-5,), strength=(30.0, 100.0))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(1e-6,))
+        yield from grid("vision", [task], "l2sp", [seed], uniform, lr=(1e-4,), strength=(100.0,))
+        yield from grid("vision", [task], "srft", [seed], fixed, lr=(1e-4, 3e-4), strength=(300.0,))
+
+
+def all_blocks_shapes(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """What all blocks are held by: the pull in Adam's metric, P to a power, and uniform weights."""
+    fixed = {**VISION, **ALL_BLOCKS}
+    falling = {**fixed, **FALLING}
+    for seed in seeds:
+        yield from grid("vision", [task], "metric", [seed], {**fixed, "kappa": "cosine"}, lr=(1e-4,), strength=(10.0,))
+        for power in (0.5, 0.25):
+            shaped = {**falling, "power": power}
+            yield from grid("vision", [task], "srft", [seed], shaped, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid("vision", [task], "metric", [seed], {**fixed, "kappa": "cosine"}, lr=(1e-4,), strength=(3.0, 30.0))
+        yield from grid("vision", [task], "metric", [seed], {**fixed, "kappa": "1"}, lr=(1e-4,), strength=(10.0,))
+        uniform = {**falling, "estimator": "uniform"}
+        yield from grid("vision", [task], "srft", [seed], uniform, lr=(1e-4,), strength=(10.0, 30.0))
+
+
+def all_blocks(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """What was best on the first seed's validation data with all blocks tuned, and AdamW around its best rate."""
+    fixed = {**VISION, **ALL_BLOCKS}
+    for seed in seeds:
+        yield from grid("vision", [task], "srft", [seed], fixed, lr=(1e-4,), strength=(100.0,))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(2e-6,))
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **LORA_HELD}, lr=(1e-3,), strength=(0.03,))
+        yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(3e-4,))
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(30.0,))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(1e-5,))
+    for seed in seeds:
+        yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(3e-4,), strength=(100.0,))
+        yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(1e-3,))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(5e-6, 3e-5))
+    for seed in seeds:
+        yield from grid("vision", [task], "ewc", [seed], fixed, lr=(1e-4,), strength=(10.0,))
+        yield from grid("vision", [task], "metric", [seed], {**fixed, "kappa": "1"}, lr=(1e-4,), strength=(10.0,))
+    for seed in seeds:
+        yield from grid("vision", [task], "lpft", [seed], fixed, lr=(3e-5,))
 
 
 def whole(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
