@@ -192,7 +192,9 @@ def all_blocks_shapes(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
         for power in (0.5, 0.25):
             shaped = {**falling, "power": power}
             yield from grid("vision", [task], "srft", [seed], shaped, lr=(1e-4,), strength=(30.0, 100.0))
-        yield from grid("vision", [task], "metric", [seed], {**fixed, "kappa": "cosine"}, lr=(1e-4,), strength=(3.0, 30.0))
+        yield from grid(
+            "vision", [task], "metric", [seed], {**fixed, "kappa": "cosine"}, lr=(1e-4,), strength=(3.0, 30.0)
+        )
         yield from grid("vision", [task], "metric", [seed], {**fixed, "kappa": "1"}, lr=(1e-4,), strength=(10.0,))
         uniform = {**falling, "estimator": "uniform"}
         yield from grid("vision", [task], "srft", [seed], uniform, lr=(1e-4,), strength=(10.0, 30.0))
