@@ -91,7 +91,12 @@ def situations(records: Iterable[Record], bench: str) -> list[tuple[str, tuple[t
 
 def changed(shared: Iterable[tuple[str, Any]], bench: str) -> str:
     """What differs from the bench's usual options."""
-    different = [f"{value} {name}" for name, value in shared if value != usual(bench)[name]]
+    different = [
+        # A ViT of which no number of last blocks is tuned is tuned whole.
+        "all blocks" if (name, value) == ("blocks", 0) else f"{value} {name}"
+        for name, value in shared
+        if value != usual(bench)[name]
+    ]
     return f" ({', '.join(different)})" if different else ""
 
 

@@ -143,11 +143,13 @@ def ways_others(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
 
 
 def ways_student(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
-    """A student distilled from the RGB tracker, as trained and held by SRFT."""
+    """A student distilled from the RGB tracker: by AdamW over its rates, and held by SRFT."""
     student = tuned_ways(SHORT_TRACKING)["distill"]
     for seed in seeds:
         yield from grid("tracking", tasks, "adamw", [seed], student, lr=(3e-4,))
         yield from grid("tracking", tasks, "srft", [seed], student, lr=(1e-3,), strength=(30.0,))
+    for seed in seeds:
+        yield from grid("tracking", tasks, "adamw", [seed], student, lr=(1e-4, 3e-5, 1e-5))
 
 
 def x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:

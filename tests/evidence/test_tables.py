@@ -117,3 +117,10 @@ def test_no_difference_is_shown_where_nothing_is_to_be_compared_with() -> None:
     found = {"SRFT": {(1e-3, 3.0, "final"): {0: measures(50.0, 60.0)}}}
     table = tables.methods_table(found, [0.0] * 4, {"SRFT": 1})
     assert "nan" not in table[-1]
+
+
+def test_what_differs_from_the_usual_is_named() -> None:
+    usual = compared.usual("vision")
+    assert compared.changed(usual.items(), "vision") == ""
+    assert compared.changed({**usual, "shots": 2}.items(), "vision") == " (2 shots)"
+    assert compared.changed({**usual, "blocks": 0}.items(), "vision") == " (all blocks)"
