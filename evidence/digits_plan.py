@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from evidence.grid import FALLING, IN_LOSS, MEANS, PATH, UNIT, grid
+from evidence.grid import FALLING, IN_LOSS, MEANS, NOW, PATH, UNIT, grid
 from evidence.trials import Trial
 
 DIGITS: dict[str, Any] = {"shots": 5, "steps": 300, "batch": 32, "width": 128}
@@ -121,6 +121,15 @@ def unit(seeds: Iterable[int]) -> Iterator[Trial]:
     for seed, change in itertools.product(seeds, SHAPES):
         fixed = {**DIGITS, **UNIT, **change}
         yield from grid("digits", ["rotated"], "metric", [seed], fixed, lr=(1e-3, 1e-2), strength=(300.0, 1000.0))
+
+
+def metric(seeds: Iterable[int]) -> Iterator[Trial]:
+    """The pull in Adam's metric with λ in SRFT's unit, on every kind of digits."""
+    for seed in seeds:
+        falling, strengths = {**DIGITS, **NOW, "kappa": "cosine"}, (1.0, 3.0, 10.0, 30.0, 100.0)
+        yield from grid("digits", DIGITS_TASKS, "metric", [seed], falling, lr=HELD_RATES[:2], strength=strengths)
+        row = {**falling, "shots": 10}
+        yield from grid("digits", ["row"], "metric", [seed], row, lr=HELD_RATES[:2], strength=strengths)
 
 
 def in_loss(seeds: Iterable[int]) -> Iterator[Trial]:

