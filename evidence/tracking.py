@@ -51,12 +51,14 @@ LORA_LAYERS = r"rgb\.blocks\..+\.(qkv|proj|fc1|fc2)"
 
 
 def configuration(one: Trial) -> RunConfig:
-    """The demonstration's configuration with a trial's options."""
+    """The demonstration's configuration with a trial's options; ``new_rate`` is that of the layers a method adds."""
     batch, steps = one["batch"], one["steps"]
+    new = one["new_rate"] / one["lr"] if "new_rate" in dict(one.options) else 1.0
     return load_config(
         RunConfig,
         "demo",
         [
+            *(f"train.lr_scale.{group}={new}" for group in ("embed_x", "adapters") if new != 1.0),
             f"tuning={'full' if is_low_rank_alone(one) else one.get('tuning', 'full')}",
             f"data.modality={one.task.removesuffix(ALONE)}",
             f"data.sequences={one['sequences']}",

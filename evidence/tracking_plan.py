@@ -152,6 +152,15 @@ def ways_student(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
         yield from grid("tracking", tasks, "adamw", [seed], student, lr=(1e-4, 3e-5, 1e-5))
 
 
+def ways_student_rates(
+    seeds: Iterable[int], tasks: Sequence[str], rates: Iterable[tuple[float, float]]
+) -> Iterator[Trial]:
+    """A student by AdamW with one rate for its old weights and another for its new layers."""
+    student = tuned_ways(SHORT_TRACKING)["distill"]
+    for seed, (lr, new) in itertools.product(seeds, rates):
+        yield from grid("tracking", tasks, "adamw", [seed], {**student, "new_rate": new}, lr=(lr,))
+
+
 def x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The X stream held by its own significance or by nothing; in :func:`ways` the RGB tracker's holds it."""
     for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):

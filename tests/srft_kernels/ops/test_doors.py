@@ -196,7 +196,8 @@ def test_the_step(request: pytest.FixtureRequest, which: str, options: dict[str,
         finally:
             operators.drop_group(group)
 
-    for seed in range(3):
+    # Both libraries refuse in the same code (held_group.h), and the CUDA one on the host takes ten times as long.
+    for seed in range(3 if which == "cpu" else 1):
         harass(step, make, seed=seed)
 
 
