@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evidence.grid import FALLING, LORA, LORA_HELD, MEANS, NOW, PATH, UNIT, grid
+from evidence.grid import FALLING, FEW_SEEDS, LORA, LORA_HELD, MEANS, NOW, PATH, UNIT, grid
 from evidence.trials import Trial
 
 FIRST_TRACKING: dict[str, Any] = {"sequences": 16, "steps": 200, "batch": 16}
@@ -218,6 +218,12 @@ def alone_longer(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Tr
         yield from grid("tracking", [task], "adamw", [seed], short, lr=(1e-4, 3e-4))
         yield from grid("tracking", [task], "srft", [seed], {**short, **FALLING}, lr=(3e-3,), strength=(30.0,))
         yield from grid("tracking", [task], "ewc", [seed], short, lr=(1e-3,), strength=(1e3,))
+
+
+def alone_changed(task: str, **changed: Any) -> Iterator[Trial]:
+    """Everything of :func:`alone_core` with two seeds, and what matters most with five, where something changes."""
+    yield from alone_core((0, 1), task, **changed)
+    yield from alone_longer(FEW_SEEDS, task, **changed)
 
 
 def alone_ways(seeds: Iterable[int], task: str, **changed: Any) -> Iterator[Trial]:

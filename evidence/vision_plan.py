@@ -240,6 +240,24 @@ def all_blocks(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("vision", [task], "lpft", [seed], fixed, lr=(3e-5,))
 
 
+def all_blocks_near(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """SRFT, AdamW around its best rate, EWC and LoRA with all blocks tuned, as the far task chose them."""
+    fixed = ALL_BLOCKS
+    for seed in seeds:
+        yield from grid("vision", [task], "srft", [seed], fixed, lr=(1e-4,), strength=(100.0,))
+        yield from grid("vision", [task], "adamw", [seed], fixed, lr=(2e-6, 5e-6, 1e-5))
+        yield from grid("vision", [task], "ewc", [seed], fixed, lr=(1e-4,), strength=(10.0,))
+        yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(3e-4,))
+
+
+def all_blocks_global(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """SRFT of a constant κ with the mean over all tensors, with all blocks tuned."""
+    steady = {**ALL_BLOCKS, "normalize": "global"}
+    for seed in seeds:
+        yield from grid("vision", [task], "srft", [seed], steady, lr=(1e-4,), strength=(100.0,))
+    yield from grid("vision", [task], "srft", (0,), steady, lr=(1e-4,), strength=(30.0, 300.0))
+
+
 def whole(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
     """Every method over its own learning rates and strengths, with all blocks tuned."""
     fixed = {**WHOLE, **changed}
