@@ -67,16 +67,58 @@ HELD = (
     Family("distilled student, SRFT", "srft", {"tuning": "distill"}),
     Family("pull in Adam's metric", "metric"),
     Family("pull in Adam's metric, κ falls", "metric", {"kappa": "cosine"}),
-    Family("pull in Adam's metric, κ falls, λ in a unit", "metric", grid.UNIT),
+    Family("pull in Adam's metric, κ 1", "metric", {"kappa": "1"}),
+    Family("pull in Adam's metric, κ falls, λ over the squared gradient", "metric", grid.UNIT),
+    Family("pull in Adam's metric, κ 1, λ in SRFT's unit", "metric", {**grid.NOW, "kappa": "1"}),
+    Family("pull in Adam's metric, κ falls, λ in SRFT's unit", "metric", {**grid.NOW, "kappa": "cosine"}),
 )
 COMPARED = (*ADAMW, *OTHERS, *HELD)
+
+
+TASKS = {
+    "digits": {
+        "rotated": "digits turned and inverted",
+        "halves": "five other classes of digits behind a new head",
+        "inverted": "digits inverted",
+        "turned": "digits turned",
+        "tilted": "digits tilted",
+        "permuted": "digits permuted",
+        "row": "three kinds of digits in a row",
+    },
+    "vision": {"fashion": "a ViT learns Fashion-MNIST", "cifar10": "a ViT learns CIFAR-10"},
+    "vision_row": {"row": "a ViT learns three tasks in a row"},
+    "tracking": {
+        **{name: f"a second stream for {name}" for name in ("thermal", "depth")},
+        **{f"{name}_alone": f"one stream learns {name} alone" for name in ("thermal", "depth")},
+        "event": "a second stream for events",
+        "event_alone": "one stream learns events alone",
+    },
+    "tracking_row": {"row": "one stream learns three modalities in a row"},
+}
+"""What a reader calls a bench's tasks."""
+SIZES = {
+    "shots": "{} examples a class",
+    "steps": "{} steps",
+    "batch": "batches of {}",
+    "width": "{} units wide",
+    "sequences": "{} sequences",
+    "tests": "{} test sequences",
+    "frames": "of {} frames",
+    "precision": "in {}",
+}
+"""What a reader calls an option's value."""
+
+
+def named(bench: str, task: str, shared: Iterable[tuple[str, Any]] = ()) -> str:
+    """A situation as a reader knows it: the task, and what differs from the bench's usual options."""
+    return f"{TASKS.get(bench, {}).get(task, f'{bench}, {task}')}{changed(shared, bench)}"
 
 
 def usual(bench: str) -> dict[str, Any]:
     """The sizes, lengths and numbers of examples that a bench has where nothing else is said."""
     sizes = {
         "digits": digits_plan.DIGITS,
-        "tracking": tracking_plan.TRACKING,
+        "tracking": tracking_plan.SHORT_TRACKING,
         "tracking_row": tracking_plan.SHORT_TRACKING,
     }
     return sizes.get(bench, vision_plan.VISION)
@@ -93,7 +135,7 @@ def changed(shared: Iterable[tuple[str, Any]], bench: str) -> str:
     """What differs from the bench's usual options."""
     different = [
         # A ViT of which no number of last blocks is tuned is tuned whole.
-        "all blocks" if (name, value) == ("blocks", 0) else f"{value} {name}"
+        "all blocks" if (name, value) == ("blocks", 0) else SIZES.get(name, f"{{}} {name}").format(value)
         for name, value in shared
         if value != usual(bench)[name]
     ]

@@ -39,6 +39,7 @@ PARTS: dict[str, list[Trial]] = {
     "vision-blocks-shapes": list(vision_plan.all_blocks_shapes("fashion", (0,))),
     "vision-blocks": list(vision_plan.all_blocks("fashion", FEW_SEEDS)),
     "vision-blocks-global": list(vision_plan.all_blocks_global("fashion", FEW_SEEDS)),
+    "vision-global": list(vision_plan.steady_global(vision_plan.VISION_TASKS, FEW_SEEDS)),
     "vision-blocks-near": list(vision_plan.all_blocks_near("cifar10", FEW_SEEDS)),
     "tracking-core": list(tracking_plan.core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_plan.ways_core(FEW_SEEDS, ["thermal"])),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evidence import digits_plan
-from evidence.compared import COMPARED, changed, gathered, situations
+from evidence.compared import COMPARED, gathered, named, situations, usual
 from evidence.figures import plane, sensitivity
 from evidence.statistics import tried
 from evidence.tables import (
@@ -62,6 +62,12 @@ def before_of(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -
     return [float(v) for v in np.mean(list(seeds.values()), axis=0)]
 
 
+def stem_of(bench: str, task: str, shared: Iterable[tuple[str, Any]]) -> str:
+    """The beginning of the names of a situation's figures."""
+    different = [f"{value}-{name}" for name, value in shared if value != usual(bench)[name]]
+    return "-".join([bench, task, *different]).replace("0-blocks", "all-blocks")
+
+
 def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list[str]:
     title, new, old = BENCHES[bench]
     lines = [f"## {title}", "", f"New: {new}. Kept: {old}. Percent, mean over seeds with 95 % intervals.", ""]
@@ -74,13 +80,14 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
             new, old = f"success on {modality} alone", "success of the same weights on RGB"
         else:
             _, new, old = BENCHES[bench]
-        label = f"{task}{changed(shared, bench)}"
-        stem = f"{bench}-{label}".translate(str.maketrans(" ", "-", "(),"))
+        label = named(bench, task, shared)
+        heading = label[0].upper() + label[1:]
+        stem = stem_of(bench, task, shared)
         before = before_of(records, task, dict(shared))
-        lines += [f"### {label}", ""]
+        lines += [f"### {heading}", ""]
         drawn = {family: results for family, results in found.items() if family in DRAWN}
-        plane(drawn, before, figures / f"{stem}.png", new, old, f"{title}: {label}")
-        lines += [f"![{title}, {label}: new against kept](figures/{stem}.png)", ""]
+        plane(drawn, before, figures / f"{stem}.png", new, old, heading)
+        lines += [f"![{heading}: new against kept](figures/{stem}.png)", ""]
         every = [(family.name, tried(family, records, task, dict(shared))) for family in COMPARED]
         counts = {name: count for name, count in every if count}
         lines += [*methods_table(found, before, counts), ""]
@@ -91,8 +98,8 @@ def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list
         if conditions:
             lines += ["The new task by what is hard in a sequence:", "", *conditions, ""]
         if {"SRFT", "AdamW"} <= set(found):
-            sensitivity(found, figures / f"{stem}-rates.png", f"{title}: {label}")
-            lines += [f"![{title}, {label}: learning rate](figures/{stem}-rates.png)", ""]
+            sensitivity(found, figures / f"{stem}-rates.png", heading)
+            lines += [f"![{heading}: learning rate](figures/{stem}-rates.png)", ""]
     return lines
 
 
@@ -151,7 +158,7 @@ def write(results: Path = RESULTS) -> Path:
             pooled = pooled_settings_table(records, list(by_task))
             lines += ["## Settings of SRFT: several kinds of digits", "", SETTINGS_NOTE, "", *pooled, ""]
         for task, table in by_task.items():
-            lines += [f"## Settings of SRFT: digits, {task}", "", *table, ""]
+            lines += [f"## Settings of SRFT: {named('digits', task)}", "", *table, ""]
     strengths = strength_table(every)
     lines += ["## The strength", "", STRENGTH_NOTE, "", *strengths, ""]
     rules = rules_table(every)

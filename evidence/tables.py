@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evidence import digits_plan, grid
-from evidence.compared import ADAMW, COMPARED, SRFT, best_of, changed, gathered, situations
+from evidence.compared import ADAMW, COMPARED, SRFT, best_of, gathered, named, situations
 from evidence.statistics import (
     KEPT,
     TARGET,
@@ -190,7 +190,7 @@ STRENGTHS_SHOWN = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 def strength_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
     """The best strength of every task, and what is lost by others: at the learning rate that is best for each."""
     lines = [
-        "| bench, task | kind of SRFT | seeds | best λ | " + " | ".join(f"λ {s:g}" for s in STRENGTHS_SHOWN) + " |",
+        "| situation | kind of SRFT | seeds | best λ | " + " | ".join(f"λ {s:g}" for s in STRENGTHS_SHOWN) + " |",
         "|---|---|---:|---:|" + "---:|" * len(STRENGTHS_SHOWN),
     ]
     for bench, records in stores.items():
@@ -204,7 +204,7 @@ def strength_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
             for strength in STRENGTHS_SHOWN:
                 values = [(balance(m), both_on_test(m.tolist())) for key, m in found.items() if key[1] == strength]
                 cells.append(f"{max(values)[1] - both_on_test(found[best].tolist()):+.1f}" if values else "")
-            label = f"{bench}, {task}{changed(shared, bench)}"
+            label = named(bench, task, shared)
             count = len(next(iter(results.values())))
             lines.append(f"| {label} | {family.name} | {count} | {best[1]:g} | " + " | ".join(cells) + " |")
     return lines
@@ -225,8 +225,11 @@ RULES: dict[str, tuple[Family, float]] = {
         for end in ("1e-2", "1e-3")
     },
     **{
-        f"Adam's metric, λ {strength:g}": (Family("metric", "metric", grid.UNIT), strength)
-        for strength in (30.0, 100.0)
+        f"Adam's metric, λ {strength:g}, cosine": (
+            Family("metric", "metric", {**grid.NOW, "kappa": "cosine"}),
+            strength,
+        )
+        for strength in (10.0, 30.0)
     },
 }
 """Strengths that nobody searches for."""
@@ -243,7 +246,7 @@ def overview_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
     that falls, and for tasks in a row each task over its own mean.
     """
     lines = [
-        "| bench, task | AdamW: new, kept | SRFT: new, kept | seeds | SRFT less AdamW | "
+        "| situation | AdamW: new, kept | SRFT: new, kept | seeds | SRFT less AdamW | "
         + " | ".join(f"less {name}" for name in OTHERS_SHOWN.values())
         + " |",
         "|---|---|---|---:|---|" + "---|" * len(OTHERS_SHOWN),
@@ -262,7 +265,7 @@ def overview_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
                 summaries.append(f"{mean[TARGET]:.1f}, {mean[KEPT]:.1f}")
             cells = [str(paired(both[held], both[n])) if n in both else "" for n in (plain, *OTHERS_SHOWN)]
             count = len(set(best[plain]) & set(best[held]))
-            row = [f"{bench}, {task}{changed(shared, bench)}", *summaries, str(count), *cells]
+            row = [named(bench, task, shared), *summaries, str(count), *cells]
             lines.append(f"| {' | '.join(row)} |")
     return lines
 
@@ -280,7 +283,7 @@ def rules_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
     The learning rate is searched for both.
     """
     lines = [
-        "| bench, task | seeds | best searched: new, kept, mean | " + " | ".join(RULES) + " |",
+        "| situation | seeds | best searched: new, kept, mean | " + " | ".join(RULES) + " |",
         "|---|---:|---|" + "---:|" * len(RULES),
     ]
     for bench, records in stores.items():
@@ -305,7 +308,7 @@ def rules_table(stores: Mapping[str, Sequence[Record]]) -> list[str]:
                     f"{difference.mean:+.1f}" + (f" ({difference.count})" if difference.count < len(best) else "")
                 )
             mean = np.mean(list(best.values()), axis=0)
-            label = f"{bench}, {task}{changed(shared, bench)}"
+            label = named(bench, task, shared)
             summary = f"{mean[TARGET]:.1f}, {mean[KEPT]:.1f}, {both_on_test(mean.tolist()):.1f}"
             lines.append(f"| {label} | {len(best)} | {summary} | " + " | ".join(cells) + " |")
     return lines

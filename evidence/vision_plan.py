@@ -240,6 +240,13 @@ def all_blocks(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("vision", [task], "lpft", [seed], fixed, lr=(3e-5,))
 
 
+def steady_global(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+    """SRFT of a constant κ with the mean over all tensors, which is what it does if nobody asks for anything else."""
+    fixed = {**VISION, "normalize": "global"}
+    for seed in seeds:
+        yield from grid("vision", tasks, "srft", [seed], fixed, lr=(1e-4,), strength=(30.0, 100.0))
+
+
 def all_blocks_near(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     """SRFT, AdamW around its best rate, EWC and LoRA with all blocks tuned, as the far task chose them."""
     fixed = ALL_BLOCKS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evidence import compared, digits_plan, grid, tables
+from evidence import compared, digits_plan, grid, plan, tables
 from evidence.trials import Record, trial
 
 
@@ -122,5 +122,15 @@ def test_no_difference_is_shown_where_nothing_is_to_be_compared_with() -> None:
 def test_what_differs_from_the_usual_is_named() -> None:
     usual = compared.usual("vision")
     assert compared.changed(usual.items(), "vision") == ""
-    assert compared.changed({**usual, "shots": 2}.items(), "vision") == " (2 shots)"
+    assert compared.changed({**usual, "shots": 2}.items(), "vision") == " (2 examples a class)"
     assert compared.changed({**usual, "blocks": 0}.items(), "vision") == " (all blocks)"
+
+
+def test_every_task_of_the_plan_has_a_name_of_its_own() -> None:
+    tasks = {(one.bench, one.task) for trials in plan.PARTS.values() for one in trials}
+    names = {compared.named(bench, task) for bench, task in tasks}
+    assert len(names) == len(tasks)
+    assert not names & {f"{bench}, {task}" for bench, task in tasks}
+    assert compared.named("digits", "rotated", {**compared.usual("digits"), "batch": 4}.items()) == (
+        "digits turned and inverted (batches of 4)"
+    )
