@@ -40,6 +40,10 @@ PARTS: dict[str, list[Trial]] = {
     "vision-blocks": list(vision_plan.all_blocks("fashion", FEW_SEEDS)),
     "vision-blocks-global": list(vision_plan.all_blocks_global("fashion", FEW_SEEDS)),
     "vision-global": list(vision_plan.steady_global(vision_plan.VISION_TASKS, FEW_SEEDS)),
+    "vision-high": [
+        *grid("vision", ["fashion"], "adamw", FEW_SEEDS, vision_plan.VISION, lr=(1e-4,)),
+        *grid("vision", ["fashion"], "adamw", FEW_SEEDS, vision_plan.ALL_BLOCKS, lr=(1e-4,)),
+    ],
     "vision-blocks-near": list(vision_plan.all_blocks_near("cifar10", FEW_SEEDS)),
     "tracking-core": list(tracking_plan.core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_plan.ways_core(FEW_SEEDS, ["thermal"])),
