@@ -161,6 +161,14 @@ def ways_student_rates(
         yield from grid("tracking", tasks, "adamw", [seed], {**student, "new_rate": new}, lr=(lr,))
 
 
+def ways_student_choice(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """A student held by SRFT at other strengths, and at a lower rate."""
+    student = tuned_ways(SHORT_TRACKING)["distill"]
+    for seed in seeds:
+        yield from grid("tracking", tasks, "srft", [seed], student, lr=(1e-3,), strength=(100.0, 10.0))
+        yield from grid("tracking", tasks, "srft", [seed], student, lr=(3e-4,), strength=(30.0,))
+
+
 def x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The X stream held by its own significance or by nothing; in :func:`ways` the RGB tracker's holds it."""
     for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):
