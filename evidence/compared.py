@@ -69,8 +69,8 @@ HELD = (
     Family("pull in Adam's metric, κ falls", "metric", {"kappa": "cosine"}),
     Family("pull in Adam's metric, κ 1", "metric", {"kappa": "1"}),
     Family("pull in Adam's metric, κ falls, λ over the squared gradient", "metric", grid.UNIT),
-    Family("pull in Adam's metric, κ 1, λ in SRFT's unit", "metric", {**grid.NOW, "kappa": "1"}),
-    Family("pull in Adam's metric, κ falls, λ in SRFT's unit", "metric", {**grid.NOW, "kappa": "cosine"}),
+    Family("pull in Adam's metric, κ 1, λ in SRFT's unit", "metric", {**grid.SAME_UNIT, "kappa": "1"}),
+    Family("pull in Adam's metric, κ falls, λ in SRFT's unit", "metric", {**grid.SAME_UNIT, "kappa": "cosine"}),
 )
 COMPARED = (*ADAMW, *OTHERS, *HELD)
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from evidence.grid import FALLING, IN_LOSS, MEANS, NOW, PATH, UNIT, grid
+from evidence.grid import FALLING, IN_LOSS, MEANS, PATH, SAME_UNIT, UNIT, grid
 from evidence.trials import Trial
 
 DIGITS: dict[str, Any] = {"shots": 5, "steps": 300, "batch": 32, "width": 128}
@@ -126,7 +126,7 @@ def unit(seeds: Iterable[int]) -> Iterator[Trial]:
 def metric(seeds: Iterable[int]) -> Iterator[Trial]:
     """The pull in Adam's metric with λ in SRFT's unit, on every kind of digits."""
     for seed in seeds:
-        falling, strengths = {**DIGITS, **NOW, "kappa": "cosine"}, (1.0, 3.0, 10.0, 30.0, 100.0)
+        falling, strengths = {**DIGITS, **SAME_UNIT, "kappa": "cosine"}, (1.0, 3.0, 10.0, 30.0, 100.0)
         yield from grid("digits", DIGITS_TASKS, "metric", [seed], falling, lr=HELD_RATES[:2], strength=strengths)
         row = {**falling, "shots": 10}
         yield from grid("digits", ["row"], "metric", [seed], row, lr=HELD_RATES[:2], strength=strengths)

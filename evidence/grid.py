@@ -17,7 +17,7 @@ IN_LOSS = {"mode": "coupled", "normalize": "global"}
 """EWC in the loss with P over the mean of all tensors, which gives λ a unit: that of the loss over a squared weight."""
 UNIT = {"unit": "square", "kappa": "cosine"}
 """The pull in Adam's metric, with λ in a unit that is taken from the gradients."""
-NOW = {"unit": "now"}
+SAME_UNIT = {"unit": "srft"}
 """The same with λ in SRFT's unit: its weight times the mean of √v, over √v."""
 LORA = {"tuning": "lora"}
 LORA_HELD = {**LORA, "normalize": "global"}

@@ -118,11 +118,10 @@ class AdamProximal(torch.optim.Optimizer):
         strength: λ.
         kappa: κ by the number of steps taken.
         unit: What P is multiplied by. ``"ewc"``: 1. ``"square"``: mean v / mean P, so that at λ = 1 the old task has as
-            much curvature on average as the new one has squared gradient. ``"root"``: mean √v / (mean P · RMS of a), so
-            that at λ = 1 an element of average significance, pushed by an average gradient, rests one RMS from a. The
-            means are over all elements that have a P, and v is that of the first ``FIRST`` steps. ``"now"``: as
-            ``"root"``, with the v of each step and the RMS of each tensor. It is SRFT's weight ηλκP̂/ρ, times the mean
-            of √v, over √v.
+            much curvature on average as the new one has squared gradient, with the v of the first ``FIRST`` steps.
+            ``"srft"``: mean √v / (mean P · ρ), with the v of each step and the RMS ρ of the tensor. The weight is then
+            SRFT's ηλκP̂/ρ times the mean of √v, over √v, and λ has SRFT's unit. All means are over the elements that
+            have a P.
     """
 
     FIRST = 10
@@ -138,13 +137,13 @@ class AdamProximal(torch.optim.Optimizer):
         self.inner, self.strength, self.schedule, self.count, self.unit = inner, strength, kappa, 0, unit
         super().__init__(inner.param_groups, inner.defaults)
         inner.param_groups = self.param_groups
-        mean = overall_mean(prior.values()) if unit == "now" else 1.0
+        mean = overall_mean(prior.values()) if unit == "srft" else 1.0
         self.held = []
         for group in self.param_groups:
             for name, parameter in zip(group["param_names"], group["params"], strict=True):
                 if name in prior:
                     anchor = parameter.detach().clone()
-                    scale = 1.0 / (mean * max(anchor.square().mean().sqrt().item(), 1e-3)) if unit == "now" else 1.0
+                    scale = 1.0 / (mean * max(anchor.square().mean().sqrt().item(), 1e-3)) if unit == "srft" else 1.0
                     self.held.append((group, parameter, prior[name] * scale, anchor))
         self.scale = 1.0
 
@@ -157,25 +156,21 @@ class AdamProximal(torch.optim.Optimizer):
             for group, p, _, _ in self.held
             if p in self.inner.state
         ]
-        if self.unit == "square":
-            self.scale = sum(v.sum().item() for v in squares) / elements / mean
-        else:
-            rms = math.sqrt(sum(a.double().square().sum().item() for _, _, _, a in self.held) / elements)
-            self.scale = sum(v.sqrt().sum().item() for v in squares) / elements / rms / mean
+        self.scale = sum(v.sum().item() for v in squares) / elements / mean
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         loss = self.inner.step(closure)
         kappa = self.schedule(self.count)
         self.count += 1
-        if self.unit in ("square", "root") and self.count <= self.FIRST:
+        if self.unit == "square" and self.count <= self.FIRST:
             self._measure()
         stepped = [one for one in self.held if one[1].grad is not None]
         roots = []
         for group, parameter, _, _ in stepped:
             correction = 1.0 - group["betas"][1] ** self.count
             roots.append(self.inner.state[parameter]["exp_avg_sq"].div(correction).sqrt_())
-        if self.unit == "now" and roots:
+        if self.unit == "srft" and roots:
             self.scale = overall_mean(roots)
         for (group, parameter, prior, anchor), root in zip(stepped, roots, strict=True):
             weight = (group["lr"] / root.add_(group["eps"])).mul_(prior).mul_(self.strength * self.scale * kappa)

@@ -226,7 +226,7 @@ RULES: dict[str, tuple[Family, float]] = {
     },
     **{
         f"Adam's metric, λ {strength:g}, cosine": (
-            Family("metric", "metric", {**grid.NOW, "kappa": "cosine"}),
+            Family("metric", "metric", {**grid.SAME_UNIT, "kappa": "cosine"}),
             strength,
         )
         for strength in (10.0, 30.0)

