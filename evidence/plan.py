@@ -66,6 +66,7 @@ PARTS: dict[str, list[Trial]] = {
         *tracking_plan.ways_student_rates((1, 2, 3, 4), ["thermal"], [(1e-5, 1e-3), (1e-5, 1e-2)]),
     ],
     "tracking-ways-student-choice": list(tracking_plan.ways_student_choice((0,), ["thermal"])),
+    "tracking-ways-student-held": list(tracking_plan.ways_student_held(FEW_SEEDS, ["thermal"])),
     "tracking-short": list(tracking_plan.ways(FEW_SEEDS, tracking_plan.MODALITIES, tracking_plan.SHORT_TRACKING)),
     "tracking-x-prior": list(tracking_plan.x_prior((0,), tracking_plan.MODALITIES)),
     "tracking-high": list(tracking_plan.high((0,), ["thermal"])),

@@ -169,6 +169,12 @@ def ways_student_choice(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[
         yield from grid("tracking", tasks, "srft", [seed], student, lr=(3e-4,), strength=(30.0,))
 
 
+def ways_student_held(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
+    """A student held by SRFT at the strength that was best on the first seed's validation data."""
+    student = tuned_ways(SHORT_TRACKING)["distill"]
+    yield from grid("tracking", tasks, "srft", seeds, student, lr=(1e-3,), strength=(100.0,))
+
+
 def x_prior(seeds: Iterable[int], tasks: Sequence[str]) -> Iterator[Trial]:
     """The X stream held by its own significance or by nothing; in :func:`ways` the RGB tracker's holds it."""
     for seed, task, kind in itertools.product(seeds, tasks, ("own", "none")):
