@@ -45,6 +45,7 @@ PARTS: dict[str, list[Trial]] = {
         *grid("vision", ["fashion"], "adamw", FEW_SEEDS, vision_plan.ALL_BLOCKS, lr=(1e-4,)),
     ],
     "vision-blocks-near": list(vision_plan.all_blocks_near("cifar10", FEW_SEEDS)),
+    "vision-blocks-near-held": list(vision_plan.all_blocks_near_held("cifar10", FEW_SEEDS)),
     "tracking-core": list(tracking_plan.core(FEW_SEEDS)),
     "tracking-ways-core": list(tracking_plan.ways_core(FEW_SEEDS, ["thermal"])),
     "tracking-ways-strength": list(dict.fromkeys(tracking_plan.ways_strength(FEW_SEEDS, ["thermal"]))),

@@ -257,6 +257,15 @@ def all_blocks_near(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("vision", [task], "adamw", [seed], {**fixed, **LORA}, lr=(3e-4,))
 
 
+def all_blocks_near_held(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
+    """SRFT with the mean over all tensors, and the pull in Adam's metric, with all blocks tuned."""
+    steady, metric = {**ALL_BLOCKS, "normalize": "global"}, {**ALL_BLOCKS, **SAME_UNIT, "kappa": "1"}
+    for seed in seeds:
+        yield from grid("vision", [task], "srft", [seed], steady, lr=(1e-4,), strength=(100.0, 30.0))
+        yield from grid("vision", [task], "metric", [seed], metric, lr=(1e-4,), strength=(100.0, 30.0))
+        yield from grid("vision", [task], "ewc", [seed], ALL_BLOCKS, lr=(1e-4,), strength=(3.0,))
+
+
 def all_blocks_global(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     """SRFT of a constant κ with the mean over all tensors, with all blocks tuned."""
     steady = {**ALL_BLOCKS, "normalize": "global"}
