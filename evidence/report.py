@@ -137,6 +137,8 @@ def write(results: Path = RESULTS) -> Path:
     stores = {bench: Store(results / f"{bench}.jsonl") for bench in BENCHES if (results / f"{bench}.jsonl").exists()}
     figures = results.parent / "figures"
     figures.mkdir(parents=True, exist_ok=True)
+    for figure in figures.glob("*.png"):  # those of situations that are gone would stay
+        figure.unlink()
     every = {bench: list(store) for bench, store in stores.items()}
     docs = os.path.relpath(ROOT / "docs" / "evidence.md", results.resolve().parent)
     lines = [

@@ -48,7 +48,11 @@ def test_run_resume_and_report(results: Path, capsys: pytest.CaptureFixture[str]
     assert command.main([*RUN, "--results", str(results)]) == 0
     assert "12 of 12 trials have a record; about 0 s left" in capsys.readouterr().out
 
+    gone = results.parent / "figures" / "gone.png"
+    gone.parent.mkdir()
+    gone.touch()
     assert command.main(["report", "--results", str(results)]) == 0
+    assert not gone.exists()
     page = (results.parent / "page.md").read_text()
     assert (
         results.parent / re.findall(r"\[docs/evidence.md\]\((.+)\)", page)[0]
