@@ -17,7 +17,8 @@ from evidence.trials import ROOT, Store, trial
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install 'srft-kernels[evidence]'")
 
-RUN = ["run", "--jobs", "1"]
+ALONE = ["--jobs", "1", "--threads", "1"]
+RUN = ["run", *ALONE]
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_records_that_come_again_are_the_same_and_others_are_found(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main([*RUN, "--results", str(results)]) == 0
-    check = ["check", "--jobs", "1", "--results", str(results)]
+    check = ["check", *ALONE, "--results", str(results)]
     assert command.main([*check, "--count", "3"]) == 0
     assert "3 of 3 are the same; the largest difference is 0.00 points" in capsys.readouterr().out
     path = results / "digits.jsonl"
