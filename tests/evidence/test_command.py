@@ -120,8 +120,8 @@ def test_records_that_come_again_are_the_same_and_others_are_found(
     for line in lines[1:]:
         line["readouts"]["final"][1] += 2.5
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert command.main([*check, "--count", "4"]) == 1
-    assert "0 of 4 are the same; the largest difference is 2.50 points" in capsys.readouterr().out
+    assert command.main([*check, "--count", "12"]) == 1
+    assert "0 of 12 are the same; the largest difference is 2.50 points" in capsys.readouterr().out
 
 
 def test_several_processes_give_what_one_does() -> None:
