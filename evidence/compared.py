@@ -131,13 +131,17 @@ def situations(records: Iterable[Record], bench: str) -> list[tuple[str, tuple[t
     return list(seen)
 
 
+def unusual(shared: Iterable[tuple[str, Any]], bench: str) -> list[tuple[str, Any]]:
+    """The options that differ from the bench's usual ones."""
+    return [(name, value) for name, value in shared if value != usual(bench)[name]]
+
+
 def changed(shared: Iterable[tuple[str, Any]], bench: str) -> str:
-    """What differs from the bench's usual options."""
+    """What differs from the bench's usual options, in words."""
     different = [
         # A ViT of which no number of last blocks is tuned is tuned whole.
         "all blocks" if (name, value) == ("blocks", 0) else SIZES.get(name, f"{{}} {name}").format(value)
-        for name, value in shared
-        if value != usual(bench)[name]
+        for name, value in unusual(shared, bench)
     ]
     return f" ({', '.join(different)})" if different else ""
 

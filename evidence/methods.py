@@ -58,6 +58,11 @@ def overall_mean(tensors: Iterable[Tensor]) -> float:
     return sum(tensor.double().sum().item() for tensor in listed) / sum(tensor.numel() for tensor in listed)
 
 
+def size_of(tensor: Tensor) -> float:
+    """A tensor's RMS, at least 1e-3, in which SRFT measures how far its elements move."""
+    return max(tensor.square().mean().sqrt().item(), 1e-3)
+
+
 def added(total: Mapping[str, Tensor], found: Mapping[str, Tensor], one: Trial) -> dict[str, Tensor]:
     """The significance of all tasks so far; with ``sum="means"`` each task's is over its own mean first."""
     scale = 1.0 / overall_mean(found.values()) if one.get("sum") == "means" else 1.0
@@ -143,7 +148,7 @@ class AdamProximal(torch.optim.Optimizer):
             for name, parameter in zip(group["param_names"], group["params"], strict=True):
                 if name in prior:
                     anchor = parameter.detach().clone()
-                    scale = 1.0 / (mean * max(anchor.square().mean().sqrt().item(), 1e-3)) if unit == "srft" else 1.0
+                    scale = 1.0 / (mean * size_of(anchor)) if unit == "srft" else 1.0
                     self.held.append((group, parameter, prior[name] * scale, anchor))
         self.scale = 1.0
 
@@ -244,7 +249,7 @@ def travel(first: Mapping[str, Tensor], model: nn.Module, prior: Mapping[str, Te
     for name, parameter in model.named_parameters():
         if name not in first:
             continue
-        away, scale = parameter.detach() - first[name], max(first[name].square().mean().sqrt().item(), 1e-3)
+        away, scale = parameter.detach() - first[name], size_of(first[name])
         ratios.append(away.square().mean().sqrt().item() / scale)
         absolute.append(away.abs().mean().item() / scale)
         if prior is not None and name in prior:

@@ -38,8 +38,13 @@ PARTS: dict[str, list[Trial]] = {
     "vision-blocks-choice": list(vision_plan.all_blocks_choice("fashion", (0,))),
     "vision-blocks-shapes": list(vision_plan.all_blocks_shapes("fashion", (0,))),
     "vision-blocks": list(vision_plan.all_blocks("fashion", FEW_SEEDS)),
-    "vision-blocks-global": list(vision_plan.all_blocks_global("fashion", FEW_SEEDS)),
-    "vision-global": list(vision_plan.steady_global(vision_plan.VISION_TASKS, FEW_SEEDS)),
+    "vision-blocks-global": [
+        *vision_plan.steady_global(["fashion"], FEW_SEEDS, vision_plan.ALL_BLOCKS, (100.0,)),
+        *vision_plan.steady_global(["fashion"], (0,), vision_plan.ALL_BLOCKS, (30.0, 300.0)),
+    ],
+    "vision-global": list(
+        vision_plan.steady_global(vision_plan.VISION_TASKS, FEW_SEEDS, vision_plan.VISION, (30.0, 100.0))
+    ),
     "vision-high": [
         *grid("vision", ["fashion"], "adamw", FEW_SEEDS, vision_plan.VISION, lr=(1e-4,)),
         *grid("vision", ["fashion"], "adamw", FEW_SEEDS, vision_plan.ALL_BLOCKS, lr=(1e-4,)),

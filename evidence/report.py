@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evidence import digits_plan
-from evidence.compared import COMPARED, gathered, named, situations, usual
+from evidence.compared import COMPARED, gathered, named, situations, unusual
 from evidence.figures import plane, sensitivity
 from evidence.statistics import tried
 from evidence.tables import (
@@ -64,8 +64,7 @@ def before_of(records: Iterable[Record], task: str, shared: Mapping[str, Any]) -
 
 def stem_of(bench: str, task: str, shared: Iterable[tuple[str, Any]]) -> str:
     """The beginning of the names of a situation's figures."""
-    different = [f"{value}-{name}" for name, value in shared if value != usual(bench)[name]]
-    return "-".join([bench, task, *different]).replace("0-blocks", "all-blocks")
+    return "-".join([bench, task, *(f"{value}-{name}" for name, value in unusual(shared, bench))])
 
 
 def bench_sections(bench: str, records: Sequence[Record], figures: Path) -> list[str]:

@@ -240,11 +240,13 @@ def all_blocks(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
         yield from grid("vision", [task], "lpft", [seed], fixed, lr=(3e-5,))
 
 
-def steady_global(tasks: Sequence[str], seeds: Iterable[int]) -> Iterator[Trial]:
+def steady_global(
+    tasks: Sequence[str], seeds: Iterable[int], sizes: Mapping[str, Any], strengths: Sequence[float]
+) -> Iterator[Trial]:
     """SRFT of a constant κ with the mean over all tensors, which is what it does if nobody asks for anything else."""
-    fixed = {**VISION, "normalize": "global"}
+    fixed = {**sizes, "normalize": "global"}
     for seed in seeds:
-        yield from grid("vision", tasks, "srft", [seed], fixed, lr=(1e-4,), strength=(30.0, 100.0))
+        yield from grid("vision", tasks, "srft", [seed], fixed, lr=(1e-4,), strength=strengths)
 
 
 def all_blocks_near(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
@@ -259,19 +261,11 @@ def all_blocks_near(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
 
 def all_blocks_near_held(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
     """SRFT with the mean over all tensors, and the pull in Adam's metric, with all blocks tuned."""
-    steady, metric = {**ALL_BLOCKS, "normalize": "global"}, {**ALL_BLOCKS, **SAME_UNIT, "kappa": "1"}
+    metric = {**ALL_BLOCKS, **SAME_UNIT, "kappa": "1"}
     for seed in seeds:
-        yield from grid("vision", [task], "srft", [seed], steady, lr=(1e-4,), strength=(100.0, 30.0))
+        yield from steady_global([task], [seed], ALL_BLOCKS, (100.0, 30.0))
         yield from grid("vision", [task], "metric", [seed], metric, lr=(1e-4,), strength=(100.0, 30.0))
         yield from grid("vision", [task], "ewc", [seed], ALL_BLOCKS, lr=(1e-4,), strength=(3.0,))
-
-
-def all_blocks_global(task: str, seeds: Iterable[int]) -> Iterator[Trial]:
-    """SRFT of a constant κ with the mean over all tensors, with all blocks tuned."""
-    steady = {**ALL_BLOCKS, "normalize": "global"}
-    for seed in seeds:
-        yield from grid("vision", [task], "srft", [seed], steady, lr=(1e-4,), strength=(100.0,))
-    yield from grid("vision", [task], "srft", (0,), steady, lr=(1e-4,), strength=(30.0, 300.0))
 
 
 def whole(tasks: Sequence[str], seeds: Iterable[int], **changed: Any) -> Iterator[Trial]:
