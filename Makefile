@@ -44,8 +44,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-# On a machine that does something else as well, threads that spin while they wait take the core that the others wait
-# for, and small operators become thirty times as slow. Threads that sleep cost a tenth at most where all is quiet.
+# OpenMP's threads spin while they wait. If another process has a core, they take the other one from the thread that they
+# wait for, and small operators become thirty times as slow. Threads that sleep cost up to a fifth where all is quiet.
 demo evidence: export OMP_WAIT_POLICY ?= PASSIVE
 
 demo: $(READY)
